@@ -1,0 +1,171 @@
+"""The parameters of `conv2d` and of the estimator: their rules, and one form for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sklearn_conv.activation import ACTIVATIONS, Side, activation_sides
+from sklearn_conv.kernels import KERNELS
+from sklearn_conv.padding import PADDING_MODES, padding_amounts, source_index
+from sklearn_conv.pooling import POOLINGS
+from sklearn_conv.validation import (
+    check_integer,
+    check_name,
+    check_numbers,
+    check_pair,
+    is_integer,
+    parameter_error,
+)
+from sklearn_conv.windows import Geometry, window_span
+
+
+class WindowParameters(NamedTuple):
+    """``stride``, ``padding``, ``padding_mode`` and ``dilation``, checked; pairs for both axes."""
+
+    stride: tuple[int, int]
+    padding: tuple[str | int, str | int]
+    padding_mode: str
+    dilation: tuple[int, int]
+
+    def place(self, image: tuple[int, int], kernel_size: tuple[int, int]) -> Geometry:
+        """Lay the windows of a kernel on images of that many rows and columns."""
+        span = window_span(kernel_size, self.dilation)
+        index = []
+        for axis, length in enumerate(image):
+            amounts = padding_amounts(self.padding[axis], length, span[axis], self.stride[axis])
+            index.append(source_index(length, amounts, self.padding_mode))
+        geometry = Geometry(kernel_size, self.stride, self.dilation, *index)
+        if min(geometry.output_shape) < 1:
+            spread = f" with dilation={self.dilation} covers {span} pixels and"
+            raise ValueError(
+                f"kernel_size={kernel_size}{spread if span != kernel_size else ''} does not fit "
+                f"the padded image {tuple(map(len, index))}; use padding='same' or a smaller "
+                "kernel."
+            )
+        return geometry
+
+
+def check_window_parameters(
+    owner: str, stride: Any, padding: Any, padding_mode: Any, dilation: Any
+) -> WindowParameters:
+    """Check the window parameters of a function or class named ``owner``."""
+    names = ("valid", "same")
+    named = isinstance(padding, str) and padding in names
+    return WindowParameters(
+        check_pair(owner, "stride", stride, 1),
+        (padding, padding) if named else check_pair(owner, "padding", padding, 0, names),
+        check_name(owner, "padding_mode", padding_mode, PADDING_MODES),
+        check_pair(owner, "dilation", dilation, 1),
+    )
+
+
+class Parameters(NamedTuple):
+    """The parameters of the estimator that have several forms, checked and brought to one."""
+
+    n_kernels: int
+    kernel_size: tuple[int, int]
+    windows: WindowParameters
+    sides: Mapping[str, Side]
+    poolings: Sequence[str] | None
+    pool_grid: tuple[int, int]
+    image_shape: tuple[int, int, int] | None
+
+
+def check_parameters(estimator: Any) -> Parameters:
+    """Check all parameters of a `StridedConv2DTransformer`, without a look at X."""
+    owner = type(estimator).__name__
+    n_kernels = check_integer(owner, "n_kernels", estimator.n_kernels, 1)
+    kernel_size = check_pair(owner, "kernel_size", estimator.kernel_size, 1)
+    windows = check_window_parameters(
+        owner, estimator.stride, estimator.padding, estimator.padding_mode, estimator.dilation
+    )
+    if isinstance(estimator.kernels, str):
+        check_name(owner, "kernels", estimator.kernels, KERNELS, ", an array or a callable")
+    elif not callable(estimator.kernels):
+        array = check_numbers(
+            owner,
+            "kernels",
+            estimator.kernels,
+            ("kh", "kw", "c", "n_kernels"),
+            otherwise=f"one of {sorted(KERNELS)}, a callable or ",
+            finite=True,
+        )
+        kernel_size, n_kernels = array.shape[:2], array.shape[3]
+    _check_bias(owner, estimator.bias, n_kernels)
+    if not callable(estimator.activation):
+        check_name(owner, "activation", estimator.activation, ACTIVATIONS, " or a callable")
+    poolings = _check_pooling(owner, estimator.pooling)
+    pool_grid = check_pair(owner, "pool_grid", estimator.pool_grid, 1)
+    if not isinstance(estimator.flatten, bool | np.bool_):
+        raise parameter_error(TypeError, owner, "flatten", "True or False", estimator.flatten)
+    image_shape = _check_image_shape(owner, estimator.image_shape)
+    _check_random_state(owner, estimator.random_state)
+    _check_n_jobs(owner, estimator.n_jobs)
+    if not isinstance(estimator.verbose, bool):
+        check_integer(owner, "verbose", estimator.verbose, 0)
+    return Parameters(
+        n_kernels,
+        kernel_size,
+        windows,
+        activation_sides(estimator.activation),
+        poolings,
+        pool_grid,
+        image_shape,
+    )
+
+
+def _check_bias(owner: str, bias: Any, n_kernels: int) -> None:
+    if isinstance(bias, Real) and not isinstance(bias, bool):
+        if not np.isfinite(float(bias)):
+            raise parameter_error(ValueError, owner, "bias", "finite", bias)
+    else:
+        check_numbers(owner, "bias", bias, (n_kernels,), otherwise="a real number or ", finite=True)
+
+
+def _check_pooling(owner: str, pooling: Any) -> list[str] | None:
+    if pooling is None:
+        return None
+    names = list(pooling) if isinstance(pooling, list | tuple) else [pooling]
+    otherwise = ", a list of them without repetition, or None"
+    for name in names:
+        check_name(owner, "pooling", name, POOLINGS, otherwise)
+    if not names or len(set(names)) < len(names):
+        rule = f"one of {sorted(POOLINGS)}{otherwise}"
+        raise parameter_error(ValueError, owner, "pooling", rule, pooling)
+    return names
+
+
+def _check_image_shape(owner: str, image_shape: Any) -> tuple[int, int, int] | None:
+    if image_shape is None:
+        return None
+    rule = "None or (h, w) or (h, w, c), integers of at least 1"
+    if not isinstance(image_shape, tuple | list) or not all(map(is_integer, image_shape)):
+        raise parameter_error(TypeError, owner, "image_shape", rule, image_shape)
+    if len(image_shape) not in (2, 3) or min(image_shape) < 1:
+        raise parameter_error(ValueError, owner, "image_shape", rule, image_shape)
+    h, w, c = (*image_shape, 1)[:3]
+    return int(h), int(w), int(c)
+
+
+def _check_random_state(owner: str, random_state: Any) -> None:
+    rule = "None, an integer from 0 to 2**32 - 1 or a numpy.random.RandomState"
+    if random_state is None or isinstance(random_state, np.random.RandomState):
+        return
+    if not is_integer(random_state):
+        raise parameter_error(TypeError, owner, "random_state", rule, random_state)
+    if not 0 <= random_state < 2**32:
+        raise parameter_error(ValueError, owner, "random_state", rule, random_state)
+
+
+def _check_n_jobs(owner: str, n_jobs: Any) -> None:
+    rule = "None or an integer other than 0; -1 means all cores"
+    if n_jobs is None:
+        return
+    if not is_integer(n_jobs):
+        raise parameter_error(TypeError, owner, "n_jobs", rule, n_jobs)
+    if n_jobs == 0:
+        raise parameter_error(ValueError, owner, "n_jobs", rule, n_jobs)

@@ -1,0 +1,341 @@
+"""`StridedConv2DTransformer`: convolution, activation and pooling as a scikit-learn transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn import get_config
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_conv.engine import Layer, compute_cells, compute_dtype, compute_maps
+from sklearn_conv.images import check_images
+from sklearn_conv.kernels import KERNELS
+from sklearn_conv.parameters import Parameters, check_parameters
+from sklearn_conv.pooling import POOLINGS
+from sklearn_conv.validation import cast_numbers, check_numbers
+from sklearn_conv.windows import sample_patches
+
+
+class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
+    """Turn images into features: strided convolution, activation and pooling.
+
+    ``(n, h, w, c) -> (n, grid rows * grid columns * features of a cell)``
+
+    Each of ``n_kernels`` kernels is laid on every window of the image, ``stride`` pixels from one
+    window to the next. Its response ``z = window . kernel`` goes through the activation, and the
+    activated responses in each cell of a grid over the image are pooled to one number. The number
+    of features does not depend on the size of the images.
+
+    Parameters
+    ----------
+    n_kernels : int, default=64
+        Number of kernels; taken from the array when ``kernels`` is one.
+    kernel_size : int or (rows, columns), default=3
+        Size of the kernels in pixels; taken from the array when ``kernels`` is one.
+    stride : int or (rows, columns), default=1
+        Pixels from one window to the next.
+    kernels : str, array-like of shape (kh, kw, c, n_kernels) or callable, default="gaussian"
+        - "gaussian": normally distributed random weights, see
+          `sklearn_conv.kernels.noise.gaussian`;
+        - "uniform": uniformly distributed random weights, see
+          `sklearn_conv.kernels.noise.uniform`;
+        - "sobel": derivatives along evenly spaced directions, see
+          `sklearn_conv.kernels.fixed.sobel`;
+        - an array, in the layout of `conv2d`;
+        - a callable ``init(shape, rng, patches)`` that returns an array of that shape,
+          ``(kh, kw, c, n_kernels)``. ``rng`` is a `numpy.random.RandomState`, and ``patches(n)``
+          gives n random patches of the images in ``fit`` as an array ``(n, kh*kw*c)``.
+    bias : float or array-like of shape (n_kernels,), default=0.0
+        What the activation adds to the responses, in their units; below 0 it is a threshold.
+    padding : {"valid", "same"}, int or (rows, columns), default="same"
+        Pixels that are added on each side of the images, as in `conv2d`.
+    padding_mode : {"constant", "edge", "reflect", "symmetric", "wrap"}, default="constant"
+        What the added pixels hold, as in `numpy.pad`; "constant" is 0.
+    dilation : int or (rows, columns), default=1
+        Pixels from one weight of a kernel to the next.
+    activation : str or callable, default="relu"
+        With z the response and b the bias:
+
+        - "identity": z + b;
+        - "relu": max(z + b, 0);
+        - "abs": abs(z + b);
+        - "split": max(z + b, 0) and max(-z + b, 0), two features for each kernel;
+        - "step": 1 where z + b > 0, else 0; pooled by its mean, the proportion of positive values;
+        - "square": (z + b)**2;
+        - a callable takes an array of z + b and gives one number for each of its elements.
+    pooling : {"max", "mean", "sum"}, list of these or None, default="mean"
+        How the activated responses in a cell become one number. A list gives one feature for each
+        of its names. None pools nothing: each response is a feature.
+    pool_grid : int or (rows, columns), default=2
+        Number of cells that each map is cut into. Along an axis of L responses, cell i of m is
+        ``[i*L//m, max(i*L//m + 1, (i+1)*L//m))``: never empty, and a partition where L >= m.
+    flatten : bool, default=True
+        Whether each image becomes one row of features. False keeps the grid,
+        ``(n, rows, columns, features of a cell)``: images again, for a second transformer.
+    image_shape : (h, w) or (h, w, c), default=None
+        Shape of the images in a 2-D X. None takes a row of s*s numbers as ``(s, s, 1)``, and any
+        other as one row of pixels, ``(1, d, 1)``, with a warning.
+    random_state : int, RandomState instance or None, default=None
+        Chooses the random kernels. With None, every ``fit`` has other kernels.
+    n_jobs : int, default=None
+        Number of threads that share the images in ``transform``; -1 means all cores. None means 1,
+        unless in a `joblib.parallel_config` context, and leaves the matrix product its own threads.
+        The features are the same to rounding.
+    verbose : int, default=0
+        Above 0, ``transform`` tells of its progress, as `joblib.Parallel` does.
+
+    Attributes
+    ----------
+    kernels_ : ndarray of shape (kh, kw, c, n_kernels)
+        The kernels.
+    offset_ : ndarray of shape (n_kernels,)
+        What is added to ``window . kernel`` to make the response z; 0 for all kernels so far.
+    bias_ : ndarray of shape (n_kernels,)
+        The bias of each kernel.
+    image_shape_ : tuple
+        Shape of the images seen in ``fit``, ``(h, w, c)``.
+    n_features_in_ : int
+        Number of pixels times channels of an image, ``h * w * c``.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns of X; only if X had names that are all strings.
+
+    See Also
+    --------
+    conv2d : The plain convolution.
+
+    Notes
+    -----
+    The features are in the order of C: cell by cell, and in a cell pooling by pooling, side by
+    side ("split" has two), kernel by kernel. `get_feature_names_out` tells which is which.
+
+    References
+    ----------
+    A. Saxe et al., "On Random Weights and Unsupervised Feature Learning" (2011).
+    A. Coates, H. Lee and A. Y. Ng, "An Analysis of Single-Layer Networks in Unsupervised Feature
+    Learning" (2011).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_conv import StridedConv2DTransformer
+    >>> images = load_digits().images
+    >>> images.shape
+    (1797, 8, 8)
+    >>> transformer = StridedConv2DTransformer(n_kernels=16, stride=2, random_state=0)
+    >>> transformer.fit_transform(images).shape
+    (1797, 64)
+    >>> transformer.kernels_.shape
+    (3, 3, 1, 16)
+    >>> transformer.get_feature_names_out()[[0, 63]].tolist()
+    ['kernel000_mean_r0_c0', 'kernel015_mean_r1_c1']
+    """
+
+    def __init__(
+        self,
+        n_kernels: int = 64,
+        kernel_size: int | tuple[int, int] = 3,
+        stride: int | tuple[int, int] = 1,
+        *,
+        kernels: str | npt.ArrayLike | Callable[..., np.ndarray] = "gaussian",
+        bias: float | npt.ArrayLike = 0.0,
+        padding: str | int | tuple[int, int] = "same",
+        padding_mode: str = "constant",
+        dilation: int | tuple[int, int] = 1,
+        activation: str | Callable[[np.ndarray], np.ndarray] = "relu",
+        pooling: str | Sequence[str] | None = "mean",
+        pool_grid: int | tuple[int, int] = 2,
+        flatten: bool = True,
+        image_shape: tuple[int, int] | tuple[int, int, int] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.n_kernels = n_kernels
+        self.kernel_size = kernel_size
+        self.stride = stride
+        self.kernels = kernels
+        self.bias = bias
+        self.padding = padding
+        self.padding_mode = padding_mode
+        self.dilation = dilation
+        self.activation = activation
+        self.pooling = pooling
+        self.pool_grid = pool_grid
+        self.flatten = flatten
+        self.image_shape = image_shape
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    def fit(self, X: npt.ArrayLike, y: Any = None) -> StridedConv2DTransformer:
+        """Make the kernels and learn the shape of the images.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
+            The images: finite real numbers, channels last. Three axes mean one channel.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : StridedConv2DTransformer
+            The fitted transformer.
+
+        Raises
+        ------
+        TypeError
+            If a parameter or X is of a wrong kind.
+        ValueError
+            If a parameter has a wrong value, X is no batch of images or the kernels do not fit.
+        """
+        parameters = check_parameters(self)
+        for activate in parameters.sides.values():  # a callable may fail: now, not in transform
+            activate(np.ones((1, 1)), np.zeros(1), np.empty((1, 1)))
+        images = check_images(self, X, parameters.image_shape, reset=True)
+        parameters.windows.place(images.shape[1:3], parameters.kernel_size)  # or says why not
+        kernels = self._make_kernels(images, parameters)
+        dtype = compute_dtype(images.dtype)
+        self.kernels_ = cast_numbers("kernels", kernels, dtype)
+        self.offset_ = np.zeros(parameters.n_kernels, dtype)
+        bias = np.broadcast_to(self.bias, parameters.n_kernels)
+        self.bias_ = cast_numbers("bias", bias, dtype)
+        self.image_shape_ = images.shape[1:]
+        return self
+
+    def transform(self, X: npt.ArrayLike) -> np.ndarray:
+        """Compute the features of images.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
+            Images of the shape that was seen in ``fit``.
+
+        Returns
+        -------
+        features : ndarray of shape (n, n_features) or (n, rows, columns, features of a cell)
+            float64 where X is float64 or has wider integers than 16 bits, else float32.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        TypeError
+            If X is of a wrong kind.
+        ValueError
+            If X is no batch of images of the shape seen in ``fit``.
+        """
+        check_is_fitted(self)
+        parameters = check_parameters(self)
+        self._refuse_table_of_images()
+        images = check_images(self, X, self.image_shape_, reset=False)
+        dtype = compute_dtype(images.dtype)
+        geometry = parameters.windows.place(images.shape[1:3], self.kernels_.shape[:2])
+        layer = Layer(
+            cast_numbers("kernels_", self.kernels_, dtype),
+            cast_numbers("offset_", self.offset_, dtype),
+            cast_numbers("bias_", self.bias_, dtype),
+            parameters.sides,
+            geometry,
+        )
+        n, features = len(images), (len(parameters.sides), len(self.bias_))
+        if parameters.poolings is None:
+            out = np.empty((n, *geometry.output_shape, *features), dtype)
+            compute_maps(images, layer, out, self.n_jobs, self.verbose)
+        else:
+            poolings = [POOLINGS[name] for name in parameters.poolings]
+            out = np.empty((n, *parameters.pool_grid, len(poolings), *features), dtype)
+            compute_cells(
+                images, layer, poolings, parameters.pool_grid, out, self.n_jobs, self.verbose
+            )
+        return out.reshape(n, -1) if self.flatten else out.reshape(*out.shape[:3], -1)
+
+    def get_feature_names_out(self, input_features: npt.ArrayLike | None = None) -> np.ndarray:
+        """Name the features: kernel, side of a split, pooling, row and column of the cell.
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Only checked: names of the columns of X.
+
+        Returns
+        -------
+        names : ndarray of str
+            Such as "kernel003_mean_r0_c1", in the order of the flattened features.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        ValueError
+            If ``input_features`` are not the columns seen in ``fit``.
+        """
+        check_is_fitted(self)
+        self._check_input_features(input_features)
+        parameters = check_parameters(self)
+        grid, poolings = parameters.pool_grid, parameters.poolings or [""]
+        if parameters.poolings is None:
+            geometry = parameters.windows.place(self.image_shape_[:2], self.kernels_.shape[:2])
+            grid = geometry.output_shape
+        in_cell = [
+            "_".join(filter(None, (f"kernel{kernel:03d}", side, pooling)))
+            for pooling, side, kernel in product(poolings, parameters.sides, range(len(self.bias_)))
+        ]
+        names = [f"{name}_r{r}_c{c}" for r, c, name in product(*map(range, grid), in_cell)]
+        return np.asarray(names, dtype=object)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _make_kernels(self, images: np.ndarray, parameters: Parameters) -> np.ndarray:
+        owner = type(self).__name__
+        shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
+        if not isinstance(self.kernels, str) and not callable(self.kernels):
+            return check_numbers(owner, "kernels", self.kernels, shape)
+        rng = self.random_state
+        if not isinstance(rng, np.random.RandomState):
+            rng = np.random.RandomState(rng)  # of its own where None: the global one is left alone
+
+        def patches(n_patches: int) -> np.ndarray:
+            dilation = parameters.windows.dilation
+            sample = sample_patches(images, n_patches, parameters.kernel_size, dilation, rng)
+            return sample.astype(compute_dtype(images.dtype), copy=False)
+
+        if isinstance(self.kernels, str):
+            return KERNELS[self.kernels](shape, rng, patches)
+        kernels = self.kernels(shape, rng, patches)
+        return check_numbers(
+            owner, "kernels", kernels, shape, otherwise="a callable that returns ", finite=True
+        )
+
+    def _refuse_table_of_images(self) -> None:
+        container = getattr(self, "_sklearn_output_config", {}).get(
+            "transform", get_config()["transform_output"]
+        )
+        if not self.flatten and container != "default":
+            raise ValueError(
+                f"flatten=False gives arrays of shape (n, rows, columns, features), which do not "
+                f"fit into the {container} table that set_output or set_config asks for; use "
+                "flatten=True, or set_output(transform='default') on this step."
+            )
+
+    def _check_input_features(self, input_features: Any) -> None:
+        if input_features is None:
+            return
+        names = np.asarray(input_features, dtype=object)
+        if len(names) != self.n_features_in_:
+            raise ValueError(
+                "input_features should have length equal to number of features "
+                f"({self.n_features_in_}), got {len(names)}."
+            )
+        if not np.array_equal(names, getattr(self, "feature_names_in_", names)):
+            raise ValueError("input_features is not equal to feature_names_in_.")

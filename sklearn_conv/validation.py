@@ -1,0 +1,122 @@
+"""The rules that parameters share; every error says the parameter, the rule and the value.
+
+TypeError where the kind is wrong, ValueError where the value is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+
+def parameter_error(
+    error: type[Exception], owner: str, name: str, rule: str, value: Any
+) -> Exception:
+    """Make the error for a parameter that breaks its rule."""
+    return error(f"The {name!r} parameter of {owner} must be {rule}. Got {_shown(value)} instead.")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, np.ndarray) and value.size > 10:
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    shown = repr(value)
+    return shown if len(shown) <= 200 else f"{shown[:200]}..."
+
+
+def is_integer(value: Any) -> bool:
+    """Whether this is a Python or NumPy integer; a bool is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_integer(owner: str, name: str, value: Any, minimum: int) -> int:
+    """Check an integer of at least ``minimum``."""
+    rule = f"an integer of at least {minimum}"
+    if not is_integer(value):
+        raise parameter_error(TypeError, owner, name, rule, value)
+    if value < minimum:
+        raise parameter_error(ValueError, owner, name, rule, value)
+    return int(value)
+
+
+def check_pair(
+    owner: str, name: str, value: Any, minimum: int, names: tuple[str, ...] = ()
+) -> tuple[int, int]:
+    """Check an integer, used for rows and columns alike, or a pair of them.
+
+    ``names`` are what else the parameter may be; the caller has looked for them already.
+    """
+    choices = [repr(name) for name in names] + [
+        f"an integer of at least {minimum}",
+        f"a (rows, columns) pair of integers of at least {minimum}",
+    ]
+    rule = f"{', '.join(choices[:-1])} or {choices[-1]}"
+    is_pair = isinstance(value, tuple | list) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    pair = tuple(value) if is_pair else (value, value)
+    if len(pair) != 2 or (isinstance(value, str) and names):
+        raise parameter_error(ValueError, owner, name, rule, value)
+    if not all(is_integer(length) for length in pair):
+        raise parameter_error(TypeError, owner, name, rule, value)
+    if min(pair) < minimum:
+        raise parameter_error(ValueError, owner, name, rule, value)
+    return int(pair[0]), int(pair[1])
+
+
+def check_name(owner: str, name: str, value: Any, names: Iterable[str], otherwise: str = "") -> str:
+    """Check one of the names of a menu; ``otherwise`` tells what else the parameter may be."""
+    rule = f"one of {sorted(names)}{otherwise}"
+    if not isinstance(value, str):
+        raise parameter_error(TypeError, owner, name, rule, value)
+    if value not in names:
+        raise parameter_error(ValueError, owner, name, rule, value)
+    return value
+
+
+def check_numbers(
+    owner: str,
+    name: str,
+    value: Any,
+    shape: tuple[str | int, ...],
+    *,
+    otherwise: str = "",
+    finite: bool = False,
+) -> np.ndarray:
+    """Check an array of real numbers of that shape; a named axis may have any length.
+
+    Only "n", the number of images, may be 0. ``otherwise`` tells what else the parameter may be.
+    """
+    axes = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+    rule = f"{otherwise}an array of {'finite ' if finite else ''}real numbers of shape {axes}"
+    try:
+        array = np.asarray(value)
+    except ValueError:  # nested lists of unequal lengths
+        raise parameter_error(ValueError, owner, name, rule, value) from None
+    if array.dtype.kind not in "biuf":
+        raise parameter_error(TypeError, owner, name, rule, value)
+    fits = array.ndim == len(shape) and all(
+        length == axis or (isinstance(axis, str) and (length > 0 or axis == "n"))
+        for length, axis in zip(array.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"The {name!r} parameter of {owner} must be {rule}. Got shape {array.shape} instead."
+        )
+    if finite and not np.isfinite(array).all():
+        raise ValueError(
+            f"The {name!r} parameter of {owner} must be {rule}. Got NaN or infinity among them."
+        )
+    return array
+
+
+def cast_numbers(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Copy finite numbers to a dtype and the order of C, if they stay finite in it."""
+    with np.errstate(over="ignore"):
+        result = np.array(array, dtype, order="C")
+    if not np.isfinite(result).all():
+        raise ValueError(
+            f"{name} holds numbers beyond the range of {dtype}, in which images of this dtype are "
+            "computed; make them smaller, or X float64."
+        )
+    return result

@@ -1,0 +1,149 @@
+"""Plain loops that say what is right; they share no formula with the package."""
+
+import numpy as np
+
+
+def walk(steps, length, mode):
+    """Index of the pixel that is ``steps`` before the first of ``length``; None outside."""
+    index, direction = 0, +1
+    for _ in range(steps):
+        if mode == "constant":
+            return None
+        if mode == "wrap":
+            index = length - 1 if index == 0 else index - 1
+        elif mode == "reflect" and length > 1:
+            if not 0 <= index + direction < length:
+                direction = -direction
+            index += direction
+        elif mode == "symmetric":
+            if _ == 0:
+                continue  # the first pixel, once more
+            if 0 <= index + direction < length:
+                index += direction
+            else:
+                direction = -direction
+    return index
+
+
+def source(position, length, mode):
+    """Index of the pixel at any position, also before 0 and after the last."""
+    if 0 <= position < length:
+        return position
+    if position < 0:
+        return walk(-position, length, mode)
+    mirrored = walk(position - length + 1, length, mode)
+    return None if mirrored is None else length - 1 - mirrored
+
+
+def same_amounts(length, span, stride):
+    """TensorFlow's documentation of "SAME" padding."""
+    total = max(span - stride, 0) if length % stride == 0 else max(span - length % stride, 0)
+    return total // 2, total - total // 2
+
+
+def pad(image, padding, mode, span, stride):
+    """Pad one image (h, w, c), pixel by pixel."""
+    h, w, c = image.shape
+    amounts = []
+    for axis, length in enumerate((h, w)):
+        if padding == "valid":
+            amounts.append((0, 0))
+        elif padding == "same":
+            amounts.append(same_amounts(length, span[axis], stride[axis]))
+        else:
+            amounts.append((padding[axis], padding[axis]))
+    (top, bottom), (left, right) = amounts
+    padded = np.zeros((top + h + bottom, left + w + right, c))
+    for row in range(-top, h + bottom):
+        for column in range(-left, w + right):
+            i, j = source(row, h, mode), source(column, w, mode)
+            if i is not None and j is not None:
+                padded[row + top, column + left] = image[i, j]
+    return padded
+
+
+def starts(length, size, stride, dilation):
+    """First pixels of all windows whose last pixel is inside, found by trying every pixel."""
+    return [i for i in range(0, length, stride) if i + dilation * (size - 1) < length]
+
+
+def conv2d(images, kernels, stride, padding, padding_mode, dilation, groups, bias):
+    """Convolve in float64, weight by weight; all pairs are (rows, columns)."""
+    kh, kw, group_in, c_out = kernels.shape
+    span = [len(range(0, d * k, d)) * d - d + 1 for k, d in zip((kh, kw), dilation, strict=True)]
+    result = []
+    for image in images.astype(np.float64):
+        padded = pad(image, padding, padding_mode, span, stride)
+        rows = starts(padded.shape[0], kh, stride[0], dilation[0])
+        columns = starts(padded.shape[1], kw, stride[1], dilation[1])
+        maps = np.zeros((len(rows), len(columns), c_out))
+        for r, row in enumerate(rows):
+            for c, column in enumerate(columns):
+                for output in range(c_out):
+                    group = output * groups // c_out
+                    total = 0.0 if bias is None else float(bias[output])
+                    for i in range(kh):
+                        for j in range(kw):
+                            for channel in range(group_in):
+                                pixel = padded[
+                                    row + i * dilation[0],
+                                    column + j * dilation[1],
+                                    group * group_in + channel,
+                                ]
+                                total += float(pixel) * float(kernels[i, j, channel, output])
+                    maps[r, c, output] = total
+        result.append(maps)
+    return np.array(result)
+
+
+def cell_members(length, n_cells):
+    """Positions in each cell, asked of every position: it lies where its right edge lies."""
+    if n_cells > length:
+        return [[int(np.floor(i * length / n_cells + 1e-9))] for i in range(n_cells)]
+    members = [[] for _ in range(n_cells)]
+    for position in range(length):
+        cell = next(i for i in range(n_cells) if n_cells * (position + 1) <= (i + 1) * length)
+        members[cell].append(position)
+    return members
+
+
+ACTIVATIONS = {
+    "identity": [lambda z, b: z + b],
+    "relu": [lambda z, b: z + b if z + b > 0 else 0.0],
+    "abs": [lambda z, b: z + b if z + b > 0 else -(z + b)],
+    "split": [lambda z, b: z + b if z + b > 0 else 0.0, lambda z, b: b - z if b - z > 0 else 0.0],
+    "step": [lambda z, b: 1.0 if z + b > 0 else 0.0],
+    "square": [lambda z, b: (z + b) * (z + b)],
+}
+
+POOLINGS = {
+    "mean": lambda values: sum(values) / len(values),
+    "sum": sum,
+    "max": max,
+}
+
+
+def features(responses, bias, activation, pooling, pool_grid):
+    """Activate and pool the responses (n, oh, ow, k), number by number."""
+    n, oh, ow, k = responses.shape
+    sides = ACTIVATIONS[activation]
+    if pooling is None:
+        cells, poolings = [[(r, c)] for r in range(oh) for c in range(ow)], ["max"]
+    else:
+        poolings = [pooling] if isinstance(pooling, str) else pooling
+        rows, columns = cell_members(oh, pool_grid[0]), cell_members(ow, pool_grid[1])
+        cells = [[(r, c) for r in rr for c in cc] for rr in rows for cc in columns]
+    result = np.empty((n, len(cells) * len(poolings) * len(sides) * k))
+    for i in range(n):
+        column = 0
+        for cell in cells:
+            for name in poolings:
+                for side in sides:
+                    for kernel in range(k):
+                        values = [
+                            side(float(responses[i, r, c, kernel]), float(bias[kernel]))
+                            for r, c in cell
+                        ]
+                        result[i, column] = POOLINGS[name](values)
+                        column += 1
+    return result

@@ -1,0 +1,78 @@
+"""Hypothesis strategies: images in any dtype and memory order, and all that `conv2d` takes."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+from sklearn_conv.padding import PADDING_MODES
+
+DTYPES = ["float32", "float64", "float16", "uint8", "int8", "uint16", "int64", "bool", ">f4"]
+
+
+def numbers(rng, shape, dtype):
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    if dtype.kind == "b":
+        return rng.random(shape) < 0.5
+    info = np.iinfo(dtype)
+    return rng.integers(max(info.min, -1000), min(info.max, 1000), shape, dtype, endpoint=True)
+
+
+def in_order(array, order):
+    """The same numbers, otherwise in memory."""
+    if order == "F":
+        return np.asfortranarray(array)
+    if order == "channels first":
+        return np.ascontiguousarray(array.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+    if order == "negative strides":
+        return np.ascontiguousarray(array[::-1, ::-1, ::-1, ::-1])[::-1, ::-1, ::-1, ::-1]
+    if order == "slice of more":
+        more = np.full([length + 3 for length in array.shape], 77, array.dtype)
+        view = more[1:-2, 1:-2, 1:-2, 1:-2]
+        view[...] = array
+        return view
+    array = array.copy()
+    if order == "read-only":
+        array.flags.writeable = False
+    return array
+
+
+ORDERS = ["C", "F", "channels first", "negative strides", "slice of more", "read-only"]
+
+pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+
+@st.composite
+def convolutions(draw):
+    """Images, kernels and keyword arguments with which at least one window fits."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    groups = draw(st.integers(1, 3))
+    group_in, group_out = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    kh, kw = draw(pairs)
+    dilation = draw(pairs)
+    padding = draw(st.sampled_from(["valid", "same", "pair"]))
+    if padding == "pair":
+        padding = draw(st.tuples(st.integers(0, 9), st.integers(0, 9)))
+    smallest = [1, 1]
+    if padding != "same":
+        both = (0, 0) if padding == "valid" else padding
+        spans = [d * (k - 1) + 1 for k, d in zip((kh, kw), dilation, strict=True)]
+        smallest = [max(1, span - 2 * p) for span, p in zip(spans, both, strict=True)]
+    h, w = (length + draw(st.integers(0, 5)) for length in smallest)
+    shape = (draw(st.integers(1, 3)), h, w, groups * group_in)
+    images = numbers(rng, shape, draw(st.sampled_from(DTYPES)))
+    kernels = numbers(
+        rng, (kh, kw, group_in, groups * group_out), draw(st.sampled_from(["f4", "f8", "i1"]))
+    )
+    return (
+        in_order(images, draw(st.sampled_from(ORDERS))),
+        in_order(kernels, draw(st.sampled_from(ORDERS))),
+        {
+            "stride": draw(pairs),
+            "padding": padding,
+            "padding_mode": draw(st.sampled_from(sorted(PADDING_MODES))),
+            "dilation": dilation,
+            "groups": groups,
+            "bias": draw(st.sampled_from([None, rng.standard_normal(groups * group_out)])),
+        },
+    )

@@ -1,0 +1,161 @@
+import threading
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from joblib import parallel_config
+from strategies import convolutions
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from sklearn_conv import StridedConv2DTransformer, engine
+from sklearn_conv.activation import ACTIVATIONS
+from sklearn_conv.pooling import POOLINGS
+
+N_BLAS = 2
+
+
+@pytest.fixture
+def blas_threads():
+    """BLAS at two threads, and how many there are now."""
+    with threadpool_limits(N_BLAS, user_api="blas"):
+        yield lambda: {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
+
+
+@given(
+    convolutions(),
+    st.sampled_from(sorted(ACTIVATIONS)),
+    st.one_of(
+        st.none(),
+        st.sampled_from(sorted(POOLINGS)),
+        st.lists(st.sampled_from(sorted(POOLINGS)), min_size=1, unique=True),
+    ),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.sampled_from([1, 500, 5000, engine.BLOCK_BYTES]),
+    st.sampled_from([None, 1, 2, 3]),
+)
+def test_features_agree_with_loops(case, activation, pooling, pool_grid, block_bytes, n_jobs):
+    """Any block size, down to one window, and any number of threads."""
+    images, kernels, options = case
+    del options["groups"], options["bias"]
+    kernels = np.random.default_rng(0).standard_normal((*kernels.shape[:2], images.shape[3], 2))
+    bias = [0.25, -0.25]
+    transformer = StridedConv2DTransformer(
+        kernels=kernels,
+        bias=bias,
+        activation=activation,
+        pooling=pooling,
+        pool_grid=pool_grid,
+        n_jobs=n_jobs,
+        **options,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "BLOCK_BYTES", block_bytes)
+        features = transformer.fit_transform(images)
+    responses = oracle.conv2d(images, kernels, **options, groups=1, bias=None)
+    expected = oracle.features(responses, bias, activation, pooling, pool_grid)
+    assert features.shape == expected.shape
+    scale = max(1.0, np.abs(expected).max())
+    if activation == "step":  # a response within rounding of its threshold may fall on either side
+        assume(np.abs(np.abs(responses) - 0.25).min() > 1e-4 * scale)
+    tolerance = 1e-5 if features.dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(features, expected, rtol=1e-12, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("shape", [(40, 12, 10, 2), (1, 70, 60, 1)], ids=["many", "one large"])
+@pytest.mark.parametrize("pooling", ["mean", None])
+def test_threads_change_nothing(shape, pooling, monkeypatch):
+    monkeypatch.setattr(engine, "BLOCK_BYTES", 20_000)
+    images = np.random.default_rng(0).standard_normal(shape)
+    transformer = StridedConv2DTransformer(8, pooling=pooling, random_state=0).fit(images)
+    expected = transformer.transform(images)
+    for n_jobs in (2, 4, -1):
+        features = transformer.set_params(n_jobs=n_jobs).transform(images)
+        np.testing.assert_allclose(features, expected, atol=1e-12)
+    with parallel_config("loky", n_jobs=2):
+        features = transformer.set_params(n_jobs=None).transform(images)
+    np.testing.assert_allclose(features, expected, atol=1e-12)
+
+
+def test_images_are_shared_between_threads(monkeypatch):
+    monkeypatch.setattr(engine, "BLOCK_BYTES", 1000)
+    seen, both = set(), threading.Barrier(2, timeout=20)
+
+    def watch(z):
+        if threading.get_ident() not in seen and threading.current_thread().name != main:
+            seen.add(threading.get_ident())
+            both.wait()  # passes only when two threads are here
+        return z
+
+    main = threading.current_thread().name
+    images = np.zeros((20, 8, 8))
+    StridedConv2DTransformer(4, activation=watch, n_jobs=2).fit(images).transform(images)
+    assert len(seen) == 2
+
+
+def test_blas_has_one_thread_meanwhile_and_its_own_afterwards(blas_threads):
+    images, seen = np.zeros((20, 8, 8)), []
+
+    def watch(z):
+        seen.append(blas_threads())
+        return z
+
+    transformer = StridedConv2DTransformer(4, activation=watch, n_jobs=2).fit(images)
+    seen.clear()
+    transformer.transform(images)
+    assert all(threads == {1} for threads in seen)
+    assert blas_threads() == {N_BLAS}
+
+
+def test_blas_threads_come_back_after_an_error(blas_threads):
+    images = np.zeros((20, 8, 8))
+    calls = []
+
+    def fail_in_transform(z):
+        calls.append(None)
+        if len(calls) > 2:
+            raise ArithmeticError("on purpose")
+        return z
+
+    transformer = StridedConv2DTransformer(4, activation=fail_in_transform, n_jobs=2).fit(images)
+    with pytest.raises(ArithmeticError, match="on purpose"):
+        transformer.transform(images)
+    assert blas_threads() == {N_BLAS}
+
+
+def test_blas_threads_come_back_when_several_transform_at_once(blas_threads):
+    images = np.random.default_rng(0).standard_normal((200, 8, 8))
+    transformer = StridedConv2DTransformer(16, n_jobs=2, random_state=0).fit(images)
+    expected = transformer.transform(images)
+    results = [None] * 6
+
+    def work(i):
+        results[i] = transformer.transform(images[: 20 * (i + 1)])
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, result in enumerate(results):
+        np.testing.assert_allclose(result, expected[: 20 * (i + 1)], atol=1e-12)
+    assert blas_threads() == {N_BLAS}
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_float32_is_within_1e_5_of_float64(activation):
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((20, 32, 32, 3))
+    transformer = StridedConv2DTransformer(
+        64, 5, activation=activation, pooling=["mean", "max", "sum"], random_state=0
+    ).fit(images)
+    exact = transformer.transform(images)
+    features = transformer.transform(images.astype(np.float32))
+    assert features.dtype == np.float32
+    if activation == "step":
+        assert np.mean(~np.isclose(features, exact)) < 0.01
+    else:
+        scale = np.abs(exact).reshape(len(images), 4, 3, -1).max(axis=(0, 1, 3), keepdims=True)
+        error = np.abs(features - exact).reshape(len(images), 4, 3, -1)
+        assert (error / scale).max() < 1e-5
