@@ -7,13 +7,15 @@ from math import isqrt, prod
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_array
+from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 
 RULE = (
     "X must be a batch of images of one size: an array of finite real numbers of shape "
     "(n, h, w, c), (n, h, w) or, with one image in each row, (n, h*w*c)."
 )
+
+SINGLE = " A single image goes in as X[np.newaxis]."
 
 ImageShape = tuple[int, int, int]
 """(h, w, c)."""
@@ -25,34 +27,74 @@ def check_images(estimator: Any, X: Any, expected: ImageShape | None, reset: boo
     ``expected`` is the shape of the images where one is known: the parameter ``image_shape`` in
     ``fit`` (``reset``), the attribute ``image_shape_`` in ``transform``.
     """
-    if np.ma.is_masked(X):
-        raise ValueError(f"X has masked values; fill them first, with X.filled(0) perhaps. {RULE}")
     is_table = hasattr(X, "columns")
     if is_table:  # names before values, as scikit-learn does it
         validate_data(estimator, X, reset=reset, skip_check_array=True)
-    try:
-        images = check_array(X, dtype="numeric", allow_nd=True, estimator=estimator, input_name="X")
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{error}\n{RULE}") from error
-    if images.dtype.kind not in "biuf":
-        raise TypeError(f"X has dtype {images.dtype}; convert it to numbers first. {RULE}")
-    if images.ndim > 4:
-        raise ValueError(f"X has {images.ndim} axes, shape {images.shape}. {RULE}")
-    if images.size == 0:
-        raise ValueError(f"X of shape {images.shape} has an empty axis. {RULE}")
-    if images.ndim > 2:
-        shape = (*images.shape[1:], 1)[:3]
-        if expected not in (None, shape):
-            raise ValueError(_other_shape(estimator, images.shape, shape, expected, reset))
+    images = _as_numbers(estimator, X)
+    shape = (*images.shape[1:], 1)[:3]
+    if images.ndim > 2 and expected not in (None, shape):
+        raise ValueError(_other_shape(estimator, images.shape, shape, expected, reset))
+    if images.ndim == 2 and not reset and images.shape[1] != estimator.n_features_in_:
+        raise ValueError(_other_length(estimator, images))
     if not is_table:
-        # scikit-learn counts the columns of rows, which are a copy where X is not in the order of
-        # C; so it is shown rows of their number that take no memory.
+        # scikit-learn counts the columns of rows; rows of images in another order than that of C
+        # are a copy, so it is shown as many that take no memory.
         rows = np.broadcast_to(images.dtype.type(0), (len(images), prod(images.shape[1:])))
         validate_data(estimator, rows, reset=reset, skip_check_array=True)
     if images.ndim == 2:
         shape = _shape_of_rows(images.shape[1], expected)
     return images.reshape(len(images), *shape)
+
+
+def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
+    """Turn X into an array of finite real numbers of 2 to 4 axes; arrays are not copied."""
+    if np.ma.is_masked(X):
+        raise ValueError(f"X has masked values; fill them first, with X.filled(0) perhaps. {RULE}")
+    try:
+        if not hasattr(X, "shape"):
+            X = np.asarray(X)
+        _check_kind(X)
+        images = check_array(
+            X,
+            dtype="numeric",
+            allow_nd=True,
+            ensure_all_finite=False,
+            estimator=estimator,
+            input_name="X",
+        )
+        if images.dtype.kind == "O":  # a polars table of several types
+            images = images.astype(np.float64)
+        _check_kind(images)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{error} {RULE}") from error
+    if images.size == 0:
+        raise ValueError(f"X of shape {images.shape} has an empty axis. {RULE}")
+    try:
+        assert_all_finite(images, input_name="X")
+    except ValueError as error:
+        remedy = "Fill such pixels first, with numpy.nan_to_num perhaps, or leave out their images."
+        raise ValueError(f"{error} {remedy} {RULE}") from error
+    return images
+
+
+def _check_kind(X: Any) -> None:
+    dtype, ndim = getattr(X, "dtype", None), len(X.shape)
+    if dtype is not None and dtype.kind == "c":
+        raise ValueError(
+            f"Complex data not supported: X has dtype {dtype}; make channels of X.real and X.imag."
+        )
+    if ndim == 0:
+        raise TypeError(f"X is {X[()]!r:.80}, which is no array.")
+    if dtype is not None and dtype.kind not in "biufO":
+        raise TypeError(f"X has dtype {dtype}; convert it to numbers first.")
+    if ndim == 1:
+        raise ValueError(
+            f"X has 1 axis, of length {len(X)}. Reshape your data: a single image goes in as "
+            "X.reshape(1, h, w, c), a list of images as one array, all images of one size."
+        )
+    if ndim > 4:
+        raise ValueError(f"X has {ndim} axes, shape {X.shape}.")
 
 
 def _shape_of_rows(n_columns: int, expected: ImageShape | None) -> ImageShape:
@@ -86,6 +128,14 @@ def _other_shape(
         else f"{type(estimator).__name__} was fitted on images of shape {expected}; bring X to "
         "that shape, or fit again"
     )
-    single = X_shape in (expected, expected[:2])
-    hint = ". A single image goes in as X[np.newaxis]" if single else ""
-    return f"X of shape {X_shape} holds images of shape {shape}, but {rule}{hint}."
+    hint = SINGLE if X_shape in (expected, expected[:2]) else ""
+    return f"X of shape {X_shape} holds images of shape {shape}, but {rule}.{hint}"
+
+
+def _other_length(estimator: Any, rows: np.ndarray) -> str:
+    hint = SINGLE if rows.shape == estimator.image_shape_[:2] else ""
+    return (
+        f"X has {rows.shape[1]} features, but {type(estimator).__name__} is expecting "
+        f"{estimator.n_features_in_} features as input, the pixels of images of shape "
+        f"{estimator.image_shape_}.{hint}"
+    )

@@ -300,7 +300,14 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         owner = type(self).__name__
         shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
         if not isinstance(self.kernels, str) and not callable(self.kernels):
-            return check_numbers(owner, "kernels", self.kernels, shape)
+            kernels = np.asarray(self.kernels)
+            if kernels.shape != shape:
+                raise ValueError(
+                    f"kernels of shape {kernels.shape} see {kernels.shape[2]} channels, but the "
+                    f"images have {images.shape[3]}; kernels must have shape (kh, kw, "
+                    f"{images.shape[3]}, n_kernels)."
+                )
+            return kernels
         rng = self.random_state
         if not isinstance(rng, np.random.RandomState):
             rng = np.random.RandomState(rng)  # of its own where None: the global one is left alone

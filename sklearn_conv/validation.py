@@ -93,7 +93,7 @@ def check_numbers(
         array = np.asarray(value)
     except ValueError:  # nested lists of unequal lengths
         raise parameter_error(ValueError, owner, name, rule, value) from None
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biuf" or array.ndim == 0:
         raise parameter_error(TypeError, owner, name, rule, value)
     fits = array.ndim == len(shape) and all(
         length == axis or (isinstance(axis, str) and (length > 0 or axis == "n"))
