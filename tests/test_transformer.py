@@ -7,7 +7,7 @@ import pytest
 from sklearn.exceptions import NotFittedError
 from strategies import ORDERS, in_order
 
-from sklearn_conv import StridedConv2DTransformer, conv2d
+from sklearn_conv import StridedConv2DTransformer, conv2d, engine
 from sklearn_conv.activation import ACTIVATIONS
 from sklearn_conv.kernels import KERNELS
 from sklearn_conv.padding import PADDING_MODES
@@ -220,8 +220,9 @@ def test_not_fitted(images):
             method()
 
 
-def test_verbose_tells_of_progress(images, capfd):
-    transformer = StridedConv2DTransformer(verbose=1).fit(images)
+def test_verbose_tells_of_progress(images, capfd, monkeypatch):
+    monkeypatch.setattr(engine, "BLOCK_BYTES", 1)  # a block for each image
+    transformer = StridedConv2DTransformer(verbose=20).fit(images)
     transformer.transform(images)
     assert "Done" in "".join(capfd.readouterr())
     transformer.set_params(verbose=0).transform(images)

@@ -1,0 +1,64 @@
+# make help: what there is. Each command sets up the environment that it needs.
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+# The oldest supported versions have no wheels for every Python; 3.11 is the oldest supported one.
+MINIMUM_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
+
+VENV := .venv
+MINIMUM_VENV := .venv-minimum
+RUN := $(VENV)/bin/python
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test test-long test-minimum lint clean
+
+help:
+	@echo "make demo          grid search over stride and kernel size on the digits, with a picture"
+	@echo "make test          all tests: units, doctests, the README's code (under 3 minutes)"
+	@echo "make test-long     the property tests with 3,000 new examples each"
+	@echo "make test-minimum  the tests on the oldest supported versions"
+	@echo "make lint          ruff and mypy"
+	@echo "make clean         remove the environments and caches"
+
+demo: $(VENV)/demo
+	MPLBACKEND=agg $(RUN) examples/plot_digits_grid_search.py
+
+test: $(VENV)/test
+	$(RUN) -m pytest
+
+test-long: $(VENV)/test
+	HYPOTHESIS_PROFILE=long $(RUN) -m pytest
+
+test-minimum: $(MINIMUM_VENV)/test
+	$(MINIMUM_VENV)/bin/python -m pytest
+
+lint: $(VENV)/lint
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+
+clean:
+	rm -rf $(VENV) $(MINIMUM_VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache output
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "sklearn_conv needs Python 3.11 or later; try make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo: pyproject.toml | $(VENV)/bin/python
+	$(RUN) $(PIP_INSTALL) --editable ".[plot]"
+	touch $@
+
+$(VENV)/test: pyproject.toml | $(VENV)/bin/python
+	$(RUN) $(PIP_INSTALL) --editable ".[plot,test]"
+	touch $@
+
+$(VENV)/lint: pyproject.toml | $(VENV)/bin/python
+	$(RUN) $(PIP_INSTALL) --editable ".[lint]"
+	touch $@
+
+$(MINIMUM_VENV)/test: pyproject.toml tests/minimum.txt
+	$(MINIMUM_PYTHON) -m venv $(MINIMUM_VENV)
+	$(MINIMUM_VENV)/bin/python $(PIP_INSTALL) --constraint tests/minimum.txt --editable ".[plot,test]"
+	touch $@

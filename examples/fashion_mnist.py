@@ -1,0 +1,92 @@
+"""Photographs of clothes: 70,000 images of 28 x 28 pixels to features to a linear classifier.
+
+Run with the data in a file, or let scikit-learn fetch them from OpenML (30 MB, once):
+
+    python examples/fashion_mnist.py --data fashion_mnist.npz
+    python examples/fashion_mnist.py
+
+The file holds X_train, y_train, X_test and y_test, images as uint8 of shape (n, 28, 28).
+
+Data: H. Xiao, K. Rasul and R. Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking
+Machine Learning Algorithms" (2017).
+"""
+
+import argparse
+from contextlib import contextmanager
+from time import perf_counter
+
+import numpy as np
+from sklearn.datasets import fetch_openml
+from sklearn.linear_model import RidgeClassifier
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_conv import StridedConv2DTransformer
+
+ALPHAS = [100, 300, 1000, 3000]
+N_VALIDATION = 10_000
+
+
+@contextmanager
+def timed(what):
+    start = perf_counter()
+    yield
+    print(f"{perf_counter() - start:6.1f} s  {what}", flush=True)
+
+
+def load(path):
+    """Return images and labels of the training and of the test part."""
+    if path is not None:
+        with np.load(path) as data:
+            return [data[name] for name in ("X_train", "y_train", "X_test", "y_test")]
+    images, labels = fetch_openml("Fashion-MNIST", return_X_y=True, as_frame=False)
+    images = images.reshape(-1, 28, 28).astype(np.uint8)
+    return images[:60_000], labels[:60_000], images[60_000:], labels[60_000:]
+
+
+def classify(X_train, y_train, X_test, y_test):
+    """Standardise, choose alpha on the end of the training part, and score the test part once."""
+    with timed("standardise"):
+        scaler = StandardScaler(copy=False).fit(X_train)
+        X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
+    with timed(f"choose one of {len(ALPHAS)} alphas on {N_VALIDATION} training images"):
+        scores = [
+            RidgeClassifier(alpha=alpha)
+            .fit(X_train[:-N_VALIDATION], y_train[:-N_VALIDATION])
+            .score(X_train[-N_VALIDATION:], y_train[-N_VALIDATION:])
+            for alpha in ALPHAS
+        ]
+        alpha = ALPHAS[int(np.argmax(scores))]
+    with timed(f"fit RidgeClassifier(alpha={alpha}) on {X_train.shape[1]} features"):
+        classifier = RidgeClassifier(alpha=alpha).fit(X_train, y_train)
+    with timed("score the test images"):
+        accuracy = classifier.score(X_test, y_test)
+    print(f"accuracy on {len(X_test)} test images: {accuracy:.4f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", metavar="FILE.npz", help="default: fetch from OpenML")
+    with timed("load the images"):
+        X_train, y_train, X_test, y_test = load(parser.parse_args().data)
+
+    print("\nraw pixels")
+    classify(
+        X_train.reshape(len(X_train), -1).astype(np.float32),
+        y_train,
+        X_test.reshape(len(X_test), -1).astype(np.float32),
+        y_test,
+    )
+
+    transformer = StridedConv2DTransformer(
+        256, kernel_size=5, pool_grid=4, random_state=0, n_jobs=-1
+    )
+    print(f"\n{transformer}")
+    with timed(f"features of {len(X_train)} training images"):
+        features_train = transformer.fit_transform(X_train)
+    with timed(f"features of {len(X_test)} test images"):
+        features_test = transformer.transform(X_test)
+    classify(features_train, y_train, features_test, y_test)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""What the documents say is true: their code runs, their names are those of the code."""
+
+import inspect
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import sklearn_conv
+from sklearn_conv import StridedConv2DTransformer, conv2d
+from sklearn_conv.activation import ACTIVATIONS
+from sklearn_conv.kernels import KERNELS
+from sklearn_conv.padding import PADDING_MODES
+from sklearn_conv.pooling import POOLINGS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+README = (ROOT / "README.md").read_text()
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+MENUS = {
+    "kernels": KERNELS,
+    "activation": ACTIVATIONS,
+    "pooling": POOLINGS,
+    "padding_mode": PADDING_MODES,
+}
+
+BLOCKS = [
+    pytest.param(code, output, id=f"{page.name}-{i}")
+    for page in PAGES
+    for i, (code, output) in enumerate(
+        re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", page.read_text(), re.DOTALL)
+    )
+]
+
+
+@pytest.mark.parametrize(("code", "output"), BLOCKS)
+def test_code_prints_what_the_page_says(code, output, capsys):
+    exec(compile(code, "page", "exec"), {})
+    assert capsys.readouterr().out == output
+
+
+def test_the_example_is_short():
+    example = README.split("```python\n")[1].split("```")[0]
+    assert len([line for line in example.splitlines() if line]) <= 12
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_commands_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in (*PAGES, ROOT / ".ci" / "run"):
+        named = re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", page.read_text(), re.MULTILINE)
+        assert {first or second for first, second in named} <= targets
+    for name in ("demo", "test", "lint", "test-minimum"):
+        assert f"make {name}" in README
+
+
+def documented_defaults(function):
+    entries = re.findall(r"^(\w+) : (.*)$", inspect.getdoc(function), re.MULTILINE)
+    return {name: re.search(r"default=(.*)$", rule) for name, rule in entries}
+
+
+@pytest.mark.parametrize("function", [StridedConv2DTransformer, conv2d])
+def test_documented_defaults_are_those_of_the_code(function):
+    documented = documented_defaults(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        assert name in documented, f"{name} is not documented"
+        if parameter.default is inspect.Parameter.empty:
+            assert documented[name] is None
+        else:
+            assert documented[name].group(1) == repr(parameter.default).replace("'", '"')
+
+
+def test_the_table_of_the_readme_has_every_parameter_and_its_default():
+    rows = dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \|", README, re.MULTILINE))
+    parameters = inspect.signature(StridedConv2DTransformer).parameters
+    assert rows == {name: repr(parameter.default) for name, parameter in parameters.items()}
+
+
+@pytest.mark.parametrize("name", MENUS)
+def test_the_documents_name_the_whole_menu(name):
+    entry = inspect.getdoc(StridedConv2DTransformer).split(f"\n{name} : ")[1].split(" : ")[0]
+    row = re.search(rf"^\| `{name}` .*$", README, re.MULTILINE).group()
+    for choice in MENUS[name]:
+        assert f'"{choice}"' in entry
+        assert f'"{choice}"' in row
+
+
+@pytest.mark.parametrize(
+    "thing",
+    [
+        conv2d,
+        StridedConv2DTransformer,
+        StridedConv2DTransformer.fit,
+        StridedConv2DTransformer.transform,
+        StridedConv2DTransformer.get_feature_names_out,
+    ],
+    ids=lambda thing: thing.__name__,
+)
+def test_public_docstrings_have_their_sections(thing):
+    docstring = inspect.getdoc(thing)
+    assert "Parameters\n-----" in docstring
+    wanted = ["Examples", "See Also"] if thing.__module__.count(".") == 1 else []
+    for section in wanted if inspect.isclass(thing) or thing is conv2d else ["Returns", "Raises"]:
+        assert f"{section}\n{'-' * len(section)}" in docstring
+    signature = inspect.signature(thing)
+    if not inspect.isclass(thing):
+        assert signature.return_annotation is not inspect.Signature.empty
+    for parameter in signature.parameters.values():
+        if parameter.name != "self":
+            assert parameter.annotation is not inspect.Parameter.empty
+
+
+@pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
+def test_kernels_say_their_source(kernels):
+    assert re.search(r"Source: .*\(\d{4}\)", inspect.getdoc(kernels), re.DOTALL)
+
+
+def test_public_names_are_few_and_documented():
+    assert sklearn_conv.__all__ == ["StridedConv2DTransformer", "__version__", "conv2d"]
+    assert sklearn_conv.__version__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_minimum_versions_are_those_of_the_project():
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    bounds = dict(
+        requirement.split(">=")
+        for requirement in [*project["dependencies"], *extras["plot"], *extras["test"]]
+    )
+    lines = (ROOT / "tests" / "minimum.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
+    for name, bound in bounds.items():
+        assert pins[name].split(".")[: len(bound.split("."))] == bound.split(".")
+
+
+def test_runtime_dependencies_are_four():
+    names = {requirement.split(">=")[0] for requirement in PYPROJECT["project"]["dependencies"]}
+    assert names == {"numpy", "scikit-learn", "joblib", "threadpoolctl"}

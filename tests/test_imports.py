@@ -1,0 +1,75 @@
+"""Imports run one way, bottom up, and only what is installed with the package is imported."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import sklearn_conv
+
+PACKAGE = Path(sklearn_conv.__file__).parent
+LEVELS = {
+    "windows": 0,
+    "padding": 0,
+    "activation": 0,
+    "pooling": 0,
+    "kernels.fixed": 0,
+    "kernels.noise": 0,
+    "validation": 0,
+    "kernels": 1,
+    "engine": 1,
+    "parameters": 2,
+    "images": 1,
+    "conv": 3,
+    "transformer": 4,
+    "": 5,
+}
+DEPENDENCIES = {"numpy", "sklearn", "joblib", "threadpoolctl"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_name(path):
+    return (
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        .removesuffix("__init__")
+        .strip(".")
+    )
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield node.module
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_run_one_way(path):
+    level = LEVELS[module_name(path)]
+    for name in imports(path):
+        package, _, module = name.partition(".")
+        if package == "sklearn_conv":
+            assert LEVELS[module] < level, f"{path.name} imports {name}"
+        else:
+            assert package in DEPENDENCIES | sys.stdlib_module_names | {"__future__"}
+
+
+@pytest.mark.parametrize("name", ["windows", "padding", "pooling", "activation", "kernels.noise"])
+def test_the_lowest_level_needs_numpy_only(name):
+    path = PACKAGE / f"{name.replace('.', '/')}.py"
+    packages = {module.partition(".")[0] for module in imports(path)}
+    assert packages <= {"numpy", "__future__"} | sys.stdlib_module_names
+
+
+def test_every_file_has_its_level():
+    assert {module_name(path) for path in FILES} == set(LEVELS)
+
+
+def test_only_the_engine_has_a_matrix_product():
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        products = [node for node in ast.walk(tree) if isinstance(node, ast.MatMult)]
+        assert bool(products) == (path.name == "engine.py")
