@@ -12,6 +12,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.patches import Rectangle
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -33,7 +35,7 @@ def search_settings(images, labels, raw_accuracy):
         scores.append(model.score(X, y))
         if len(scores) % N_FOLDS == 0:
             step = model["stridedconv2dtransformer"]
-            accuracy = np.mean(scores[-N_FOLDS:])
+            accuracy = np.mean(scores[-N_FOLDS:]).round(3)
             print(
                 f"{step.kernel_size:>11} {step.stride:>6} {accuracy:>8.3f} "
                 f"{accuracy - raw_accuracy:>+15.3f}",
@@ -60,15 +62,20 @@ def plot(search, raw_accuracy):
         1, 2, figsize=(10, 4.6), layout="constrained", width_ratios=[1, 1.25]
     )
     scores = search.cv_results_["mean_test_score"].reshape(len(KERNEL_SIZES), len(STRIDES))
-    heat_map = left.imshow(scores, cmap="viridis", vmin=raw_accuracy, aspect="auto")
+    colors = TwoSlopeNorm(raw_accuracy, min(scores.min(), raw_accuracy - 0.01), scores.max())
+    heat_map = left.imshow(scores, cmap="BrBG", norm=colors, aspect="auto")
     for (row, column), score in np.ndenumerate(scores):
-        color = "black" if heat_map.norm(score) > 0.6 else "white"
+        color = "black" if 0.2 < colors(score) < 0.8 else "white"
         left.text(column, row, f"{score:.3f}", ha="center", va="center", color=color)
+    row, column = np.unravel_index(scores.argmax(), scores.shape)
+    left.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="k", lw=3))
     left.set_xticks(range(len(STRIDES)), STRIDES)
     left.set_yticks(range(len(KERNEL_SIZES)), KERNEL_SIZES)
-    left.set(xlabel="stride", ylabel="kernel size", title="Cross-validated accuracy")
-    bar = figure.colorbar(heat_map, ax=left, extend="min")
-    bar.set_label(f"accuracy (raw pixels: {raw_accuracy:.3f})")
+    left.set(xlabel="stride", ylabel="kernel size", title="Cross-validated accuracy, best framed")
+    bar = figure.colorbar(heat_map, ax=left, ticks=[scores.min(), raw_accuracy, scores.max()])
+    bar.ax.set_yticklabels(
+        [f"{scores.min():.3f}", f"{raw_accuracy:.3f}\nraw pixels", f"{scores.max():.3f}"]
+    )
 
     step = search.best_estimator_["stridedconv2dtransformer"]
     kernels = step.kernels_[:, :, 0]
@@ -81,7 +88,7 @@ def plot(search, raw_accuracy):
     limit = np.abs(kernels).max()
     image = right.imshow(gallery, cmap="RdBu_r", vmin=-limit, vmax=limit)
     right.set_axis_off()
-    right.set_title(f"The {n_kernels} kernels of size {step.kernel_size}, stride {step.stride}")
+    right.set_title(f"The best {n_kernels} kernels, random, {kh} x {kw} pixels")
     figure.colorbar(image, ax=right, label="weight")
     return figure
 
@@ -98,7 +105,8 @@ def main():
     for classifier in (RidgeClassifierCV(alphas=np.logspace(-1, 4, 6)), LogisticRegression(C=0.1)):
         name = type(classifier).__name__
         model = make_pipeline(StandardScaler(), classifier)
-        raw_accuracies[name] = cross_val_score(model, digits.data, labels, cv=N_FOLDS).mean()
+        score = cross_val_score(model, digits.data, labels, cv=N_FOLDS).mean()
+        raw_accuracies[name] = score.round(3)
         print(f"raw pixels, {name}: {raw_accuracies[name]:.3f}", flush=True)
     raw_accuracy = max(raw_accuracies.values())
 

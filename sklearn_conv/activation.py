@@ -81,5 +81,11 @@ def _call(
             f"{result.dtype} from one of shape {responses.shape} and dtype {responses.dtype}. "
             "Use NumPy functions that work on every element."
         )
+    if not np.isfinite(result).all():
+        raise ValueError(
+            f"The 'activation' parameter must give finite numbers: {function!r} made NaN or "
+            f"infinity from responses between {(responses + bias).min():.3g} and "
+            f"{(responses + bias).max():.3g}. Use a function that is defined for all of them."
+        )
     out[...] = result
     return out

@@ -93,11 +93,15 @@ def conv2d(
     kernels = check_numbers("conv2d", "kernels", kernels, ("kh", "kw", "c_in // groups", "c_out"))
     n, h, w, c_in = images.shape
     kh, kw, group_in, c_out = kernels.shape
-    if group_in * groups != c_in or c_out % groups:
+    if c_in % groups or c_out % groups:
         raise ValueError(
-            f"kernels of shape {kernels.shape} and groups={groups} do not match images with "
-            f"{c_in} channels; kernels must have shape (kh, kw, c_in // groups, c_out), with c_in "
-            "and c_out multiples of groups."
+            f"groups={groups} does not divide the {c_in} channels of the images and the {c_out} "
+            "kernels; use a number that divides both."
+        )
+    if group_in * groups != c_in:
+        raise ValueError(
+            f"kernels for images of {c_in} channels and groups={groups} must have shape (kh, kw, "
+            f"{c_in // groups}, c_out). Got shape {kernels.shape} instead."
         )
     bias = check_numbers("conv2d", "bias", np.zeros(c_out) if bias is None else bias, (c_out,))
     geometry = parameters.place((h, w), (kh, kw))

@@ -52,7 +52,7 @@ def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
         raise ValueError(f"X has masked values; fill them first, with X.filled(0) perhaps. {RULE}")
     try:
         if not hasattr(X, "shape"):
-            X = np.asarray(X)
+            X = _from_list(X)
         _check_kind(X)
         images = check_array(
             X,
@@ -78,6 +78,17 @@ def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
     return images
 
 
+def _from_list(X: Any) -> np.ndarray:
+    try:
+        return np.asarray(X)
+    except ValueError:
+        shapes = sorted({np.shape(image) for image in X if hasattr(image, "shape")})
+        shown = f" of shapes {shapes[:3]}{' and more' * (len(shapes) > 3)}" if shapes else ""
+        raise ValueError(
+            f"X is a list of unequal images{shown}; crop or resize them to one size first."
+        ) from None
+
+
 def _check_kind(X: Any) -> None:
     dtype, ndim = getattr(X, "dtype", None), len(X.shape)
     if dtype is not None and dtype.kind == "c":
@@ -91,7 +102,7 @@ def _check_kind(X: Any) -> None:
     if ndim == 1:
         raise ValueError(
             f"X has 1 axis, of length {len(X)}. Reshape your data: a single image goes in as "
-            "X.reshape(1, h, w, c), a list of images as one array, all images of one size."
+            "X.reshape(1, h, w, c), a column of images of one size as numpy.stack(X)."
         )
     if ndim > 4:
         raise ValueError(f"X has {ndim} axes, shape {X.shape}.")
@@ -112,7 +123,7 @@ def _shape_of_rows(n_columns: int, expected: ImageShape | None) -> ImageShape:
     warnings.warn(
         f"X has {n_columns} columns, which is no square number: each row is taken as an image of "
         f"one row of {n_columns} pixels. Give image_shape=(h, w) or (h, w, c) if that is not what "
-        "X holds.",
+        "X holds; and flatten=False to a transformer before this one.",
         UserWarning,
         stacklevel=4,
     )

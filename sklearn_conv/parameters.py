@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -40,11 +41,12 @@ class WindowParameters(NamedTuple):
             index.append(source_index(length, amounts, self.padding_mode))
         geometry = Geometry(kernel_size, self.stride, self.dilation, *index)
         if min(geometry.output_shape) < 1:
-            spread = f" with dilation={self.dilation} covers {span} pixels and"
+            dilated = span != kernel_size
+            spread = f" with dilation={self.dilation} covers {span} pixels and" if dilated else ""
             raise ValueError(
-                f"kernel_size={kernel_size}{spread if span != kernel_size else ''} does not fit "
-                f"the padded image {tuple(map(len, index))}; use padding='same' or a smaller "
-                "kernel."
+                f"kernel_size={kernel_size}{spread} does not fit the padded image "
+                f"{tuple(map(len, index))}; use padding='same' or a smaller kernel"
+                f"{' or dilation' if dilated else ''}."
             )
         return geometry
 
@@ -85,7 +87,9 @@ def check_parameters(estimator: Any) -> Parameters:
     )
     if isinstance(estimator.kernels, str):
         check_name(owner, "kernels", estimator.kernels, KERNELS, ", an array or a callable")
-    elif not callable(estimator.kernels):
+    elif callable(estimator.kernels):
+        _check_initializer(owner, estimator.kernels)
+    else:
         array = check_numbers(
             owner,
             "kernels",
@@ -118,6 +122,18 @@ def check_parameters(estimator: Any) -> Parameters:
     )
 
 
+def _check_initializer(owner: str, kernels: Callable[..., Any]) -> None:
+    try:
+        parameters = signature(kernels)
+    except ValueError:  # some functions in C tell nothing
+        return
+    try:
+        parameters.bind("shape", "rng", "patches")
+    except TypeError:
+        rule = "a callable with three arguments, init(shape, rng, patches)"
+        raise parameter_error(TypeError, owner, "kernels", rule, kernels) from None
+
+
 def _check_bias(owner: str, bias: Any, n_kernels: int) -> None:
     if isinstance(bias, Real) and not isinstance(bias, bool):
         if not np.isfinite(float(bias)):
@@ -130,11 +146,10 @@ def _check_pooling(owner: str, pooling: Any) -> list[str] | None:
     if pooling is None:
         return None
     names = list(pooling) if isinstance(pooling, list | tuple) else [pooling]
-    otherwise = ", a list of them without repetition, or None"
-    for name in names:
-        check_name(owner, "pooling", name, POOLINGS, otherwise)
-    if not names or len(set(names)) < len(names):
-        rule = f"one of {sorted(POOLINGS)}{otherwise}"
+    rule = f"one of {sorted(POOLINGS)}, a list of them without repetition, or None"
+    if not all(isinstance(name, str) for name in names):
+        raise parameter_error(TypeError, owner, "pooling", rule, pooling)
+    if not names or len(set(names)) < len(names) or not set(names) <= set(POOLINGS):
         raise parameter_error(ValueError, owner, "pooling", rule, pooling)
     return names
 

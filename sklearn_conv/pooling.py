@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Pooling(NamedTuple):
-    """A reduction that can be done in parts: ``join`` over all responses, then ``finish``."""
+    """A reduction that can be done in parts: ``finish(join.reduce(responses), n_positions)``."""
 
     join: np.ufunc
     finish: Callable[[np.ndarray, int], np.ndarray]

@@ -18,7 +18,7 @@ from sklearn_conv.images import check_images
 from sklearn_conv.kernels import KERNELS
 from sklearn_conv.parameters import Parameters, check_parameters
 from sklearn_conv.pooling import POOLINGS
-from sklearn_conv.validation import cast_numbers, check_numbers
+from sklearn_conv.validation import cast_numbers, check_integer, check_numbers
 from sklearn_conv.windows import sample_patches
 
 
@@ -49,8 +49,9 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
           `sklearn_conv.kernels.fixed.sobel`;
         - an array, in the layout of `conv2d`;
         - a callable ``init(shape, rng, patches)`` that returns an array of that shape,
-          ``(kh, kw, c, n_kernels)``. ``rng`` is a `numpy.random.RandomState`, and ``patches(n)``
-          gives n random patches of the images in ``fit`` as an array ``(n, kh*kw*c)``.
+          ``(kh, kw, c, n_kernels)``. ``rng`` is a `numpy.random.RandomState`. ``patches(n)`` gives
+          n windows of the images in ``fit``, ``(n, kh*kw*c)`` in the order of C, from random
+          places inside the images, drawn with replacement, dilated as ``dilation`` says.
     bias : float or array-like of shape (n_kernels,), default=0.0
         What the activation adds to the responses, in their units; below 0 it is a threshold.
     padding : {"valid", "same"}, int or (rows, columns), default="same"
@@ -71,16 +72,17 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         - a callable takes an array of z + b and gives one number for each of its elements.
     pooling : {"max", "mean", "sum"}, list of these or None, default="mean"
         How the activated responses in a cell become one number. A list gives one feature for each
-        of its names. None pools nothing: each response is a feature.
+        of its names. None pools nothing, whatever ``pool_grid`` says: each response is a feature.
     pool_grid : int or (rows, columns), default=2
         Number of cells that each map is cut into. Along an axis of L responses, cell i of m is
         ``[i*L//m, max(i*L//m + 1, (i+1)*L//m))``: never empty, and a partition where L >= m.
     flatten : bool, default=True
         Whether each image becomes one row of features. False keeps the grid,
-        ``(n, rows, columns, features of a cell)``: images again, for a second transformer.
+        ``(n, rows, columns, features of a cell)``: images again, for a second transformer; give
+        this one a fine ``pool_grid``.
     image_shape : (h, w) or (h, w, c), default=None
         Shape of the images in a 2-D X. None takes a row of s*s numbers as ``(s, s, 1)``, and any
-        other as one row of pixels, ``(1, d, 1)``, with a warning.
+        other as one row of pixels, ``(1, d, 1)``, with a warning; channels are never guessed.
     random_state : int, RandomState instance or None, default=None
         Chooses the random kernels. With None, every ``fit`` has other kernels.
     n_jobs : int, default=None
@@ -179,7 +181,8 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
-            The images: finite real numbers, channels last. Three axes mean one channel.
+            The images: finite real numbers, channels last. Three axes mean images of one channel;
+            a single image goes in as ``image[np.newaxis]``.
         y : None
             Ignored.
 
@@ -305,7 +308,7 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
                 raise ValueError(
                     f"kernels of shape {kernels.shape} see {kernels.shape[2]} channels, but the "
                     f"images have {images.shape[3]}; kernels must have shape (kh, kw, "
-                    f"{images.shape[3]}, n_kernels)."
+                    f"{images.shape[3]}, n_kernels). PyTorch's go in as transpose(2, 3, 1, 0)."
                 )
             return kernels
         rng = self.random_state
@@ -313,6 +316,7 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
             rng = np.random.RandomState(rng)  # of its own where None: the global one is left alone
 
         def patches(n_patches: int) -> np.ndarray:
+            check_integer("patches() in the callable kernels", "n", n_patches, 1)
             dilation = parameters.windows.dilation
             sample = sample_patches(images, n_patches, parameters.kernel_size, dilation, rng)
             return sample.astype(compute_dtype(images.dtype), copy=False)

@@ -37,6 +37,12 @@ def test_callable_gets_responses_plus_bias():
     np.testing.assert_allclose(result, np.tanh(RESPONSES + BIAS))
 
 
+def test_callable_that_is_not_defined_for_all_responses():
+    (activate,) = activation_sides(lambda z: np.where(z > 0, z, np.nan)).values()
+    with pytest.raises(ValueError, match=r"must give finite numbers.* NaN or infinity from .* -"):
+        activate(RESPONSES, BIAS, np.empty_like(RESPONSES))
+
+
 @pytest.mark.parametrize(
     "function", [lambda z: z.sum(axis=0), lambda z: z * 1j, lambda z: None, lambda z: 1.0]
 )

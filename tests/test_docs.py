@@ -25,19 +25,15 @@ MENUS = {
     "padding_mode": PADDING_MODES,
 }
 
-BLOCKS = [
-    pytest.param(code, output, id=f"{page.name}-{i}")
-    for page in PAGES
-    for i, (code, output) in enumerate(
-        re.findall(r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?", page.read_text(), re.DOTALL)
-    )
-]
 
-
-@pytest.mark.parametrize(("code", "output"), BLOCKS)
-def test_code_prints_what_the_page_says(code, output, capsys):
-    exec(compile(code, "page", "exec"), {})
-    assert capsys.readouterr().out == output
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_prints_what_the_page_says(page, capsys):
+    """The blocks of a page run one after the other, each followed by what it prints."""
+    names = {}
+    blocks = r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?"
+    for code, output in re.findall(blocks, page.read_text(), re.DOTALL):
+        exec(compile(code, page.name, "exec"), names)
+        assert capsys.readouterr().out == output
 
 
 def test_the_example_is_short():
@@ -119,7 +115,8 @@ def test_public_docstrings_have_their_sections(thing):
 
 @pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
 def test_kernels_say_their_source(kernels):
-    assert re.search(r"Source: .*\(\d{4}\)", inspect.getdoc(kernels), re.DOTALL)
+    source = re.search(r"Source: .*\(\d{4}\)", inspect.getdoc(kernels), re.DOTALL)
+    assert source, 'the docstring ends with "Source: authors, title (year)."'
 
 
 def test_public_names_are_few_and_documented():
