@@ -8,7 +8,7 @@ import numpy.typing as npt
 from sklearn_conv.activation import ACTIVATIONS
 from sklearn_conv.engine import Layer, compute_dtype, compute_maps
 from sklearn_conv.parameters import check_window_parameters
-from sklearn_conv.validation import check_integer, check_numbers
+from sklearn_conv.validation import cast_numbers, check_integer, check_numbers
 
 
 def conv2d(
@@ -33,10 +33,11 @@ def conv2d(
     Parameters
     ----------
     images : array-like of shape (n, h, w, c_in)
-        Real numbers, channels last, in any memory order. float32 and float64 keep their dtype;
-        bool, 8- and 16-bit integers and float16 are computed in float32, all others in float64.
+        Real numbers, channels last, in any memory order; NaN stays where its windows are. float32
+        and float64 keep their dtype; bool, 8- and 16-bit integers and float16 are computed in
+        float32, all others in float64.
     kernels : array-like of shape (kh, kw, c_in // groups, c_out)
-        Cast to the dtype of the result.
+        Finite; cast to the dtype of the result.
     stride : int or (rows, columns), default=1
         Pixels from one window to the next.
     padding : {"valid", "same"}, int or (rows, columns), default="valid"
@@ -90,7 +91,9 @@ def conv2d(
     parameters = check_window_parameters("conv2d", stride, padding, padding_mode, dilation)
     groups = check_integer("conv2d", "groups", groups, 1)
     images = check_numbers("conv2d", "images", images, ("n", "h", "w", "c_in"))
-    kernels = check_numbers("conv2d", "kernels", kernels, ("kh", "kw", "c_in // groups", "c_out"))
+    kernels = check_numbers(
+        "conv2d", "kernels", kernels, ("kh", "kw", "c_in // groups", "c_out"), finite=True
+    )
     n, h, w, c_in = images.shape
     kh, kw, group_in, c_out = kernels.shape
     if c_in % groups or c_out % groups:
@@ -103,15 +106,17 @@ def conv2d(
             f"kernels for images of {c_in} channels and groups={groups} must have shape (kh, kw, "
             f"{c_in // groups}, c_out). Got shape {kernels.shape} instead."
         )
-    bias = check_numbers("conv2d", "bias", np.zeros(c_out) if bias is None else bias, (c_out,))
+    bias = np.zeros(c_out) if bias is None else bias
+    bias = check_numbers("conv2d", "bias", bias, (c_out,), finite=True)
     geometry = parameters.place((h, w), (kh, kw))
     dtype = compute_dtype(images.dtype)
+    kernels, bias = cast_numbers("kernels", kernels, dtype), cast_numbers("bias", bias, dtype)
     maps = np.empty((n, *geometry.output_shape, c_out), dtype)
     for channels, outputs in zip(_split(c_in, groups), _split(c_out, groups), strict=True):
         layer = Layer(
-            kernels[..., outputs].astype(dtype),
+            np.ascontiguousarray(kernels[..., outputs]),
             np.zeros(outputs.stop - outputs.start, dtype),
-            bias[outputs].astype(dtype),
+            bias[outputs],
             ACTIVATIONS["identity"],
             geometry,
         )

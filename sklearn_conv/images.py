@@ -17,6 +17,9 @@ RULE = (
 
 SINGLE = " A single image goes in as X[np.newaxis]."
 
+CHECK_BYTES = 4 * 2**20
+"""How much of X is looked at in one go for NaN and infinity."""
+
 ImageShape = tuple[int, int, int]
 """(h, w, c)."""
 
@@ -27,23 +30,30 @@ def check_images(estimator: Any, X: Any, expected: ImageShape | None, reset: boo
     ``expected`` is the shape of the images where one is known: the parameter ``image_shape`` in
     ``fit`` (``reset``), the attribute ``image_shape_`` in ``transform``.
     """
-    is_table = hasattr(X, "columns")
-    if is_table:  # names before values, as scikit-learn does it
-        validate_data(estimator, X, reset=reset, skip_check_array=True)
+    if not reset and hasattr(X, "columns"):  # names before values, as scikit-learn does it
+        validate_data(estimator, X, reset=False, skip_check_array=True)
     images = _as_numbers(estimator, X)
     shape = (*images.shape[1:], 1)[:3]
     if images.ndim > 2 and expected not in (None, shape):
         raise ValueError(_other_shape(estimator, images.shape, shape, expected, reset))
     if images.ndim == 2 and not reset and images.shape[1] != estimator.n_features_in_:
         raise ValueError(_other_length(estimator, images))
-    if not is_table:
-        # scikit-learn counts the columns of rows; rows of images in another order than that of C
-        # are a copy, so it is shown as many that take no memory.
-        rows = np.broadcast_to(images.dtype.type(0), (len(images), prod(images.shape[1:])))
-        validate_data(estimator, rows, reset=reset, skip_check_array=True)
+    if not reset and not hasattr(X, "columns"):
+        remember_columns(estimator, X, images, reset=False)
     if images.ndim == 2:
         shape = _shape_of_rows(images.shape[1], expected)
     return images.reshape(len(images), *shape)
+
+
+def remember_columns(estimator: Any, X: Any, images: np.ndarray, reset: bool = True) -> None:
+    """Have scikit-learn keep (or, without ``reset``, compare) number and names of the columns.
+
+    Rows of images in another order than that of C would be a copy, so it is shown as many that take
+    no memory.
+    """
+    if not hasattr(X, "columns"):
+        X = np.broadcast_to(images.dtype.type(0), (len(images), prod(images.shape[1:])))
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
 
 
 def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
@@ -51,9 +61,14 @@ def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
     if np.ma.is_masked(X):
         raise ValueError(f"X has masked values; fill them first, with X.filled(0) perhaps. {RULE}")
     try:
-        if not hasattr(X, "shape"):
+        if not isinstance(getattr(X, "shape", None), tuple):
             X = _from_list(X)
-        _check_kind(X)
+        if hasattr(X, "columns"):
+            values = np.asarray(X)
+            if values.dtype == object and any(isinstance(value, str) for value in values.flat):
+                raise TypeError("X has columns of strings; convert them to numbers first.")
+        else:
+            _check_kind(X)
         images = check_array(
             X,
             dtype="numeric",
@@ -64,6 +79,9 @@ def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
         )
         if images.dtype.kind == "O":  # a polars table of several types
             images = images.astype(np.float64)
+        if images.dtype.itemsize > 8:  # longdouble, which may be beyond float64
+            with np.errstate(over="ignore"):
+                images = images.astype(np.float64)
         _check_kind(images)
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -71,7 +89,10 @@ def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
     if images.size == 0:
         raise ValueError(f"X of shape {images.shape} has an empty axis. {RULE}")
     try:
-        assert_all_finite(images, input_name="X")
+        # In blocks: what scikit-learn can't tell from a sum, it compares number by number.
+        step = max(1, CHECK_BYTES // max(1, images[0].nbytes))
+        for start in range(0, len(images), step):
+            assert_all_finite(images[start : start + step], input_name="X")
     except ValueError as error:
         remedy = "Fill such pixels first, with numpy.nan_to_num perhaps, or leave out their images."
         raise ValueError(f"{error} {remedy} {RULE}") from error
@@ -79,6 +100,8 @@ def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
 
 
 def _from_list(X: Any) -> np.ndarray:
+    if isinstance(X, list | tuple) and any(map(np.ma.is_masked, X)):
+        raise ValueError("X is a list of images with masked values; fill them first.")
     try:
         return np.asarray(X)
     except ValueError:
@@ -90,15 +113,16 @@ def _from_list(X: Any) -> np.ndarray:
 
 
 def _check_kind(X: Any) -> None:
-    dtype, ndim = getattr(X, "dtype", None), len(X.shape)
-    if dtype is not None and dtype.kind == "c":
+    kind, ndim = getattr(getattr(X, "dtype", None), "kind", None), len(X.shape)
+    if kind == "c":
         raise ValueError(
-            f"Complex data not supported: X has dtype {dtype}; make channels of X.real and X.imag."
+            f"Complex data not supported: X has dtype {X.dtype}; make channels of X.real and "
+            "X.imag."
         )
     if ndim == 0:
         raise TypeError(f"X is {X[()]!r:.80}, which is no array.")
-    if dtype is not None and dtype.kind not in "biufO":
-        raise TypeError(f"X has dtype {dtype}; convert it to numbers first.")
+    if kind not in (None, *"biufO"):
+        raise TypeError(f"X has dtype {X.dtype}; convert it to numbers first.")
     if ndim == 1:
         raise ValueError(
             f"X has 1 axis, of length {len(X)}. Reshape your data: a single image goes in as "

@@ -14,6 +14,7 @@ from sklearn_conv.kernels import KERNELS
 from sklearn_conv.padding import PADDING_MODES, padding_amounts, source_index
 from sklearn_conv.pooling import POOLINGS
 from sklearn_conv.validation import (
+    MAXIMUM,
     check_integer,
     check_name,
     check_numbers,
@@ -22,6 +23,8 @@ from sklearn_conv.validation import (
     parameter_error,
 )
 from sklearn_conv.windows import Geometry, window_span
+
+FLOAT_MAX = float(np.finfo(np.float64).max)
 
 
 class WindowParameters(NamedTuple):
@@ -135,8 +138,9 @@ def _check_initializer(owner: str, kernels: Callable[..., Any]) -> None:
 
 
 def _check_bias(owner: str, bias: Any, n_kernels: int) -> None:
-    if isinstance(bias, Real) and not isinstance(bias, bool):
-        if not np.isfinite(float(bias)):
+    is_number = isinstance(bias, Real) and not isinstance(bias, bool)
+    if is_number:
+        if not -FLOAT_MAX <= bias <= FLOAT_MAX:  # NaN neither
             raise parameter_error(ValueError, owner, "bias", "finite", bias)
     else:
         check_numbers(owner, "bias", bias, (n_kernels,), otherwise="a real number or ", finite=True)
@@ -158,7 +162,9 @@ def _check_image_shape(owner: str, image_shape: Any) -> tuple[int, int, int] | N
     if image_shape is None:
         return None
     rule = "None or (h, w) or (h, w, c), integers of at least 1"
-    if not isinstance(image_shape, tuple | list) or not all(map(is_integer, image_shape)):
+    if not isinstance(image_shape, tuple | list | np.ndarray) or not all(
+        map(is_integer, image_shape)
+    ):
         raise parameter_error(TypeError, owner, "image_shape", rule, image_shape)
     if len(image_shape) not in (2, 3) or min(image_shape) < 1:
         raise parameter_error(ValueError, owner, "image_shape", rule, image_shape)
@@ -182,5 +188,5 @@ def _check_n_jobs(owner: str, n_jobs: Any) -> None:
         return
     if not is_integer(n_jobs):
         raise parameter_error(TypeError, owner, "n_jobs", rule, n_jobs)
-    if n_jobs == 0:
+    if n_jobs == 0 or abs(n_jobs) >= MAXIMUM:
         raise parameter_error(ValueError, owner, "n_jobs", rule, n_jobs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv.engine import Layer, compute_cells, compute_dtype, compute_maps
-from sklearn_conv.images import check_images
+from sklearn_conv.images import check_images, remember_columns
 from sklearn_conv.kernels import KERNELS
 from sklearn_conv.parameters import Parameters, check_parameters
 from sklearn_conv.pooling import POOLINGS
@@ -67,7 +67,8 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         - "relu": max(z + b, 0);
         - "abs": abs(z + b);
         - "split": max(z + b, 0) and max(-z + b, 0), two features for each kernel;
-        - "step": 1 where z + b > 0, else 0; pooled by its mean, the proportion of positive values;
+        - "step": 1 where z + b > 0, else 0; pooled by its mean, the proportion of positive values.
+          Over flat regions z is 0 but for rounding: give a bias a little below 0;
         - "square": (z + b)**2;
         - a callable takes an array of z + b and gives one number for each of its elements.
     pooling : {"max", "mean", "sum"}, list of these or None, default="mean"
@@ -86,9 +87,9 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
     random_state : int, RandomState instance or None, default=None
         Chooses the random kernels. With None, every ``fit`` has other kernels.
     n_jobs : int, default=None
-        Number of threads that share the images in ``transform``; -1 means all cores. None means 1,
-        unless in a `joblib.parallel_config` context, and leaves the matrix product its own threads.
-        The features are the same to rounding.
+        Number of threads that share the images in ``transform``, where there is work enough for
+        them; -1 means all cores. None means 1, unless in a `joblib.parallel_config` context. One
+        thread leaves the matrix product its own threads. The features are the same to rounding.
     verbose : int, default=0
         Above 0, ``transform`` tells of its progress, as `joblib.Parallel` does.
 
@@ -175,7 +176,7 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
-    def fit(self, X: npt.ArrayLike, y: Any = None) -> StridedConv2DTransformer:
+    def fit(self, X: npt.ArrayLike, y: Any = None) -> Self:
         """Make the kernels and learn the shape of the images.
 
         Parameters
@@ -199,16 +200,20 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
             If a parameter has a wrong value, X is no batch of images or the kernels do not fit.
         """
         parameters = check_parameters(self)
-        for activate in parameters.sides.values():  # a callable may fail: now, not in transform
-            activate(np.ones((1, 1)), np.zeros(1), np.empty((1, 1)))
+        probe = np.ones((2, parameters.n_kernels))
+        for side in parameters.sides.values():  # a callable may fail: now, not in transform
+            side.function(probe.copy(), probe)
         images = check_images(self, X, parameters.image_shape, reset=True)
         parameters.windows.place(images.shape[1:3], parameters.kernel_size)  # or says why not
         kernels = self._make_kernels(images, parameters)
         dtype = compute_dtype(images.dtype)
-        self.kernels_ = cast_numbers("kernels", kernels, dtype)
+        kernels = cast_numbers("kernels", kernels, dtype)
+        bias = cast_numbers("bias", np.broadcast_to(self.bias, parameters.n_kernels), dtype)
+        # All that can fail is done: a failed fit leaves the estimator as it was.
+        remember_columns(self, X, images)
+        self.kernels_ = kernels
         self.offset_ = np.zeros(parameters.n_kernels, dtype)
-        bias = np.broadcast_to(self.bias, parameters.n_kernels)
-        self.bias_ = cast_numbers("bias", bias, dtype)
+        self.bias_ = bias
         self.image_shape_ = images.shape[1:]
         return self
 
@@ -343,10 +348,10 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         if input_features is None:
             return
         names = np.asarray(input_features, dtype=object)
-        if len(names) != self.n_features_in_:
+        if names.shape != (self.n_features_in_,):
             raise ValueError(
                 "input_features should have length equal to number of features "
-                f"({self.n_features_in_}), got {len(names)}."
+                f"({self.n_features_in_}), got {input_features!r:.80}."
             )
         if not np.array_equal(names, getattr(self, "feature_names_in_", names)):
             raise ValueError("input_features is not equal to feature_names_in_.")

@@ -31,12 +31,18 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+MAXIMUM = 2**31
+"""No size, stride or count of pixels is as large."""
+
+
 def check_integer(owner: str, name: str, value: Any, minimum: int) -> int:
     """Check an integer of at least ``minimum``."""
     rule = f"an integer of at least {minimum}"
     if not is_integer(value):
         raise parameter_error(TypeError, owner, name, rule, value)
-    if value < minimum:
+    if value >= MAXIMUM:
+        rule += " and below 2**31"
+    if not minimum <= value < MAXIMUM:
         raise parameter_error(ValueError, owner, name, rule, value)
     return int(value)
 
@@ -59,7 +65,9 @@ def check_pair(
         raise parameter_error(ValueError, owner, name, rule, value)
     if not all(is_integer(length) for length in pair):
         raise parameter_error(TypeError, owner, name, rule, value)
-    if min(pair) < minimum:
+    if max(pair) >= MAXIMUM:
+        rule += ", below 2**31"
+    if not minimum <= min(pair) <= max(pair) < MAXIMUM:
         raise parameter_error(ValueError, owner, name, rule, value)
     return int(pair[0]), int(pair[1])
 
@@ -89,6 +97,10 @@ def check_numbers(
     """
     axes = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
     rule = f"{otherwise}an array of {'finite ' if finite else ''}real numbers of shape {axes}"
+    if np.ma.is_masked(value):
+        raise ValueError(
+            f"The {name!r} parameter of {owner} must be {rule}. Got masked values; fill them first."
+        )
     try:
         array = np.asarray(value)
     except ValueError:  # nested lists of unequal lengths

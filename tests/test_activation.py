@@ -17,36 +17,47 @@ def test_menu():
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation_agrees_with_scalars(name, in_place, dtype):
-    bias = BIAS.astype(dtype)
-    for activate, expected in zip(
-        ACTIVATIONS[name].values(), oracle.ACTIVATIONS[name], strict=True
-    ):
-        responses = RESPONSES.astype(dtype)
-        out = responses if in_place else np.empty_like(responses)
-        result = activate(responses, bias, out)
+    sides = ACTIVATIONS[name].values()
+    for (sign, function), expected in zip(sides, oracle.ACTIVATIONS[name], strict=True):
+        values = (sign * RESPONSES + BIAS).astype(dtype)
+        out = values.copy() if in_place else np.empty_like(values)
+        result = function(out if in_place else values, out)
         assert result is out
-        for index, z in np.ndenumerate(RESPONSES.astype(dtype)):
-            assert result[index] == pytest.approx(expected(z, bias[index[-1]]), abs=1e-6)
-        if not in_place:
-            np.testing.assert_array_equal(responses, RESPONSES.astype(dtype))
+        for index, z in np.ndenumerate(RESPONSES):
+            assert result[index] == pytest.approx(expected(z, BIAS[index[-1]]), abs=1e-6)
 
 
-def test_callable_gets_responses_plus_bias():
-    (activate,) = activation_sides(np.tanh).values()
-    result = activate(RESPONSES, BIAS, np.empty_like(RESPONSES))
-    np.testing.assert_allclose(result, np.tanh(RESPONSES + BIAS))
+def test_callable_gets_every_kernel_in_a_column():
+    seen = []
+
+    def tanh(values):
+        seen.append(values.shape)
+        return np.tanh(values, out=values)
+
+    (side,) = activation_sides(tanh).values()
+    result = side.function(RESPONSES.copy(), np.empty_like(RESPONSES))
+    assert side.sign == 1
+    assert seen == [(35, 3)]
+    np.testing.assert_allclose(result, np.tanh(RESPONSES))
 
 
 def test_callable_that_is_not_defined_for_all_responses():
-    (activate,) = activation_sides(lambda z: np.where(z > 0, z, np.nan)).values()
+    (side,) = activation_sides(lambda z: np.where(z > 0, z, np.nan)).values()
     with pytest.raises(ValueError, match=r"must give finite numbers.* NaN or infinity from .* -"):
-        activate(RESPONSES, BIAS, np.empty_like(RESPONSES))
+        side.function(RESPONSES, np.empty_like(RESPONSES))
 
 
 @pytest.mark.parametrize(
-    "function", [lambda z: z.sum(axis=0), lambda z: z * 1j, lambda z: None, lambda z: 1.0]
+    "function",
+    [
+        lambda z: z.sum(axis=0),
+        lambda z: z.max(axis=0, keepdims=True),
+        lambda z: z * 1j,
+        lambda z: None,
+        lambda z: 1.0,
+    ],
 )
 def test_callable_of_another_shape_or_kind(function):
-    (activate,) = activation_sides(function).values()
+    (side,) = activation_sides(function).values()
     with pytest.raises(ValueError, match="'activation' parameter must be a function that gives a"):
-        activate(RESPONSES, BIAS, np.empty_like(RESPONSES))
+        side.function(RESPONSES, np.empty_like(RESPONSES))

@@ -60,10 +60,19 @@ BAD_X = {
     "a string": ("abc", TypeError, "'abc'.*, which is no array"),
     "a dict": ({"a": 1}, TypeError, "which is no array"),
     "masked": (np.ma.masked_greater(IMAGES, 0.5), ValueError, r"X.filled\(0\)"),
-    "a table of strings": (pd.DataFrame({"a": ["x"], "b": [1]}), ValueError, "'x'"),
+    "masked list": ([np.ma.masked_greater(IMAGES[0], 0.5)], ValueError, "masked values; fill"),
+    "beyond float64": (np.full((2, 3, 3), np.longdouble("1e4000")), ValueError, "infinity"),
+    "a class": (np.ndarray, TypeError, "which is no array"),
+    "a column": (pl.Series([1.0, 2.0]), ValueError, r"numpy.stack\(X\)"),
+    "numbers as strings": (pd.DataFrame({"a": ["1.5"]}), TypeError, "columns of strings"),
+    "a table of strings": (pd.DataFrame({"a": ["x"], "b": [1]}), TypeError, "columns of strings"),
     "a table of dates": (pd.DataFrame({"a": pd.to_datetime(["2026"])}), TypeError, "datetime64"),
     "a table of dates, polars": (pl.DataFrame({"a": [date(2026, 1, 1)]}), TypeError, "numbers"),
-    "a table of strings, polars": (pl.DataFrame({"a": ["x"], "b": [1]}), ValueError, "'x'"),
+    "a table of strings, polars": (
+        pl.DataFrame({"a": ["x"], "b": [1]}),
+        TypeError,
+        "columns of strings",
+    ),
 }
 RULE = re.escape("(n, h, w, c), (n, h, w) or, with one image in each row, (n, h*w*c)")
 
@@ -75,9 +84,9 @@ BAD_SHAPES = {
     "a single image": (IMAGES[0], r"expecting 64 features.* as X\[np.newaxis\]"),
 }
 
-PAIR = r"an integer of at least 1 or a \(rows, columns\) pair of integers of at least 1\. Got "
+PAIR = r"an integer of at least 1 or a \(rows, columns\) pair of integers of at least 1.*\. Got "
 COUNTS = [
-    *[(value, ValueError) for value in (0, -1, np.int64(-3))],
+    *[(value, ValueError) for value in (0, -1, np.int64(-3), 10**30)],
     *[(value, TypeError) for value in (1.5, 2.0, "2", None, True, np.nan, 1j, {2})],
 ]
 PAIRS = [
@@ -93,7 +102,7 @@ def name_of(z):
 
 
 BAD_PARAMETERS = [
-    *[("n_kernels", *case, r"an integer of at least 1\. Got ") for case in COUNTS],
+    *[("n_kernels", *case, r"an integer of at least 1.*\. Got ") for case in COUNTS],
     *[(name, *case, PAIR) for case in PAIRS for name in ("kernel_size", "stride")],
     *[(name, *case, PAIR) for case in PAIRS for name in ("dilation", "pool_grid")],
     ("kernels", "gauss", ValueError, MENU + "'gauss'"),
@@ -117,6 +126,8 @@ BAD_PARAMETERS = [
     ("bias", "low", TypeError, "Got 'low'"),
     ("bias", np.nan, ValueError, "must be finite. Got nan"),
     ("bias", np.inf, ValueError, "must be finite. Got inf"),
+    ("bias", 10**400, ValueError, "must be finite"),
+    ("bias", np.ma.masked_array([0.0] * 64, [1] * 64), ValueError, "masked values; fill them"),
     ("bias", True, TypeError, "Got True"),
     ("bias", 1j, TypeError, "Got 1j"),
     ("bias", np.ones(3), ValueError, r"\(64,\). Got shape \(3,\)"),
@@ -162,6 +173,7 @@ BAD_PARAMETERS = [
     ("random_state", -1, ValueError, "Got -1"),
     ("random_state", 2**32, ValueError, "from 0 to .* Got 4294967296"),
     ("n_jobs", 0, ValueError, "Got 0"),
+    ("n_jobs", 10**30, ValueError, "Got 1000"),
     ("n_jobs", 1.5, TypeError, "Got 1.5"),
     ("n_jobs", True, TypeError, "Got True"),
     ("verbose", -1, ValueError, "Got -1"),
@@ -187,6 +199,9 @@ BAD_CONV2D = [
         r"must have shape \(kh, kw, 4, c_out\). Got shape \(3, 3, 3, 2\)",
     ),
     ("kernels", None, TypeError, "Got None"),
+    ("kernels", CONV_KERNELS * np.nan, ValueError, "Got NaN or infinity"),
+    ("kernels", np.ma.masked_equal(CONV_KERNELS, 1), ValueError, "masked values; fill them"),
+    ("images", np.ma.masked_equal(CONV_IMAGES, 1), ValueError, "masked values; fill them"),
     ("groups", 0, ValueError, "at least 1. Got 0"),
     ("groups", 1.0, TypeError, "Got 1.0"),
     ("groups", 2, ValueError, r"must have shape \(kh, kw, 2, c_out\)"),
@@ -265,7 +280,7 @@ def test_bad_parameter_is_found_before_any_work(name, value, error, message):
     with pytest.raises(error):
         transformer.fit(SMALL)
     assert not made
-    assert not hasattr(transformer, "kernels_")
+    assert not [name for name in vars(transformer) if name.endswith("_")]
 
 
 @pytest.mark.parametrize("kernel_size", [9, (9, 1), (1, 9)])
@@ -291,3 +306,26 @@ def test_objects_that_are_numbers_are_numbers():
         StridedConv2DTransformer(random_state=0).fit_transform(X),
         StridedConv2DTransformer(random_state=0).fit_transform(X.astype(float)),
     )
+
+
+def test_a_failed_fit_leaves_the_estimator_as_it_was():
+    transformer = StridedConv2DTransformer(4, random_state=0).fit(IMAGES)
+    before = dict(vars(transformer))
+    expected = transformer.transform(IMAGES)
+    for parameters, X in [
+        ({}, with_value(np.nan)),
+        ({}, np.zeros((2, 0, 3))),
+        ({"kernel_size": 9, "padding": "valid"}, np.zeros((2, 5, 5))),
+        ({"bias": 1e39}, SMALL[:, :5]),  # beyond float32
+        ({"kernels": "sobel", "kernel_size": 1}, IMAGES[:, :4]),
+    ]:
+        with pytest.raises(ValueError, match=r"X|kernel"):
+            transformer.set_params(**parameters).fit(X)
+        transformer.set_params(**{name: before[name] for name in parameters})
+        assert vars(transformer) == before
+    np.testing.assert_array_equal(transformer.transform(IMAGES), expected)
+
+
+def test_a_table_may_have_a_column_of_any_name():
+    table = pd.DataFrame({"dtype": [1.0, 2.0], "shape": [1, 2], "ndim": [0, 1], "d": [3, 4]})
+    assert StridedConv2DTransformer().fit(table).image_shape_ == (2, 2, 1)

@@ -1,9 +1,12 @@
 import threading
+import time
+import warnings
 
 import numpy as np
 import oracle
 import pytest
-from hypothesis import assume, given
+import sklearn
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from joblib import parallel_config
 from strategies import convolutions
@@ -23,6 +26,12 @@ def blas_threads():
         yield lambda: {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
 
 
+@pytest.fixture(autouse=True)
+def _threads_for_little_work(monkeypatch):
+    monkeypatch.setattr(engine, "MIN_MULTIPLICATIONS", 0)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     convolutions(),
     st.sampled_from(sorted(ACTIVATIONS)),
@@ -159,3 +168,73 @@ def test_float32_is_within_1e_5_of_float64(activation):
         scale = np.abs(exact).reshape(len(images), 4, 3, -1).max(axis=(0, 1, 3), keepdims=True)
         error = np.abs(features - exact).reshape(len(images), 4, 3, -1)
         assert (error / scale).max() < 1e-5
+
+
+def test_a_large_offset_costs_no_precision():
+    """A 16-bit sensor around 30,000; kernels with and without a sum."""
+    rng = np.random.default_rng(0)
+    images = (30_000 + 50 * rng.standard_normal((6, 40, 30, 2))).astype(np.uint16)
+    for kernels in ("gaussian", "uniform"):
+        for padding, mode in [("valid", "constant"), ("same", "reflect"), ("same", "constant")]:
+            for activation in ("relu", "abs", "split", "identity"):
+                transformer = StridedConv2DTransformer(
+                    16,
+                    kernels=kernels,
+                    padding=padding,
+                    padding_mode=mode,
+                    activation=activation,
+                    bias=-5.0,
+                    random_state=0,
+                ).fit(images)
+                exact = transformer.transform(images.astype(np.float64))
+                features = transformer.transform(images)
+                assert features.dtype == np.float32
+                assert np.abs(features - exact).max() < 1e-5 * np.abs(exact).max()
+
+
+def test_features_that_are_never_active_are_exactly_0():
+    images = np.random.default_rng(0).random((50, 12, 12), np.float32)
+    features = StridedConv2DTransformer(8, bias=-100.0, activation="split").fit_transform(images)
+    assert not features.any()
+
+
+def test_filters_of_warnings_and_configuration_are_left_alone():
+    images = np.zeros((50, 12, 12))
+    transformer = StridedConv2DTransformer(8, n_jobs=2).fit(images)
+    before = list(warnings.filters)
+    with parallel_config(prefer="processes"):
+        transformer.transform(images)
+    assert warnings.filters == before
+
+
+def test_working_memory_caps_the_blocks(monkeypatch):
+    images, seen = np.zeros((4, 64, 64)), []
+
+    def watch(z):
+        seen.append(len(z))
+        return z
+
+    transformer = StridedConv2DTransformer(4, activation=watch).fit(images)
+    seen.clear()
+    with sklearn.config_context(working_memory=0.01):
+        transformer.transform(images)
+    assert max(seen) * 4 * 8 < 0.01 * 2**20
+
+
+def test_other_threads_stop_after_an_error(monkeypatch):
+    monkeypatch.setattr(engine, "BLOCK_BYTES", 1)
+    images, calls = np.zeros((2000, 4, 4)), []
+
+    def fail_in_transform(z):
+        calls.append(None)
+        if len(calls) == 20:
+            raise ArithmeticError("on purpose")
+        return z
+
+    transformer = StridedConv2DTransformer(1, activation=fail_in_transform, n_jobs=2).fit(images)
+    with pytest.raises(ArithmeticError, match="on purpose"):
+        transformer.transform(images)
+    time.sleep(0.1)
+    n_calls = len(calls)
+    time.sleep(0.1)
+    assert len(calls) == n_calls < 8000

@@ -218,12 +218,22 @@ def test_fitted_attributes_are_arrays_tuples_and_numbers(digits):
             assert type(value) in (np.ndarray, tuple, int), name
 
 
+N_MADE = []
+
+
+def count_made(shape, rng, patches):
+    N_MADE.append(shape)
+    return rng.standard_normal(shape)
+
+
 def test_cached_pipeline(digits, tmp_path):
     images, y = digits
-    steps = pipeline().steps
+    steps = pipeline(kernels=count_made).steps
     model = Pipeline(steps, memory=str(tmp_path)).fit(images, y)
-    expected = pipeline().fit(images, y).decision_function(images)
-    np.testing.assert_allclose(model.fit(images, y).decision_function(images), expected)
+    expected = model.decision_function(images)
+    assert len(N_MADE) == 1
+    np.testing.assert_array_equal(model.fit(images, y).decision_function(images), expected)
+    assert len(N_MADE) == 1  # from the cache
 
 
 def test_html(digits):
