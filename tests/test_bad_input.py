@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from scipy import sparse
 
-from sklearn_conv import StridedConv2DTransformer, conv2d
+from sklearn_conv import StridedConv2DTransformer, conv2d, images
 
 IMAGES = np.random.default_rng(0).random((4, 8, 8))
 SMALL = IMAGES.astype(np.float32)
@@ -329,3 +329,12 @@ def test_a_failed_fit_leaves_the_estimator_as_it_was():
 def test_a_table_may_have_a_column_of_any_name():
     table = pd.DataFrame({"dtype": [1.0, 2.0], "shape": [1, 2], "ndim": [0, 1], "d": [3, 4]})
     assert StridedConv2DTransformer().fit(table).image_shape_ == (2, 2, 1)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_nan_is_found_in_every_block(place, monkeypatch):
+    monkeypatch.setattr(images, "CHECK_BYTES", 1)
+    X = IMAGES.copy()
+    X[place, -1, -1] = np.nan
+    with pytest.raises(ValueError, match="X contains NaN"):
+        fit_quietly(X)

@@ -43,13 +43,13 @@ def _threads_for_little_work(monkeypatch):
     st.tuples(st.integers(1, 4), st.integers(1, 4)),
     st.sampled_from([1, 500, 5000, engine.BLOCK_BYTES]),
     st.sampled_from([None, 1, 2, 3]),
+    st.sampled_from([[0.25, -0.25], [0.0, 0.0]]),
 )
-def test_features_agree_with_loops(case, activation, pooling, pool_grid, block_bytes, n_jobs):
+def test_features_agree_with_loops(case, activation, pooling, pool_grid, block_bytes, n_jobs, bias):
     """Any block size, down to one window, and any number of threads."""
     images, kernels, options = case
     del options["groups"], options["bias"]
     kernels = np.random.default_rng(0).standard_normal((*kernels.shape[:2], images.shape[3], 2))
-    bias = [0.25, -0.25]
     transformer = StridedConv2DTransformer(
         kernels=kernels,
         bias=bias,
@@ -67,7 +67,7 @@ def test_features_agree_with_loops(case, activation, pooling, pool_grid, block_b
     assert features.shape == expected.shape
     scale = max(1.0, np.abs(expected).max())
     if activation == "step":  # a response within rounding of its threshold may fall on either side
-        assume(np.abs(np.abs(responses) - 0.25).min() > 1e-4 * scale)
+        assume(np.abs(np.abs(responses) - np.abs(bias)).min() > 1e-4 * scale)
     tolerance = 1e-5 if features.dtype == np.float32 else 1e-12
     np.testing.assert_allclose(features, expected, rtol=1e-12, atol=tolerance * scale)
 

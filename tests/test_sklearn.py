@@ -120,12 +120,15 @@ def test_a_grid_for_every_parameter():
     assert set(GRIDS) == set(signature(StridedConv2DTransformer).parameters)
 
 
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("Search", [GridSearchCV, RandomizedSearchCV])
 @pytest.mark.parametrize("name", GRIDS)
-def test_grid_search_over_every_parameter(name, digits):
+def test_search_over_every_parameter(name, Search, n_jobs, digits):
     values = GRIDS[name]
-    search = GridSearchCV(
-        pipeline(), {f"stridedconv2dtransformer__{name}": values}, cv=2, error_score="raise"
-    ).fit(*digits)
+    grid = {f"stridedconv2dtransformer__{name}": values}
+    options = {} if Search is GridSearchCV else {"n_iter": len(values), "random_state": 0}
+    search = Search(pipeline(), grid, cv=2, n_jobs=n_jobs, error_score="raise", **options)
+    search.fit(*digits)
     assert len(search.cv_results_["params"]) == len(values)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
