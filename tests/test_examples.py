@@ -1,0 +1,70 @@
+"""The examples run; on small data here, on real photographs where there is a path to them."""
+
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name, *arguments, monkeypatch, **constants):
+    """Run an example as a program, with other constants."""
+    path = str(EXAMPLES / name)
+    namespace = runpy.run_path(path, run_name="example")
+    namespace["main"].__globals__.update(constants)
+    monkeypatch.setattr(sys, "argv", [path, *map(str, arguments)])
+    namespace["main"]()
+
+
+def accuracies(output):
+    return [float(line.split(": ")[1]) for line in output.splitlines() if "accuracy on" in line]
+
+
+def test_digits_grid_search(tmp_path, monkeypatch, capsys):
+    picture = tmp_path / "folder" / "picture.png"
+    with mpl.rc_context({"backend": "agg"}):
+        run(
+            "plot_digits_grid_search.py",
+            "--output",
+            picture,
+            monkeypatch=monkeypatch,
+            KERNEL_SIZES=[3, 4],
+            STRIDES=[1, 3],
+        )
+    output = capsys.readouterr().out
+    assert f"picture: {picture.resolve()}" in output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    table = [line.split() for line in output.splitlines() if line.strip()[0].isdigit()][1:]
+    assert [row[:2] for row in table] == [["3", "1"], ["3", "3"], ["4", "1"], ["4", "3"]]
+
+
+def test_fashion_mnist_on_digits(tmp_path, monkeypatch, capsys):
+    digits = load_digits()
+    images = np.kron(digits.images, np.ones((1, 3, 3))).astype(np.uint8)
+    images = np.pad(images, ((0, 0), (2, 2), (2, 2)))  # (1797, 28, 28)
+    parts = {"X_train": images[:1500], "y_train": digits.target[:1500]}
+    parts |= {"X_test": images[1500:], "y_test": digits.target[1500:]}
+    np.savez(tmp_path / "digits.npz", **parts)
+    options = ("--data", tmp_path / "digits.npz")
+    run("fashion_mnist.py", *options, monkeypatch=monkeypatch, N_VALIDATION=300)
+    raw, features = accuracies(capsys.readouterr().out)
+    assert features > raw > 0.8
+
+
+def test_fashion_mnist(tmp_path, monkeypatch, capsys):
+    folder = os.environ.get("SKLEARN_CONV_DATA")
+    if folder is None:
+        pytest.skip("SKLEARN_CONV_DATA is not set: the folder with fashion_mnist.npz")
+    with np.load(Path(folder) / "fashion_mnist.npz") as data:
+        np.savez(tmp_path / "part.npz", **{name: data[name][:5000] for name in data.files})
+    options = ("--data", tmp_path / "part.npz")
+    run("fashion_mnist.py", *options, monkeypatch=monkeypatch, N_VALIDATION=1000)
+    raw, features = accuracies(capsys.readouterr().out)
+    assert features > 0.86
+    assert raw < features
