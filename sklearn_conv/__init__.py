@@ -2,6 +2,7 @@
 
 from sklearn_conv.conv import conv2d
 from sklearn_conv.transformer import StridedConv2DTransformer
+from sklearn_conv.versions import show_versions
 
-__all__ = ["StridedConv2DTransformer", "__version__", "conv2d"]
+__all__ = ["StridedConv2DTransformer", "__version__", "conv2d", "show_versions"]
 __version__ = "0.1.0"

@@ -120,7 +120,12 @@ def test_kernels_say_their_source(kernels):
 
 
 def test_public_names_are_few_and_documented():
-    assert sklearn_conv.__all__ == ["StridedConv2DTransformer", "__version__", "conv2d"]
+    assert sklearn_conv.__all__ == [
+        "StridedConv2DTransformer",
+        "__version__",
+        "conv2d",
+        "show_versions",
+    ]
     assert sklearn_conv.__version__ in (ROOT / "CHANGELOG.md").read_text()
 
 

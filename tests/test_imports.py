@@ -19,6 +19,7 @@ LEVELS = {
     "validation": 0,
     "kernels": 1,
     "threads": 0,
+    "versions": 0,
     "staging": 1,
     "engine": 2,
     "parameters": 2,

@@ -1,0 +1,65 @@
+"""`show_versions`: what is installed, and whether the matrix product is as fast as it could be."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from os import cpu_count
+from pathlib import Path
+
+import numpy as np
+from threadpoolctl import threadpool_info
+
+AVX2_KERNELS = {"Haswell", "Zen"}
+AVX512_FEATURES = {"AVX512_SKX", "X86_V4"}
+"""NumPy's names, the second since 2.4."""
+
+
+def show_versions() -> None:
+    """Print versions, the BLAS behind the matrix product, its kernel and its threads.
+
+    Where OpenBLAS runs an AVX2 kernel on a processor with AVX-512, the last line says so and which
+    environment variable mends it. Nothing is changed.
+
+    Examples
+    --------
+    >>> import sklearn_conv
+    >>> sklearn_conv.show_versions()  # doctest: +ELLIPSIS
+    Python: 3...
+    sklearn-conv: ...
+    """
+    print(f"Python: {platform.python_version()}, {platform.platform()}, {cpu_count()} cores")
+    for name in ("sklearn-conv", "numpy", "scikit-learn", "joblib", "threadpoolctl"):
+        print(f"{name}: {version(name)}")
+    found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
+    hints = set()
+    for library in threadpool_info():
+        if library["user_api"] == "blas":
+            kernel = library.get("architecture", "unknown")
+            print(
+                f"BLAS: {library['internal_api']} {library['version']}, kernel {kernel}, "
+                f"{library['num_threads']} threads ({Path(library['filepath']).parent.name})"
+            )
+            hints.add(kernel_hint(library["internal_api"], kernel, found))
+    for hint in hints - {None}:
+        print(hint)
+
+
+def kernel_hint(library: str, kernel: str, features: Iterable[str]) -> str | None:
+    """Say how to make OpenBLAS use AVX-512 where the processor has it, if it does not.
+
+    Examples
+    --------
+    >>> print(kernel_hint("openblas", "Haswell", ["AVX2", "AVX512_SKX"]))
+    OpenBLAS runs its AVX2 kernel Haswell on a processor with AVX-512. The environment variable
+    OPENBLAS_CORETYPE=SkylakeX, set before Python starts, makes it use AVX-512.
+    >>> kernel_hint("openblas", "SkylakeX", ["AVX2", "AVX512_SKX"]) is None
+    True
+    """
+    if library != "openblas" or kernel not in AVX2_KERNELS or not AVX512_FEATURES & set(features):
+        return None
+    return (
+        f"OpenBLAS runs its AVX2 kernel {kernel} on a processor with AVX-512. The environment "
+        "variable\nOPENBLAS_CORETYPE=SkylakeX, set before Python starts, makes it use AVX-512."
+    )
