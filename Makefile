@@ -10,7 +10,9 @@ MINIMUM_VENV := .venv-minimum
 RUN := $(VENV)/bin/python
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-long test-minimum lint clean
+BENCH_VENV := .venv-bench
+
+.PHONY: help demo test test-long test-minimum lint bench clean
 
 help:
 	@echo "make demo          grid search over stride and kernel size on the digits, with a picture"
@@ -18,6 +20,7 @@ help:
 	@echo "make test-long     the property tests with 3,000 new examples each"
 	@echo "make test-minimum  the tests on the oldest supported versions"
 	@echo "make lint          ruff and mypy"
+	@echo "make bench         time against PyTorch, and write docs/performance.md (10 minutes)"
 	@echo "make clean         remove the environments and caches"
 
 demo: $(VENV)/demo
@@ -37,8 +40,11 @@ lint: $(VENV)/lint
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 
+bench: $(BENCH_VENV)/bench
+	MPLBACKEND=agg $(BENCH_VENV)/bin/python benchmarks/speed.py --page docs/performance.md
+
 clean:
-	rm -rf $(VENV) $(MINIMUM_VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache output
+	rm -rf $(VENV) $(MINIMUM_VENV) $(BENCH_VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache output
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -61,4 +67,9 @@ $(VENV)/lint: pyproject.toml | $(VENV)/bin/python
 $(MINIMUM_VENV)/test: pyproject.toml tests/minimum.txt
 	$(MINIMUM_PYTHON) -m venv $(MINIMUM_VENV)
 	$(MINIMUM_VENV)/bin/python $(PIP_INSTALL) --constraint tests/minimum.txt --editable ".[plot,test]"
+	touch $@
+
+$(BENCH_VENV)/bench: pyproject.toml
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python $(PIP_INSTALL) --editable ".[bench]"
 	touch $@
