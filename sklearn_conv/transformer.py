@@ -200,9 +200,9 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
             If a parameter has a wrong value, X is no batch of images or the kernels do not fit.
         """
         parameters = check_parameters(self)
-        probe = np.ones((2, parameters.n_kernels))
-        for side in parameters.sides.values():  # a callable may fail: now, not in transform
-            side.function(probe.copy(), probe)
+        if callable(self.activation):  # it may fail: now, not in transform
+            probe = np.ones((2, parameters.n_kernels))
+            parameters.sides[""].function(probe, probe.copy())
         images = check_images(self, X, parameters.image_shape, reset=True)
         parameters.windows.place(images.shape[1:3], parameters.kernel_size)  # or says why not
         kernels = self._make_kernels(images, parameters)
