@@ -7,6 +7,7 @@ import argparse
 import platform
 import time
 import tracemalloc
+from os import cpu_count
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -164,12 +165,20 @@ def scaling(repeats):
     return by_number, by_size
 
 
+def processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((x.split(": ")[1] for x in lines if x.startswith("model name")), "unknown")
+
+
 def about():
     blas = next(i for i in threadpool_info() if "numpy" in i["filepath"])
     return (
         f"sklearn_conv {__version__}, NumPy {np.__version__}, {blas['internal_api']} "
         f"{blas['version']} with kernel {blas['architecture']}, PyTorch {torch.__version__}, "
-        f"Python {platform.python_version()}"
+        f"Python {platform.python_version()}, {processor()}, {cpu_count()} cores"
     )
 
 

@@ -57,7 +57,8 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
     padding : {"valid", "same"}, int or (rows, columns), default="same"
         Pixels that are added on each side of the images, as in `conv2d`.
     padding_mode : {"constant", "edge", "reflect", "symmetric", "wrap"}, default="constant"
-        What the added pixels hold, as in `numpy.pad`; "constant" is 0.
+        What the added pixels hold, as in `numpy.pad`; "constant" is 0. Take "edge" for images whose
+        background is not 0: kernels see the step to 0 as an edge.
     dilation : int or (rows, columns), default=1
         Pixels from one weight of a kernel to the next.
     activation : str or callable, default="relu"
@@ -313,7 +314,8 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
                 raise ValueError(
                     f"kernels of shape {kernels.shape} see {kernels.shape[2]} channels, but the "
                     f"images have {images.shape[3]}; kernels must have shape (kh, kw, "
-                    f"{images.shape[3]}, n_kernels). PyTorch's go in as transpose(2, 3, 1, 0)."
+                    f"{images.shape[3]}, n_kernels). Those of PyTorch go in as "
+                    "weight.detach().numpy().transpose(2, 3, 1, 0)."
                 )
             return kernels
         rng = self.random_state

@@ -103,8 +103,11 @@ def check_numbers(
         )
     try:
         array = np.asarray(value)
-    except ValueError:  # nested lists of unequal lengths
-        raise parameter_error(ValueError, owner, name, rule, value) from None
+    except ValueError:
+        raise ValueError(
+            f"The {name!r} parameter of {owner} must be {rule}. Got lists or arrays of unequal "
+            "lengths; bring them to one."
+        ) from None
     if array.dtype.kind not in "biuf" or array.ndim == 0:
         raise parameter_error(TypeError, owner, name, rule, value)
     fits = array.ndim == len(shape) and all(
