@@ -35,8 +35,8 @@ BLOCK_BYTES = 4 * 2**20
 MIN_POSITIONS = 256
 """Rows of a matrix product below which it is slow: a row of the map times images."""
 
-MIN_MULTIPLICATIONS = 10**8
-"""Work that is done before other threads have started."""
+MIN_MULTIPLICATIONS = 5 * 10**8
+"""Work below which other threads gain nothing: joblib takes some 10 ms to start and end them."""
 
 
 @dataclass(frozen=True)
