@@ -20,7 +20,7 @@ help:
 	@echo "make test-long     the property tests with 3,000 new examples each"
 	@echo "make test-minimum  the tests on the oldest supported versions"
 	@echo "make lint          ruff and mypy"
-	@echo "make bench         time against PyTorch, and write docs/performance.md (10 minutes)"
+	@echo "make bench         time against PyTorch, and write docs/performance.md (6 minutes)"
 	@echo "make clean         remove the environments and caches"
 
 demo: $(VENV)/demo

@@ -128,8 +128,8 @@ def compute_cells(
     poolings: Sequence[Pooling],
     pool_grid: tuple[int, int],
     out: np.ndarray,
-    n_jobs: int | None = None,
-    verbose: int = 0,
+    n_jobs: int | None,
+    verbose: int,
 ) -> None:
     """Write the activated responses, pooled over each cell of the grid.
 

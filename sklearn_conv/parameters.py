@@ -20,6 +20,7 @@ from sklearn_conv.validation import (
     check_numbers,
     check_pair,
     is_integer,
+    is_sequence,
     parameter_error,
 )
 from sklearn_conv.windows import Geometry, window_span
@@ -162,9 +163,7 @@ def _check_image_shape(owner: str, image_shape: Any) -> tuple[int, int, int] | N
     if image_shape is None:
         return None
     rule = "None or (h, w) or (h, w, c), integers of at least 1"
-    if not isinstance(image_shape, tuple | list | np.ndarray) or not all(
-        map(is_integer, image_shape)
-    ):
+    if not is_sequence(image_shape) or not all(map(is_integer, image_shape)):
         raise parameter_error(TypeError, owner, "image_shape", rule, image_shape)
     if len(image_shape) not in (2, 3) or min(image_shape) < 1:
         raise parameter_error(ValueError, owner, "image_shape", rule, image_shape)

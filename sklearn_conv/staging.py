@@ -126,7 +126,8 @@ def _center(pixels: np.ndarray) -> np.ndarray | None:
     steps = [max(1, length // 8) for length in pixels.shape[1:3]]
     sample = pixels[:, :: steps[0], :: steps[1]]
     low, high = sample.min(axis=(1, 2, 3)), sample.max(axis=(1, 2, 3))
-    large = np.maximum(low, -high) > 16 * (high - low)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite, or almost: no offset
+        large = np.maximum(low, -high) / 16 > high - low
     if not large.any():
         return None
     center = np.where(large, low, 0).astype(pixels.dtype)

@@ -31,6 +31,11 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+def is_sequence(value: Any) -> bool:
+    """Whether this is a tuple, a list or an array with one axis."""
+    return isinstance(value, tuple | list) or (isinstance(value, np.ndarray) and value.ndim == 1)
+
+
 MAXIMUM = 2**31
 """No size, stride or count of pixels is as large."""
 
@@ -59,8 +64,7 @@ def check_pair(
         f"a (rows, columns) pair of integers of at least {minimum}",
     ]
     rule = f"{', '.join(choices[:-1])} or {choices[-1]}"
-    is_pair = isinstance(value, tuple | list) or (isinstance(value, np.ndarray) and value.ndim == 1)
-    pair = tuple(value) if is_pair else (value, value)
+    pair = tuple(value) if is_sequence(value) else (value, value)
     if len(pair) != 2 or (isinstance(value, str) and names):
         raise parameter_error(ValueError, owner, name, rule, value)
     if not all(is_integer(length) for length in pair):

@@ -160,6 +160,7 @@ BAD_PARAMETERS = [
     ("flatten", None, TypeError, "True or False. Got None"),
     ("flatten", 1, TypeError, "True or False. Got 1"),
     ("image_shape", 8, TypeError, r"\(h, w\) or \(h, w, c\).*Got 8"),
+    ("image_shape", np.array(8), TypeError, r"\(h, w\) or \(h, w, c\).*Got array\(8\)"),
     ("image_shape", "8x8", TypeError, "Got '8x8'"),
     ("image_shape", (8.0, 8), TypeError, r"Got \(8.0, 8\)"),
     ("image_shape", (64,), ValueError, r"Got \(64,\)"),

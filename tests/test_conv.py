@@ -138,6 +138,13 @@ def test_nan_stays_where_its_windows_are():
     assert np.argwhere(np.isnan(maps)).tolist() == [[0, 0, 0, 0]]
 
 
+def test_large_numbers_give_no_warning():
+    images = np.full((1, 5, 5, 1), 1e38, np.float32)
+    images[0, 2] = -1e38
+    maps = conv2d(images, np.full((2, 2, 1, 1), 0.1))
+    np.testing.assert_allclose(maps[0, :, 0, 0], [4e37, 0, 0, 4e37], atol=1e31)
+
+
 def test_never_reads_outside_the_images():
     """With NaN around the images in memory, no padding mode finds one."""
     more = np.full((3, 9, 9, 2), np.nan)

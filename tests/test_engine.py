@@ -113,6 +113,7 @@ def test_blas_has_one_thread_meanwhile_and_its_own_afterwards(blas_threads):
     transformer = StridedConv2DTransformer(4, activation=watch, n_jobs=2).fit(images)
     seen.clear()
     transformer.transform(images)
+    assert seen
     assert all(threads == {1} for threads in seen)
     assert blas_threads() == {N_BLAS}
 
@@ -207,7 +208,7 @@ def test_filters_of_warnings_and_configuration_are_left_alone():
     assert warnings.filters == before
 
 
-def test_working_memory_caps_the_blocks(monkeypatch):
+def test_working_memory_caps_the_blocks():
     images, seen = np.zeros((4, 64, 64)), []
 
     def watch(z):

@@ -1,4 +1,3 @@
-import inspect
 from itertools import product
 
 import numpy as np
@@ -9,8 +8,6 @@ from strategies import ORDERS, in_order
 
 from sklearn_conv import StridedConv2DTransformer, conv2d, engine
 from sklearn_conv.activation import ACTIVATIONS
-from sklearn_conv.kernels import KERNELS
-from sklearn_conv.padding import PADDING_MODES
 from sklearn_conv.pooling import POOLINGS
 
 
@@ -227,19 +224,3 @@ def test_verbose_tells_of_progress(images, capfd, monkeypatch):
     assert "Done" in "".join(capfd.readouterr())
     transformer.set_params(verbose=0).transform(images)
     assert "".join(capfd.readouterr()) == ""
-
-
-MENUS = {
-    "kernels": KERNELS,
-    "activation": ACTIVATIONS,
-    "pooling": POOLINGS,
-    "padding_mode": PADDING_MODES,
-}
-
-
-@pytest.mark.parametrize("name", MENUS)
-def test_the_docstring_names_the_whole_menu(name):
-    docstring = inspect.getdoc(StridedConv2DTransformer)
-    entry = docstring.split(f"\n{name} : ")[1].split(" : ")[0]
-    for choice in MENUS[name]:
-        assert f'"{choice}"' in entry
