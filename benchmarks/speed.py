@@ -4,7 +4,9 @@ All peers run in one process, in turn, float32; the medians are compared. Run: m
 """
 
 import argparse
+import cProfile
 import platform
+import pstats
 import time
 import tracemalloc
 from os import cpu_count
@@ -32,7 +34,12 @@ CASES = [
     (1, 1024, 1024, 3, 7, 2, 64, 1),
     (16, 56, 56, 64, 3, 1, 64, 1),
 ]
-MARK = "<!-- measured: everything below is written by make bench -->\n"
+STEPS = ("stage and gather", "product", "activation", "pooling", "checks and the rest")
+MARK = "<!-- measured: everything below is written by make bench -->"
+PROFILE = """## Where the time goes
+
+Shares of the time of `transform`, by cProfile: copies of pixels and windows, the matrix product,
+ReLU, sums over the cells, and the rest (checks of X and of parameters, Python)."""
 
 
 def label(case):
@@ -105,6 +112,47 @@ def measure(functions, repeats):
             function()
             times[name].append(time.perf_counter() - start)
     return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def step_of(file, function):
+    """Name the step of the engine that a function belongs to."""
+    name = Path(file).name
+    if name == "staging.py":
+        return "stage and gather"
+    if name == "engine.py" and function in ("_respond", "_activate"):
+        return {"_respond": "product", "_activate": "activation"}[function]
+    if name == "activation.py":
+        return "activation"
+    if name == "engine.py" and function in ("_sum", "_join_positions", "_join", "_pool", "write"):
+        return "pooling"
+    return "checks and the rest"
+
+
+def profile(case, repeats):
+    """Share of the time in each step, one core. What is built in counts as its caller's."""
+    n, h, w, c, *_ = case
+    images = np.random.default_rng(0).standard_normal((n, h, w, c), np.float32)
+    _, run = make_ours(case, images, 1)
+    run()
+    profiler = cProfile.Profile()
+    with threadpool_limits(1, user_api="blas"):
+        for _ in range(repeats):
+            profiler.runcall(run)
+    seconds = dict.fromkeys(STEPS, 0.0)
+    for (file, _, function), (_, _, own, _, callers) in pstats.Stats(profiler).stats.items():
+        if file == "~" and callers:
+            for (caller_file, _, caller), (_, _, from_there, _) in callers.items():
+                seconds[step_of(caller_file, caller)] += from_there
+        else:
+            seconds[step_of(file, function)] += own
+    total = sum(seconds.values())
+    return [label(case), *(f"{value / total:.0%}" for value in seconds.values())]
+
+
+def profile_table(repeats):
+    lines = [f"| case, one core | {' | '.join(STEPS)} |", "|---" * (len(STEPS) + 1) + "|"]
+    lines += [f"| {' | '.join(profile(case, repeats))} |" for case in CASES if case[3] in (1, 3)]
+    return "\n".join(lines)
 
 
 def peak_memory(run):
@@ -234,13 +282,23 @@ def main():
         for case in CASES:
             rows.append(run_case(case, n_cores, arguments.repeats))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
+    shares = profile_table(arguments.repeats)
+    print(shares, flush=True)
     by_number, by_size = scaling(arguments.repeats)
     if arguments.page is not None:
         picture = arguments.page.with_suffix(".png")
         plot(rows, by_number, by_size, picture)
         text = arguments.page.read_text().split(MARK)[0]
-        measured = f"{MARK}\n{about()}:\n\n{table(rows)}\n\n![Ratios and times]({picture.name})\n"
-        arguments.page.write_text(text + measured)
+        measured = [
+            text.rstrip(),
+            MARK,
+            f"{about()}:",
+            table(rows),
+            f"![Ratios and times]({picture.name})",
+            PROFILE,
+            shares,
+        ]
+        arguments.page.write_text("\n\n".join(measured) + "\n")
 
 
 if __name__ == "__main__":

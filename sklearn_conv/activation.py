@@ -12,6 +12,10 @@ Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """``function(values, out) -> out``, element by element, (..., k); ``out`` may be ``values``."""
 
 
+ZEROS = np.zeros(2**14, np.float32)
+"""A row of them, also as half as many of float64."""
+
+
 class Side(NamedTuple):
     """One feature per kernel: ``function(sign * z + b)`` of response z and bias b."""
 
@@ -28,8 +32,16 @@ def identity(values: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 def relu(values: np.ndarray, out: np.ndarray) -> np.ndarray:
     """Return max(value, 0)."""
-    # A row of zeros: with a single zero NumPy takes more than twice as long.
-    return np.maximum(values, np.zeros(values.shape[-1], values.dtype), out=out)
+    # With a single zero, or rows of zeros that are short, NumPy takes 5 or 2 times as long.
+    zeros = ZEROS.view(values.dtype)
+    if not (values.flags.c_contiguous and out.flags.c_contiguous):
+        return np.maximum(values, zeros[: values.shape[-1]], out=out)
+    rows = values.size // len(zeros) * len(zeros)
+    flat, flat_out = values.reshape(-1), out.reshape(-1)
+    for part, shape in (slice(rows), (-1, len(zeros))), (slice(rows, None), (-1,)):
+        some = flat[part].reshape(shape)
+        np.maximum(some, zeros[: some.shape[-1]], out=flat_out[part].reshape(shape))
+    return out
 
 
 def absolute(values: np.ndarray, out: np.ndarray) -> np.ndarray:

@@ -18,21 +18,22 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from itertools import groupby, product
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 from joblib import effective_n_jobs
 from sklearn import get_config
 
-from sklearn_conv.activation import Function, Side, relu
+from sklearn_conv.activation import Side, relu
 from sklearn_conv.pooling import Pooling, pool_cells
-from sklearn_conv.staging import Reach, Span, find_reach, gather_patches
+from sklearn_conv.staging import Reach, Span, find_center, find_reach, gather_patches
 from sklearn_conv.threads import Workspace, run
 from sklearn_conv.windows import Geometry
 
-BLOCK_BYTES = 4 * 2**20
+BLOCK_BYTES = 6 * 2**20
 """About what the windows and the responses of one block take, in each thread."""
 
-MIN_POSITIONS = 256
+MIN_POSITIONS = 128
 """Rows of a matrix product below which it is slow: a row of the map times images."""
 
 MIN_MULTIPLICATIONS = 5 * 10**8
@@ -61,6 +62,12 @@ class Layer:
         """Whether responses get an offset or a bias."""
         return bool((self.offset + self.bias).any())
 
+    @cached_property
+    def is_plain_split(self) -> bool:
+        """Whether the sides are max(z, 0) and max(-z, 0)."""
+        sides = [*self.sides.values()]
+        return sides == [Side(1, relu), Side(-1, relu)] and not self.bias.any()
+
     @property
     def position_bytes(self) -> int:
         """What one window takes at most: staged, gathered, its responses and a side of them."""
@@ -88,6 +95,13 @@ class Layer:
         return weights.reshape(-1, k)
 
 
+class Block(NamedTuple):
+    """Images that are computed together, and what is taken from their pixels first, if anything."""
+
+    images: np.ndarray
+    center: np.ndarray | None
+
+
 def compute_dtype(dtype: np.dtype) -> np.dtype:
     """float32 for float32 and whatever is exact in it, else float64.
 
@@ -109,15 +123,18 @@ def compute_maps(
     ``(n, h, w, c) -> (n, oh, ow, sides, k)``
     """
     rows, columns = layer.geometry.output_shape
-    block, *rectangle = _block_shape(len(images), rows, columns, layer.position_bytes)
+    block, *rectangle = _block_shape(len(images), rows, columns, layer.position_bytes, 1)
+    rectangles = product(_spans((0, rows), rectangle[0]), _spans((0, columns), rectangle[1]))
 
     def write(part: slice, spans: tuple[Span, Span]) -> None:
-        responses = _responses(images[part], layer, *spans)  # (rows, columns, b, k)
-        maps = out[part, slice(*spans[0]), slice(*spans[1])]
-        for side, (function, values) in enumerate(_side_values(responses, layer)):
-            maps[:, :, :, side] = function(values, values).transpose(2, 0, 1, 3)
+        maps = out[part, slice(*spans[0]), slice(*spans[1])]  # (b, rows, columns, sides, k)
+        responses = maps[:, :, :, -1]
+        block = _take(images, part, layer)
+        by_image = len(block.images) > 1 or responses.shape[2] < MIN_POSITIONS
+        _respond(block, layer, *spans, by_image, responses)
+        for _ in _activate(responses, layer, maps[:, :, :, 0]):
+            pass
 
-    rectangles = product(_spans((0, rows), rectangle[0]), _spans((0, columns), rectangle[1]))
     tasks = [(slice(*b), r) for b, r in product(_spans((0, len(images)), block), rectangles)]
     run(write, tasks, _count_workers(n_jobs, layer, len(images)), verbose)
 
@@ -138,7 +155,9 @@ def compute_cells(
     cell_rows, cell_columns = map(pool_cells, layer.geometry.output_shape, pool_grid)
     cells = [*product(enumerate(cell_rows), enumerate(cell_columns))]
     rows, columns = (max(b - a for a, b in spans) for spans in (cell_rows, cell_columns))
-    block, *rectangle = _block_shape(len(images), rows, columns, layer.position_bytes)
+    block, *rectangle = _block_shape(
+        len(images), rows, columns, layer.position_bytes, MIN_POSITIONS
+    )
     blocks = [slice(*span) for span in _spans((0, len(images)), block)]
     workers = _count_workers(n_jobs, layer, len(images))
     joins = [pooling.join for pooling in poolings]
@@ -150,11 +169,13 @@ def compute_cells(
             out[part, i, j, p] = pooling.finish(joined[p], n_positions).transpose(1, 0, 2)
 
     def pool_block(part: slice) -> None:
+        block = _take(images, part, layer)
         for (i, rows), (j, columns) in cells:
-            write(part, i, j, _pool(images[part], layer, joins, rows, columns, rectangle))
+            write(part, i, j, _pool(block, layer, joins, rows, columns, rectangle))
 
     def pool_band(part: slice, i: int, j: int, rows: Span) -> np.ndarray:
-        return _pool(images[part], layer, joins, rows, cell_columns[j], rectangle)
+        block = _take(images, part, layer)
+        return _pool(block, layer, joins, rows, cell_columns[j], rectangle)
 
     if workers == 1 or len(blocks) >= 4 * workers:
         run(pool_block, [(part,) for part in blocks], workers, verbose)
@@ -171,8 +192,13 @@ def compute_cells(
         write(part, i, j, _join(joins, [joined for _, joined in group]))
 
 
+def _take(images: np.ndarray, part: slice, layer: Layer) -> Block:
+    block = images[part]
+    return Block(block, find_center(block, layer.kernels.dtype))
+
+
 def _pool(
-    images: np.ndarray,
+    block: Block,
     layer: Layer,
     joins: Sequence[np.ufunc],
     rows: Span,
@@ -182,8 +208,10 @@ def _pool(
     """Join the activated responses of a cell, ``(b, h, w, c) -> (poolings, sides, b, k)``."""
     parts = []
     for spans in product(_spans(rows, rectangle[0]), _spans(columns, rectangle[1])):
-        responses = _responses(images, layer, *spans)
-        responses = responses.reshape(-1, *responses.shape[2:])  # (positions, b, k)
+        n_positions = prod(stop - start for start, stop in spans)
+        shape = (n_positions, len(block.images), layer.kernels.shape[-1])
+        responses = layer.workspace.empty("responses", shape, layer.kernels.dtype)
+        _respond(block, layer, *spans, False, responses)
         parts.append(_join_positions(responses, layer, joins))
         if len(parts) == 16:
             parts = [_join(joins, parts)]
@@ -199,35 +227,21 @@ def _join(joins: Sequence[np.ufunc], parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def _join_positions(responses: np.ndarray, layer: Layer, joins: Sequence[np.ufunc]) -> np.ndarray:
     """Activate and join, ``(positions, b, k) -> (poolings, sides, b, k)`` in float64."""
-    functions = {side.function for side in layer.sides.values()}
-    shape = (len(joins), len(layer.sides), *responses.shape[1:])
-    joined = np.empty(shape)
-    if set(joins) == {np.add} and functions == {relu}:
-        for side, (total, absolute) in enumerate(_relu_sums(responses, layer)):
-            joined[:, side] = (total + absolute) / 2
+    joined = np.empty((len(joins), len(layer.sides), *responses.shape[1:]))
+    if layer.is_plain_split and set(joins) == {np.add}:
+        # max(z, 0) is (z + abs(z)) / 2, and the sides share the abs. Both sums add up the same
+        # numbers in the same order, so that a side that is never active is exactly 0.
+        total = _sum(responses)
+        absolute = _sum(np.abs(responses, out=responses))
+        joined[:, 0], joined[:, 1] = (absolute + total) / 2, (absolute - total) / 2
         return joined
-    for side, (function, values) in enumerate(_side_values(responses, layer)):
-        function(values, values)
+    other = responses
+    if len(layer.sides) > 1:
+        other = layer.workspace.empty("other", responses.shape, responses.dtype)
+    for side, values in enumerate(_activate(responses, layer, other)):
         for p, join in enumerate(joins):
             joined[p, side] = _sum(values) if join is np.add else join.reduce(values, axis=0)
     return joined
-
-
-def _relu_sums(responses: np.ndarray, layer: Layer) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the sums of the values and of their absolutes, for each side.
-
-    max(v, 0) is (v + abs(v)) / 2, and abs is NumPy's fastest pass. Both sums add up the same
-    numbers in the same order, so that values that are all negative give exactly 0.
-    """
-    if layer.bias.any():
-        for _, values in _side_values(responses, layer):
-            total = _sum(values)
-            yield total, _sum(np.abs(values, out=values))
-    else:  # the sides have the same absolutes
-        total = _sum(responses)
-        absolute = _sum(np.abs(responses, out=responses))
-        for side in layer.sides.values():
-            yield side.sign * total, absolute
 
 
 def _sum(values: np.ndarray) -> np.ndarray:
@@ -240,43 +254,41 @@ def _sum(values: np.ndarray) -> np.ndarray:
     return np.dot(ones, values.reshape(len(values), -1)).reshape(values.shape[1:])
 
 
-def _side_values(responses: np.ndarray, layer: Layer) -> Iterator[tuple[Function, np.ndarray]]:
-    """Yield the function of each side and its argument, given ``z + b``.
+def _activate(responses: np.ndarray, layer: Layer, other: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the activated values of each side, given ``z + b``.
 
-    The last side gets the responses themselves, to overwrite.
+    The last side overwrites the responses, one before it is in ``other``.
     """
-    *others, last = layer.sides.values()
-    for sign, function in others:
-        out = layer.workspace.empty("side", responses.shape, responses.dtype)
-        yield function, _side_value(sign, responses, layer, out)
-    yield last.function, _side_value(last.sign, responses, layer, responses)
+    *_, last = layer.sides.values()
+    for side in layer.sides.values():
+        out = responses if side is last else other
+        values = responses
+        if side.sign < 0:
+            values = np.subtract(2 * layer.bias, responses, out=out)  # -z + b
+        yield side.function(values, out)
 
 
-def _side_value(sign: int, responses: np.ndarray, layer: Layer, out: np.ndarray) -> np.ndarray:
-    if sign < 0:
-        return np.subtract(2 * layer.bias, responses, out=out)  # -z + b
-    if out is not responses:
-        np.copyto(out, responses)
-    return out
+def _respond(
+    block: Block, layer: Layer, rows: Span, columns: Span, by_image: bool, out: np.ndarray
+) -> None:
+    """Write ``z + b`` at a rectangle of the map: ``(rows, columns, b)`` by k, or the order of maps.
 
-
-def _responses(images: np.ndarray, layer: Layer, rows: Span, columns: Span) -> np.ndarray:
-    """Compute ``z + b`` at a rectangle of the map, ``(b, h, w, c) -> (rows, columns, b, k)``."""
-    dtype = layer.kernels.dtype
-    patches, centered = gather_patches(
-        images,
+    The axes of ``out`` must be as good as one.
+    """
+    patches = gather_patches(
+        block.images,
+        block.center,
         layer.geometry.kernel_size,
         layer.find_reach(0, rows),
         layer.find_reach(1, columns),
-        dtype,
+        layer.kernels.dtype,
         layer.has_shift,
+        by_image,
         layer.workspace,
     )
-    weights = layer.centered_weights if centered else layer.weights
-    oh, ow, b = rows[1] - rows[0], columns[1] - columns[0], len(images)
-    responses = layer.workspace.empty("responses", (oh, ow * b, weights.shape[1]), dtype)
-    np.matmul(patches.transpose(0, 2, 1), weights, out=responses)
-    return responses.reshape(oh, ow, b, -1)
+    weights = layer.weights if block.center is None else layer.centered_weights
+    out = out.reshape(len(patches), -1, weights.shape[1])
+    np.matmul(patches.transpose(0, 2, 1), weights, out=out)
 
 
 def _count_workers(n_jobs: int | None, layer: Layer, n_images: int) -> int:
@@ -285,17 +297,21 @@ def _count_workers(n_jobs: int | None, layer: Layer, n_images: int) -> int:
     return effective_n_jobs(n_jobs) if multiplications >= MIN_MULTIPLICATIONS else 1
 
 
-def _block_shape(n: int, rows: int, columns: int, position_bytes: int) -> tuple[int, int, int]:
+def _block_shape(
+    n: int, rows: int, columns: int, position_bytes: int, min_positions: int
+) -> tuple[int, int, int]:
     """How many images, rows and columns of the map fill a block.
 
-    All columns first, then images for products of enough rows, then rows, then images.
+    All columns first, then images for products of enough rows, then rows, then images; but not all
+    images at once, since the memory of a first block, fresh from the system, is slow.
     """
     budget = min(BLOCK_BYTES, get_config()["working_memory"] * 2**20)
     positions = max(1, int(budget // position_bytes))
     columns = min(columns, positions)
-    images = max(1, min(n, -(-MIN_POSITIONS // columns), positions // columns))
+    images = max(1, min(n, -(-min_positions // columns), positions // columns))
     rows = min(rows, max(1, positions // (columns * images)))
-    return max(1, min(n, positions // (rows * columns))), rows, columns
+    images = max(images, min(-(-n // 4), positions // (rows * columns)))
+    return images, rows, columns
 
 
 def _spans(whole: Span, length: int) -> list[Span]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sklearn_conv.threads import Workspace
-from sklearn_conv.windows import Geometry, strided_windows
+from sklearn_conv.windows import Geometry
 
 Span = tuple[int, int]
 """(start, stop) of rows or columns."""
@@ -25,6 +25,10 @@ class Reach(NamedTuple):
     """which pixels are constant zeros, if any"""
     stride: int
     dilation: int
+
+    def n_windows(self, size: int) -> int:
+        """Count the windows of that many pixels."""
+        return (self.n_pixels - self.dilation * (size - 1) - 1) // self.stride + 1
 
 
 def find_reach(geometry: Geometry, axis: int, span: Span) -> Reach:
@@ -55,52 +59,106 @@ def find_reach(geometry: Geometry, axis: int, span: Span) -> Reach:
 
 def gather_patches(
     images: np.ndarray,
+    center: np.ndarray | None,
     kernel_size: tuple[int, int],
     rows: Reach,
     columns: Reach,
     dtype: np.dtype,
     constant: bool,
+    by_image: bool,
     workspace: Workspace,
-) -> tuple[np.ndarray, bool]:
-    """Lay out the patches at a rectangle of the map as matrices, one for each of its rows.
+) -> np.ndarray:
+    """Lay out the patches at a rectangle of the map as matrices, one column for each position.
 
-    ``(b, h, w, c) -> (rows, kh * (kw * c + constants), columns * b)``
+    ``(b, h, w, c) -> (rows, kh * (kw * c + constants), columns * b)``, a matrix for each row of the
+    map; ``by_image``, ``(1, kh * (kw * c + constants), b * rows * columns)``, one in the order of
+    the maps.
 
-    After the pixels, each row of a patch has a 1 if there is a ``constant``, or, where a large
-    offset was taken from the images (the second result says so), a 1 and that offset.
+    After the pixels, each row of a patch has a 1 if there is a ``constant``, or, where a ``center``
+    is taken from the images, a 1 and that center.
     """
     kh, kw = kernel_size
-    pixels = _stage(images, rows, columns, dtype, workspace)
-    center = _center(pixels) if images.dtype.itemsize > 1 else None
-    n_constants = int(constant) if center is None else 2
-    along = strided_windows(pixels, (1, kw), (1, columns.stride), (1, columns.dilation))
-    b, h, ow, _, _, c = along.shape
-    runs = workspace.empty("runs", (h, kw * c + n_constants, ow, b), dtype)
-    np.copyto(
-        runs[:, : kw * c].reshape(h, kw, c, ow, b), along[:, :, :, 0].transpose(1, 3, 4, 2, 0)
+    pixels = _stage(images, center, rows, columns, dtype, by_image, workspace)
+    runs = _gather_runs(pixels, center, kw, columns, constant, by_image, workspace)
+    _, n_weights, nx, ny = runs.shape
+    oh, line, row = rows.n_windows(kh), nx * ny, n_weights * nx * ny
+    if by_image:
+        patches = workspace.empty("patches", (kh, n_weights, nx, oh, ny), dtype)
+        steps = (rows.dilation * row, line, ny, rows.stride * row, 1)
+        np.copyto(patches, _view(runs, patches.shape, steps))
+        return patches.reshape(1, kh * n_weights, -1)
+    # Rows of weights lie one after the other, so that the windows of whole kernels are a view,
+    # where dilation is 1.
+    patches = _view(
+        runs, (oh, kh, n_weights, line), (rows.stride * row, rows.dilation * row, line, 1)
     )
+    return patches.reshape(oh, kh * n_weights, line)
+
+
+def _gather_runs(
+    pixels: np.ndarray,
+    center: np.ndarray | None,
+    kw: int,
+    columns: Reach,
+    constant: bool,
+    by_image: bool,
+    workspace: Workspace,
+) -> np.ndarray:
+    """Copy the windows along the rows, and append the constants.
+
+    ``(rows, c, columns, b) -> (rows, kw * c + constants, output columns, b)``, ``by_image``
+    ``(rows, c, b, columns) -> (rows, kw * c + constants, b, output columns)``
+    """
+    n_rows, c, n_lines, line = pixels.shape
+    ow, b = columns.n_windows(kw), n_lines if by_image else line
+    # From one pixel to the next along kw, and along the last two axes.
+    if by_image:
+        shape, steps = (b, ow), (columns.dilation, line, columns.stride)
+    else:
+        shape, steps = (ow, b), (columns.dilation * b, columns.stride * b, 1)
+    n_constants = int(constant) if center is None else 2
+    runs = workspace.empty("runs", (n_rows, kw * c + n_constants, *shape), pixels.dtype)
+    plane = n_lines * line
+    windows = _view(
+        pixels, (n_rows, kw, c, *shape), (c * plane, steps[0], plane, steps[1], steps[2])
+    )
+    np.copyto(runs[:, : kw * c].reshape(windows.shape), windows)
     runs[:, kw * c : kw * c + 1] = 1
     if center is not None:
-        runs[:, kw * c + 1] = center
-    # With the runs of a row of pixels as the channels of an image of one column, the windows of
-    # whole kernels are a view, where dilation is 1.
-    lines = runs.reshape(1, h, 1, -1)
-    patches = strided_windows(lines, (kh, 1), (rows.stride, 1), (rows.dilation, 1))
-    n_weights = kh * (kw * c + n_constants)
-    return patches.reshape(patches.shape[1], n_weights, ow * b), center is not None
+        runs[:, kw * c + 1] = center[:, np.newaxis] if by_image else center
+    return runs
+
+
+def _view(array: np.ndarray, shape: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
+    """View a contiguous array, with so many numbers from one to the next along each axis.
+
+    NumPy checks that it stays inside the array; `as_strided` and `sliding_window_view` take longer
+    than to copy a small block.
+    """
+    strides = [step * array.itemsize for step in steps]
+    return np.ndarray(shape, array.dtype, array, strides=strides)
 
 
 def _stage(
-    images: np.ndarray, rows: Reach, columns: Reach, dtype: np.dtype, workspace: Workspace
+    images: np.ndarray,
+    center: np.ndarray | None,
+    rows: Reach,
+    columns: Reach,
+    dtype: np.dtype,
+    by_image: bool,
+    workspace: Workspace,
 ) -> np.ndarray:
-    """Copy the pixels at some rows and columns of the padded images, ``(b, rows, columns, c)``.
+    """Copy the pixels at some rows and columns of the padded images, less their center.
 
-    In memory the images are innermost: whatever the stride and the width, windows are then copied
-    in runs of ``b`` numbers.
+    ``(b, h, w, c) -> (rows, c, columns, b)``, ``by_image`` ``(rows, c, b, columns)``
+
+    With the images innermost, windows are copied in runs of ``b`` numbers whatever the stride and
+    the width.
     """
     b, _, _, c = images.shape
-    pixels = workspace.empty("pixels", (rows.n_pixels, c, columns.n_pixels, b), dtype)
-    pixels = pixels.transpose(3, 0, 2, 1)
+    inner = (b, columns.n_pixels) if by_image else (columns.n_pixels, b)
+    staged = workspace.empty("pixels", (rows.n_pixels, c, *inner), dtype)
+    pixels = staged.transpose((2, 0, 3, 1) if by_image else (3, 0, 2, 1))  # as the images
     if isinstance(rows.source, slice):
         source = images[:, rows.source][:, :, columns.source]
     elif isinstance(columns.source, slice):
@@ -112,24 +170,22 @@ def _stage(
         pixels[:, rows.outside] = 0
     if columns.outside is not None:
         pixels[:, :, columns.outside] = 0
-    return pixels
+    if center is not None:
+        pixels -= center[:, np.newaxis, np.newaxis, np.newaxis]
+    return staged
 
 
-def _center(pixels: np.ndarray) -> np.ndarray | None:
-    """Take a large offset from images, in place, and return it, ``(b, h, w, c) -> (b,)``.
+def find_center(images: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
+    """Find a large offset of images that are to be float32, ``(b, h, w, c) -> (b,)``.
 
-    Without it, float32 would round the small differences on it away. An offset is large beside the
-    range of a sample of the pixels.
+    If it stayed, float32 would round the small differences on it away. An offset is large beside
+    the range of a sample of the pixels.
     """
-    if pixels.dtype != np.float32:
+    if dtype != np.float32 or images.dtype.itemsize == 1:
         return None
-    steps = [max(1, length // 8) for length in pixels.shape[1:3]]
-    sample = pixels[:, :: steps[0], :: steps[1]]
-    low, high = sample.min(axis=(1, 2, 3)), sample.max(axis=(1, 2, 3))
+    rows, columns = (-(-length // 8) for length in images.shape[1:3])
+    sample = images[:, ::rows, ::columns].reshape(len(images), -1).astype(dtype, copy=False)
+    low, high = sample.min(axis=1), sample.max(axis=1)
     with np.errstate(over="ignore", invalid="ignore"):  # infinite, or almost: no offset
         large = np.maximum(low, -high) / 16 > high - low
-    if not large.any():
-        return None
-    center = np.where(large, low, 0).astype(pixels.dtype)
-    pixels -= center[:, np.newaxis, np.newaxis, np.newaxis]
-    return center
+    return np.where(large, low, np.float32(0)) if large.any() else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
+from math import prod
 from threading import Lock, local
 from typing import Any
 
@@ -21,7 +22,7 @@ class Workspace(local):
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Give the array of that name, with any content; the last one of that name is invalid."""
-        n_bytes = int(np.prod(shape)) * dtype.itemsize
+        n_bytes = prod(shape) * dtype.itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.nbytes < n_bytes:
             buffer = self._buffers[name] = np.empty(n_bytes, np.uint8)
