@@ -26,7 +26,15 @@ from sklearn import get_config
 
 from sklearn_conv.activation import Side, relu
 from sklearn_conv.pooling import Pooling, pool_cells
-from sklearn_conv.staging import Reach, Span, find_center, find_reach, gather_patches
+from sklearn_conv.staging import (
+    Reach,
+    Span,
+    copy_patches,
+    find_center,
+    find_reach,
+    gather_runs,
+    view_patches,
+)
 from sklearn_conv.threads import Workspace, run
 from sklearn_conv.windows import Geometry
 
@@ -42,7 +50,11 @@ MIN_MULTIPLICATIONS = 5 * 10**8
 
 @dataclass(frozen=True)
 class Layer:
-    """What is done at every window: ``sides(patch . kernels + offset, bias)``."""
+    """What is done at every window: ``sides(patch . kernels + offset, bias)``.
+
+    With ``eps``, each patch is first divided by ``sqrt(its variance + eps)``; the kernels then have
+    mean 0.
+    """
 
     kernels: np.ndarray
     """(kh, kw, c, k), in the dtype that is computed in, as are offset and bias"""
@@ -50,6 +62,8 @@ class Layer:
     bias: np.ndarray
     sides: Mapping[str, Side]
     geometry: Geometry
+    eps: float = 0.0
+    """patches are divided by the root of their variance and this; 0: they are not"""
     workspace: Workspace = field(default_factory=Workspace)
 
     @cached_property
@@ -72,7 +86,8 @@ class Layer:
     def position_bytes(self) -> int:
         """What one window takes at most: staged, gathered, its responses and a side of them."""
         kh, kw, c, k = self.kernels.shape
-        return (2 * kh * kw * c + k * min(len(self.sides), 2)) * self.kernels.itemsize
+        n_copies = 3 if self.eps else 2
+        return (n_copies * kh * kw * c + k * min(len(self.sides), 2)) * self.kernels.itemsize
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -85,6 +100,13 @@ class Layer:
         """The kernels for patches with a last 1 and what was taken from their pixels."""
         sums = self.kernels.sum(axis=(0, 1, 2), dtype=np.float64)
         return self._with_constants(np.stack([self.offset + self.bias, sums]))
+
+    @cached_property
+    def normalized_weights(self) -> np.ndarray:
+        """The kernels for patches with a last 1."""
+        k = self.kernels.shape[-1]
+        shift = (self.offset + self.bias)[np.newaxis]
+        return np.concatenate([self.kernels.reshape(-1, k), shift])
 
     def _with_constants(self, constants: np.ndarray) -> np.ndarray:
         """Append the weights of constants to the rows of the kernels, not 0 in the first only."""
@@ -194,7 +216,7 @@ def compute_cells(
 
 def _take(images: np.ndarray, part: slice, layer: Layer) -> Block:
     block = images[part]
-    return Block(block, find_center(block, layer.kernels.dtype))
+    return Block(block, None if layer.eps else find_center(block, layer.kernels.dtype))
 
 
 def _pool(
@@ -275,20 +297,44 @@ def _respond(
 
     The axes of ``out`` must be as good as one.
     """
-    patches = gather_patches(
+    kh, kw = layer.geometry.kernel_size
+    down, across = layer.find_reach(0, rows), layer.find_reach(1, columns)
+    constant = layer.has_shift and not layer.eps
+    runs = gather_runs(
         block.images,
         block.center,
-        layer.geometry.kernel_size,
-        layer.find_reach(0, rows),
-        layer.find_reach(1, columns),
+        kw,
+        down,
+        across,
         layer.kernels.dtype,
-        layer.has_shift,
+        constant,
         by_image,
         layer.workspace,
     )
     weights = layer.weights if block.center is None else layer.centered_weights
+    if layer.eps:
+        patches = copy_patches(runs, kh, down, by_image, 1, layer.workspace)[np.newaxis]
+        _normalize(patches[0, :-1], layer.eps)
+        patches[0, -1] = 1
+        weights = layer.normalized_weights
+    elif by_image:
+        patches = copy_patches(runs, kh, down, by_image, 0, layer.workspace)[np.newaxis]
+    else:
+        patches = view_patches(runs, kh, down)
     out = out.reshape(len(patches), -1, weights.shape[1])
     np.matmul(patches.transpose(0, 2, 1), weights, out=out)
+
+
+def _normalize(patches: np.ndarray, eps: float) -> None:
+    """Divide patches by ``sqrt(variance + eps)``, less one of their pixels, ``(d, positions)``.
+
+    The kernels ignore what all pixels of a patch have in common. Without one of them a constant
+    patch is exactly 0, and no large offset spoils the variance.
+    """
+    patches -= patches[len(patches) // 2].copy()
+    mean = np.dot(np.full(len(patches), 1 / len(patches), patches.dtype), patches)
+    variance = np.einsum("dp,dp->p", patches, patches) / len(patches) - np.square(mean)
+    patches /= np.sqrt(np.maximum(variance, 0) + eps)
 
 
 def _count_workers(n_jobs: int | None, layer: Layer, n_images: int) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn_conv.activation import ACTIVATIONS, Side, activation_sides
 from sklearn_conv.kernels import KERNELS
 from sklearn_conv.padding import PADDING_MODES, padding_amounts, source_index
+from sklearn_conv.patches import SHRINKAGE
 from sklearn_conv.pooling import POOLINGS
 from sklearn_conv.validation import (
     MAXIMUM,
@@ -79,6 +80,9 @@ class Parameters(NamedTuple):
     poolings: Sequence[str] | None
     pool_grid: tuple[int, int]
     image_shape: tuple[int, int, int] | None
+    n_patches: int
+    whiten: float
+    """the regularization; 0: do not whiten"""
 
 
 def check_parameters(estimator: Any) -> Parameters:
@@ -108,8 +112,10 @@ def check_parameters(estimator: Any) -> Parameters:
         check_name(owner, "activation", estimator.activation, ACTIVATIONS, " or a callable")
     poolings = _check_pooling(owner, estimator.pooling)
     pool_grid = check_pair(owner, "pool_grid", estimator.pool_grid, 1)
-    if not isinstance(estimator.flatten, bool | np.bool_):
-        raise parameter_error(TypeError, owner, "flatten", "True or False", estimator.flatten)
+    _check_bool(owner, "flatten", estimator.flatten)
+    _check_bool(owner, "normalize_patches", estimator.normalize_patches)
+    whiten = _check_whiten(owner, estimator.whiten)
+    n_patches = check_integer(owner, "n_patches", estimator.n_patches, 1)
     image_shape = _check_image_shape(owner, estimator.image_shape)
     _check_random_state(owner, estimator.random_state)
     _check_n_jobs(owner, estimator.n_jobs)
@@ -123,6 +129,8 @@ def check_parameters(estimator: Any) -> Parameters:
         poolings,
         pool_grid,
         image_shape,
+        n_patches,
+        whiten,
     )
 
 
@@ -138,13 +146,35 @@ def _check_initializer(owner: str, kernels: Callable[..., Any]) -> None:
         raise parameter_error(TypeError, owner, "kernels", rule, kernels) from None
 
 
+def _check_bool(owner: str, name: str, value: Any) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise parameter_error(TypeError, owner, name, "True or False", value)
+
+
+def _check_whiten(owner: str, whiten: Any) -> float:
+    rule = "True, False or a finite number above 0, the regularization"
+    if isinstance(whiten, bool | np.bool_):
+        return SHRINKAGE if whiten else 0.0
+    if not isinstance(whiten, Real):
+        raise parameter_error(TypeError, owner, "whiten", rule, whiten)
+    if whiten <= 0 or not whiten <= FLOAT_MAX:  # NaN neither
+        raise parameter_error(ValueError, owner, "whiten", rule, whiten)
+    return float(whiten)
+
+
 def _check_bias(owner: str, bias: Any, n_kernels: int) -> None:
+    rule = 'a real number, "quantile" or '
+    if isinstance(bias, str):
+        if bias != "quantile":
+            rule += f"an array of finite real numbers of shape ({n_kernels},)"
+            raise parameter_error(ValueError, owner, "bias", rule, bias)
+        return
     is_number = isinstance(bias, Real) and not isinstance(bias, bool)
     if is_number:
         if not -FLOAT_MAX <= bias <= FLOAT_MAX:  # NaN neither
             raise parameter_error(ValueError, owner, "bias", "finite", bias)
     else:
-        check_numbers(owner, "bias", bias, (n_kernels,), otherwise="a real number or ", finite=True)
+        check_numbers(owner, "bias", bias, (n_kernels,), otherwise=rule, finite=True)
 
 
 def _check_pooling(owner: str, pooling: Any) -> list[str] | None:

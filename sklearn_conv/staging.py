@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sklearn_conv.threads import Workspace
-from sklearn_conv.windows import Geometry
+from sklearn_conv.windows import Geometry, strided_view
 
 Span = tuple[int, int]
 """(start, stop) of rows or columns."""
@@ -57,10 +57,10 @@ def find_reach(geometry: Geometry, axis: int, span: Span) -> Reach:
     return Reach(len(index), to, taken, outside, stride, dilation)
 
 
-def gather_patches(
+def gather_runs(
     images: np.ndarray,
     center: np.ndarray | None,
-    kernel_size: tuple[int, int],
+    kw: int,
     rows: Reach,
     columns: Reach,
     dtype: np.dtype,
@@ -68,58 +68,25 @@ def gather_patches(
     by_image: bool,
     workspace: Workspace,
 ) -> np.ndarray:
-    """Lay out the patches at a rectangle of the map as matrices, one column for each position.
+    """Copy the windows along the rows of what some windows see, and append constants to each.
 
-    ``(b, h, w, c) -> (rows, kh * (kw * c + constants), columns * b)``, a matrix for each row of the
-    map; ``by_image``, ``(1, kh * (kw * c + constants), b * rows * columns)``, one in the order of
-    the maps.
+    ``(b, h, w, c) -> (rows, kw * c + constants, output columns, b)``, ``by_image``
+    ``(rows, kw * c + constants, b, output columns)``
 
-    After the pixels, each row of a patch has a 1 if there is a ``constant``, or, where a ``center``
-    is taken from the images, a 1 and that center.
+    The constants are a 1, if there is a ``constant``, or, where a ``center`` is taken from the
+    images, a 1 and that center.
     """
-    kh, kw = kernel_size
     pixels = _stage(images, center, rows, columns, dtype, by_image, workspace)
-    runs = _gather_runs(pixels, center, kw, columns, constant, by_image, workspace)
-    _, n_weights, nx, ny = runs.shape
-    oh, line, row = rows.n_windows(kh), nx * ny, n_weights * nx * ny
-    if by_image:
-        patches = workspace.empty("patches", (kh, n_weights, nx, oh, ny), dtype)
-        steps = (rows.dilation * row, line, ny, rows.stride * row, 1)
-        np.copyto(patches, _view(runs, patches.shape, steps))
-        return patches.reshape(1, kh * n_weights, -1)
-    # Rows of weights lie one after the other, so that the windows of whole kernels are a view,
-    # where dilation is 1.
-    patches = _view(
-        runs, (oh, kh, n_weights, line), (rows.stride * row, rows.dilation * row, line, 1)
-    )
-    return patches.reshape(oh, kh * n_weights, line)
-
-
-def _gather_runs(
-    pixels: np.ndarray,
-    center: np.ndarray | None,
-    kw: int,
-    columns: Reach,
-    constant: bool,
-    by_image: bool,
-    workspace: Workspace,
-) -> np.ndarray:
-    """Copy the windows along the rows, and append the constants.
-
-    ``(rows, c, columns, b) -> (rows, kw * c + constants, output columns, b)``, ``by_image``
-    ``(rows, c, b, columns) -> (rows, kw * c + constants, b, output columns)``
-    """
     n_rows, c, n_lines, line = pixels.shape
-    ow, b = columns.n_windows(kw), n_lines if by_image else line
+    ow, b, plane = columns.n_windows(kw), len(images), n_lines * line
     # From one pixel to the next along kw, and along the last two axes.
     if by_image:
         shape, steps = (b, ow), (columns.dilation, line, columns.stride)
     else:
         shape, steps = (ow, b), (columns.dilation * b, columns.stride * b, 1)
     n_constants = int(constant) if center is None else 2
-    runs = workspace.empty("runs", (n_rows, kw * c + n_constants, *shape), pixels.dtype)
-    plane = n_lines * line
-    windows = _view(
+    runs = workspace.empty("runs", (n_rows, kw * c + n_constants, *shape), dtype)
+    windows = strided_view(
         pixels, (n_rows, kw, c, *shape), (c * plane, steps[0], plane, steps[1], steps[2])
     )
     np.copyto(runs[:, : kw * c].reshape(windows.shape), windows)
@@ -129,14 +96,37 @@ def _gather_runs(
     return runs
 
 
-def _view(array: np.ndarray, shape: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
-    """View a contiguous array, with so many numbers from one to the next along each axis.
+def view_patches(runs: np.ndarray, kh: int, rows: Reach) -> np.ndarray:
+    """View the patches as one matrix for each row of the map.
 
-    NumPy checks that it stays inside the array; `as_strided` and `sliding_window_view` take longer
-    than to copy a small block.
+    ``(rows, line, columns, b) -> (output rows, kh * line, columns * b)``
+
+    Rows of weights lie one after the other, so that this is a view, where dilation is 1.
     """
-    strides = [step * array.itemsize for step in steps]
-    return np.ndarray(shape, array.dtype, array, strides=strides)
+    _, line, nx, ny = runs.shape
+    row, n_inner = line * nx * ny, nx * ny
+    shape = (rows.n_windows(kh), kh, line, n_inner)
+    patches = strided_view(runs, shape, (rows.stride * row, rows.dilation * row, n_inner, 1))
+    return patches.reshape(shape[0], kh * line, n_inner)
+
+
+def copy_patches(
+    runs: np.ndarray, kh: int, rows: Reach, by_image: bool, n_more: int, workspace: Workspace
+) -> np.ndarray:
+    """Copy the patches into one matrix, with so many more rows for the caller to fill.
+
+    ``(rows, line, columns, b) -> (kh * line + n_more, output rows * columns * b)``, ``by_image``
+    ``(rows, line, b, columns) -> (kh * line + n_more, b * output rows * columns)``
+    """
+    _, line, nx, ny = runs.shape
+    oh, row = rows.n_windows(kh), line * nx * ny
+    patches = workspace.empty("patches", (kh * line + n_more, oh * nx * ny), runs.dtype)
+    shape, steps = (oh, nx, ny), (rows.stride * row, ny, 1)
+    if by_image:
+        shape, steps = (nx, oh, ny), (ny, rows.stride * row, 1)
+    source = strided_view(runs, (kh, line, *shape), (rows.dilation * row, nx * ny, *steps))
+    np.copyto(patches[: kh * line].reshape(source.shape), source)
+    return patches
 
 
 def _stage(

@@ -16,10 +16,10 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_conv.engine import Layer, compute_cells, compute_dtype, compute_maps
 from sklearn_conv.images import check_images, remember_columns
 from sklearn_conv.kernels import KERNELS
-from sklearn_conv.parameters import Parameters, check_parameters
+from sklearn_conv.parameters import check_parameters
+from sklearn_conv.patches import TrainingPatches
 from sklearn_conv.pooling import POOLINGS
-from sklearn_conv.validation import cast_numbers, check_integer, check_numbers
-from sklearn_conv.windows import sample_patches
+from sklearn_conv.validation import cast_numbers, check_numbers
 
 
 class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
@@ -41,19 +41,28 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
     stride : int or (rows, columns), default=1
         Pixels from one window to the next.
     kernels : str, array-like of shape (kh, kw, c, n_kernels) or callable, default="gaussian"
-        - "gaussian": normally distributed random weights, see
-          `sklearn_conv.kernels.noise.gaussian`;
-        - "uniform": uniformly distributed random weights, see
-          `sklearn_conv.kernels.noise.uniform`;
-        - "sobel": derivatives along evenly spaced directions, see
-          `sklearn_conv.kernels.fixed.sobel`;
+        A name, of a function in `sklearn_conv.kernels` that says more:
+
+        - learned from patches of the images in ``fit``: "patches" are such patches, "kmeans"
+          centers of clusters of them, "pca" the directions in which they vary most; take these
+          with ``normalize_patches=True, whiten=True``;
+        - random: "gaussian" of mean 0 and length 1, "uniform" with a sum, too;
+        - fixed, each on one channel: "sobel" are derivatives along evenly spaced directions,
+          "gabor" waves under a window, "laplace" blobs, "dct" and "haar" the lowest of two bases.
+
+        "pca", "dct" and "haar" have at most ``kh * kw * c`` kernels, "sobel" needs a kernel size of
+        2, "gabor" and "laplace" of 3. Or:
+
         - an array, in the layout of `conv2d`;
         - a callable ``init(shape, rng, patches)`` that returns an array of that shape,
           ``(kh, kw, c, n_kernels)``. ``rng`` is a `numpy.random.RandomState`. ``patches(n)`` gives
-          n windows of the images in ``fit``, ``(n, kh*kw*c)`` in the order of C, from random
-          places inside the images, drawn with replacement, dilated as ``dilation`` says.
-    bias : float or array-like of shape (n_kernels,), default=0.0
+          n patches of the images in ``fit``, ``(n, kh*kw*c)`` in the order of C, normalized and
+          whitened as the kernels are to see them and none nearly constant; ``patches()`` all there
+          are.
+    bias : float, "quantile" or array-like of shape (n_kernels,), default=0.0
         What the activation adds to the responses, in their units; below 0 it is a threshold.
+        "quantile" puts the threshold of each kernel at a quantile of its responses to patches of
+        the images in ``fit``, as MiniRocket does, at evenly spread levels.
     padding : {"valid", "same"}, int or (rows, columns), default="same"
         Pixels that are added on each side of the images, as in `conv2d`.
     padding_mode : {"constant", "edge", "reflect", "symmetric", "wrap"}, default="constant"
@@ -61,6 +70,23 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         background is not 0: kernels see the step to 0 as an edge.
     dilation : int or (rows, columns), default=1
         Pixels from one weight of a kernel to the next.
+    normalize_patches : bool, default=False
+        Whether each patch loses its mean and is divided by ``sqrt(variance + eps)``. ``eps`` is
+        0.01 times the mean variance of the patches in ``fit``, so that images in other units have
+        the same features; a constant patch becomes 0.
+    whiten : bool or float, default=False
+        Whether patches, after they are normalized, lose the mean patch and are whitened (ZCA):
+        their directions are divided by ``sqrt(variance + whiten * mean variance)``. True means 0.1.
+        This is folded into ``kernels_`` and ``offset_`` and takes no time in ``transform``. With
+        fewer patches than weights of a kernel there are directions of variance 0; it is the added
+        share that keeps their factor finite.
+    n_patches : int, default=100000
+        Number of patches of the images in ``fit`` that kernels, whitening, eps and quantiles are
+        made of, if any of these is asked for: drawn from all windows inside the images, or all of
+        these if they are fewer. Kernels are then drawn from the patches, with replacement only if
+        these are fewer. Images smaller than a kernel give windows over their padded border. While
+        ``fit`` runs, each patch takes ``4 * kh * kw * c`` bytes some three times, or 8 where X is
+        float64.
     activation : str or callable, default="relu"
         With z the response and b the bias:
 
@@ -86,7 +112,7 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         Shape of the images in a 2-D X. None takes a row of s*s numbers as ``(s, s, 1)``, and any
         other as one row of pixels, ``(1, d, 1)``, with a warning; channels are never guessed.
     random_state : int, RandomState instance or None, default=None
-        Chooses the random kernels. With None, every ``fit`` has other kernels.
+        Chooses random kernels and patches. With None, every ``fit`` has others.
     n_jobs : int, default=None
         Number of threads that share the images in ``transform``, where there is work enough for
         them; -1 means all cores. None means 1, unless in a `joblib.parallel_config` context. One
@@ -97,9 +123,14 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
     Attributes
     ----------
     kernels_ : ndarray of shape (kh, kw, c, n_kernels)
-        The kernels.
+        The kernels as they are applied: with the whitening, and with mean 0 where patches are
+        normalized.
     offset_ : ndarray of shape (n_kernels,)
-        What is added to ``window . kernel`` to make the response z; 0 for all kernels so far.
+        What is added to ``window . kernel`` to make the response z: what whitening does to the mean
+        patch, else 0.
+    eps_ : float
+        With ``normalize_patches``, a window is divided by ``sqrt(its variance + eps_)`` before it
+        meets the kernels; else 0.0, and windows stay as they are.
     bias_ : ndarray of shape (n_kernels,)
         The bias of each kernel.
     image_shape_ : tuple
@@ -122,7 +153,9 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
     ----------
     A. Saxe et al., "On Random Weights and Unsupervised Feature Learning" (2011).
     A. Coates, H. Lee and A. Y. Ng, "An Analysis of Single-Layer Networks in Unsupervised Feature
-    Learning" (2011).
+    Learning" (2011): normalized and whitened patches, and what stride and kernel size do.
+    L. Thiry, M. Arbel, E. Belilovsky and E. Oyallon, "The Unreasonable Effectiveness of Patches in
+    Deep Convolutional Kernels Methods" (2021).
 
     Examples
     --------
@@ -147,10 +180,13 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         stride: int | tuple[int, int] = 1,
         *,
         kernels: str | npt.ArrayLike | Callable[..., np.ndarray] = "gaussian",
-        bias: float | npt.ArrayLike = 0.0,
+        bias: float | str | npt.ArrayLike = 0.0,
         padding: str | int | tuple[int, int] = "same",
         padding_mode: str = "constant",
         dilation: int | tuple[int, int] = 1,
+        normalize_patches: bool = False,
+        whiten: bool | float = False,
+        n_patches: int = 100_000,
         activation: str | Callable[[np.ndarray], np.ndarray] = "relu",
         pooling: str | Sequence[str] | None = "mean",
         pool_grid: int | tuple[int, int] = 2,
@@ -168,6 +204,9 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         self.padding = padding
         self.padding_mode = padding_mode
         self.dilation = dilation
+        self.normalize_patches = normalize_patches
+        self.whiten = whiten
+        self.n_patches = n_patches
         self.activation = activation
         self.pooling = pooling
         self.pool_grid = pool_grid
@@ -205,15 +244,31 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
             probe = np.ones((2, parameters.n_kernels))
             parameters.sides[""].function(probe, probe.copy())
         images = check_images(self, X, parameters.image_shape, reset=True)
-        parameters.windows.place(images.shape[1:3], parameters.kernel_size)  # or says why not
-        kernels = self._make_kernels(images, parameters)
-        dtype = compute_dtype(images.dtype)
-        kernels = cast_numbers("kernels", kernels, dtype)
-        bias = cast_numbers("bias", np.broadcast_to(self.bias, parameters.n_kernels), dtype)
+        geometry = parameters.windows.place(images.shape[1:3], parameters.kernel_size)
+        dtype, rng = compute_dtype(images.dtype), self.random_state
+        if not isinstance(rng, np.random.RandomState):
+            rng = np.random.RandomState(rng)  # of its own where None: the global one is left alone
+        patches = TrainingPatches(
+            images,
+            geometry,
+            parameters.n_patches,
+            self.normalize_patches,
+            parameters.whiten,
+            dtype,
+            rng,
+        )
+        shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
+        kernels = self._make_kernels(shape, rng, patches).reshape(-1, parameters.n_kernels)
+        folded, offset = patches.preprocessing.fold(kernels)
+        bias = patches.thresholds(kernels) if isinstance(self.bias, str) else self.bias
+        folded = cast_numbers("kernels", folded.reshape(shape), dtype)
+        offset = cast_numbers("offset_", offset, dtype)
+        bias = cast_numbers("bias", np.broadcast_to(bias, parameters.n_kernels), dtype)
         # All that can fail is done: a failed fit leaves the estimator as it was.
         remember_columns(self, X, images)
-        self.kernels_ = kernels
-        self.offset_ = np.zeros(parameters.n_kernels, dtype)
+        self.kernels_ = folded
+        self.offset_ = offset
+        self.eps_ = patches.preprocessing.eps
         self.bias_ = bias
         self.image_shape_ = images.shape[1:]
         return self
@@ -252,6 +307,7 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
             cast_numbers("bias_", self.bias_, dtype),
             parameters.sides,
             geometry,
+            self.eps_,
         )
         n, features = len(images), (len(parameters.sides), len(self.bias_))
         if parameters.poolings is None:
@@ -305,35 +361,32 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def _make_kernels(self, images: np.ndarray, parameters: Parameters) -> np.ndarray:
-        owner = type(self).__name__
-        shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
-        if not isinstance(self.kernels, str) and not callable(self.kernels):
-            kernels = np.asarray(self.kernels)
-            if kernels.shape != shape:
-                raise ValueError(
-                    f"kernels of shape {kernels.shape} see {kernels.shape[2]} channels, but the "
-                    f"images have {images.shape[3]}; kernels must have shape (kh, kw, "
-                    f"{images.shape[3]}, n_kernels). Those of PyTorch go in as "
-                    "weight.detach().numpy().transpose(2, 3, 1, 0)."
-                )
-            return kernels
-        rng = self.random_state
-        if not isinstance(rng, np.random.RandomState):
-            rng = np.random.RandomState(rng)  # of its own where None: the global one is left alone
-
-        def patches(n_patches: int) -> np.ndarray:
-            check_integer("patches() in the callable kernels", "n", n_patches, 1)
-            dilation = parameters.windows.dilation
-            sample = sample_patches(images, n_patches, parameters.kernel_size, dilation, rng)
-            return sample.astype(compute_dtype(images.dtype), copy=False)
-
+    def _make_kernels(
+        self,
+        shape: tuple[int, int, int, int],
+        rng: np.random.RandomState,
+        patches: TrainingPatches,
+    ) -> np.ndarray:
         if isinstance(self.kernels, str):
             return KERNELS[self.kernels](shape, rng, patches)
-        kernels = self.kernels(shape, rng, patches)
-        return check_numbers(
-            owner, "kernels", kernels, shape, otherwise="a callable that returns ", finite=True
-        )
+        if callable(self.kernels):
+            return check_numbers(
+                type(self).__name__,
+                "kernels",
+                self.kernels(shape, rng, patches),
+                shape,
+                otherwise="a callable that returns ",
+                finite=True,
+            )
+        kernels = np.asarray(self.kernels)
+        if kernels.shape != shape:
+            raise ValueError(
+                f"kernels of shape {kernels.shape} see {kernels.shape[2]} channels, but the "
+                f"images have {shape[2]}; kernels must have shape (kh, kw, {shape[2]}, "
+                "n_kernels). Those of PyTorch go in as "
+                "weight.detach().numpy().transpose(2, 3, 1, 0)."
+            )
+        return kernels
 
     def _refuse_table_of_images(self) -> None:
         container = getattr(self, "_sklearn_output_config", {}).get(

@@ -67,6 +67,49 @@ def starts(length, size, stride, dilation):
     return [i for i in range(0, length, stride) if i + dilation * (size - 1) < length]
 
 
+def patch(padded, row, column, kh, kw, dilation):
+    """Take the pixels under a kernel, one by one, (kh, kw, c)."""
+    return np.array(
+        [
+            [padded[row + i * dilation[0], column + j * dilation[1]] for j in range(kw)]
+            for i in range(kh)
+        ]
+    )
+
+
+def normalized(pixels, eps):
+    """Take the mean of a patch off, and divide by the root of its variance and eps."""
+    mean = sum(pixels.ravel()) / pixels.size
+    variance = sum((pixel - mean) ** 2 for pixel in pixels.ravel()) / pixels.size
+    return (pixels - mean) / (variance + eps) ** 0.5
+
+
+def preprocessed_responses(images, kernels, eps, mean, matrix, **options):
+    """Normalize each patch if there is an eps, whiten it if there is a mean, and then convolve.
+
+    The kernels are for whitened patches: nothing is folded. ``(n, oh, ow, k)``
+    """
+    kh, kw, _, k = kernels.shape
+    stride, dilation = options["stride"], options["dilation"]
+    span = [d * (size - 1) + 1 for size, d in zip((kh, kw), dilation, strict=True)]
+    result = []
+    for image in images.astype(np.float64):
+        padded = pad(image, options["padding"], options["padding_mode"], span, stride)
+        maps = []
+        for row in starts(padded.shape[0], kh, stride[0], dilation[0]):
+            maps.append([])
+            for column in starts(padded.shape[1], kw, stride[1], dilation[1]):
+                pixels = patch(padded, row, column, kh, kw, dilation)
+                if eps:
+                    pixels = normalized(pixels, eps)
+                pixels = pixels.ravel()
+                if mean is not None:
+                    pixels = matrix.T.dot(pixels - mean)
+                maps[-1].append(pixels.dot(kernels.reshape(-1, k)))
+        result.append(maps)
+    return np.array(result)
+
+
 def conv2d(images, kernels, stride, padding, padding_mode, dilation, groups, bias):
     """Convolve in float64, weight by weight; all pairs are (rows, columns)."""
     kh, kw, group_in, c_out = kernels.shape

@@ -122,8 +122,8 @@ BAD_PARAMETERS = [
     ("kernels", lambda shape, rng, patches: np.full(shape, np.inf), ValueError, "finite"),
     ("kernels", lambda shape: np.ones(shape), TypeError, r"init\(shape, rng, patches\). Got"),
     ("kernels", lambda shape, rng, patches: patches(0), ValueError, "'n' .* at least 1. Got 0"),
-    ("bias", None, TypeError, r"a real number or an array .* \(64,\). Got None"),
-    ("bias", "low", TypeError, "Got 'low'"),
+    ("bias", None, TypeError, r'a real number, "quantile" or an array .* \(64,\). Got None'),
+    ("bias", "low", ValueError, r'a real number, "quantile" or an array .* \(64,\). Got \'low\''),
     ("bias", np.nan, ValueError, "must be finite. Got nan"),
     ("bias", np.inf, ValueError, "must be finite. Got inf"),
     ("bias", 10**400, ValueError, "must be finite"),
@@ -157,8 +157,29 @@ BAD_PARAMETERS = [
     ("pooling", ["mean", None], TypeError, MENU + r"\['mean', None\]"),
     ("pooling", ["mean", "avg"], ValueError, MENU + r"\['mean', 'avg'\]"),
     ("pooling", {"mean"}, TypeError, MENU + "{'mean'}"),
-    ("flatten", None, TypeError, "True or False. Got None"),
-    ("flatten", 1, TypeError, "True or False. Got 1"),
+    *[
+        (name, value, TypeError, f"True or False. Got {value!r}")
+        for name in ("flatten", "normalize_patches")
+        for value in (None, 1, "yes", 0.5)
+    ],
+    ("whiten", None, TypeError, "True, False or a finite number above 0.*Got None"),
+    ("whiten", "zca", TypeError, "Got 'zca'"),
+    ("whiten", 0, ValueError, "above 0, the regularization. Got 0"),
+    ("whiten", -0.1, ValueError, "Got -0.1"),
+    ("whiten", np.nan, ValueError, "Got nan"),
+    ("whiten", np.inf, ValueError, "Got inf"),
+    ("whiten", 10**400, ValueError, "Got 1000"),
+    ("whiten", [0.1], TypeError, "Got "),
+    *[("n_patches", *case, r"an integer of at least 1.*\. Got ") for case in COUNTS],
+    *[
+        (
+            "kernels",
+            name,
+            ValueError,
+            rf"{name}' has at most kh \* kw \* c = 9 .* n_kernels=64; use",
+        )
+        for name in ("pca", "dct", "haar")
+    ],
     ("image_shape", 8, TypeError, r"\(h, w\) or \(h, w, c\).*Got 8"),
     ("image_shape", np.array(8), TypeError, r"\(h, w\) or \(h, w, c\).*Got array\(8\)"),
     ("image_shape", "8x8", TypeError, "Got '8x8'"),

@@ -1,20 +1,39 @@
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import fft, ndimage
+from sklearn.decomposition import PCA
 
 from sklearn_conv import StridedConv2DTransformer
 from sklearn_conv.kernels import KERNELS
 
-SHAPES = [(3, 3, 1, 64), (3, 3, 1, 8), (2, 5, 3, 29), (2, 2, 13, 7), (3, 3, 2, 1)]
+SHAPES = [(3, 3, 1, 64), (3, 3, 1, 8), (2, 5, 3, 29), (2, 2, 13, 7), (3, 3, 2, 1), (7, 6, 2, 64)]
+BASES = ("dct", "haar", "pca")
 
 
 def make(name, shape, seed=0):
-    return KERNELS[name](shape, np.random.RandomState(seed), None)
+    rng = np.random.RandomState(seed)
+    sample = np.cumsum(np.random.RandomState(1).standard_normal((300, np.prod(shape[:3]))), axis=1)
+
+    def patches(n=None):
+        return sample if n is None else sample[rng.choice(len(sample), n, replace=False)]
+
+    return KERNELS[name](shape, rng, patches)
+
+
+def refuses(name, shape):
+    n_weights, smallest = np.prod(shape[:3]), min(shape[:2])
+    return (name in BASES and shape[3] > n_weights) or (
+        smallest < {"sobel": 2, "gabor": 3, "laplace": 3}.get(name, 1)
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", KERNELS)
 def test_every_kernel_has_the_shape_and_depends_only_on_the_state(name, shape):
+    if refuses(name, shape):
+        with pytest.raises(ValueError, match=rf"kernels='{name}' .*; use .*kernel_size"):
+            make(name, shape)
+        return
     kernels = make(name, shape)
     assert kernels.shape == shape
     assert np.isfinite(kernels).all()
@@ -22,7 +41,7 @@ def test_every_kernel_has_the_shape_and_depends_only_on_the_state(name, shape):
     np.testing.assert_array_equal(make(name, shape), kernels)
 
 
-@pytest.mark.parametrize("name", ["gaussian", "uniform"])
+@pytest.mark.parametrize("name", ["gaussian", "uniform", "patches", "kmeans"])
 def test_random_kernels_depend_on_the_state(name):
     assert not np.allclose(make(name, SHAPES[0]), make(name, SHAPES[0], seed=1))
 
@@ -76,9 +95,10 @@ def test_sobel_agrees_with_scipy():
         np.testing.assert_allclose(maps[0, :, :, kernel], expected, atol=1e-12)
 
 
-def test_sobel_sees_one_channel_at_a_time():
-    kernels = make("sobel", (3, 3, 3, 6))
-    gray = make("sobel", (3, 3, 1, 2))
+@pytest.mark.parametrize("name", ["sobel", "gabor", "laplace", "dct", "haar"])
+def test_fixed_kernels_see_one_channel_at_a_time(name):
+    kernels = make(name, (3, 4, 3, 6))
+    gray = make(name, (3, 4, 1, 2))
     for kernel in range(6):
         for channel in range(3):
             expected = gray[:, :, 0, kernel // 3] * (channel == kernel % 3)
@@ -101,3 +121,99 @@ def test_sobel_needs_room(size):
     transformer = StridedConv2DTransformer(kernel_size=size, kernels="sobel")
     with pytest.raises(ValueError, match=r"kernel_size of at least \(2, 2\)"):
         transformer.fit(np.zeros((1, 5, 5)))
+
+
+@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("shape", [(4, 4, 1, 16), (3, 5, 2, 30), (1, 7, 1, 7), (6, 2, 1, 5)])
+def test_bases_are_orthonormal(name, shape):
+    kernels = make(name, shape).reshape(-1, shape[3])
+    np.testing.assert_allclose(kernels.T @ kernels, np.eye(shape[3]), atol=1e-12)
+
+
+def test_dct_agrees_with_scipy():
+    window = np.random.default_rng(0).standard_normal((5, 4))
+    kernels = make("dct", (5, 4, 1, 20))[:, :, 0]
+    found = np.tensordot(window, kernels, 2)
+    expected = fft.dctn(window, norm="ortho")
+    order = sorted(np.ndindex(5, 4), key=lambda frequencies: (sum(frequencies), frequencies))
+    np.testing.assert_allclose(found, [expected[place] for place in order], atol=1e-12)
+
+
+def test_haar_of_four_pixels():
+    kernels = make("haar", (1, 4, 1, 4)).reshape(4, 4).T
+    half, root = 0.5, 0.5**0.5
+    expected = [[half] * 4, [half, half, -half, -half], [root, -root, 0, 0], [0, 0, root, -root]]
+    np.testing.assert_allclose(kernels, expected)
+
+
+def test_gabor_is_a_bank_over_frequencies_and_orientations():
+    """The largest response of a filter is to the wave of its own frequency and orientation."""
+    kernels = make("gabor", (15, 15, 1, 64))[:, :, 0]
+    y, x = np.mgrid[-7:8, -7:8]
+    frequencies, angles = np.geomspace(1, 7.5, 9)[1::2] / 15, np.pi * np.arange(8) / 8
+    waves = [
+        np.exp(2j * np.pi * frequency * (np.cos(angle) * x + np.sin(angle) * y))
+        for frequency in frequencies
+        for angle in angles
+    ]
+    responses = np.abs(np.tensordot(np.array(waves), kernels, 2)).reshape(32, 32, 2)
+    for phase in range(2):
+        np.testing.assert_array_equal(responses[:, :, phase].argmax(axis=1), np.arange(32))
+
+
+def test_gabor_and_laplace_have_mean_0_and_length_1():
+    for name in ("gabor", "laplace"):
+        kernels = make(name, (5, 7, 2, 40)).sum(axis=2).reshape(35, 40)
+        np.testing.assert_allclose(kernels.mean(axis=0), 0, atol=1e-12)
+        np.testing.assert_allclose((kernels**2).sum(axis=0), 1)
+
+
+def test_laplace_agrees_with_scipy():
+    image = np.zeros((31, 31))
+    image[15, 15] = 1
+    kernels = make("laplace", (21, 21, 1, 3))[:, :, 0]
+    for kernel, deviation in enumerate(np.geomspace(0.5, 21 / 4, 7)[1::2]):
+        expected = ndimage.gaussian_laplace(image, deviation)[5:26, 5:26]
+        agreement = np.corrcoef(kernels[:, :, kernel].ravel(), expected.ravel())[0, 1]
+        assert agreement > 0.98
+        assert kernels[10, 10, kernel] < 0
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 1, 9), (3, 3, 2, 18)])
+def test_pca_agrees_with_scikit_learn(shape):
+    sample = np.random.RandomState(0).standard_normal((500, np.prod(shape[:3])))
+    sample *= np.arange(1, sample.shape[1] + 1)
+    kernels = KERNELS["pca"](shape, None, lambda: sample).reshape(-1, shape[3])
+    expected = PCA(shape[3]).fit(sample).components_.T
+    np.testing.assert_allclose(np.abs(kernels), np.abs(expected), atol=1e-8)
+    assert (kernels.max(axis=0) == np.abs(kernels).max(axis=0)).all()
+
+
+@pytest.mark.parametrize("name", ["patches", "kmeans"])
+@pytest.mark.parametrize("shape", [(3, 3, 2, 20), (1, 1, 3, 5), (1, 1, 1, 2)])
+def test_patches_and_centers_have_mean_0_and_length_1(name, shape):
+    kernels = make(name, shape).reshape(-1, shape[3])
+    np.testing.assert_allclose((kernels**2).sum(axis=0), 1)
+    if len(kernels) > 1:
+        np.testing.assert_allclose(kernels.mean(axis=0), 0, atol=1e-12)
+
+
+def test_kmeans_finds_clusters():
+    rng = np.random.RandomState(0)
+    centers = rng.standard_normal((5, 36))
+    centers -= centers.mean(axis=1, keepdims=True)
+    centers /= np.linalg.norm(centers, axis=1, keepdims=True)
+    lengths = rng.uniform(0.5, 3, (2000, 1))  # which spherical k-means ignores
+    sample = lengths * (centers[rng.randint(5, size=2000)] + 0.02 * rng.standard_normal((2000, 36)))
+    kernels = KERNELS["kmeans"]((6, 6, 1, 5), rng, lambda: sample).reshape(36, 5)
+    assert ((centers @ kernels).max(axis=1) > 0.99).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_kmeans_with_fewer_patches_than_kernels():
+    images = np.random.default_rng(0).random((2, 5, 5))
+    kernels = StridedConv2DTransformer(40, kernels="kmeans", random_state=0).fit(images).kernels_
+    assert 10 < len(np.unique(kernels.reshape(9, 40), axis=1).T) <= 18
+    images = np.tile(images[:1], (10, 1, 1))  # many patches, but only 9 different ones
+    kernels = StridedConv2DTransformer(40, kernels="kmeans", random_state=0).fit(images).kernels_
+    assert np.isfinite(kernels).all()

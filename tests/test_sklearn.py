@@ -34,6 +34,13 @@ CONFIGURATIONS = {
     "default": {},
     "sobel": {"n_kernels": 4, "kernels": "sobel", "activation": "abs"},
     "uniform": {"kernels": "uniform", "activation": "split", "pooling": ["mean", "max"]},
+    "patches": {"kernels": "patches", "normalize_patches": True, "whiten": True, "n_jobs": 2},
+    "kmeans": {"kernels": "kmeans", "whiten": 1e-3, "activation": "split", "bias": -0.1},
+    "pca": {"kernels": "pca", "n_kernels": 4, "normalize_patches": True, "pooling": None},
+    "gabor": {"kernels": "gabor", "activation": "abs", "whiten": True, "n_patches": 50},
+    "laplace": {"kernels": "laplace", "bias": "quantile", "activation": "step"},
+    "dct": {"kernels": "dct", "n_kernels": 9, "normalize_patches": True, "activation": "square"},
+    "haar": {"kernels": "haar", "n_kernels": 9, "bias": "quantile", "whiten": True},
     "array": {"kernels": np.cos(np.arange(12.0)).reshape(2, 3, 1, 2), "bias": [0.1, -0.1]},
     "callable": {"kernels": first_patches, "activation": np.tanh, "n_kernels": 3},
     "no pooling": {"pooling": None, "n_kernels": 2, "activation": "identity"},
@@ -101,10 +108,13 @@ GRIDS = {
     "kernel_size": [1, (2, 3)],
     "stride": [1, (2, 1)],
     "kernels": [*sorted(KERNELS), np.ones((2, 2, 1, 3)), first_patches],
-    "bias": [0.0, -0.1, np.linspace(-1, 1, 8)],
+    "bias": [0.0, -0.1, "quantile", np.linspace(-1, 1, 8)],
     "padding": ["valid", "same", 1, (0, 2)],
     "padding_mode": sorted(PADDING_MODES),
     "dilation": [1, (1, 2)],
+    "normalize_patches": [False, True],
+    "whiten": [False, True, 0.01],
+    "n_patches": [1, 500],
     "activation": [*sorted(ACTIVATIONS), np.tanh],
     "pooling": [*sorted(POOLINGS), ["mean", "max"], None],
     "pool_grid": [1, (2, 3)],
@@ -218,7 +228,7 @@ def test_fitted_attributes_are_arrays_tuples_and_numbers(digits):
     transformer = StridedConv2DTransformer().fit(digits[0])
     for name, value in vars(transformer).items():
         if name.endswith("_"):
-            assert type(value) in (np.ndarray, tuple, int), name
+            assert type(value) in (np.ndarray, tuple, int, float), name
 
 
 N_MADE = []

@@ -183,14 +183,6 @@ def test_kernels_from_a_callable_that_sees_patches(images):
     assert {tuple(patch) for patch in seen["patches"].tolist()} <= windows
 
 
-def test_patches_of_images_smaller_than_the_kernel_say_so():
-    transformer = StridedConv2DTransformer(
-        kernels=lambda shape, rng, patches: patches(5), kernel_size=3
-    )
-    with pytest.raises(ValueError, match=r"kernel_size=\(3, 3\) .* smaller kernel"):
-        transformer.fit(np.ones((2, 2, 9)))
-
-
 def test_rows_that_are_no_square():
     X = np.ones((3, 6))
     with pytest.warns(UserWarning, match=r"6 columns, .* image_shape=\(h, w\)"):

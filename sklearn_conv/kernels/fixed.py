@@ -1,13 +1,19 @@
-"""Kernels that depend on nothing but their shape."""
+"""Kernels that depend on nothing but their shape.
+
+Each is one filter on one channel: kernel j is filter ``j // c`` on channel ``j % c``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+Shape = tuple[int, int, int, int]
 
-def sobel(shape: tuple[int, int, int, int], rng: Any = None, patches: Any = None) -> np.ndarray:
+
+def sobel(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
     """Take derivatives of the smoothed image along evenly spaced directions, one channel each.
 
     Kernel j looks at channel ``j % c``, in direction ``j // c`` of ``m = ceil(n_kernels / c)``:
@@ -26,22 +32,186 @@ def sobel(shape: tuple[int, int, int, int], rng: Any = None, patches: Any = None
            [-2.,  0.,  2.],
            [-1.,  0.,  1.]])
     """
+    _check_size("sobel", shape, 2)
     kh, kw, c, n_kernels = shape
-    if min(kh, kw) < 2:
-        raise ValueError(
-            f"kernels='sobel' cannot take a difference in kernel_size=({kh}, {kw}); use a "
-            "kernel_size of at least (2, 2)."
-        )
     right = np.outer(_binomial(kh), _difference(kw))
     down = np.outer(_difference(kh), _binomial(kw))
-    kernels = np.zeros(shape)
     n_directions = -(-n_kernels // c)
-    for j in range(n_kernels):
-        angle = np.pi * (j // c) / n_directions
+    filters = []
+    for i in range(n_directions):
+        angle = np.pi * i / n_directions
         # Rounded, so that a right angle mixes in nothing of the other kernel.
         along, across = np.round([np.cos(angle), np.sin(angle)], 15)
-        kernels[:, :, j % c, j] = along * right + across * down
+        filters.append(along * right + across * down)
+    return _on_each_channel(filters, shape)
+
+
+def gabor(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
+    """Make waves under a Gaussian window, at several frequencies and orientations.
+
+    With ``m = ceil(n_kernels / c)`` filters: a cosine, then a sine, of 8 orientations (of
+    ``ceil(m / 2)``, if that is fewer), evenly spaced over half a turn, of
+    ``ceil(m / (2 * orientations))`` frequencies, evenly spaced on a logarithmic scale between one
+    period in the shorter side of the kernel and half a period in a pixel, the lowest first. The
+    Gaussian has the bandwidth of one octave, but a standard deviation of at most a quarter of that
+    side. Each has mean 0 and length 1.
+
+    Source: A. K. Jain and F. Farrokhnia, "Unsupervised Texture Segmentation Using Gabor Filters"
+    (1991).
+
+    Examples
+    --------
+    >>> gabor((7, 7, 1, 64)).shape  # 4 frequencies, 8 orientations, cosine and sine
+    (7, 7, 1, 64)
+    """
+    _check_size("gabor", shape, 3)
+    kh, kw, c, n_kernels = shape
+    n_filters = -(-n_kernels // c)
+    n_orientations = min(8, -(-n_filters // 2))
+    y, x = _from_center(kh)[:, np.newaxis], _from_center(kw)
+    size = min(kh, kw)
+    filters = []
+    for frequency in _between(1 / size, 1 / 2, -(-n_filters // (2 * n_orientations))):
+        deviation = min(0.56 / frequency, size / 4)
+        window = np.exp(-(x**2 + y**2) / (2 * deviation**2))
+        for angle in np.pi * np.arange(n_orientations) / n_orientations:
+            phase = 2 * np.pi * frequency * (np.cos(angle) * x + np.sin(angle) * y)
+            filters += [_standard(window * np.cos(phase)), _standard(window * np.sin(phase))]
+    return _on_each_channel(filters, shape)
+
+
+def laplace(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
+    """Make Laplacians of Gaussians of several widths: they answer blobs and edges of any direction.
+
+    ``ceil(n_kernels / c)`` standard deviations are evenly spaced on a logarithmic scale between
+    half a pixel and a quarter of the kernel's shorter side, the smallest first. Each filter has
+    mean 0 and length 1, and is negative in its center.
+
+    Source: D. Marr and E. Hildreth, "Theory of Edge Detection" (1980).
+
+    Examples
+    --------
+    >>> laplace((3, 3, 1, 1))[:, :, 0, 0].round(2)
+    array([[ 0.13,  0.1 ,  0.13],
+           [ 0.1 , -0.94,  0.1 ],
+           [ 0.13,  0.1 ,  0.13]])
+    """
+    _check_size("laplace", shape, 3)
+    kh, kw, c, n_kernels = shape
+    square = _from_center(kh)[:, np.newaxis] ** 2 + _from_center(kw) ** 2
+    filters = [
+        _standard((square / deviation**2 - 2) * np.exp(-square / (2 * deviation**2)))
+        for deviation in _between(1 / 2, min(kh, kw) / 4, -(-n_kernels // c))
+    ]
+    return _on_each_channel(filters, shape)
+
+
+def dct(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
+    """Take the lowest frequencies of the discrete cosine transform (DCT-II) of a window.
+
+    The first filter is constant and sees the brightness. The sum of the two frequencies grows, that
+    along the rows first. Filters have length 1 and are orthogonal; there are kh * kw.
+
+    Source: N. Ahmed, T. Natarajan and K. R. Rao, "Discrete Cosine Transform" (1974).
+
+    Examples
+    --------
+    >>> dct((2, 2, 1, 4))[:, :, 0].transpose(2, 0, 1)[1]
+    array([[ 0.5, -0.5],
+           [ 0.5, -0.5]])
+    """
+    down, across = ([(u, _cosine(u, size)) for u in range(size)] for size in shape[:2])
+    return _on_each_channel(_products("dct", shape, down, across), shape)
+
+
+def haar(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
+    """Take Haar wavelets of a window: differences between halves of it, of these halves, and so on.
+
+    The first filter is constant and sees the brightness. The sum of the levels grows, that along
+    the rows first. Filters have length 1 and are orthogonal; there are kh * kw. Of an odd number
+    of pixels the first half is the larger one.
+
+    Source: A. Haar, "Zur Theorie der orthogonalen Funktionensysteme" (1910); M. Girardi and
+    W. Sweldens, "A New Class of Unbalanced Haar Wavelets That Form an Unconditional Basis for Lp on
+    General Measure Spaces" (1997), for any number of pixels.
+
+    Examples
+    --------
+    >>> haar((2, 2, 1, 4))[:, :, 0].transpose(2, 0, 1)[3]
+    array([[ 0.5, -0.5],
+           [-0.5,  0.5]])
+    """
+    down, across = map(_wavelets, shape[:2])
+    return _on_each_channel(_products("haar", shape, down, across), shape)
+
+
+def _on_each_channel(filters: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
+    c = shape[2]
+    kernels = np.zeros(shape)
+    for j in range(shape[3]):
+        kernels[:, :, j % c, j] = filters[j // c]
     return kernels
+
+
+def _check_size(name: str, shape: Shape, minimum: int) -> None:
+    if min(shape[:2]) < minimum:
+        raise ValueError(
+            f"kernels={name!r} cannot be made in kernel_size={shape[:2]}; use a kernel_size of at "
+            f"least {(minimum, minimum)}."
+        )
+
+
+def _products(
+    name: str,
+    shape: Shape,
+    down: Sequence[tuple[int, np.ndarray]],
+    across: Sequence[tuple[int, np.ndarray]],
+) -> list[np.ndarray]:
+    """Multiply each of some (level, weights) of rows with each of columns, by sum of levels."""
+    kh, kw, c, n_kernels = shape
+    if n_kernels > kh * kw * c:
+        raise ValueError(
+            f"kernels={name!r} has at most kh * kw * c = {kh * kw * c} kernels for kernel_size="
+            f"{(kh, kw)} and {c} channels, but n_kernels={n_kernels}; use fewer kernels or a "
+            "larger kernel_size."
+        )
+    pairs = [(u + v, u, np.outer(row, column)) for u, row in down for v, column in across]
+    return [pair[2] for pair in sorted(pairs, key=lambda pair: pair[:2])]
+
+
+def _cosine(frequency: int, size: int) -> np.ndarray:
+    weights = np.cos(np.pi * frequency * (2 * np.arange(size) + 1) / (2 * size))
+    return weights / np.linalg.norm(weights)
+
+
+def _wavelets(size: int) -> list[tuple[int, np.ndarray]]:
+    """Make an orthonormal basis of (level, weights), level 0 constant."""
+    basis, parts = [(0, np.full(size, size**-0.5))], [(1, 0, size)]
+    for level, start, stop in parts:  # which grows
+        if stop - start > 1:
+            middle = (start + stop + 1) // 2
+            left, right, n = middle - start, stop - middle, stop - start
+            weights = np.zeros(size)
+            weights[start:middle] = (right / (left * n)) ** 0.5
+            weights[middle:stop] = -((left / (right * n)) ** 0.5)
+            basis.append((level, weights))
+            parts += [(level + 1, start, middle), (level + 1, middle, stop)]
+    return basis
+
+
+def _between(low: float, high: float, n: int) -> np.ndarray:
+    """Take the middles of n equal parts of a range, on a logarithmic scale."""
+    return low * (high / low) ** ((np.arange(n) + 0.5) / n)
+
+
+def _from_center(size: int) -> np.ndarray:
+    return np.arange(size) - (size - 1) / 2
+
+
+def _standard(weights: np.ndarray) -> np.ndarray:
+    """Bring to mean 0 and length 1."""
+    weights = weights - weights.mean()
+    return weights / np.linalg.norm(weights)
 
 
 def _binomial(size: int) -> np.ndarray:

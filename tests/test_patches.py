@@ -1,0 +1,267 @@
+"""Sampling, normalizing and whitening patches, against loops and explicit steps."""
+
+import time
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.decomposition import PCA
+from strategies import ORDERS, convolutions, in_order
+
+from sklearn_conv import StridedConv2DTransformer, engine
+from sklearn_conv.parameters import check_window_parameters
+from sklearn_conv.patches import CHUNK, TrainingPatches, learn_preprocessing, sample_patches
+
+RNG = np.random.default_rng(0)
+IMAGES = (
+    RNG.random((30, 12, 10, 2)) * np.linspace(0.1, 2, 30)[:, np.newaxis, np.newaxis, np.newaxis]
+)
+
+
+def sample(images, n_patches=10**6, kernel_size=(3, 2), seed=0, **options):
+    options = {"stride": 1, "padding": "same", "padding_mode": "edge", "dilation": 1} | options
+    geometry = check_window_parameters("test", **options).place(images.shape[1:3], kernel_size)
+    rng = np.random.RandomState(seed)
+    return sample_patches(images, n_patches, geometry, np.dtype("f8"), rng)
+
+
+def all_windows(images, kernel_size, dilation):
+    (kh, kw), (_, h, w, _) = kernel_size, images.shape
+    return [
+        oracle.patch(image, row, column, kh, kw, dilation).ravel()
+        for image in images
+        for row in oracle.starts(h, kh, 1, dilation[0])
+        for column in oracle.starts(w, kw, 1, dilation[1])
+    ]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 3)])
+def test_all_windows_inside_the_images_once(order, dilation):
+    images = in_order(IMAGES[:4], order)
+    patches = sample(images, dilation=dilation)
+    expected = all_windows(IMAGES[:4], (3, 2), dilation)
+    np.testing.assert_array_equal(sorted(map(tuple, patches)), sorted(map(tuple, expected)))
+
+
+def test_a_sample_is_different_windows_from_everywhere():
+    images = np.arange(30 * 12 * 10).reshape(30, 12, 10, 1)
+    patches = sample(images, 600)
+    assert patches.shape == (600, 6)
+    assert len(np.unique(patches[:, 0])) == 600
+    known = {tuple(window) for window in all_windows(images, (3, 2), (1, 1))}
+    assert {tuple(patch) for patch in patches} <= known
+    for part in np.array_split(patches[:, 0], 3):  # in random order: first ones are no better
+        assert 0.4 < part.mean() / images.mean() < 1.6
+        assert len(np.unique(part // 120)) > 25
+    assert not np.array_equal(patches, sample(images, 600, seed=1))
+    np.testing.assert_array_equal(patches, sample(images, 600))
+
+
+def test_a_sample_touches_little_of_many_images():
+    images = np.broadcast_to(np.arange(64.0).reshape(1, 8, 8, 1), (10**9, 8, 8, 1))
+    start = time.perf_counter()
+    assert sample(images, 2 * CHUNK).shape == (2 * CHUNK, 6)
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "wrap"])
+def test_images_smaller_than_the_kernel_give_windows_over_their_border(mode):
+    images = RNG.random((3, 2, 5, 2)) + 1
+    patches = sample(images, kernel_size=(4, 3), padding=(1, 3), padding_mode=mode)
+    padded = [oracle.pad(image, (1, 0), mode, (4, 3), (1, 1)) for image in images]
+    expected = all_windows(np.array(padded), (4, 3), (1, 1))  # columns: inside, where they fit
+    np.testing.assert_array_equal(sorted(map(tuple, patches)), sorted(map(tuple, expected)))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("whiten", [0.1, 1e-3])
+def test_whitened_training_patches_have_unit_covariance_to_the_regularization(normalize, whiten):
+    patches = sample(IMAGES)
+    preprocessing = learn_preprocessing(patches, normalize, whiten)
+    before = learn_preprocessing(patches, normalize, 0.0).apply(patches)
+    spectrum = PCA().fit(before).explained_variance_
+    expected = spectrum / (spectrum + whiten * spectrum.mean())
+    whitened = preprocessing.apply(patches)
+    found = np.linalg.eigvalsh(np.cov(whitened, rowvar=False))[::-1]
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(whitened.mean(axis=0), 0, atol=1e-10)
+    np.testing.assert_allclose(preprocessing.whitening.matrix, preprocessing.whitening.matrix.T)
+
+
+def test_fewer_patches_than_weights():
+    images = RNG.random((2, 8, 8))
+    transformer = StridedConv2DTransformer(
+        4, 8, padding="valid", kernels="patches", whiten=True, random_state=0
+    )
+    assert np.isfinite(transformer.fit_transform(images)).all()
+    patches = images.reshape(2, 64)
+    matrix = learn_preprocessing(patches, False, 0.1).whitening.matrix
+    variance = np.var(patches, axis=0).mean()
+    assert np.linalg.eigvalsh(matrix)[-1] == pytest.approx((0.1 * variance) ** -0.5)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    convolutions(),
+    st.booleans(),
+    st.sampled_from([False, 0.3]),
+    st.sampled_from([None, "mean"]),
+    st.sampled_from([1, 500, 5000, engine.BLOCK_BYTES]),
+    st.sampled_from([None, 2]),
+    st.sampled_from([0.0, -0.25]),
+)
+def test_features_agree_with_explicit_steps(
+    case, normalize, whiten, pooling, block_bytes, n_jobs, bias
+):
+    """Folding changes nothing: normalize, whiten, convolve, in loops and one after the other."""
+    images, _, options = case
+    del options["groups"], options["bias"]
+    kernels = np.random.default_rng(0).standard_normal((3, 2, images.shape[3], 2))
+    options |= {"padding": "same"}
+    transformer = StridedConv2DTransformer(
+        kernels=kernels,
+        bias=bias,
+        normalize_patches=normalize,
+        whiten=whiten,
+        activation="split",
+        pooling=pooling,
+        n_jobs=n_jobs,
+        **options,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "BLOCK_BYTES", block_bytes)
+        patch.setattr(engine, "MIN_MULTIPLICATIONS", 0)
+        features = transformer.fit_transform(images)
+    sampled = sample(images, **options)
+    eps = mean = matrix = None
+    if normalize:
+        eps = 0.01 * np.mean([patch.var() for patch in sampled]) or 1.0
+        assert transformer.eps_ == pytest.approx(eps, rel=1e-3)
+        sampled = np.array([oracle.normalized(patch, eps) for patch in sampled])
+    if whiten:
+        mean = sampled.mean(axis=0)
+        covariance = np.cov(sampled, rowvar=False, bias=True)
+        variances, directions = np.linalg.eigh(covariance)
+        variances += 0.3 * variances.mean() or 1.0
+        matrix = directions.dot(np.diag(variances**-0.5)).dot(directions.T)
+    responses = oracle.preprocessed_responses(images, kernels, eps, mean, matrix, **options)
+    expected = oracle.features(responses, [bias] * 2, "split", pooling, (2, 2))
+    scale = max(1.0, np.abs(expected).max())
+    tolerance = 2e-4 if features.dtype == np.float32 else 1e-8
+    np.testing.assert_allclose(features, expected, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("factor", [1e-5, 0.1, 2.0, 1e6])
+@pytest.mark.parametrize("kernels", ["gaussian", "patches", "kmeans", "pca"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_units_of_the_images_do_not_matter(factor, kernels, dtype):
+    transformer = StridedConv2DTransformer(
+        8,
+        kernels=kernels,
+        normalize_patches=True,
+        whiten=True,
+        activation="split",
+        bias=-0.2,
+        random_state=0,
+    )
+    expected = transformer.fit_transform(IMAGES.astype(dtype))
+    features = transformer.fit_transform((IMAGES * factor).astype(dtype))
+    tolerance = 1e-3 if dtype == np.float32 else 1e-9
+    np.testing.assert_allclose(features, expected, atol=tolerance)
+
+
+def test_constant_patches_become_0():
+    images = IMAGES.copy()
+    images[:3] = [[[[5.0, 5.0]]], [[[0.0, 0.0]]], [[[3e4, 3e4]]]]
+    for dtype in (np.float32, np.float64):
+        transformer = StridedConv2DTransformer(
+            6, normalize_patches=True, activation="identity", padding="valid", random_state=0
+        )
+        features = transformer.fit_transform(images.astype(dtype))
+        assert not features[:3].any()
+        assert features[3:].any()
+
+
+def test_images_without_any_variance():
+    for kernels in ("patches", "kmeans", "pca", "gaussian"):
+        transformer = StridedConv2DTransformer(
+            4, kernels=kernels, normalize_patches=True, whiten=True, bias="quantile"
+        )
+        features = transformer.fit_transform(np.full((5, 6, 6), 7.0))
+        assert np.isfinite(features).all()
+
+
+def test_a_large_offset_costs_no_precision():
+    """A 16-bit sensor around 30,000."""
+    images = (30_000 + 50 * RNG.standard_normal((6, 20, 15, 2))).astype(np.uint16)
+    transformer = StridedConv2DTransformer(
+        16, kernels="patches", normalize_patches=True, whiten=True, padding="valid", random_state=0
+    ).fit(images)
+    exact = transformer.transform(images.astype(np.float64))
+    features = transformer.transform(images)
+    assert features.dtype == np.float32
+    assert np.abs(features - exact).max() < 1e-5 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("kernels", ["pca", "gaussian"])
+def test_the_order_of_the_training_images_changes_nothing_but_the_sample(kernels):
+    """With all windows in the sample, there is nothing to change."""
+    transformer = StridedConv2DTransformer(
+        4, kernels=kernels, normalize_patches=True, whiten=True, bias=-0.1, random_state=0
+    )
+    one = transformer.fit(IMAGES).transform(IMAGES)
+    other = transformer.fit(IMAGES[::-1]).transform(IMAGES)
+    np.testing.assert_allclose(one, other, atol=1e-9)
+
+
+def test_nearly_constant_patches_make_no_kernels():
+    images = np.zeros((200, 9, 9))
+    images[:10] = RNG.random((10, 9, 9))
+    transformer = StridedConv2DTransformer(
+        50, kernels="patches", padding="valid", n_patches=5000, random_state=0
+    ).fit(images)
+    lengths = np.linalg.norm(transformer.kernels_.reshape(9, 50), axis=0)
+    np.testing.assert_allclose(lengths, 1)
+
+
+def test_what_initialisers_get():
+    geometry = check_window_parameters("test", 1, "same", "edge", 1).place((12, 10), (3, 2))
+    rng = np.random.RandomState(0)
+    patches = TrainingPatches(IMAGES, geometry, 500, True, 0.1, np.dtype("f4"), rng)
+    varied = len(patches())
+    assert 450 < varied < 500  # those of the darkest images are nearly constant
+    assert patches().dtype == np.float32
+    chosen = patches(100)
+    assert len(np.unique(chosen, axis=0)) == 100
+    assert patches(2000).shape == (2000, 12)
+    known = {tuple(patch) for patch in patches().tolist()}
+    assert {tuple(patch) for patch in chosen.tolist()} <= known
+
+
+def test_quantiles_are_spread_evenly():
+    """A kernel's step is active in the share of windows that its level leaves above it."""
+    images = RNG.random((60, 14, 14))
+    transformer = StridedConv2DTransformer(
+        21,
+        kernels="gaussian",
+        bias="quantile",
+        activation="step",
+        padding="valid",
+        pool_grid=1,
+        random_state=0,
+    )
+    active = transformer.fit_transform(images).mean(axis=0)
+    golden = (1 + 5**0.5) / 2
+    np.testing.assert_allclose(active, [1 - (i * golden) % 1 for i in range(1, 22)], atol=0.02)
+    assert transformer.bias_.shape == (21,)
+
+
+def test_no_patches_are_drawn_unless_somebody_asks():
+    one, other = (
+        StridedConv2DTransformer(4, n_patches=n, random_state=0).fit(IMAGES) for n in (1, 100)
+    )
+    np.testing.assert_array_equal(one.kernels_, other.kernels_)
+    assert one.eps_ == 0.0
