@@ -11,8 +11,11 @@ RUN := $(VENV)/bin/python
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
 BENCH_VENV := .venv-bench
+ACCURACY_VENV := .venv-bench-accuracy
+# Folder with fashion_mnist.npz and eurosat_small.npz: X_train, y_train, X_test, y_test
+SKLEARN_CONV_DATA ?= data
 
-.PHONY: help demo test test-long test-minimum lint bench clean
+.PHONY: help demo test test-long test-minimum lint bench bench-accuracy bench-recipes clean
 
 help:
 	@echo "make demo          grid search over stride and kernel size on the digits, with a picture"
@@ -21,6 +24,9 @@ help:
 	@echo "make test-minimum  the tests on the oldest supported versions"
 	@echo "make lint          ruff and mypy"
 	@echo "make bench         time against PyTorch, and write docs/performance.md (6 minutes)"
+	@echo "make bench-accuracy  against HOG, scattering and a CNN; writes docs/accuracy.md (half an hour)"
+	@echo "make bench-recipes   the recipes on real images; writes docs/recipes.md (5 minutes)"
+	@echo "                     both need SKLEARN_CONV_DATA=folder with the images, see the pages"
 	@echo "make clean         remove the environments and caches"
 
 demo: $(VENV)/demo
@@ -43,8 +49,14 @@ lint: $(VENV)/lint
 bench: $(BENCH_VENV)/bench
 	MPLBACKEND=agg $(BENCH_VENV)/bin/python benchmarks/speed.py --page docs/performance.md
 
+bench-accuracy: $(ACCURACY_VENV)/bench
+	MPLBACKEND=agg $(ACCURACY_VENV)/bin/python benchmarks/accuracy.py --data "$(SKLEARN_CONV_DATA)" --page docs/accuracy.md
+
+bench-recipes: $(VENV)/demo
+	MPLBACKEND=agg $(RUN) benchmarks/recipes.py --data "$(SKLEARN_CONV_DATA)" --page docs/recipes.md
+
 clean:
-	rm -rf $(VENV) $(MINIMUM_VENV) $(BENCH_VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache output
+	rm -rf $(VENV) $(MINIMUM_VENV) $(BENCH_VENV) $(ACCURACY_VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache output
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -72,4 +84,9 @@ $(MINIMUM_VENV)/test: pyproject.toml tests/minimum.txt
 $(BENCH_VENV)/bench: pyproject.toml
 	$(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_VENV)/bin/python $(PIP_INSTALL) --editable ".[bench]"
+	touch $@
+
+$(ACCURACY_VENV)/bench: pyproject.toml
+	$(PYTHON) -m venv $(ACCURACY_VENV)
+	$(ACCURACY_VENV)/bin/python $(PIP_INSTALL) --editable ".[bench-accuracy]"
 	touch $@

@@ -1,0 +1,331 @@
+"""Compare features of images: accuracy of the same linear classifier, sizes, times and memory.
+
+Each row runs in a process of its own. The regularisation is chosen on a fifth of the training
+images (at most 10,000), then the classifier is fitted on all of them and scored on the test images,
+once. The CNN trains for as long as features and classifier of the row "patches" took. Run: make
+bench-accuracy
+"""
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from functools import partial
+from os import cpu_count
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from kymatio.torch import Scattering2D
+from scipy import linalg
+from skimage.feature import hog
+
+from sklearn_conv import StridedConv2DTransformer, __version__
+
+MARK = "<!-- measured: everything below is written by make bench-accuracy -->"
+
+
+class Task(NamedTuple):
+    """Images to tell apart, and what was found best for them on validation data."""
+
+    file: str
+    n_train: int
+    n_seeds: int
+    hog: dict
+    scattering: int
+    """J: the features are means over 2**J pixels"""
+    ours: dict
+    """of all rows of ours"""
+
+
+LEARNED = {"normalize_patches": True, "whiten": True, "activation": "split", "bias": -0.25}
+OBJECTS = {"n_kernels": 256, "kernel_size": 7, "pool_grid": 4}
+TILES = {"n_kernels": 1024, "kernel_size": 6, "pool_grid": 1}
+HOG_28 = {"pixels_per_cell": (4, 4), "cells_per_block": (2, 2), "orientations": 9}
+HOG_64 = {"pixels_per_cell": (8, 8), "cells_per_block": (2, 2), "orientations": 9}
+TASKS = {
+    "Fashion-MNIST, 60,000": Task("fashion_mnist", 60_000, 1, HOG_28, 2, OBJECTS),
+    "Fashion-MNIST, 5,000": Task("fashion_mnist", 5_000, 3, HOG_28, 2, OBJECTS),
+    "Fashion-MNIST, 1,000": Task("fashion_mnist", 1_000, 3, HOG_28, 2, OBJECTS),
+    "EuroSAT, 2,500": Task("eurosat_small", 2_500, 3, HOG_64, 3, TILES),
+}
+
+
+def load(task, folder, seed):
+    """Return training and test images (n, h, w, c) and their labels, a random part for training."""
+    with np.load(folder / f"{task.file}.npz") as data:
+        X, y, X_test, y_test = (data[key] for key in ("X_train", "y_train", "X_test", "y_test"))
+    chosen = np.random.RandomState(seed).permutation(len(X))[: task.n_train]
+    X, X_test = (images.reshape(*images.shape[:3], -1) for images in (X, X_test))
+    return X[chosen], y[chosen].astype(int), X_test, y_test.astype(int)
+
+
+def raw(X, X_test, task, seed):
+    return [images.reshape(len(images), -1).astype(np.float32) for images in (X, X_test)]
+
+
+def gradients(X, X_test, task, seed):
+    """Histograms of oriented gradients; of colour images the channel of the largest gradient."""
+    describe = partial(hog, channel_axis=-1, feature_vector=True, **task.hog)
+    with Parallel(n_jobs=-1, batch_size=256) as parallel:
+        return [
+            np.array(parallel(delayed(describe)(image) for image in images), np.float32)
+            for images in (X, X_test)
+        ]
+
+
+def scattering(X, X_test, task, seed):
+    transform = Scattering2D(J=task.scattering, shape=X.shape[1:3])
+
+    def describe(images):
+        images = torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32) / 255)
+        return transform(images).flatten(1).numpy()
+
+    return [
+        np.concatenate([describe(images[i : i + 16]) for i in range(0, len(images), 16)])
+        for images in (X, X_test)
+    ]
+
+
+def ours(X, X_test, task, seed, post=np.sqrt, **options):
+    transformer = StridedConv2DTransformer(
+        **task.ours, **options, random_state=seed, n_jobs=cpu_count()
+    ).fit(X)
+    features = [transformer.transform(images) for images in (X, X_test)]
+    return [post(part, out=part) for part in features] if post else features
+
+
+FEATURES = {
+    "raw pixels": raw,
+    "HOG": gradients,
+    "scattering": scattering,
+    "gaussian": partial(ours, activation="split", post=None),
+    "gaussian, root": partial(ours, activation="split"),
+    "patches": partial(ours, kernels="patches", post=None, **LEARNED),
+    "patches, root": partial(ours, kernels="patches", **LEARNED),
+    "kmeans, root": partial(ours, kernels="kmeans", **LEARNED),
+}
+TIMED = "patches, root"
+
+
+def classify(X, y, X_test, y_test):
+    """Ridge regression of +-1 targets on standardised features, which are overwritten."""
+    mean, deviation = X.mean(axis=0, dtype=np.float64), X.std(axis=0, dtype=np.float64)
+    deviation[deviation <= 1e-6 * np.abs(mean)] = 1  # constant features
+    for part in (X, X_test):
+        part -= mean.astype(np.float32)
+        part /= deviation.astype(np.float32)
+    targets = np.where(y[:, np.newaxis] == np.arange(y.max() + 1), 1, -1).astype(np.float32)
+    center = targets.mean(axis=0)
+    targets -= center
+    n_fit = len(X) - min(len(X) // 5, 10_000)
+    fit, validation = slice(n_fit), slice(n_fit, None)
+    if len(X) > X.shape[1]:
+        parts = [(gram(X[rows]), X[rows].T @ targets[rows]) for rows in (fit, validation)]
+
+        def weights(alpha, rows):
+            if rows == fit:
+                return solve(*parts[0], alpha)
+            return solve(parts[0][0] + parts[1][0], parts[0][1] + parts[1][1], alpha)
+
+    else:
+        products = (X @ X.T).astype(np.float64)
+
+        def weights(alpha, rows):
+            return X[rows].T @ solve(products[rows, rows], targets[rows], alpha).astype(np.float32)
+
+    def accuracy(alpha, rows, images, labels):
+        try:
+            found = images @ weights(alpha, rows) + center
+        except linalg.LinAlgError:  # too little regularisation for float32
+            return 0.0
+        return float((found.argmax(axis=1) == labels).mean())
+
+    alphas = len(X) * 10.0 ** np.arange(0, -4.1, -0.5)
+    scores = [accuracy(alpha, fit, X[validation], y[validation]) for alpha in alphas]
+    best = alphas[int(np.argmax(scores))]
+    return accuracy(best, slice(None), X_test, y_test), best
+
+
+def gram(X):
+    """X.T @ X, its lower half."""
+    return linalg.blas.ssyrk(1, X.T, lower=1)
+
+
+def solve(products, right, alpha):
+    products = products.copy(order="F")
+    products.flat[:: len(products) + 1] += alpha
+    factor = linalg.cho_factor(products, lower=True, overwrite_a=True, check_finite=False)
+    return linalg.cho_solve(factor, right, check_finite=False)
+
+
+def train_cnn(X, y, X_test, y_test, seconds, seed):
+    """Six convolutions with batch normalisation, AdamW, one cycle, mirrored images."""
+    start = time.perf_counter()
+    torch.manual_seed(seed)
+    layers, channels = [], X.shape[3]
+    for width in (32, 64, 128):
+        for _ in range(2):
+            layers += [
+                torch.nn.Conv2d(channels, width, 3, padding=1, bias=False),
+                torch.nn.BatchNorm2d(width),
+                torch.nn.ReLU(),
+            ]
+            channels = width
+        layers.append(torch.nn.MaxPool2d(2))
+    layers += [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(128, int(y.max()) + 1))
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
+    mean, deviation = X.mean(axis=(0, 1, 2)), X.std(axis=(0, 1, 2))
+
+    def tensor(images):
+        images = ((images - mean) / deviation).astype(np.float32)
+        return torch.from_numpy(images.transpose(0, 3, 1, 2))
+
+    rng, n_epochs = np.random.RandomState(seed), 0
+    done = 0.0
+    while done < 1:
+        order = rng.permutation(len(X))
+        n_epochs += 1
+        for i in range(0, len(X), 64):
+            done = (time.perf_counter() - start) / seconds
+            if done >= 1:
+                break
+            rate = 0.003 * min(done / 0.2, (1 - done) / 0.8)  # up, then down to 0
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch = order[i : i + 64]
+            images = tensor(X[batch])
+            if rng.rand() < 0.5:
+                images = images.flip(3)
+            loss = torch.nn.functional.cross_entropy(model(images), torch.from_numpy(y[batch]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        found = [model(tensor(X_test[i : i + 500])).argmax(1) for i in range(0, len(X_test), 500)]
+    accuracy = float((torch.cat(found).numpy() == y_test).mean())
+    return {"accuracy": accuracy, "classifier": time.perf_counter() - start, "epochs": n_epochs}
+
+
+def run_row(task, row, seed, seconds, folder):
+    """Measure one row; to be called in a fresh process."""
+    X, y, X_test, y_test = load(task, folder, seed)
+    if row == "CNN":
+        result = train_cnn(X, y, X_test, y_test, seconds, seed)
+    else:
+        start = time.perf_counter()
+        features, features_test = FEATURES[row](X, X_test, task, seed)
+        made = time.perf_counter()
+        n_features = features.shape[1]
+        accuracy, alpha = classify(features, y, features_test, y_test)
+        result = {
+            "accuracy": accuracy,
+            "features": n_features,
+            "made": made - start,
+            "classifier": time.perf_counter() - made,
+            "alpha": alpha,
+        }
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return result | {"gb": peak / 2**20 if sys.platform == "linux" else peak / 2**30}
+
+
+def measure(name, row, seconds, folder):
+    """Run a row once for each seed; the mean of each figure, and the spread of the accuracy."""
+    runs = []
+    for seed in range(TASKS[name].n_seeds):
+        command = [sys.executable, __file__, "--data", str(folder), "--row", name, row]
+        command += ["--seed", str(seed), "--seconds", str(seconds)]
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        runs.append(json.loads(output.splitlines()[-1]))
+    result = {key: float(np.mean([run[key] for run in runs])) for key in runs[0]}
+    spread = np.std([run["accuracy"] for run in runs], ddof=1) if len(runs) > 1 else None
+    return result | {"row": row, "spread": spread}
+
+
+def table(results):
+    lines = [
+        "| features | accuracy | number | s to make | s to classify | peak GB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        spread = "" if r["spread"] is None else f" +- {r['spread']:.4f}"
+        made, number = (f"{r['made']:.1f}", f"{r['features']:,.0f}") if "made" in r else ("", "")
+        label = f"CNN, {r['epochs']:.0f} epochs" if "epochs" in r else r["row"]
+        lines.append(
+            f"| {label} | {r['accuracy']:.4f}{spread} | {number} | {made} | {r['classifier']:.1f} "
+            f"| {r['gb']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(tables, path):
+    figure, axes = plt.subplots(1, len(tables), figsize=(13, 4), layout="constrained")
+    for ax, (name, results) in zip(axes, tables.items(), strict=True):
+        rows = [result["row"] for result in results]
+        ours = [
+            row in FEATURES and FEATURES[row] not in (raw, gradients, scattering) for row in rows
+        ]
+        accuracies = [result["accuracy"] for result in results]
+        spreads = [result["spread"] or 0 for result in results]
+        colors = ["C0" if mine else "0.7" for mine in ours]
+        ax.barh(rows, accuracies, xerr=spreads, color=colors)
+        for place, accuracy in enumerate(accuracies):
+            ax.text(accuracy, place, f"{accuracy:.3f} ", ha="right", va="center")
+        ax.set(title=name, xlabel="accuracy", xlim=(min(accuracies) - 0.05, None))
+        ax.invert_yaxis()
+        if ax is not axes[0]:
+            ax.set_yticklabels([])
+    figure.savefig(path, dpi=120)
+
+
+def about():
+    return (
+        f"sklearn_conv {__version__}, NumPy {np.__version__}, PyTorch {torch.__version__}, Python "
+        f"{platform.python_version()}, {cpu_count()} cores"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with the .npz files")
+    parser.add_argument("--page", type=Path, help="write tables and plot to this Markdown page")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--row", nargs=2, metavar=("TASK", "ROW"), help="run this only, as JSON")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=60.0, help="for the CNN of --row")
+    arguments = parser.parse_args()
+    if arguments.row:
+        task, row = arguments.row
+        result = run_row(TASKS[task], row, arguments.seed, arguments.seconds, arguments.data)
+        print(json.dumps(result))
+        return
+    print(about(), flush=True)
+    tables = {}
+    for name in arguments.tasks:
+        print(f"\n{name} training images\n", flush=True)
+        results = tables[name] = []
+        for row in [*FEATURES, "CNN"]:
+            timed = next((r for r in results if r["row"] == TIMED), None)
+            seconds = timed["made"] + timed["classifier"] if timed else 0.0
+            results.append(measure(name, row, seconds, arguments.data))
+            print(table(results[-1:]).splitlines()[-1], flush=True)
+    if arguments.page is not None:
+        picture = arguments.page.with_suffix(".png")
+        plot(tables, picture)
+        parts = [arguments.page.read_text().split(MARK)[0].rstrip(), MARK, f"{about()}."]
+        for name, results in tables.items():
+            parts += [f"## {name} training images", table(results)]
+        parts.append(f"![Accuracies]({picture.name})")
+        arguments.page.write_text("\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    main()
