@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_conv import StridedConv2DTransformer
 
-ALPHAS = [100, 300, 1000, 3000]
+ALPHAS = [30, 100, 300, 1000]
 N_VALIDATION = 10_000
 
 
@@ -78,13 +78,24 @@ def main():
     )
 
     transformer = StridedConv2DTransformer(
-        256, kernel_size=5, pool_grid=4, random_state=0, n_jobs=-1
+        128,
+        kernel_size=7,
+        kernels="patches",
+        normalize_patches=True,
+        whiten=True,
+        activation="split",
+        bias=-0.25,
+        pool_grid=4,
+        random_state=0,
+        n_jobs=-1,
     )
-    print(f"\n{transformer}")
-    with timed(f"features of {len(X_train)} training images"):
-        features_train = transformer.fit_transform(X_train)
+    print(f"\n{transformer}, and the root of its features")
+    with timed(f"learn kernels from patches of {len(X_train)} training images"):
+        transformer.fit(X_train)
+    with timed("features of these"):
+        features_train = np.sqrt(transformer.transform(X_train))
     with timed(f"features of {len(X_test)} test images"):
-        features_test = transformer.transform(X_test)
+        features_test = np.sqrt(transformer.transform(X_test))
     classify(features_train, y_train, features_test, y_test)
 
 

@@ -33,9 +33,9 @@ def identity(values: np.ndarray, out: np.ndarray) -> np.ndarray:
 def relu(values: np.ndarray, out: np.ndarray) -> np.ndarray:
     """Return max(value, 0)."""
     # With a single zero, or rows of zeros that are short, NumPy takes 5 or 2 times as long.
-    zeros = ZEROS.view(values.dtype)
     if not (values.flags.c_contiguous and out.flags.c_contiguous):
-        return np.maximum(values, zeros[: values.shape[-1]], out=out)
+        return np.maximum(values, np.zeros(values.shape[-1], values.dtype), out=out)
+    zeros = ZEROS.view(values.dtype)
     rows = values.size // len(zeros) * len(zeros)
     flat, flat_out = values.reshape(-1), out.reshape(-1)
     for part, shape in (slice(rows), (-1, len(zeros))), (slice(rows, None), (-1,)):

@@ -27,6 +27,19 @@ def test_activation_agrees_with_scalars(name, in_place, dtype):
             assert result[index] == pytest.approx(expected(z, BIAS[index[-1]]), abs=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1, 7), (16384, 1), (129, 127), (3, 20_000), (40_001, 2)])
+@pytest.mark.parametrize("step", [1, 2])
+def test_relu_of_any_size_and_memory_order(shape, step, dtype):
+    values = np.random.default_rng(0).standard_normal((shape[0], shape[1] * step)).astype(dtype)
+    expected = np.where(values[:, ::step] > 0, values[:, ::step], 0)
+    out = np.empty((shape[0], shape[1] * step), dtype)[:, ::step]
+    relu = ACTIVATIONS["relu"][""].function
+    np.testing.assert_array_equal(relu(values[:, ::step], out), expected)
+    relu(values[:, ::step], values[:, ::step])
+    np.testing.assert_array_equal(values[:, ::step], expected)
+
+
 def test_callable_gets_every_kernel_in_a_column():
     seen = []
 
