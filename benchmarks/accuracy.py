@@ -294,7 +294,7 @@ def plot(tables, path):
         colors = ["0.75" if row in peers else "C0" for row in rows]
         ax.barh(rows, accuracies, xerr=spreads, color=colors)
         for place, accuracy in enumerate(accuracies):
-            ax.text(accuracy, place, f"{accuracy:.3f} ", ha="right", va="center")
+            ax.text(0.02, place, f"{accuracy:.3f}", va="center", transform=ax.get_yaxis_transform())
         ax.set(title=name, xlabel="accuracy", xlim=(min(accuracies) - 0.05, None))
         ax.invert_yaxis()
         if ax is not axes[0]:

@@ -76,6 +76,12 @@ def test_images_smaller_than_the_kernel_give_windows_over_their_border(mode):
     np.testing.assert_array_equal(sorted(map(tuple, patches)), sorted(map(tuple, expected)))
 
 
+def test_a_kernel_as_large_as_the_images_has_one_window_inside_each():
+    patches = sample(IMAGES, kernel_size=(12, 10))
+    expected = IMAGES.reshape(len(IMAGES), -1)
+    np.testing.assert_array_equal(sorted(map(tuple, patches)), sorted(map(tuple, expected)))
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("whiten", [0.1, 1e-3])
 def test_whitened_training_patches_have_unit_covariance_to_the_regularization(normalize, whiten):
@@ -89,6 +95,20 @@ def test_whitened_training_patches_have_unit_covariance_to_the_regularization(no
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(whitened.mean(axis=0), 0, atol=1e-10)
     np.testing.assert_allclose(preprocessing.whitening.matrix, preprocessing.whitening.matrix.T)
+
+
+def test_hardly_any_regularization():
+    patches = np.repeat(RNG.random((200, 1)), 8, axis=1)  # one direction only
+    matrix = learn_preprocessing(patches, False, 1e-20).whitening.matrix
+    assert np.isfinite(matrix).all()
+
+
+def test_true_means_a_regularization_of_a_tenth():
+    one, other = (
+        StridedConv2DTransformer(4, whiten=whiten, random_state=0).fit(IMAGES).kernels_
+        for whiten in (True, 0.1)
+    )
+    np.testing.assert_array_equal(one, other)
 
 
 def test_fewer_patches_than_weights():
