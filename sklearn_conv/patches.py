@@ -107,7 +107,16 @@ def learn_preprocessing(patches: np.ndarray, normalize: bool, whiten: float) -> 
     variance)``. A direction in which the patches do not vary, as there must be with fewer patches
     than weights, has variance 0: regularization alone keeps its factor finite.
     """
-    preprocessing = Preprocessing(_contrast(patches) if normalize else 0.0)
+    preprocessing = Preprocessing()
+    if normalize:
+        eps, limits = _eps(_variances(patches)), np.finfo(patches.dtype)
+        if not float(limits.tiny) * 1e6 < eps < float(limits.max) / 1e6:
+            raise ValueError(
+                "normalize_patches=True needs variances that can be computed in "
+                f"{patches.dtype}, but {eps:.0e} is a hundredth of that of the windows of X; "
+                "divide the images by their standard deviation first."
+            )
+        preprocessing = Preprocessing(eps)
     if not whiten:
         return preprocessing
     d = patches.shape[1]
@@ -155,7 +164,8 @@ class TrainingPatches:
     @cached_property
     def varied(self) -> np.ndarray:
         """The patches as the kernels see them, without nearly constant ones unless all are."""
-        varied = self.sample.var(axis=1) >= _contrast(self.sample)
+        variances = _variances(self.sample)
+        varied = variances >= _eps(variances)
         return self.preprocessing.apply(self.sample[varied] if varied.any() else self.sample)
 
     def __call__(self, n: int | None = None) -> np.ndarray:
@@ -184,5 +194,11 @@ class TrainingPatches:
         return -np.array(quantiles)
 
 
-def _contrast(patches: np.ndarray) -> float:
-    return CONTRAST * float(patches.var(axis=1).mean(dtype=np.float64)) or 1.0
+def _variances(patches: np.ndarray) -> np.ndarray:
+    parts = np.array_split(patches, -(-len(patches) // CHUNK))
+    with np.errstate(over="ignore"):
+        return np.concatenate([part.astype(np.float64).var(axis=1) for part in parts])
+
+
+def _eps(variances: np.ndarray) -> float:
+    return CONTRAST * float(variances.mean()) or 1.0

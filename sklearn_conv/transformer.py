@@ -61,8 +61,9 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
           are.
     bias : float, "quantile" or array-like of shape (n_kernels,), default=0.0
         What the activation adds to the responses, in their units; below 0 it is a threshold.
-        "quantile" puts the threshold of each kernel at a quantile of its responses to patches of
-        the images in ``fit``, as MiniRocket does, at evenly spread levels.
+        "quantile" puts the threshold of kernel j at a quantile of its responses to patches of the
+        images in ``fit``, as MiniRocket does. The levels are spread evenly, the fractional parts of
+        ``1.618 * (j + 1)``; half of the biases are above 0, so take "relu" or "step" with them.
     padding : {"valid", "same"}, int or (rows, columns), default="same"
         Pixels that are added on each side of the images, as in `conv2d`.
     padding_mode : {"constant", "edge", "reflect", "symmetric", "wrap"}, default="constant"
@@ -71,9 +72,10 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
     dilation : int or (rows, columns), default=1
         Pixels from one weight of a kernel to the next.
     normalize_patches : bool, default=False
-        Whether each patch loses its mean and is divided by ``sqrt(variance + eps)``. ``eps`` is
-        0.01 times the mean variance of the patches in ``fit``, so that images in other units have
-        the same features; a constant patch becomes 0.
+        Whether each patch, all of its channels together and its padding included, loses its mean
+        and is divided by ``sqrt(variance + eps)``. ``eps`` is 0.01 times the mean variance of the
+        patches in ``fit``: images in other units in ``fit`` and ``transform`` have the same
+        features. A constant patch becomes 0, and its response ``offset_``.
     whiten : bool or float, default=False
         Whether patches, after they are normalized, lose the mean patch and are whitened (ZCA):
         their directions are divided by ``sqrt(variance + whiten * mean variance)``. True means 0.1.
@@ -95,7 +97,8 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         - "abs": abs(z + b);
         - "split": max(z + b, 0) and max(-z + b, 0), two features for each kernel;
         - "step": 1 where z + b > 0, else 0; pooled by its mean, the proportion of positive values.
-          Over flat regions z is 0 but for rounding: give a bias a little below 0;
+          Over flat regions z is 0 but for rounding, unless images are whitened: give a bias a
+          little below 0, or "quantile";
         - "square": (z + b)**2;
         - a callable takes an array of z + b and gives one number for each of its elements.
     pooling : {"max", "mean", "sum"}, list of these or None, default="mean"

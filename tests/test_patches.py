@@ -212,6 +212,14 @@ def test_images_without_any_variance():
         )
         features = transformer.fit_transform(np.full((5, 6, 6), 7.0))
         assert np.isfinite(features).all()
+        assert transformer.eps_ == 1.0
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [("f4", 1e30), ("f4", 1e-25), ("f8", 1e200)])
+def test_numbers_that_cannot_be_squared_say_so(dtype, factor):
+    images = (IMAGES * factor).astype(dtype)
+    with pytest.raises(ValueError, match=r"can be computed in float.*divide the images by"):
+        StridedConv2DTransformer(normalize_patches=True).fit(images)
 
 
 def test_a_large_offset_costs_no_precision():

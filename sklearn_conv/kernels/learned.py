@@ -29,7 +29,8 @@ def kmeans(
     """Take the centers of clusters of the training patches, spherical k-means.
 
     Patches and centers have mean 0 and length 1. Where there are fewer patches than kernels, the
-    patches themselves are taken.
+    patches themselves are taken. A patch between two clusters may fall to either by rounding, so
+    that images in another dtype or other units may have other centers, as good as these.
 
     Source: A. Coates and A. Y. Ng, "Learning Feature Representations with K-Means" (2012);
     D. Sculley, "Web-Scale K-Means Clustering" (2010).
