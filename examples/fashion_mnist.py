@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_conv import StridedConv2DTransformer
 
-ALPHAS = [30, 100, 300, 1000]
+ALPHAS = [100, 300, 1000, 3000]
 N_VALIDATION = 10_000
 
 
