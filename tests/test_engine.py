@@ -12,7 +12,7 @@ from joblib import parallel_config
 from strategies import convolutions
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from sklearn_conv import StridedConv2DTransformer, engine
+from sklearn_conv import StridedConv2DTransformer, conv2d, engine
 from sklearn_conv.activation import ACTIVATIONS
 from sklearn_conv.pooling import POOLINGS
 
@@ -191,6 +191,18 @@ def test_a_large_offset_costs_no_precision():
                 features = transformer.transform(images)
                 assert features.dtype == np.float32
                 assert np.abs(features - exact).max() < 1e-5 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("shape", [(5, 9, 7, 2), (1, 20, 300, 1)])
+def test_a_large_offset_costs_no_precision_in_maps(shape):
+    rng = np.random.default_rng(0)
+    offsets = np.linspace(20_000, 40_000, shape[0]).reshape(-1, 1, 1, 1)
+    images = (offsets + 50 * rng.standard_normal(shape)).astype(np.uint16)
+    kernels = rng.standard_normal((3, 3, shape[3], 4))
+    exact = conv2d(images.astype(np.float64), kernels - kernels.mean(axis=(0, 1, 2)))
+    maps = conv2d(images, kernels - kernels.mean(axis=(0, 1, 2)))
+    assert maps.dtype == np.float32
+    assert np.abs(maps - exact).max() < 1e-5 * np.abs(exact).max()
 
 
 def test_features_that_are_never_active_are_exactly_0():
