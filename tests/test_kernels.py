@@ -146,6 +146,21 @@ def test_haar_of_four_pixels():
     np.testing.assert_allclose(kernels, expected)
 
 
+def test_haar_of_three_pixels():
+    kernels = make("haar", (3, 1, 1, 3)).reshape(3, 3).T
+    expected = [[3**-0.5] * 3, [6**-0.5, 6**-0.5, -((2 / 3) ** 0.5)], [0.5**0.5, -(0.5**0.5), 0]]
+    np.testing.assert_allclose(kernels, expected)
+
+
+def test_haar_is_in_the_order_of_the_sum_of_levels():
+    kernels = make("haar", (2, 4, 1, 8))[:, :, 0]
+    down = {0: [0.5**0.5, 0.5**0.5], 1: [0.5**0.5, -(0.5**0.5)]}
+    across = make("haar", (1, 4, 1, 4)).reshape(4, 4).T  # of levels 0, 1, 2 and 2
+    order = [(0, 0), (0, 1), (1, 0), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)]
+    for kernel, (u, v) in enumerate(order):
+        np.testing.assert_allclose(kernels[:, :, kernel], np.outer(down[u], across[v]))
+
+
 def test_gabor_is_a_bank_over_frequencies_and_orientations():
     """The largest response of a filter is to the wave of its own frequency and orientation."""
     kernels = make("gabor", (15, 15, 1, 64))[:, :, 0]
