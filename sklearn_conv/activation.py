@@ -32,7 +32,7 @@ def identity(values: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 def relu(values: np.ndarray, out: np.ndarray) -> np.ndarray:
     """Return max(value, 0)."""
-    # With a single zero, or rows of zeros that are short, NumPy takes 5 or 2 times as long.
+    # With a single zero, or rows of zeros that are short, NumPy takes longer.
     if not (values.flags.c_contiguous and out.flags.c_contiguous):
         return np.maximum(values, np.zeros(values.shape[-1], values.dtype), out=out)
     zeros = ZEROS.view(values.dtype)

@@ -6,7 +6,10 @@ For a block of images and a rectangle of the map:
 2. gather the windows along the rows only; along the columns they overlap in memory, so that the
    windows of all kernels are a view;
 3. one matrix product for each row of the map, in one call;
-4. activate in place, then pool or write.
+4. activate in place, then pool.
+
+Maps that are not pooled lie image by image: there, and where each window is normalized, whole
+windows are copied, and one product writes all responses, of maps straight into the result.
 
 The working set is a few megabytes in each thread, whatever the number and the size of the images.
 """
