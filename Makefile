@@ -69,7 +69,7 @@ $(VENV)/demo: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/test: pyproject.toml | $(VENV)/bin/python
-	$(RUN) $(PIP_INSTALL) --editable ".[plot,test]"
+	$(RUN) $(PIP_INSTALL) --editable ".[plot,dask,test]"
 	touch $@
 
 $(VENV)/lint: pyproject.toml | $(VENV)/bin/python
@@ -78,7 +78,7 @@ $(VENV)/lint: pyproject.toml | $(VENV)/bin/python
 
 $(MINIMUM_VENV)/test: pyproject.toml tests/minimum.txt
 	$(MINIMUM_PYTHON) -m venv $(MINIMUM_VENV)
-	$(MINIMUM_VENV)/bin/python $(PIP_INSTALL) --constraint tests/minimum.txt --editable ".[plot,test]"
+	$(MINIMUM_VENV)/bin/python $(PIP_INSTALL) --constraint tests/minimum.txt --editable ".[plot,dask,test]"
 	touch $@
 
 $(BENCH_VENV)/bench: pyproject.toml

@@ -120,7 +120,7 @@ def conv2d(
             ACTIVATIONS["identity"],
             geometry,
         )
-        compute_maps(images[..., channels], layer, maps[:, :, :, np.newaxis, outputs])
+        compute_maps(images[..., channels], maps[:, :, :, np.newaxis, outputs], layer)
     return maps
 
 

@@ -141,7 +141,7 @@ def compute_dtype(dtype: np.dtype) -> np.dtype:
 
 
 def compute_maps(
-    images: np.ndarray, layer: Layer, out: np.ndarray, n_jobs: int | None = 1, verbose: int = 0
+    images: np.ndarray, out: np.ndarray, layer: Layer, n_jobs: int | None = 1, verbose: int = 0
 ) -> None:
     """Write the activated responses at every window.
 
@@ -166,12 +166,12 @@ def compute_maps(
 
 def compute_cells(
     images: np.ndarray,
+    out: np.ndarray,
     layer: Layer,
     poolings: Sequence[Pooling],
     pool_grid: tuple[int, int],
-    out: np.ndarray,
-    n_jobs: int | None,
-    verbose: int,
+    n_jobs: int | None = 1,
+    verbose: int = 0,
 ) -> None:
     """Write the activated responses, pooled over each cell of the grid.
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils.random import sample_without_replacement
 
+from sklearn_conv.images import Images, check_finite
 from sklearn_conv.validation import check_integer
 from sklearn_conv.windows import Geometry, window_span
 
@@ -23,7 +24,7 @@ CHUNK = 10_000
 
 
 def sample_patches(
-    images: np.ndarray,
+    images: Images,
     n_patches: int,
     geometry: Geometry,
     dtype: np.dtype,
@@ -36,6 +37,7 @@ def sample_patches(
     The windows lie inside the images. Only where these are smaller than a kernel, windows over
     their padded border are taken, as they are in ``transform``.
     """
+    images = images.sample(rng)
     (kh, kw), (n, _, _, c) = geometry.kernel_size, images.shape
     index, weights, counts = [], [], [n]
     for axis, span in enumerate(window_span(geometry.kernel_size, geometry.dilation)):
@@ -47,17 +49,25 @@ def sample_patches(
     n_patches = min(n_patches, n_places)
     places = rng.permutation(sample_without_replacement(n_places, n_patches, random_state=rng))
     patches = np.empty((n_patches, kh, kw, c), dtype)
-    in_order = np.argsort(places)  # of the images, which may be on a disk
-    for start in range(0, n_patches, CHUNK):
-        chunk = in_order[start : start + CHUNK]
-        image, *corner = np.unravel_index(places[chunk], counts)
-        rows, columns = (
-            index[axis][corner[axis][:, np.newaxis] + weights[axis]] for axis in (0, 1)
-        )
-        rows, columns = rows[:, :, np.newaxis], columns[:, np.newaxis]
-        windows = images[image[:, np.newaxis, np.newaxis], rows, columns].astype(dtype)
-        windows[(rows < 0) | (columns < 0)] = 0
-        patches[chunk] = windows
+    in_order = np.argsort(places)  # of the images, so that each is read once
+    image, *corner = np.unravel_index(places[in_order], counts)
+    for batch in images.batches():
+        chosen = slice(*np.searchsorted(image, [batch.start, batch.stop]))
+        if chosen.start == chosen.stop:
+            continue
+        first, last = map(int, image[chosen][[0, -1]])
+        pixels = images.read(slice(first, last + 1), check=False)
+        for start in range(chosen.start, chosen.stop, CHUNK):
+            chunk = slice(start, min(start + CHUNK, chosen.stop))
+            rows, columns = (
+                index[axis][corner[axis][chunk, np.newaxis] + weights[axis]] for axis in (0, 1)
+            )
+            rows, columns = rows[:, :, np.newaxis], columns[:, np.newaxis]
+            windows = pixels[image[chunk, np.newaxis, np.newaxis] - first, rows, columns]
+            check_finite(windows)
+            windows = windows.astype(dtype)
+            windows[(rows < 0) | (columns < 0)] = 0
+            patches[in_order[chunk]] = windows
     return patches.reshape(n_patches, -1)
 
 
@@ -138,7 +148,7 @@ class TrainingPatches:
 
     def __init__(
         self,
-        images: np.ndarray,
+        images: Images,
         geometry: Geometry,
         n_patches: int,
         normalize: bool,

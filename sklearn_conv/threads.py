@@ -55,7 +55,7 @@ def run(
     # and so change these for everyone.
     parallel = Parallel(n_jobs=workers, prefer="threads", require="sharedmem", verbose=verbose)
     try:
-        with _one_blas_thread if workers > 1 else nullcontext():
+        with one_blas_thread if workers > 1 else nullcontext():
             parallel(delayed(work)(n_tasks) for n_tasks in calls)
     finally:
         todo = iter(())  # after an error or an interrupt, the others stop
@@ -91,4 +91,4 @@ class _OneBlasThread:
                 self._limits.restore_original_limits()
 
 
-_one_blas_thread = _OneBlasThread()
+one_blas_thread = _OneBlasThread()

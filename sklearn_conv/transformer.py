@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import product
+from math import prod
 from typing import Any, Self
 
 import numpy as np
@@ -14,12 +16,13 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv.engine import Layer, compute_cells, compute_dtype, compute_maps
-from sklearn_conv.images import check_images, remember_columns
+from sklearn_conv.images import Images, check_images, remember_columns
 from sklearn_conv.kernels import KERNELS
 from sklearn_conv.parameters import check_parameters
 from sklearn_conv.patches import TrainingPatches
 from sklearn_conv.pooling import POOLINGS
-from sklearn_conv.validation import cast_numbers, check_numbers
+from sklearn_conv.validation import cast_numbers, check_integer, check_numbers, is_dask
+from sklearn_conv.verbose import Progress
 
 
 class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
@@ -268,7 +271,7 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         offset = cast_numbers("offset_", offset, dtype)
         bias = cast_numbers("bias", np.broadcast_to(bias, parameters.n_kernels), dtype)
         # All that can fail is done: a failed fit leaves the estimator as it was.
-        remember_columns(self, X, images)
+        remember_columns(self, X, images.shape)
         self.kernels_ = folded
         self.offset_ = offset
         self.eps_ = patches.preprocessing.eps
@@ -299,30 +302,107 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
             If X is no batch of images of the shape seen in ``fit``.
         """
         check_is_fitted(self)
-        parameters = check_parameters(self)
-        self._refuse_table_of_images()
-        images = check_images(self, X, self.image_shape_, reset=False)
-        dtype = compute_dtype(images.dtype)
-        geometry = parameters.windows.place(images.shape[1:3], self.kernels_.shape[:2])
-        layer = Layer(
-            cast_numbers("kernels_", self.kernels_, dtype),
-            cast_numbers("offset_", self.offset_, dtype),
-            cast_numbers("bias_", self.bias_, dtype),
-            parameters.sides,
-            geometry,
-            self.eps_,
-        )
-        n, features = len(images), (len(parameters.sides), len(self.bias_))
-        if parameters.poolings is None:
-            out = np.empty((n, *geometry.output_shape, *features), dtype)
-            compute_maps(images, layer, out, self.n_jobs, self.verbose)
+        self._refuse_tables(X)
+        images, compute, shape, dtype = self._prepare(X)
+        if is_dask(X):
+            from sklearn_conv.dask_arrays import map_rows
+
+            return map_rows(self, "transform", X, self._row_shape(shape), dtype)
+        try:
+            out = np.empty((len(images), *shape), dtype)
+        except MemoryError as error:
+            raise MemoryError(
+                f"{error}, which are the features of X; take them in batches, with "
+                "transform_batches(X), or choose fewer kernels, cells or images."
+            ) from None
+        batches = [*images.batches()]
+        if len(batches) == 1:
+            compute(images.read(batches[0]), out, verbose=self.verbose)
         else:
-            poolings = [POOLINGS[name] for name in parameters.poolings]
-            out = np.empty((n, *parameters.pool_grid, len(poolings), *features), dtype)
-            compute_cells(
-                images, layer, poolings, parameters.pool_grid, out, self.n_jobs, self.verbose
+            progress = Progress(self, len(images))
+            for rows in batches:
+                compute(images.read(rows), out[rows])
+                progress.tell(rows.stop)
+        return out.reshape(len(out), *self._row_shape(shape))
+
+    def transform_batches(
+        self, X: npt.ArrayLike, batch_size: int | None = None
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Compute the features of images batch by batch, where all of them do not fit into memory.
+
+        ``features[rows] = batch`` for all batches makes what `transform` gives.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
+            As in `transform`; of a `numpy.memmap` or an array of zarr or h5py only a batch is read
+            at once.
+        batch_size : int, default=None
+            Number of images in a batch. None makes images and features of a batch some 16 MB, and
+            takes whole chunks of X where it has any.
+
+        Yields
+        ------
+        rows : slice
+            Where in X the images of the batch are; one batch follows the other.
+        features : ndarray of shape (rows, n_features) or (rows, grid rows, columns, features)
+            Their features.
+
+        Raises
+        ------
+        NotFittedError
+            Before ``fit``.
+        TypeError
+            If ``batch_size`` or X is of a wrong kind.
+        ValueError
+            If ``batch_size`` has a wrong value or X is no batch of images of the shape seen in
+            ``fit``; for NaN in X when its batch is read.
+
+        See Also
+        --------
+        save_batches : Write them to a file.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
+        >>> rng = np.random.default_rng(0)
+        >>> labels = rng.integers(2, size=1000)
+        >>> images = rng.normal(0, 1 + labels[:, np.newaxis, np.newaxis], (1000, 8, 8))
+        >>> transformer = StridedConv2DTransformer(random_state=0).fit(images)
+        >>> classifier = StreamingRidgeClassifier()
+        >>> for rows, features in transformer.transform_batches(images, batch_size=300):
+        ...     classifier = classifier.partial_fit(features, labels[rows])
+        ...     print(rows, features.shape)
+        slice(0, 300, None) (300, 256)
+        slice(300, 600, None) (300, 256)
+        slice(600, 900, None) (300, 256)
+        slice(900, 1000, None) (100, 256)
+        >>> classifier.score(transformer.transform(images), labels) > 0.99
+        True
+        """
+        check_is_fitted(self)
+        owner = f"{type(self).__name__}.transform_batches"
+        if batch_size is not None:
+            batch_size = check_integer(owner, "batch_size", batch_size, 1)
+        if is_dask(X):
+            raise TypeError(
+                "transform_batches reads X itself, but X is a dask array; transform(X) gives the "
+                "features as a dask array, which computes nothing until it is asked."
             )
-        return out.reshape(n, -1) if self.flatten else out.reshape(*out.shape[:3], -1)
+        images, compute, shape, dtype = self._prepare(X)
+        if batch_size is None:
+            batch_size = images.reading_length(prod(shape) * dtype.itemsize)
+
+        def generate() -> Iterator[tuple[slice, np.ndarray]]:
+            progress = Progress(self, len(images))
+            for rows in images.batches(batch_size):
+                out = np.empty((rows.stop - rows.start, *shape), dtype)
+                compute(images.read(rows), out)
+                progress.tell(rows.stop)
+                yield rows, out.reshape(len(out), *self._row_shape(shape))
+
+        return generate()
 
     def get_feature_names_out(self, input_features: npt.ArrayLike | None = None) -> np.ndarray:
         """Name the features: kernel, side of a split, pooling, row and column of the cell.
@@ -364,6 +444,38 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
+    def _prepare(self, X: Any) -> tuple[Images, Callable[..., None], tuple[int, ...], np.dtype]:
+        """Check X; give the images, what computes a batch of them, and shape and dtype of one."""
+        parameters = check_parameters(self)
+        images = check_images(self, X, self.image_shape_, reset=False)
+        dtype = compute_dtype(images.dtype)
+        geometry = parameters.windows.place(images.shape[1:3], self.kernels_.shape[:2])
+        layer = Layer(
+            cast_numbers("kernels_", self.kernels_, dtype),
+            cast_numbers("offset_", self.offset_, dtype),
+            cast_numbers("bias_", self.bias_, dtype),
+            parameters.sides,
+            geometry,
+            self.eps_,
+        )
+        features = (len(parameters.sides), len(self.bias_))
+        if parameters.poolings is None:
+            compute = partial(compute_maps, layer=layer, n_jobs=self.n_jobs)
+            return images, compute, (*geometry.output_shape, *features), dtype
+        poolings = [POOLINGS[name] for name in parameters.poolings]
+        compute = partial(
+            compute_cells,
+            layer=layer,
+            poolings=poolings,
+            pool_grid=parameters.pool_grid,
+            n_jobs=self.n_jobs,
+        )
+        return images, compute, (*parameters.pool_grid, len(poolings), *features), dtype
+
+    def _row_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Give the shape of the features of an image, from grid rows, grid columns and more."""
+        return (prod(shape),) if self.flatten else (*shape[:2], prod(shape[2:]))
+
     def _make_kernels(
         self,
         shape: tuple[int, int, int, int],
@@ -391,10 +503,15 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
             )
         return kernels
 
-    def _refuse_table_of_images(self) -> None:
+    def _refuse_tables(self, X: Any) -> None:
         container = getattr(self, "_sklearn_output_config", {}).get(
             "transform", get_config()["transform_output"]
         )
+        if container != "default" and is_dask(X):
+            raise ValueError(
+                f"A dask array of features does not go into the {container} table that set_output "
+                "or set_config asks for; use set_output(transform='default') on this step."
+            )
         if not self.flatten and container != "default":
             raise ValueError(
                 f"flatten=False gives arrays of shape (n, rows, columns, features), which do not "

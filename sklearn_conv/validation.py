@@ -36,6 +36,12 @@ def is_sequence(value: Any) -> bool:
     return isinstance(value, tuple | list) or (isinstance(value, np.ndarray) and value.ndim == 1)
 
 
+def is_dask(value: Any) -> bool:
+    """Whether this is a collection of dask, which computes nothing until it is asked."""
+    graph = getattr(type(value), "__dask_graph__", None)
+    return graph is not None and graph(value) is not None  # None: xarray without dask
+
+
 MAXIMUM = 2**31
 """No size, stride or count of pixels is as large."""
 

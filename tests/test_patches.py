@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 from strategies import ORDERS, convolutions, in_order
 
 from sklearn_conv import StridedConv2DTransformer, engine
+from sklearn_conv.images import Images
 from sklearn_conv.parameters import check_window_parameters
 from sklearn_conv.patches import CHUNK, TrainingPatches, learn_preprocessing, sample_patches
 
@@ -24,6 +25,7 @@ def sample(images, n_patches=10**6, kernel_size=(3, 2), seed=0, **options):
     options = {"stride": 1, "padding": "same", "padding_mode": "edge", "dilation": 1} | options
     geometry = check_window_parameters("test", **options).place(images.shape[1:3], kernel_size)
     rng = np.random.RandomState(seed)
+    images = Images(images, images.shape[1:], in_memory=True)
     return sample_patches(images, n_patches, geometry, np.dtype("f8"), rng)
 
 
@@ -258,7 +260,8 @@ def test_nearly_constant_patches_make_no_kernels():
 def test_what_initialisers_get():
     geometry = check_window_parameters("test", 1, "same", "edge", 1).place((12, 10), (3, 2))
     rng = np.random.RandomState(0)
-    patches = TrainingPatches(IMAGES, geometry, 500, True, 0.1, np.dtype("f4"), rng)
+    images = Images(IMAGES, IMAGES.shape[1:], in_memory=True)
+    patches = TrainingPatches(images, geometry, 500, True, 0.1, np.dtype("f4"), rng)
     varied = len(patches())
     assert 450 < varied < 500  # those of the darkest images are nearly constant
     assert patches().dtype == np.float32

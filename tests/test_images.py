@@ -1,0 +1,307 @@
+"""Images that are not in memory: what is read, how often, and what is said when it can't be."""
+
+import os
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sklearn_conv import StridedConv2DTransformer, images
+from sklearn_conv.kernels import KERNELS
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.random((60, 12, 10, 2), np.float32)
+LEARNED = {"kernels": "patches", "normalize_patches": True, "whiten": True, "bias": "quantile"}
+
+
+class Stored:
+    """What zarr and h5py have in common; counts how often each image is read."""
+
+    def __init__(self, array, chunks=None):
+        self._array, self.shape, self.dtype = array, array.shape, array.dtype
+        self.chunks = chunks
+        self.n_reads = np.zeros(len(array), int)
+        self.slices = []
+
+    def __getitem__(self, rows):
+        assert isinstance(rows, slice)
+        assert type(rows.start) is type(rows.stop) is int
+        self.n_reads[rows] += 1
+        self.slices.append(rows)
+        return self._array[rows]
+
+
+@pytest.fixture
+def batches_of_7(monkeypatch):
+    monkeypatch.setattr(images, "BATCH_BYTES", 7 * IMAGES[0].nbytes)
+
+
+@pytest.fixture
+def transformer():
+    return StridedConv2DTransformer(6, random_state=0, **LEARNED)
+
+
+@pytest.mark.parametrize("shape", [(12, 10, 2), (12, 20), (240,)], ids=["4-D", "3-D", "rows"])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "u1", ">i2", "bool", "longdouble"])
+def test_stored_images_are_read_once_and_give_the_same(shape, dtype, monkeypatch):
+    array = (100 * IMAGES).reshape(60, *shape).astype(dtype)
+    monkeypatch.setattr(images, "BATCH_BYTES", 7 * array[0].nbytes)
+    options = LEARNED | {"image_shape": (12, 10, 2) if len(shape) == 1 else None}
+    transformer = StridedConv2DTransformer(6, random_state=0, **options)
+    expected = transformer.fit_transform(array)
+    kernels, bias = transformer.kernels_, transformer.bias_
+    stored = Stored(array)
+    transformer.fit(stored)
+    assert stored.n_reads.max() == 1
+    np.testing.assert_array_equal(transformer.kernels_, kernels)
+    np.testing.assert_array_equal(transformer.bias_, bias)
+    stored = Stored(array)
+    np.testing.assert_allclose(transformer.transform(stored), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(stored.n_reads, 1)
+    assert len(stored.slices) > 4
+
+
+@pytest.mark.parametrize("kernels", sorted(KERNELS))
+def test_kernels_of_stored_images_are_those_of_images_in_memory(kernels, batches_of_7):
+    transformer = StridedConv2DTransformer(4, 4, kernels=kernels, random_state=0, n_patches=300)
+    in_memory = transformer.fit(IMAGES).kernels_
+    np.testing.assert_array_equal(transformer.fit(Stored(IMAGES)).kernels_, in_memory)
+
+
+def test_fit_reads_nothing_that_it_does_not_need():
+    stored = Stored(IMAGES)
+    StridedConv2DTransformer(random_state=0).fit(stored)
+    assert not stored.n_reads.any()
+    StridedConv2DTransformer(kernels="patches", n_patches=3, random_state=0).fit(stored)
+    few = Stored(IMAGES[:, :1, :1])
+    StridedConv2DTransformer(2, 1, kernels="patches", n_patches=1, random_state=0).fit(few)
+    assert few.n_reads.sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("chunks", "expected"),
+    [
+        ((4, 12, 10, 2), 20),
+        ((7, 3, 5, 1), 21),
+        ((30, 12, 10, 2), 30),  # somewhat more than a batch
+        ((60, 12, 10, 2), 23),  # far more
+        (None, 23),
+        (((30, 30), (12,), (10,), (2,)), 23),  # as dask says it
+    ],
+)
+def test_batches_are_whole_chunks(chunks, expected, monkeypatch, transformer):
+    monkeypatch.setattr(images, "BATCH_BYTES", 23 * IMAGES[0].nbytes)
+    stored = Stored(IMAGES, chunks)
+    transformer.fit(IMAGES).transform(stored)
+    assert stored.slices[0] == slice(0, expected)
+
+
+@pytest.mark.parametrize("library", ["zarr", "h5py"])
+def test_zarr_and_h5py(library, tmp_path, transformer, batches_of_7):
+    module = pytest.importorskip(library, reason=f"{library} is not installed")
+    if library == "zarr":
+        stored = module.open(
+            str(tmp_path / "a.zarr"),
+            mode="w",
+            shape=IMAGES.shape,
+            chunks=(4, 12, 10, 2),
+            dtype="f4",
+        )
+    else:
+        file = module.File(tmp_path / "a.h5", "w")
+        stored = file.create_dataset("a", IMAGES.shape, "f4", chunks=(4, 12, 10, 2))
+    stored[:] = IMAGES
+    expected = transformer.fit_transform(IMAGES)
+    np.testing.assert_allclose(transformer.fit_transform(stored), expected, rtol=1e-4, atol=1e-5)
+    parts = [features for _, features in transformer.transform_batches(stored)]
+    np.testing.assert_allclose(np.concatenate(parts), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("make", [Stored, "memmap"])
+def test_nan_is_found_where_it_is_read(value, make, tmp_path, transformer, batches_of_7):
+    bad = IMAGES.copy()
+    bad[57, 3, 4, 1] = value
+    if make == "memmap":
+        stored = np.memmap(tmp_path / "bad", np.float32, "w+", shape=bad.shape)
+        stored[:] = bad
+    else:
+        stored = make(bad)
+    with pytest.raises(ValueError, match=r"(NaN|infinity).*nan_to_num"):
+        transformer.fit(stored)
+    with pytest.raises(ValueError, match=r"(NaN|infinity).*nan_to_num"):
+        transformer.fit(IMAGES).transform(stored)
+    parts = transformer.transform_batches(stored, 10)
+    assert [next(parts)[0].stop for _ in range(5)] == [10, 20, 30, 40, 50]
+    with pytest.raises(ValueError, match="nan_to_num"):
+        next(parts)
+
+
+@pytest.mark.parametrize(
+    ("array", "error", "message"),
+    [
+        (np.zeros((3, 4), "M8[s]"), TypeError, "convert it to numbers"),
+        (np.zeros((3, 4), object), TypeError, "dtype object; convert it to numbers"),
+        (np.zeros((3, 4, 4), "c8"), ValueError, "X.real and"),
+        (np.zeros(3), ValueError, "1 axis"),
+        (np.zeros((1, 2, 3, 4, 5)), ValueError, "5 axes"),
+        (np.zeros((0, 4, 4)), ValueError, "empty axis"),
+        (np.zeros((2, 9, 9)), ValueError, r"\(9, 9, 1\), but .* fitted on .* \(12, 10, 2\)"),
+        (np.zeros((2, 9)), ValueError, "9 features.* expecting 240 features"),
+    ],
+)
+def test_stored_arrays_that_are_no_images(array, error, message, transformer):
+    with pytest.raises(error, match=message):
+        transformer.fit(IMAGES).transform(Stored(array))
+
+
+class Cut(Stored):
+    def __getitem__(self, rows):
+        return super().__getitem__(rows)[:5]
+
+
+class Other(Stored):
+    def __getitem__(self, rows):
+        return super().__getitem__(rows).astype("f8")
+
+
+class Broken(Stored):
+    def __getitem__(self, rows):
+        if rows.stop > 20:
+            raise OSError("checksum mismatch")
+        return super().__getitem__(rows)
+
+
+@pytest.mark.parametrize(
+    ("stored", "error", "message"),
+    [
+        (Cut(IMAGES), ValueError, r"X\[0:7\] is an array of shape \(5, 12, 10, 2\).* whole"),
+        (Other(IMAGES), ValueError, r"dtype float32, but X\[0:7\] is .* dtype float64"),
+        (Broken(IMAGES), OSError, "checksum mismatch"),
+    ],
+)
+def test_stored_arrays_that_break_their_word(stored, error, message, transformer, batches_of_7):
+    transformer.fit(IMAGES)
+    with pytest.raises(error, match=message) as caught:
+        transformer.transform(stored)
+    if error is OSError:
+        assert caught.value.__notes__ == ["This came while X[14:21] was read."]
+    np.testing.assert_array_equal(transformer.transform(IMAGES), transformer.transform(IMAGES))
+
+
+def write_map(path, array, offset=0):
+    stored = np.memmap(path, array.dtype, "w+", offset=offset, shape=array.shape)
+    stored[:] = array
+    stored.flush()
+    return np.memmap(path, array.dtype, "r", offset=offset, shape=array.shape)
+
+
+def test_a_memory_map_is_looked_at_once_and_not_copied(tmp_path, monkeypatch, transformer):
+    stored = write_map(tmp_path / "images", RNG.random((3000, 12, 10, 2), np.float32), 128)
+    monkeypatch.setattr(images, "BATCH_BYTES", 10 * IMAGES[0].nbytes)
+    seen = []
+    monkeypatch.setattr(images, "assert_all_finite", lambda X, input_name: seen.append(len(X)))
+    tracemalloc.start()
+    transformer.set_params(n_patches=100).fit(stored)
+    assert sum(seen) == 100  # the windows
+    seen.clear()
+    out = transformer.transform(stored)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(seen) == 3000
+    assert peak - out.nbytes < stored.nbytes / 2
+    monkeypatch.undo()
+    expected = transformer.transform(np.array(stored))
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0, 100, 5000])
+@pytest.mark.parametrize("view", [lambda X: X, lambda X: X[10:, ::2], np.asarray])
+def test_a_memory_map_whose_file_was_cut(tmp_path, offset, view, transformer):
+    path = tmp_path / "images"
+    stored = view(write_map(path, IMAGES, offset))
+    features = transformer.fit(stored).transform(stored)
+    os.truncate(path, path.stat().st_size - 1)
+    for attempt in (transformer.transform, transformer.fit):
+        with pytest.raises(OSError, match=r"images was cut .* bytes, the map needs .* Write it"):
+            attempt(stored)
+    again = view(write_map(path, IMAGES, offset))
+    np.testing.assert_array_equal(transformer.transform(again), features)
+
+
+def test_a_result_that_does_not_fit_says_how_to_get_it(transformer, monkeypatch):
+    huge = np.broadcast_to(IMAGES[:1], (10**12, 12, 10, 2))
+    transformer.fit(IMAGES)
+    monkeypatch.setattr(images, "check_finite", lambda values: None)
+    with pytest.raises(MemoryError, match=r"Unable to allocate .* transform_batches\(X\)"):
+        transformer.transform(huge)
+
+
+@given(batch_size=st.integers(1, 70), n_jobs=st.sampled_from([None, 2]))
+def test_batches_are_the_features(batch_size, n_jobs):
+    transformer = StridedConv2DTransformer(6, random_state=0, n_jobs=n_jobs, **LEARNED).fit(IMAGES)
+    expected = transformer.transform(IMAGES)
+    out, end = np.empty_like(expected), 0
+    for rows, features in transformer.transform_batches(IMAGES, batch_size):
+        assert rows.start == end
+        assert len(features) == rows.stop - rows.start == min(batch_size, 60 - end)
+        out[rows], end = features, rows.stop
+    assert end == 60
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"flatten": False}, {"pooling": None, "n_kernels": 2}])
+def test_batches_of_other_shapes(options):
+    transformer = StridedConv2DTransformer(random_state=0, **options).fit(IMAGES)
+    parts = [features for _, features in transformer.transform_batches(IMAGES, 25)]
+    expected = transformer.transform(IMAGES)
+    assert parts[0].shape[1:] == expected.shape[1:]
+    np.testing.assert_allclose(np.concatenate(parts), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_size_of_batches_is_chosen_by_images_and_features(monkeypatch):
+    transformer = StridedConv2DTransformer(64, random_state=0).fit(IMAGES)
+    row = IMAGES[0].nbytes + 256 * 4
+    monkeypatch.setattr(images, "BATCH_BYTES", 9 * row)
+    stored = Stored(IMAGES, (4, 12, 10, 2))
+    assert next(transformer.transform_batches(IMAGES))[0] == slice(0, 9)
+    assert next(transformer.transform_batches(stored))[0] == slice(0, 8)
+    assert stored.n_reads.sum() == 8
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "error"), [(0, ValueError), (-1, ValueError), (2.0, TypeError), ("3", TypeError)]
+)
+def test_bad_batch_size(batch_size, error, transformer):
+    transformer.fit(IMAGES)
+    with pytest.raises(error, match=r"'batch_size' .*transform_batches must be .* at least 1"):
+        transformer.transform_batches(IMAGES, batch_size)
+
+
+def test_what_is_wrong_is_said_before_the_first_batch(transformer):
+    with pytest.raises(ValueError, match="not fitted yet"):
+        transformer.transform_batches(IMAGES)
+    transformer.fit(IMAGES)
+    with pytest.raises(ValueError, match="9, 9"):
+        transformer.transform_batches(IMAGES[:, :9, :9])
+
+
+def test_verbose_batches_tell_of_progress(capfd, transformer, batches_of_7):
+    transformer.set_params(verbose=10).fit(IMAGES)
+    for _ in transformer.transform_batches(IMAGES, 30):
+        pass
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(" | ")[0] for line in lines] == [
+        "[StridedConv2DTransformer]: Done 30 out of 60 images",
+        "[StridedConv2DTransformer]: Done 60 out of 60 images",
+    ]
+    assert "elapsed: 0." in lines[0]
+    assert lines[1].endswith("remaining: 0.0s")
+    transformer.transform(Stored(IMAGES))
+    assert len(capfd.readouterr().err.splitlines()) == 9
+    transformer.set_params(verbose=1).transform(Stored(IMAGES))
+    assert len(capfd.readouterr().err.splitlines()) == 1
+    transformer.set_params(verbose=0).transform(Stored(IMAGES))
+    assert capfd.readouterr().err == ""
