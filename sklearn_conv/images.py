@@ -111,11 +111,14 @@ def check_images(estimator: Any, X: Any, expected: ImageShape | None, reset: boo
     ``expected`` is the shape of the images where one is known: the parameter ``image_shape`` in
     ``fit`` (``reset``), the attribute ``image_shape_`` in ``transform``.
     """
-    if not reset and hasattr(X, "columns"):  # names before values, as scikit-learn does it
-        validate_data(estimator, X, reset=False, skip_check_array=True)
-    lazy = is_dask(X) or _is_lazy(X)
-    in_memory = not lazy and not isinstance(X, np.memmap)
-    values = _as_lazy_numbers(X) if lazy else _as_numbers(estimator, X)
+    in_memory = False
+    if is_dask(X) or _is_lazy(X):
+        values = _as_lazy_numbers(X)
+    else:
+        if not reset and hasattr(X, "columns"):  # names before values, as scikit-learn does it
+            validate_data(estimator, X, reset=False, skip_check_array=True)
+        values = _as_numbers(estimator, X)
+        in_memory = not isinstance(X, np.memmap)
     if 0 in values.shape:
         raise ValueError(f"X of shape {values.shape} has an empty axis. {RULE}")
     if in_memory:

@@ -210,7 +210,7 @@ def test_classes_may_be_said_first():
 BAD_BATCHES = {
     "a new class": ([5], {}, r"classes \[5\], which are not among \[0 1 2\]"),
     "other classes": ([1], {"classes": [0, 1]}, r"classes=\[0 1\] are not those of earlier rows"),
-    "words": (["a"], {}, "labels like 'a', but earlier ones were like 0"),
+    "words": (["a"], {}, "labels like 'a', but 0 is a class"),
     "numbers with a comma": ([0.5], {}, "continuous"),
     "two labels": ([1, 2], {}, "inconsistent numbers of samples"),
 }

@@ -1,0 +1,352 @@
+"""Dask arrays of images and of features: lazy, in any chunks, on workers that may die."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+
+from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer, ridge
+
+dask = pytest.importorskip("dask", reason="Dask is not installed: pip install '.[dask]'")
+da = pytest.importorskip("dask.array", reason="Dask is not installed: pip install '.[dask]'")
+distributed = pytest.importorskip(
+    "distributed", reason="Dask is not installed: pip install '.[dask]'"
+)
+from sklearn_conv import dask_arrays  # noqa: E402
+
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(3, size=90)
+IMAGES = (RNG.normal(size=(90, 12, 10, 2)) * (1 + LABELS)[:, None, None, None]).astype("f4")
+LEARNED = {"kernels": "patches", "normalize_patches": True, "whiten": True, "bias": "quantile"}
+CHUNKS = {
+    "samples": (20, -1, -1, -1),
+    "all axes": ((30, 1, 59), 5, 4, 1),
+    "one": (-1, -1, -1, -1),
+    "an empty one": ((40, 0, 50), 12, 3, 2),
+}
+CONFIGURATIONS = {
+    "default": {},
+    "learned": LEARNED,
+    "grid": {"flatten": False, "pool_grid": 3},
+    "no pooling": {"pooling": None, "n_kernels": 2},
+    "threads": {"n_jobs": 2, "verbose": 3, "activation": "split"},
+}
+chunkings = pytest.mark.parametrize("chunks", CHUNKS.values(), ids=CHUNKS)
+configurations = pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+
+
+def never(block):
+    raise AssertionError("computed")
+
+
+def lazy(array, chunks):
+    """A dask array that fails when it is computed."""
+    return da.from_array(array, chunks).map_blocks(never, dtype=array.dtype, meta=array[:0])
+
+
+@chunkings
+@configurations
+def test_transform_is_lazy_and_the_same(options, chunks):
+    transformer = StridedConv2DTransformer(random_state=0, **options)
+    expected = transformer.fit_transform(IMAGES)
+    X = da.from_array(IMAGES, chunks)
+    features = transformer.transform(lazy(IMAGES, chunks))
+    assert isinstance(features, da.Array)
+    assert features.shape == expected.shape
+    assert features.chunks[0] == X.chunks[0]
+    assert features.numblocks[1:] == (1,) * (expected.ndim - 1)
+    assert features.dtype == features._meta.dtype == expected.dtype
+    assert isinstance(features._meta, np.ndarray)
+    computed = transformer.transform(X).compute()
+    np.testing.assert_allclose(computed, expected, rtol=1e-4, atol=1e-5)
+    assert computed.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("shape", [(12, 20), (240,)])
+def test_images_of_fewer_axes(shape):
+    array = IMAGES.reshape(90, *shape)
+    image_shape = (12, 10, 2) if len(shape) == 1 else None
+    transformer = StridedConv2DTransformer(4, random_state=0, image_shape=image_shape)
+    expected = transformer.fit_transform(array)
+    kernels = transformer.kernels_
+    X = da.from_array(array, 17)
+    np.testing.assert_array_equal(transformer.fit(X).kernels_, kernels)
+    assert transformer.n_features_in_ == 240
+    computed = transformer.transform(X).compute()
+    np.testing.assert_allclose(computed, expected, rtol=1e-4, atol=1e-5)
+
+
+@chunkings
+def test_fit_learns_from_a_small_array_what_it_learns_from_numpy(chunks):
+    transformer = StridedConv2DTransformer(8, random_state=0, **LEARNED)
+    expected = transformer.fit(IMAGES).kernels_
+    transformer.fit(da.from_array(IMAGES, chunks))
+    np.testing.assert_array_equal(transformer.kernels_, expected)
+
+
+def test_fit_computes_nothing_for_kernels_that_are_not_learned():
+    StridedConv2DTransformer(random_state=0).fit(lazy(IMAGES, 20))
+
+
+def count_blocks(array, chunks, seen):
+    def look(block, block_info=None):
+        seen.append(block_info[0]["chunk-location"])
+        return block
+
+    return da.from_array(array, chunks).map_blocks(look, dtype=array.dtype, meta=array[:0])
+
+
+def test_fit_computes_some_blocks_and_the_kernels_do_not_depend_on_them(monkeypatch):
+    array = np.broadcast_to(RNG.random((1000, 8, 8, 1)), (1000, 8, 8, 1))
+    monkeypatch.setattr(dask_arrays, "SAMPLE_BYTES", 80 * array[0].nbytes)
+    transformer = StridedConv2DTransformer(8, random_state=0, **LEARNED)
+    kernels = []
+    for chunks in (10, 50, (1000, 3, 5, 1)):
+        seen = []
+        transformer.fit(count_blocks(array, chunks, seen))
+        kernels.append(transformer.kernels_)
+        if chunks == 10:
+            assert 8 <= len({block[0] for block in seen}) <= 16
+            assert len(seen) < 50
+    np.testing.assert_array_equal(kernels[0], kernels[1])
+    np.testing.assert_array_equal(kernels[0], kernels[2])
+    again = transformer.set_params(random_state=1).fit(da.from_array(array, 10)).kernels_
+    assert not np.array_equal(kernels[0], again)
+
+
+def test_a_sample_has_images_from_everywhere(monkeypatch):
+    array = np.arange(1000.0).reshape(1000, 1, 1, 1)
+    monkeypatch.setattr(dask_arrays, "SAMPLE_BYTES", 80 * 8)
+    sample = dask_arrays.sample_images(da.from_array(array, 30), np.random.RandomState(0)).ravel()
+    assert len(sample) == 80
+    assert len(set(sample)) == 80
+    assert set(sample // 125) == set(range(8))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_nan_in_a_dask_array(known):
+    bad = IMAGES.copy()
+    bad[::4] = np.nan
+    X = da.from_array(bad, 20)
+    X = X if known else X[da.from_array(LABELS, 20) >= 0]
+    with pytest.raises(ValueError, match=r"NaN.*nan_to_num"):
+        StridedConv2DTransformer(random_state=0, **LEARNED).fit(X)
+    features = StridedConv2DTransformer(random_state=0).fit(X).transform(X)
+    with pytest.raises(ValueError, match=r"NaN.*nan_to_num"):
+        features.compute()
+
+
+def unknown(array, chunks=20, keep=LABELS > 0):
+    return da.from_array(array, chunks)[da.from_array(keep, chunks)]
+
+
+@configurations
+def test_chunks_of_unknown_lengths(options):
+    X = unknown(IMAGES)
+    transformer = StridedConv2DTransformer(random_state=0, **options).fit(X)
+    features = transformer.transform(X)
+    assert np.isnan(features.shape[0])
+    expected = transformer.transform(IMAGES[LABELS > 0])
+    assert features.shape[1:] == expected.shape[1:]
+    np.testing.assert_allclose(features.compute(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sample_of_chunks_of_unknown_lengths(monkeypatch):
+    monkeypatch.setattr(dask_arrays, "SAMPLE_BYTES", 16 * IMAGES[0].nbytes)
+    few = np.zeros(90, bool)
+    few[[3, 50]] = True  # most blocks are empty
+    rng = np.random.RandomState(0)
+    assert len(dask_arrays.sample_images(unknown(IMAGES, 2, few), rng)) == 2
+    assert 8 <= len(dask_arrays.sample_images(unknown(IMAGES, 5), rng)) <= 40
+
+
+BAD = {
+    "delayed": (lambda: dask.delayed(IMAGES), TypeError, "give its dask array"),
+    "unknown height": (
+        lambda: da.from_array(IMAGES, 20)[:, da.ones(12) > 0],
+        ValueError,
+        r"unknown length; call X.compute_chunk_sizes\(\)",
+    ),
+    "1-D": (lambda: da.ones(5), ValueError, "1 axis, of length 5"),
+    "5-D": (lambda: da.ones((1, 2, 3, 4, 5)), ValueError, "5 axes"),
+    "complex": (lambda: da.ones((3, 4, 4), dtype="c8"), ValueError, "X.real"),
+    "words": (lambda: da.from_array(np.full((3, 4), "a")), TypeError, "convert it to numbers"),
+    "no images": (lambda: da.ones((0, 4, 4)), ValueError, "empty axis"),
+}
+
+
+@pytest.mark.parametrize(("make", "error", "message"), BAD.values(), ids=BAD)
+def test_dask_collections_that_are_no_images(make, error, message):
+    with pytest.raises(error, match=message):
+        StridedConv2DTransformer().fit(make())
+    with pytest.raises(error, match=message):
+        StridedConv2DTransformer().fit(np.ones((1, 4, 4))).transform(make())
+
+
+def test_other_images_than_in_fit():
+    transformer = StridedConv2DTransformer().fit(IMAGES)
+    with pytest.raises(ValueError, match=r"\(9, 9, 1\), but .* fitted on"):
+        transformer.transform(da.ones((3, 9, 9)))
+
+
+def test_what_a_dask_array_is_not_for():
+    transformer = StridedConv2DTransformer().fit(IMAGES)
+    with pytest.raises(TypeError, match=r"dask array; transform\(X\) gives"):
+        transformer.transform_batches(da.from_array(IMAGES))
+    with pytest.raises(ValueError, match="does not go into the pandas table"):
+        transformer.set_output(transform="pandas").transform(da.from_array(IMAGES))
+
+
+# The classifier
+
+
+def rows(n=600, d=30, dtype="f8"):
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=n)
+    return (rng.normal(size=(n, d)) + np.eye(3)[y] @ rng.normal(size=(3, d))).astype(dtype), y
+
+
+@pytest.mark.parametrize("chunks", [(100, 30), ((1, 0, 299, 300), (7, 23)), (-1, -1), (5, 4)])
+@pytest.mark.parametrize("n_kept", [50, 2000])
+def test_sums_over_chunks_are_those_of_all_rows(chunks, n_kept, monkeypatch):
+    monkeypatch.setattr(ridge, "N_KEPT", n_kept)
+    X, y = rows()
+    expected = StreamingRidgeClassifier().fit(X, y)
+    lazy_X = da.from_array(X, chunks)
+    for labels in (da.from_array(y, 77), y, y.tolist()):
+        model = StreamingRidgeClassifier().fit(lazy_X, labels)
+        np.testing.assert_allclose(model.coef_, expected.coef_, rtol=1e-8, atol=1e-11)
+        assert model.alpha_ == expected.alpha_
+        assert model.best_score_ == pytest.approx(expected.best_score_)
+    scores, predicted = model.decision_function(lazy_X), model.predict(lazy_X)
+    assert scores.chunks == (lazy_X.chunks[0], (3,))
+    assert predicted.chunks == (lazy_X.chunks[0],)
+    assert (scores.dtype, predicted.dtype) == (np.float64, y.dtype)
+    np.testing.assert_allclose(scores.compute(), expected.decision_function(X), atol=1e-9)
+    np.testing.assert_array_equal(predicted.compute(), expected.predict(X))
+    assert model.score(lazy_X, da.from_array(y, 77)) == model.score(X, y)
+
+
+def test_two_classes_of_words():
+    X, y = rows()
+    words = np.array(["no", "yes", "yes"])[y]
+    model = StreamingRidgeClassifier().fit(da.from_array(X, 100), words)
+    scores = model.decision_function(da.from_array(X, 100))
+    np.testing.assert_allclose(scores.compute(), model.decision_function(X))
+    assert model.predict(da.from_array(X, 100)).compute().tolist() == model.predict(X).tolist()
+
+
+def test_rows_in_chunks_of_unknown_lengths():
+    X, y = rows()
+    keep = da.from_array(y > 0, 60)
+    lazy_X, lazy_y = da.from_array(X, 60)[keep], da.from_array(y, 60)[keep]
+    model = StreamingRidgeClassifier(10).fit(lazy_X, lazy_y)
+    expected = StreamingRidgeClassifier(10).fit(X[y > 0], y[y > 0])
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=1e-8, atol=1e-11)
+    assert model.score(lazy_X, lazy_y) == expected.score(X[y > 0], y[y > 0])
+    for labels, message in (
+        (y[y > 0], "y must be a dask array with the same chunks; or call"),
+        (lazy_y[:, None], "must have shape"),
+        (da.from_array(y, 100)[da.from_array(y, 100) > 0], "10 chunks of unknown .* y has 6"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            StreamingRidgeClassifier().fit(lazy_X, labels)
+
+
+def test_partial_fit_goes_on_with_dask_arrays():
+    X, y = rows()
+    model = StreamingRidgeClassifier().partial_fit(X[:200], y[:200])
+    model.partial_fit(da.from_array(X[200:], 100), da.from_array(y[200:], 100))
+    expected = StreamingRidgeClassifier().fit(X, y)
+    np.testing.assert_allclose(model.coef_, expected.coef_, rtol=1e-8, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "message"),
+    [
+        (da.ones((10, 3)), np.zeros(9), "X has 10 rows, but y has 9"),
+        (da.ones((10, 3, 1)), np.zeros(10), r"\(n, n_features\).*Got shape \(10, 3, 1\)"),
+        (da.ones((10, 3), dtype="c8"), np.zeros(10), "real numbers"),
+        (da.full((10, 3), np.nan), np.zeros(10), "NaN"),
+        (da.ones((10, 3)), np.linspace(0, 1, 10), "continuous"),
+        (da.ones((10, 3)), np.zeros(10), "at least 2 classes"),
+    ],
+)
+def test_bad_rows(X, y, message):
+    with pytest.raises(ValueError, match=message):
+        StreamingRidgeClassifier().fit(X, y)
+
+
+def test_a_pipeline_stays_lazy_until_the_sums(monkeypatch):
+    X = da.from_array(IMAGES, (20, 5, 5, 2))
+    pipe = make_pipeline(StridedConv2DTransformer(random_state=0), StreamingRidgeClassifier())
+    expected = pipe.fit(IMAGES, LABELS).decision_function(IMAGES)
+    pipe.fit(X, da.from_array(LABELS, 33))
+    assert isinstance(pipe.predict(X), da.Array)
+    np.testing.assert_allclose(pipe.decision_function(X).compute(), expected, atol=1e-3)
+
+
+# Real processes
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        dask.config.set({"distributed.worker.daemon": False}),
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def slowly(block):
+    time.sleep(0.2)
+    return block
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_dies_and_the_result_is_right(client):
+    X = da.from_array(IMAGES, (6, 5, 5, 2)).rechunk((6, -1, -1, -1))
+    X = X.map_blocks(slowly, dtype=IMAGES.dtype, meta=IMAGES[:0])
+    pipe = make_pipeline(
+        StridedConv2DTransformer(random_state=0, **LEARNED), StreamingRidgeClassifier()
+    )
+    expected = pipe.fit(IMAGES, LABELS).decision_function(IMAGES)
+    pipe.fit(da.from_array(IMAGES, 20), LABELS)
+    victims = [info["pid"] for info in client.run(lambda: {"pid": os.getpid()}).values()]
+
+    def kill():
+        os.kill(victims[0], signal.SIGKILL)
+
+    for compute in (
+        lambda: pipe.fit(X, LABELS).decision_function(IMAGES),
+        lambda: pipe.decision_function(X).compute(),
+    ):
+        victims = [info["pid"] for info in client.run(lambda: {"pid": os.getpid()}).values()]
+        timer = threading.Timer(0.6, kill)
+        timer.start()
+        np.testing.assert_allclose(compute(), expected, atol=1e-3)
+        timer.join()
+        client.wait_for_workers(2, timeout=30)
+        pids = [info["pid"] for info in client.run(lambda: {"pid": os.getpid()}).values()]
+        assert set(pids) != set(victims)
+
+
+def test_search_on_workers(client):
+    import joblib
+
+    pipe = make_pipeline(StridedConv2DTransformer(random_state=0), StreamingRidgeClassifier())
+    grid = {"stridedconv2dtransformer__stride": [1, 2]}
+    expected = GridSearchCV(pipe, grid, cv=3).fit(IMAGES, LABELS)
+    with joblib.parallel_config("dask"):
+        search = GridSearchCV(pipe, grid, cv=3).fit(IMAGES, LABELS)
+    np.testing.assert_allclose(
+        search.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"]
+    )
