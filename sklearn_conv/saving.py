@@ -77,7 +77,7 @@ def save_batches(
                         f"{batch.shape}."
                     )
                 if n == 0:
-                    file.write(_header(first, 0))
+                    file.write(bytes(len(_header(first, 0))))  # no header: the file is not whole
                 file.write(np.ascontiguousarray(batch).data.cast("B"))
                 n = rows.stop
             if first is None:

@@ -38,12 +38,17 @@ def run(
     lock = Lock()
 
     def work(n_tasks: int) -> None:
+        nonlocal todo
         for _ in range(n_tasks):
             with lock:
                 i = next(todo, None)
             if i is None:
                 return
-            results[i] = function(*tasks[i])
+            try:
+                results[i] = function(*tasks[i])
+            except BaseException:
+                todo = iter(())  # the others stop
+                raise
 
     if workers == 1 and not verbose:
         work(len(tasks))
@@ -58,7 +63,7 @@ def run(
         with one_blas_thread if workers > 1 else nullcontext():
             parallel(delayed(work)(n_tasks) for n_tasks in calls)
     finally:
-        todo = iter(())  # after an error or an interrupt, the others stop
+        todo = iter(())  # after an interrupt, too
     return results
 
 

@@ -1,0 +1,356 @@
+"""Memory and time of what is larger than memory, of the ridge classifier, of dask and of searches.
+
+Every figure comes from a process of its own, which this program starts. Run: make bench-scale
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from os import cpu_count
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import psutil
+import sklearn
+from distributed import Client, LocalCluster, wait
+from sklearn.base import clone
+from sklearn.linear_model import RidgeClassifier, RidgeClassifierCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+from sklearn_conv import (
+    StreamingRidgeClassifier,
+    StridedConv2DTransformer,
+    __version__,
+    save_batches,
+)
+
+MARK = "<!-- measured: everything below is written by make bench-scale -->"
+ALPHAS = np.logspace(-1, 5, 7)
+MB = 2**20
+
+
+class PeakMemory:
+    """The most memory that this process holds meanwhile, without mapped files, in MB; Linux."""
+
+    def __enter__(self):
+        self._done, self.first = threading.Event(), self._now()
+        self.peak = self.first
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        self.start = time.perf_counter()
+        return self
+
+    def __exit__(self, *error):
+        self.seconds = time.perf_counter() - self.start
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self):
+        while not self._done.wait(0.005):
+            self.peak = max(self.peak, self._now())
+
+    @staticmethod
+    def _now():
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("RssAnon:")[1].split()[0]) / 1024
+
+    @property
+    def grown(self):
+        return self.peak - self.first
+
+
+def make_images(path, n):
+    """Write random images to a memory map."""
+    images = np.lib.format.open_memmap(path, "w+", np.uint8, (n, 32, 32, 3))
+    rng = np.random.default_rng(0)
+    for start in range(0, n, 10_000):
+        part = images[start : start + 10_000]
+        part[:] = rng.integers(256, size=part.shape, dtype=np.uint8)
+    images.flush()
+
+
+# Each of these runs in a process of its own, and prints what it measured as JSON.
+
+
+def run_memory_map(n):
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+        path = Path(folder) / "images.npy"
+        make_images(path, n)
+        images = np.load(path, mmap_mode="r")
+        transformer = StridedConv2DTransformer(random_state=0, n_jobs=2).fit(images)
+        with PeakMemory() as memory:
+            features = save_batches(
+                Path(folder) / "features.npy", transformer.transform_batches(images)
+            )
+        return {
+            "n": n,
+            "GB": images.nbytes / 1e9,
+            "seconds": memory.seconds,
+            "us": memory.seconds / n * 1e6,
+            "peak": memory.peak,
+            "grown": memory.grown,
+            "shape": features.shape,
+        }
+
+
+def features_of(n, d):
+    rng = np.random.default_rng(0)
+    y = rng.integers(10, size=n)
+    X = rng.standard_normal((n, d), np.float32)
+    X[:, :10] += np.eye(10, dtype=np.float32)[y]
+    return X, y
+
+
+def run_classifier(n, d):
+    """From images to features to a classifier, in batches; and to the same by RidgeClassifier."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(256, size=(n, 28, 28), dtype=np.uint8)
+    y = rng.integers(10, size=n)
+    transformer = StridedConv2DTransformer(
+        d // 32, 6, stride=2, activation="split", pool_grid=4, random_state=0, n_jobs=2
+    )
+    transformer.fit(images)
+    classifier = StreamingRidgeClassifier(ALPHAS)
+    with PeakMemory() as memory:
+        for rows, features in transformer.transform_batches(images):
+            classifier.partial_fit(features, y[rows])
+        summed = time.perf_counter()
+        assert classifier.coef_.shape == (10, d)
+    return {
+        "grown": memory.grown,
+        "seconds": memory.seconds,
+        "solve": memory.start + memory.seconds - summed,
+    }
+
+
+def run_ridge(n, d, which):
+    X, y = features_of(n, d)
+    model = {
+        "RidgeClassifier": lambda: make_pipeline(StandardScaler(), RidgeClassifier(10)),
+        "RidgeClassifierCV": lambda: make_pipeline(StandardScaler(), RidgeClassifierCV(ALPHAS)),
+        "one": lambda: StreamingRidgeClassifier(10),
+        "seven": lambda: StreamingRidgeClassifier(ALPHAS),
+    }[which]()
+    with PeakMemory() as memory:
+        model.fit(X, y)
+    return {"seconds": memory.seconds, "grown": memory.grown, "matrix": X.nbytes / MB}
+
+
+def run_dask(which, n):
+    images = np.random.default_rng(0).integers(256, size=(n, 32, 32, 3), dtype=np.uint8)
+    n_jobs = 2 if which == "threads" else 1
+    transformer = StridedConv2DTransformer(128, 6, random_state=0, n_jobs=n_jobs).fit(images)
+    if which != "workers":
+        transformer.transform(images[: n // 10])
+        with threadpool_limits(1), PeakMemory() as memory:
+            transformer.transform(images)
+        return {"seconds": memory.seconds}
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        X = client.persist(da.from_array(images, chunks=(n // 20, -1, -1, -1)))
+        wait(client.persist(transformer.transform(X[: n // 10])))
+        with PeakMemory() as memory:
+            features = client.persist(transformer.transform(X))
+            wait(features)
+        return {"seconds": memory.seconds}
+
+
+WAYS = {
+    "one process, BLAS on both cores": {"n_jobs": None},
+    "`GridSearchCV(n_jobs=2)`": {"n_jobs": 2},
+    "`transformer(n_jobs=2)` in one process": {"n_jobs": None, "threads": 2},
+    "features once per setting": {"n_jobs": None, "threads": 2, "once": True},
+}
+
+
+class TreeMemory(PeakMemory):
+    """The memory, and the threads that want a core, of this process and those that it starts."""
+
+    def __enter__(self):
+        self.running = []
+        return super().__enter__()
+
+    def _now(self):
+        total = running = 0
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            try:
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                total += int(status.split("RssAnon:")[1].split()[0]) / 1024
+                for task in Path(f"/proc/{process.pid}/task").iterdir():
+                    running += (task / "stat").read_text().rsplit(")", 1)[1].split()[0] == "R"
+            except OSError:  # it has just ended
+                continue
+        self.running.append(running - 1)  # less the one that counts
+        return total
+
+
+def run_search(way, n):
+    images = np.random.default_rng(0).integers(256, size=(n, 28, 28), dtype=np.uint8)
+    y = np.random.default_rng(1).integers(10, size=n)
+    options = WAYS[way]
+    transformer = StridedConv2DTransformer(32, random_state=0, n_jobs=options.get("threads"))
+    classifier = StreamingRidgeClassifier()
+    settings = [{"stride": s, "kernel_size": k} for s in (1, 2) for k in (3, 5)]
+    with TreeMemory() as watch:
+        if "once" in options:
+            scores = [
+                cross_val_score(
+                    classifier, clone(transformer).set_params(**setting).fit_transform(images), y
+                ).mean()
+                for setting in settings
+            ]
+        else:
+            step = "stridedconv2dtransformer"
+            grid = [{f"{step}__{name}": [v] for name, v in setting.items()} for setting in settings]
+            pipe = make_pipeline(transformer, classifier)
+            search = GridSearchCV(pipe, grid, n_jobs=options["n_jobs"], refit=False)
+            scores = search.fit(images, y).cv_results_["mean_test_score"]
+    return {
+        "seconds": watch.seconds,
+        "grown": watch.grown,
+        "threads": float(np.percentile(watch.running, 95)),
+        "best": max(scores),
+    }
+
+
+def measure(name, *arguments):
+    """Run one of these in a process of its own."""
+    command = [sys.executable, __file__, "--run", name, *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(name, *arguments, result, flush=True)
+    return result
+
+
+def best(repeats, name, *arguments):
+    """The fastest of several runs: these machines are shared."""
+    return min((measure(name, *arguments) for _ in range(repeats)), key=lambda r: r["seconds"])
+
+
+def table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def memory_map_section(n):
+    rows = []
+    for count in (n // 100, n // 10, n):
+        r = measure("memory_map", count)
+        times = f"{r['seconds']:.1f}", f"{r['us']:.0f}"
+        rows.append(
+            [f"{count:,}", f"{r['GB']:.2f}", *times, f"{r['peak']:.0f}", f"{r['grown']:.0f}"]
+        )
+    header = ["images", "GB of images", "s", "µs an image", "peak MB", "of these by the work"]
+    return table(header, rows)
+
+
+def classifier_section(scale):
+    n, d = 60_000 // scale, 8_192 // scale
+    r = measure("classifier", n, d)
+    text = (
+        f"{n:,} images of 28x28, {d:,} features, {len(ALPHAS)} alphas: {r['seconds']:.0f} s, "
+        f"of which {r['solve']:.0f} s to choose alpha and solve; {r['grown']:.0f} MB beyond the "
+        "images."
+    )
+    n, d = 20_000 // scale, 4_096 // scale
+    names = {
+        "RidgeClassifier": "`StandardScaler`, `RidgeClassifier`, one alpha",
+        "one": "`StreamingRidgeClassifier`, one alpha",
+        "seven": "`StreamingRidgeClassifier`, seven alphas",
+        "RidgeClassifierCV": "`StandardScaler`, `RidgeClassifierCV`, seven alphas",
+    }
+    results = {
+        which: best(3, "ridge", n, d, which) for which in names if which != "RidgeClassifierCV"
+    }
+    results["RidgeClassifierCV"] = measure("ridge", n, d, "RidgeClassifierCV")
+    base = results["RidgeClassifier"]["seconds"]
+    rows = [
+        [
+            name,
+            f"{results[which]['seconds']:.1f}",
+            f"{results[which]['seconds'] / base:.1f}",
+            f"{results[which]['grown']:.0f}",
+        ]
+        for which, name in names.items()
+    ]
+    header = [f"{n:,} x {d:,} features, float32", "s", "relative", "MB beyond the features"]
+    return f"{text}\n\n{table(header, rows)}"
+
+
+def dask_section(scale):
+    n = 40_000 // scale
+    results = {which: best(3, "dask", which, n) for which in ("one", "threads", "workers")}
+    names = ["one thread", "two threads in one process", "two Dask workers of one thread"]
+    times = [results[which]["seconds"] for which in ("one", "threads", "workers")]
+    rows = [
+        [name, f"{seconds:.1f}", f"{times[1] / seconds:.2f}"]
+        for name, seconds in zip(names, times, strict=True)
+    ]
+    return table(
+        [f"{n:,} images of 32x32x3, 128 kernels of 6x6", "s", "speed, two threads = 1"], rows
+    )
+
+
+def search_section(scale):
+    rows = []
+    for way in WAYS:
+        r = measure("search", way, 10_000 // scale)
+        rows.append([way, f"{r['seconds']:.0f}", f"{r['grown']:.0f}", f"{r['threads']:.0f}"])
+    header = [
+        f"{10_000 // scale:,} images, 4 settings, 5 folds",
+        "s",
+        "MB, all processes",
+        "threads that want a core",
+    ]
+    return table(header, rows)
+
+
+SECTIONS = {
+    "A memory map": lambda scale: memory_map_section(1_000_000 // scale),
+    "A classifier": classifier_section,
+    "Dask": dask_section,
+    "Grid search": search_section,
+}
+RUNS = {
+    "memory_map": lambda n: run_memory_map(int(n)),
+    "classifier": lambda n, d: run_classifier(int(n), int(d)),
+    "ridge": lambda n, d, which: run_ridge(int(n), int(d), which),
+    "dask": lambda which, n: run_dask(which, int(n)),
+    "search": lambda way, n: run_search(way, int(n)),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--page", type=Path, help="write the tables into this page")
+    parser.add_argument("--scale", type=int, default=1, help="divide all sizes, to try it out")
+    parser.add_argument("--only", choices=SECTIONS, help="one of the sections")
+    parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.run:
+        name, *rest = arguments.run
+        print(json.dumps(RUNS[name](*rest)))
+        return
+    sections = [arguments.only] if arguments.only else SECTIONS
+    versions = f"sklearn_conv {__version__}, NumPy {np.__version__}, scikit-learn "
+    versions += f"{sklearn.__version__}, Python {platform.python_version()}, {cpu_count()} cores:"
+    text = "\n\n".join(f"## {name}\n\n{SECTIONS[name](arguments.scale)}" for name in sections)
+    print(f"\n{versions}\n\n{text}")
+    if arguments.page:
+        before = arguments.page.read_text().split(MARK)[0]
+        arguments.page.write_text(f"{before}{MARK}\n\n{versions}\n\n{text}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""200,000 images to features to a classifier, with no more than a few megabytes of them in memory.
+
+    python examples/stream_images.py
+
+The images are made when they are read: waves along one of eight directions, under noise. Arrays of
+zarr or h5py, and `numpy.memmap`, are read in the same way.
+"""
+
+import argparse
+import resource
+import sys
+from time import perf_counter
+
+import numpy as np
+
+from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
+
+N_CLASSES = 8
+
+
+class Waves:
+    """Images as a library gives them that reads from a disk: a shape, a dtype, and slices."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, n):
+        self.shape = (n, 32, 32, 3)
+        self.labels = np.random.default_rng(0).integers(N_CLASSES, size=n)
+        self._noise = np.random.default_rng(1).normal(0, 60, (64, 64, 64, 3)).astype(np.float32)
+
+    def __getitem__(self, rows):
+        images = np.empty((rows.stop - rows.start, *self.shape[1:]), np.uint8)
+        row, column = np.mgrid[:32, :32]
+        for image, i in zip(images, range(rows.start, rows.stop), strict=True):
+            angle = np.pi * self.labels[i] / N_CLASSES
+            wave = np.sin(0.7 * (np.cos(angle) * row + np.sin(angle) * column) + i)
+            y, x = i // 64 % 32, i // 2048 % 32
+            noise = self._noise[i % 64, y : y + 32, x : x + 32]
+            image[:] = np.clip(128 + 40 * wave[:, :, np.newaxis] + noise, 0, 255)
+        return images
+
+
+def peak_memory():
+    """The most memory that this process has had so far, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=200_000)
+    n = parser.parse_args().images
+    images, n_train = Waves(n), n * 9 // 10
+    transformer = StridedConv2DTransformer(
+        64,
+        kernel_size=5,
+        stride=2,
+        kernels="patches",
+        normalize_patches=True,
+        whiten=True,
+        activation="split",
+        bias=-0.25,
+        random_state=0,
+        n_jobs=-1,
+        verbose=1,
+    )
+    classifier = StreamingRidgeClassifier()
+    before, start = peak_memory(), perf_counter()
+    transformer.fit(images)
+    print(f"learned the kernels in {perf_counter() - start:.0f} s")
+    n_right = 0
+    for rows, features in transformer.transform_batches(images):
+        labels = images.labels[rows]
+        train = np.arange(rows.start, rows.stop) < n_train
+        if train.any():
+            classifier.partial_fit(features[train], labels[train])
+        if not train.all():
+            n_right += np.sum(classifier.predict(features[~train]) == labels[~train])
+    pixels, d = 32 * 32 * 3 * n / 1e6, features.shape[1]
+    print(f"{n} images and their {d} features each, in {perf_counter() - start:.0f} s")
+    print(f"accuracy on the last {n - n_train}: {n_right / (n - n_train):.4f}")
+    print(f"all images would take {pixels:.0f} MB, all features {n * d * 4 / 1e6:.0f} MB")
+    print(f"peak memory: {peak_memory():.0f} MB, {before:.0f} MB of these before the first image")
+
+
+if __name__ == "__main__":
+    main()
