@@ -15,7 +15,7 @@ ACCURACY_VENV := .venv-bench-accuracy
 # Folder with fashion_mnist.npz and eurosat_small.npz: X_train, y_train, X_test, y_test
 SKLEARN_CONV_DATA ?= data
 
-.PHONY: help demo test test-long test-minimum lint bench bench-accuracy bench-recipes clean
+.PHONY: help demo test test-long test-minimum lint bench bench-scale bench-accuracy bench-recipes clean
 
 help:
 	@echo "make demo          grid search over stride and kernel size on the digits, with a picture"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-minimum  the tests on the oldest supported versions"
 	@echo "make lint          ruff and mypy"
 	@echo "make bench         time against PyTorch, and write docs/performance.md (6 minutes)"
+	@echo "make bench-scale   memory and time of a million images, of dask, of searches; writes docs/scale.md (15 minutes)"
 	@echo "make bench-accuracy  against HOG, scattering and a CNN; writes docs/accuracy.md (half an hour)"
 	@echo "make bench-recipes   the recipes on real images; writes docs/recipes.md (5 minutes)"
 	@echo "                     both need SKLEARN_CONV_DATA=folder with the images, see the pages"
@@ -48,6 +49,9 @@ lint: $(VENV)/lint
 
 bench: $(BENCH_VENV)/bench
 	MPLBACKEND=agg $(BENCH_VENV)/bin/python benchmarks/speed.py --page docs/performance.md
+
+bench-scale: $(VENV)/test
+	$(RUN) benchmarks/scale.py --page docs/scale.md
 
 bench-accuracy: $(ACCURACY_VENV)/bench
 	MPLBACKEND=agg $(ACCURACY_VENV)/bin/python benchmarks/accuracy.py --data "$(SKLEARN_CONV_DATA)" --page docs/accuracy.md
