@@ -562,7 +562,7 @@ def _check_alphas(estimator: StreamingRidgeClassifier) -> tuple[float, ...]:
     rule = "a finite number above 0 or a sequence of these"
     if not all(isinstance(alpha, Real) and not isinstance(alpha, bool) for alpha in alphas):
         raise parameter_error(TypeError, owner, "alphas", rule, value)
-    if not alphas or not all(0 < alpha <= FLOAT_MAX for alpha in alphas):
+    if not alphas or not all(alpha > 0 and -FLOAT_MAX <= alpha <= FLOAT_MAX for alpha in alphas):
         raise parameter_error(ValueError, owner, "alphas", rule, value)
     return tuple(map(float, alphas))
 

@@ -25,7 +25,8 @@ def run(name, *arguments, monkeypatch, **constants):
 
 
 def accuracies(output):
-    return [float(line.split(": ")[1]) for line in output.splitlines() if "accuracy on" in line]
+    lines = [line for line in output.splitlines() if "accuracy on" in line]
+    return [float(line.split(": ")[1].split(",")[0]) for line in lines]
 
 
 def test_digits_grid_search(tmp_path, monkeypatch, capsys):
@@ -58,6 +59,14 @@ def test_the_picture_of_the_kernels_has_all_of_them():
     assert {*names["LEARNED"], *names["FIXED"]} == set(KERNELS)
 
 
+def test_stream_of_images(monkeypatch, capsys):
+    run("stream_images.py", "--images", 3000, monkeypatch=monkeypatch)
+    output = capsys.readouterr()
+    assert accuracies(output.out)[0] > 0.5
+    assert "peak memory: " in output.out
+    assert "Done 3000 out of 3000 images" in output.err
+
+
 def test_fashion_mnist_on_digits(tmp_path, monkeypatch, capsys):
     digits = load_digits()
     images = np.kron(digits.images, np.ones((1, 3, 3))).astype(np.uint8)
@@ -66,7 +75,7 @@ def test_fashion_mnist_on_digits(tmp_path, monkeypatch, capsys):
     parts |= {"X_test": images[1500:], "y_test": digits.target[1500:]}
     np.savez(tmp_path / "digits.npz", **parts)
     options = ("--data", tmp_path / "digits.npz")
-    run("fashion_mnist.py", *options, monkeypatch=monkeypatch, N_VALIDATION=300)
+    run("fashion_mnist.py", *options, monkeypatch=monkeypatch)
     raw, features = accuracies(capsys.readouterr().out)
     assert features > raw > 0.8
 
@@ -78,7 +87,7 @@ def test_fashion_mnist(tmp_path, monkeypatch, capsys):
     with np.load(Path(folder) / "fashion_mnist.npz") as data:
         np.savez(tmp_path / "part.npz", **{name: data[name][:5000] for name in data.files})
     options = ("--data", tmp_path / "part.npz")
-    run("fashion_mnist.py", *options, monkeypatch=monkeypatch, N_VALIDATION=1000)
+    run("fashion_mnist.py", *options, monkeypatch=monkeypatch)
     raw, features = accuracies(capsys.readouterr().out)
     assert features > 0.88
     assert raw < features

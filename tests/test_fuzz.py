@@ -1,0 +1,287 @@
+"""Anything as a parameter and anything as X: documented exceptions only, and no traces left.
+
+`HYPOTHESIS_PROFILE=long` tries 5,000 cases of each of the three with fresh seeds. The summary has the
+seed, with which `pytest --hypothesis-seed` tries the same ones.
+"""
+
+import os
+import random
+import warnings
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import sklearn
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.exceptions import NotFittedError
+from strategies import DTYPES, ORDERS, in_order, numbers
+from threadpoolctl import threadpool_info
+
+from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer, conv2d
+from sklearn_conv.activation import ACTIVATIONS
+from sklearn_conv.kernels import KERNELS
+from sklearn_conv.padding import PADDING_MODES
+from sklearn_conv.pooling import POOLINGS
+
+N_LONG = 5_000
+COUNTS = Counter()
+BARE = ("broadcast", "cannot reshape", "unsupported operand", "object has no attribute", "ufunc")
+OURS = "which is no square number"
+
+
+class MineError(Exception):
+    """What a callable of the user raises."""
+
+
+def fails(*args):
+    raise MineError
+
+
+def anything_shaped(shape, rng, patches):
+    return rng.standard_normal((2, 2))
+
+
+rubbish = st.sampled_from(
+    [
+        None,
+        True,
+        np.True_,
+        -1,
+        0,
+        1.5,
+        np.nan,
+        np.inf,
+        1j,
+        10**30,
+        2**31,
+        -(2**63),
+        np.int8(3),
+        np.float32(0.5),
+        "",
+        "gaussian",
+        "relu",
+        b"same",
+        [],
+        (),
+        (1,),
+        (1, 2, 3),
+        [[1, 2], [3]],
+        {},
+        {1, 2},
+        object(),
+        object,
+        len,
+        fails,
+        np.array([]),
+        np.array(3),
+        np.zeros((2, 2)),
+        np.full((2, 2, 1, 3), np.nan),
+        np.array(["a"]),
+        np.array([None, 1]),
+        np.ma.masked_array([1, 2], [True, False]),
+        slice(3),
+        range(3),
+        iter([1, 2]),
+        pd.Series([1, 2]),
+    ]
+)
+small = st.integers(1, 4)
+lengths = st.one_of(small, st.tuples(small, small), st.lists(small, min_size=2, max_size=2))
+GOOD = {
+    "n_kernels": st.integers(1, 5),
+    "kernel_size": lengths,
+    "stride": lengths,
+    "kernels": st.one_of(
+        st.sampled_from([*KERNELS, anything_shaped, fails]),
+        st.sampled_from([np.ones((2, 2, c, 3)) for c in (1, 2)]),
+    ),
+    "bias": st.sampled_from([0, -0.5, "quantile", 3, np.ones(3), 1e300, -1e-300]),
+    "padding": st.one_of(st.sampled_from(["same", "valid"]), st.integers(0, 4)),
+    "padding_mode": st.sampled_from(sorted(PADDING_MODES)),
+    "dilation": lengths,
+    "normalize_patches": st.booleans(),
+    "whiten": st.sampled_from([True, False, 1e-3, 5, 1e-300]),
+    "n_patches": st.sampled_from([1, 2, 50, 2**31 - 1]),
+    "activation": st.sampled_from([*ACTIVATIONS, np.tanh, fails]),
+    "pooling": st.sampled_from([*POOLINGS, None, ["max", "mean"]]),
+    "pool_grid": lengths,
+    "flatten": st.booleans(),
+    "image_shape": st.sampled_from([None, (4, 4), (2, 2, 4), (16, 1)]),
+    "random_state": st.sampled_from([None, 0, 2**32 - 1, np.random.RandomState(3)]),
+    "n_jobs": st.sampled_from([None, 1, 2, -1]),
+    "verbose": st.sampled_from([0, False]),
+}
+
+
+@st.composite
+def parameters(draw, names):
+    """Good parameters of which at most two are rubbish."""
+    chosen = draw(st.sets(st.sampled_from(sorted(names)), max_size=6))
+    bad = draw(
+        st.sets(st.sampled_from(sorted(names)), max_size=draw(st.sampled_from([0, 0, 1, 2])))
+    )
+    return {name: draw(GOOD[name]) for name in chosen} | {name: draw(rubbish) for name in bad}
+
+
+SHAPES = [(3, 5, 4, 2), (2, 4, 4, 1), (1, 1, 1, 1), (4, 6, 6), (3, 16), (2, 15), (1, 9, 1, 3)]
+
+
+@st.composite
+def images(draw, shapes=SHAPES):
+    """Good images, mostly, and all else that one might pass."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = draw(st.sampled_from(shapes))
+    X = numbers(rng, shape, draw(st.sampled_from(DTYPES)))
+    kind = draw(st.sampled_from(["order"] * 6 + ["values", "kind", "other"]))
+    if kind == "order":
+        return in_order(X, draw(st.sampled_from(ORDERS))) if X.ndim == 4 else X
+    if kind == "values":
+        X = X.astype(draw(st.sampled_from(["f4", "f8", "f2"])))
+        with np.errstate(over="ignore"):
+            X.flat[rng.integers(X.size)] = draw(
+                st.sampled_from([np.nan, np.inf, -np.inf, 1e300, -3e38, 6e4, 1e-310, 5e-324])
+            )
+        return X
+    if kind == "kind":
+        kinds = [list, pd.DataFrame, pl.DataFrame, np.ma.masked_array, memoryview]
+        make = draw(st.sampled_from(kinds))
+        return X.tolist() if make is list else make(numbers(rng, (3, 16), "f8"))
+    return draw(
+        st.one_of(
+            rubbish,
+            st.sampled_from(
+                [
+                    np.zeros((0, 4, 4)),
+                    np.zeros((3, 0)),
+                    np.zeros((1,) * 5),
+                    np.zeros((2, 3, 3), "c8"),
+                    np.full((2, 4), "a"),
+                    np.full((2, 4), {}),
+                    np.array([[1, None]]),
+                    np.zeros((2, 3), "M8[s]"),
+                    np.zeros(2, [("a", "f4")]),
+                    np.ma.masked_equal(np.eye(4)[np.newaxis], 0),
+                    [np.ones((2, 2)), np.ones((3, 2))],
+                    pd.DataFrame({"a": ["x"]}),
+                    "images",
+                ]
+            ),
+        )
+    )
+
+
+def bytes_of(X):
+    return X.tobytes() if isinstance(X, np.ndarray) and X.dtype != object else repr(X)
+
+
+def state():
+    """What the package has no business to change."""
+    return (
+        random.getstate(),
+        [str(part) for part in np.random.get_state()],
+        [(info["filepath"], info["num_threads"]) for info in threadpool_info()],
+        list(warnings.filters),
+        sklearn.get_config(),
+        np.geterr(),
+        dict(os.environ),
+        os.getcwd(),
+    )
+
+
+def attempt(name, function, *args):
+    """Call; return None where a documented exception was raised, and check what it says."""
+    inputs = [bytes_of(arg) for arg in args]
+    before = state()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            result = function(*args)
+        outcome = "computed"
+    except MineError:
+        result, outcome = None, "the callable's own exception"
+    except (TypeError, ValueError, NotFittedError) as error:
+        result, outcome = None, type(error).__name__
+        message = str(error)
+        assert len(message) > 20, message
+        assert not any(bare in message for bare in BARE), message
+    COUNTS[name, outcome] += 1
+    before_filters = before[3]
+    assert [bytes_of(arg) for arg in args] == inputs
+    assert state() == before, before_filters
+    for warning in caught:
+        assert OURS in str(warning.message), warning
+    return result
+
+
+def long(n_quick):
+    """Many examples with fresh seeds in the long profile, few and always the same ones else."""
+    is_long = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+    return settings(
+        max_examples=N_LONG if is_long else n_quick,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def summary(request):
+    COUNTS.clear()
+    yield
+    reporter = request.config.pluginmanager.getplugin("terminalreporter")
+    seed = request.config.getoption("hypothesis_seed", None)
+    lines = [f"{count:7,} {name}: {outcome}" for (name, outcome), count in sorted(COUNTS.items())]
+    reporter.write_line(f"\n{COUNTS.total():,} fuzzed calls, seed {seed}:")
+    reporter.write_line("\n".join(lines))
+
+
+@long(300)
+@given(options=parameters(GOOD), first=images(), second=images())
+def test_the_transformer(options, first, second):
+    transformer = StridedConv2DTransformer(**options)
+    if attempt("fit", transformer.fit, first) is None:
+        assert not vars(transformer).keys() - options.keys() - GOOD.keys()
+        return
+    names = attempt("get_feature_names_out", transformer.get_feature_names_out)
+    for X in (first, second):
+        features = attempt("transform", transformer.transform, X)
+        if features is None:
+            continue
+        assert features.dtype in (np.float32, np.float64)
+        assert features.ndim == (2 if transformer.flatten else 4)
+        assert np.prod(features.shape[1:]) == len(names)
+        if np.abs(np.asarray(X, float)).max() < 1e4 and options.get("bias") is not np.inf:
+            assert np.isfinite(features).all() or np.max(np.abs(transformer.bias_)) > 1e30
+
+
+@long(300)
+@given(
+    options=parameters({"stride", "padding", "padding_mode", "dilation"}),
+    X=images([(3, 5, 4, 2), (1, 2, 9, 2), (0, 3, 3, 2)]),
+    kernels=st.one_of(
+        st.just(np.ones((2, 2, 2, 2), "f4")), images([(2, 2, 2, 2), (1, 3, 2, 4)]), rubbish
+    ),
+    more=st.one_of(
+        st.just({}),
+        st.fixed_dictionaries({"groups": st.one_of(small, rubbish)}),
+        st.fixed_dictionaries({"bias": st.one_of(st.just(np.ones(2)), rubbish)}),
+    ),
+)
+def test_conv2d(options, X, kernels, more):
+    maps = attempt("conv2d", lambda X, k: conv2d(X, k, **(options | more)), X, kernels)
+    if maps is not None:
+        assert maps.ndim == 4
+        assert maps.shape[::3] == (len(X), np.shape(kernels)[3])
+
+
+@long(200)
+@given(
+    alphas=st.one_of(st.sampled_from([1.0, [0.1, 10], 1e-300, (5,)]), rubbish),
+    X=images([(4, 9), (4, 2)]),
+    y=st.one_of(st.lists(st.integers(0, 2), min_size=4, max_size=4), rubbish, images()),
+)
+def test_the_classifier(alphas, X, y):
+    classifier = StreamingRidgeClassifier(alphas)
+    if attempt("ridge fit", classifier.fit, X, y) is not None:
+        assert attempt("ridge predict", classifier.predict, X).shape == (len(X),)
