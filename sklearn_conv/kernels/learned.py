@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 
+from sklearn_conv.threads import one_blas_thread
+
 Patches = Callable[..., np.ndarray]
 
 
@@ -41,7 +43,9 @@ def kmeans(
     clusters = MiniBatchKMeans(
         shape[3], batch_size=4096, init_size=3 * max(4096, shape[3]), n_init=1, random_state=rng
     )
-    return _standard(clusters.fit(sample).cluster_centers_).T.reshape(shape)
+    with one_blas_thread:  # which it limits on its own: with several at once, for good
+        clusters.fit(sample)
+    return _standard(clusters.cluster_centers_).T.reshape(shape)
 
 
 def pca(
