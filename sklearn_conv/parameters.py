@@ -157,9 +157,15 @@ def _check_whiten(owner: str, whiten: Any) -> float:
         return SHRINKAGE if whiten else 0.0
     if not isinstance(whiten, Real):
         raise parameter_error(TypeError, owner, "whiten", rule, whiten)
-    if whiten <= 0 or not whiten <= FLOAT_MAX:  # NaN neither
+    if whiten <= 0 or not _is_finite(whiten):
         raise parameter_error(ValueError, owner, "whiten", rule, whiten)
     return float(whiten)
+
+
+def _is_finite(number: Any) -> bool:
+    if isinstance(number, np.generic):
+        number = number.item()  # a NumPy float32 would take FLOAT_MAX for a float32, infinite
+    return -FLOAT_MAX <= number <= FLOAT_MAX  # NaN is not
 
 
 def _check_bias(owner: str, bias: Any, n_kernels: int) -> None:
@@ -171,7 +177,7 @@ def _check_bias(owner: str, bias: Any, n_kernels: int) -> None:
         return
     is_number = isinstance(bias, Real) and not isinstance(bias, bool)
     if is_number:
-        if not -FLOAT_MAX <= bias <= FLOAT_MAX:  # NaN neither
+        if not _is_finite(bias):
             raise parameter_error(ValueError, owner, "bias", "finite", bias)
     else:
         check_numbers(owner, "bias", bias, (n_kernels,), otherwise=rule, finite=True)

@@ -3,6 +3,7 @@ from itertools import product
 import numpy as np
 import oracle
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from strategies import ORDERS, in_order
 
@@ -181,6 +182,14 @@ def test_kernels_from_a_callable_that_sees_patches(images):
     windows = conv2d(images.astype("f4"), np.eye(12).reshape(3, 2, 2, 12), dilation=2)
     windows = {tuple(window) for window in windows.reshape(-1, 12).tolist()}
     assert {tuple(patch) for patch in seen["patches"].tolist()} <= windows
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "longdouble", "int8"])
+def test_numbers_of_numpy_as_parameters(images, dtype):
+    one = np.dtype(dtype).type(1)
+    transformer = StridedConv2DTransformer(4, bias=one, whiten=one, random_state=0)
+    expected = clone(transformer).set_params(bias=1, whiten=1.0).fit_transform(images)
+    np.testing.assert_array_equal(transformer.fit_transform(images), expected)
 
 
 def test_rows_that_are_no_square():
