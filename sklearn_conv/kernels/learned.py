@@ -32,7 +32,8 @@ def kmeans(
 
     Patches and centers have mean 0 and length 1. Where there are fewer patches than kernels, the
     patches themselves are taken. A patch between two clusters may fall to either by rounding, so
-    that images in another dtype or other units may have other centers, as good as these.
+    that images in another dtype or other units may have other centers, as good as these; and so
+    may another version of scikit-learn, of which 1.9 draws its batches otherwise.
 
     Source: A. Coates and A. Y. Ng, "Learning Feature Representations with K-Means" (2012);
     D. Sculley, "Web-Scale K-Means Clustering" (2010).
