@@ -56,7 +56,7 @@ def conv2d(
     Returns
     -------
     maps : ndarray of shape (n, oh, ow, c_out)
-        float32 or float64, see ``images``.
+        float32 or float64, see ``images``; infinite where responses are beyond its range.
 
     Raises
     ------

@@ -24,7 +24,6 @@ from math import prod
 from typing import NamedTuple
 
 import numpy as np
-from joblib import effective_n_jobs
 from sklearn import get_config
 
 from sklearn_conv.activation import Side, relu
@@ -38,7 +37,7 @@ from sklearn_conv.staging import (
     gather_runs,
     view_patches,
 )
-from sklearn_conv.threads import Workspace, run
+from sklearn_conv.threads import Workspace, count_threads, run
 from sklearn_conv.windows import Geometry
 
 BLOCK_BYTES = 6 * 2**20
@@ -343,7 +342,7 @@ def _normalize(patches: np.ndarray, eps: float) -> None:
 def _count_workers(n_jobs: int | None, layer: Layer, n_images: int) -> int:
     """Count the threads that are worth starting."""
     multiplications = n_images * prod(layer.geometry.output_shape) * layer.kernels.size
-    return effective_n_jobs(n_jobs) if multiplications >= MIN_MULTIPLICATIONS else 1
+    return count_threads(n_jobs) if multiplications >= MIN_MULTIPLICATIONS else 1
 
 
 def _block_shape(

@@ -20,13 +20,12 @@ from sklearn_conv.validation import (
     check_name,
     check_numbers,
     check_pair,
+    is_finite,
     is_integer,
     is_sequence,
     parameter_error,
 )
 from sklearn_conv.windows import Geometry, window_span
-
-FLOAT_MAX = float(np.finfo(np.float64).max)
 
 
 class WindowParameters(NamedTuple):
@@ -157,7 +156,7 @@ def _check_whiten(owner: str, whiten: Any) -> float:
         return SHRINKAGE if whiten else 0.0
     if not isinstance(whiten, Real):
         raise parameter_error(TypeError, owner, "whiten", rule, whiten)
-    if whiten <= 0 or not whiten <= FLOAT_MAX:  # NaN neither
+    if whiten <= 0 or not is_finite(whiten):
         raise parameter_error(ValueError, owner, "whiten", rule, whiten)
     return float(whiten)
 
@@ -171,7 +170,7 @@ def _check_bias(owner: str, bias: Any, n_kernels: int) -> None:
         return
     is_number = isinstance(bias, Real) and not isinstance(bias, bool)
     if is_number:
-        if not -FLOAT_MAX <= bias <= FLOAT_MAX:  # NaN neither
+        if not is_finite(bias):
             raise parameter_error(ValueError, owner, "bias", "finite", bias)
     else:
         check_numbers(owner, "bias", bias, (n_kernels,), otherwise=rule, finite=True)

@@ -12,17 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import blas, lapack
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.linear_model import RidgeCV
 from sklearn.metrics import accuracy_score
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_X_y, column_or_1d, validate_data
 
-from sklearn_conv.validation import is_dask, is_sequence, parameter_error
+from sklearn_conv.validation import is_dask, is_finite, is_sequence, parameter_error
 
 N_KEPT = 2_000
 """Rows that are kept, to choose alpha by their leave-one-out errors."""
-
-FLOAT_MAX = float(np.finfo(np.float64).max)
 
 BLOCK_BYTES = 64 * 2**20
 """About what the rows take in float64 that are multiplied, or predicted, at once."""
@@ -562,7 +560,7 @@ def _check_alphas(estimator: StreamingRidgeClassifier) -> tuple[float, ...]:
     rule = "a finite number above 0 or a sequence of these"
     if not all(isinstance(alpha, Real) and not isinstance(alpha, bool) for alpha in alphas):
         raise parameter_error(TypeError, owner, "alphas", rule, value)
-    if not alphas or not all(alpha > 0 and -FLOAT_MAX <= alpha <= FLOAT_MAX for alpha in alphas):
+    if not alphas or not all(alpha > 0 and is_finite(alpha) for alpha in alphas):
         raise parameter_error(ValueError, owner, "alphas", rule, value)
     return tuple(map(float, alphas))
 
@@ -588,11 +586,10 @@ def _solve_rows(moments: Moments, classes: np.ndarray, alphas: tuple[float, ...]
     scale = np.sqrt(moments.variances)
     level, _, targets = _targets(moments, classes)
     rows = (moments.kept - moments.mean) / scale
-    ridge = Ridge(alphas[0], solver="cholesky") if len(alphas) == 1 else RidgeCV(alphas)
-    ridge.fit(rows, targets)
+    ridge = RidgeCV(alphas).fit(rows, targets)
     return Solution(
         alphas,
-        float(getattr(ridge, "alpha_", alphas[0])),
+        float(ridge.alpha_),
         float(ridge.best_score_) if len(alphas) > 1 else None,
         np.atleast_2d(ridge.coef_) / scale,
         moments.mean,

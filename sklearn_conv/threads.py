@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from math import prod
-from threading import Lock, local
+from threading import Lock, RLock, local
 from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
-from threadpoolctl import ThreadpoolController
+from joblib.parallel import get_active_backend
+from threadpoolctl import LibController, ThreadpoolController
 
 
 class Workspace(local):
@@ -27,6 +29,18 @@ class Workspace(local):
         if buffer is None or buffer.nbytes < n_bytes:
             buffer = self._buffers[name] = np.empty(n_bytes, np.uint8)
         return buffer[:n_bytes].view(dtype).reshape(shape)
+
+
+def count_threads(n_jobs: int | None) -> int:
+    """Count the threads that joblib allows.
+
+    `joblib.effective_n_jobs` counts processes, of which it allows one, with a warning, where it
+    allows many threads: in the processes of `multiprocessing`.
+    """
+    if n_jobs is None:
+        _, n_jobs = get_active_backend()
+    backend, _ = get_active_backend(prefer="threads", require="sharedmem")
+    return backend.effective_n_jobs(n_jobs)
 
 
 def run(
@@ -45,7 +59,8 @@ def run(
             if i is None:
                 return
             try:
-                results[i] = function(*tasks[i])
+                with np.errstate(over="ignore", invalid="ignore"):  # infinite: the result says it
+                    results[i] = function(*tasks[i])
             except BaseException:
                 todo = iter(())  # the others stop
                 raise
@@ -75,25 +90,58 @@ class _OneBlasThread:
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = RLock()  # for a signal that forks while it is held
         self._n_inside = 0
-        self._limits: Any = None
+        self._before: list[tuple[LibController, int]] = []
+        if hasattr(os, "register_at_fork"):  # not on Windows
+            os.register_at_fork(
+                before=self._lock.acquire,
+                after_in_parent=self._lock.release,
+                after_in_child=self._leave_to_parent,
+            )
 
     @cached_property
-    def _libraries(self) -> ThreadpoolController:
-        return ThreadpoolController()  # looks for them, which takes milliseconds
+    def _libraries(self) -> list[LibController]:
+        # looks for them, which takes milliseconds
+        return ThreadpoolController().select(user_api="blas").lib_controllers
 
     def __enter__(self) -> None:
         with self._lock:
             if self._n_inside == 0:
-                self._limits = self._libraries.limit(limits=1, user_api="blas")
+                self._before = [(library, library.num_threads) for library in self._libraries]
+                for library in self._libraries:
+                    _set_threads(library, 1)
             self._n_inside += 1
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
             self._n_inside -= 1
             if self._n_inside == 0:
-                self._limits.restore_original_limits()
+                self._restore()
+
+    def _restore(self) -> None:
+        for library, n_threads in self._before:
+            _set_threads(library, n_threads)
+
+    def _leave_to_parent(self) -> None:
+        """Forget, in a forked process, the threads inside: they run in the parent alone."""
+        if self._n_inside:
+            self._n_inside = 0
+            self._restore()
+        self._lock.release()
+
+
+def _set_threads(library: LibController, n_threads: int) -> None:
+    """Set them from any thread, and leave this to any other.
+
+    threadpoolctl 3.8 lets only the thread that was first to set those of OpenBLAS set them again,
+    and ignores all others, until that one is done with a limit of its own.
+    """
+    let_go = getattr(library, "clear_controlling_thread", lambda force: None)
+    let_go(force=True)
+    library.set_num_threads(n_threads)
+    let_go(force=True)
 
 
 one_blas_thread = _OneBlasThread()
+"""``with one_blas_thread:``, in any number of threads at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
@@ -292,6 +293,11 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         features : ndarray of shape (n, n_features) or (n, rows, columns, features of a cell)
             float64 where X is float64 or has wider integers than 16 bits, else float32.
 
+        Warns
+        -----
+        UserWarning
+            If features are beyond the range of their dtype, and so infinite or NaN.
+
         Raises
         ------
         NotFittedError
@@ -323,6 +329,7 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
             for rows in batches:
                 compute(images.read(rows), out[rows])
                 progress.tell(rows.stop)
+        _warn_of_infinity(out)
         return out.reshape(len(out), *self._row_shape(shape))
 
     def transform_batches(
@@ -399,6 +406,7 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
             for rows in images.batches(batch_size):
                 out = np.empty((rows.stop - rows.start, *shape), dtype)
                 compute(images.read(rows), out)
+                _warn_of_infinity(out)
                 progress.tell(rows.stop)
                 yield rows, out.reshape(len(out), *self._row_shape(shape))
 
@@ -530,3 +538,15 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
             )
         if not np.array_equal(names, getattr(self, "feature_names_in_", names)):
             raise ValueError("input_features is not equal to feature_names_in_.")
+
+
+def _warn_of_infinity(features: np.ndarray) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(features.sum()) or np.isfinite([features.min(), features.max()]).all():
+            return
+    warnings.warn(
+        f"Some features are infinite or NaN: responses were beyond the range of {features.dtype}. "
+        "Divide the images by their standard deviation first, or make X float64.",
+        UserWarning,
+        stacklevel=3,
+    )

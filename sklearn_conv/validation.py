@@ -31,6 +31,16 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
+FLOAT_MAX = float(np.finfo(np.float64).max)
+
+
+def is_finite(number: Any) -> bool:
+    """Whether this real number is finite, and not NaN, as a float64."""
+    if isinstance(number, np.generic):
+        number = number.item()  # a NumPy float32 would take FLOAT_MAX for a float32, infinite
+    return -FLOAT_MAX <= number <= FLOAT_MAX
+
+
 def is_sequence(value: Any) -> bool:
     """Whether this is a tuple, a list or an array with one axis."""
     return isinstance(value, tuple | list) or (isinstance(value, np.ndarray) and value.ndim == 1)

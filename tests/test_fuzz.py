@@ -1,7 +1,7 @@
 """Anything as a parameter and anything as X: documented exceptions only, and no traces left.
 
-`HYPOTHESIS_PROFILE=long` tries 5,000 cases of each of the three with fresh seeds. The summary has the
-seed, with which `pytest --hypothesis-seed` tries the same ones.
+`HYPOTHESIS_PROFILE=long` tries 5,000 cases of each of the three, with a fresh seed. The summary has
+the seed, with which `pytest --hypothesis-seed` tries the same cases.
 """
 
 import os
@@ -29,7 +29,8 @@ from sklearn_conv.pooling import POOLINGS
 N_LONG = 5_000
 COUNTS = Counter()
 BARE = ("broadcast", "cannot reshape", "unsupported operand", "object has no attribute", "ufunc")
-OURS = "which is no square number"
+WARNINGS = ("which is no square number", "feature names, but", "column-vector y was passed")
+WARNINGS += ("Some features are infinite or NaN",)
 
 
 class MineError(Exception):
@@ -138,7 +139,7 @@ def images(draw, shapes=SHAPES):
     kind = draw(st.sampled_from(["order"] * 6 + ["values", "kind", "other"]))
     if kind == "order":
         return in_order(X, draw(st.sampled_from(ORDERS))) if X.ndim == 4 else X
-    if kind == "values":
+    if kind == "values" and X.size:
         X = X.astype(draw(st.sampled_from(["f4", "f8", "f2"])))
         with np.errstate(over="ignore"):
             X.flat[rng.integers(X.size)] = draw(
@@ -208,11 +209,11 @@ def attempt(name, function, *args):
         assert len(message) > 20, message
         assert not any(bare in message for bare in BARE), message
     COUNTS[name, outcome] += 1
-    before_filters = before[3]
     assert [bytes_of(arg) for arg in args] == inputs
-    assert state() == before, before_filters
+    assert state() == before
     for warning in caught:
-        assert OURS in str(warning.message), warning
+        message = str(warning.message)
+        assert any(known in message for known in WARNINGS), message
     return result
 
 
@@ -251,8 +252,8 @@ def test_the_transformer(options, first, second):
         assert features.dtype in (np.float32, np.float64)
         assert features.ndim == (2 if transformer.flatten else 4)
         assert np.prod(features.shape[1:]) == len(names)
-        if np.abs(np.asarray(X, float)).max() < 1e4 and options.get("bias") is not np.inf:
-            assert np.isfinite(features).all() or np.max(np.abs(transformer.bias_)) > 1e30
+        if np.abs(np.asarray(X, float)).max() < 1e4 and np.abs(transformer.bias_).max() < 1e9:
+            assert np.isfinite(features).all()
 
 
 @long(300)

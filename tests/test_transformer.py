@@ -3,6 +3,7 @@ from itertools import product
 import numpy as np
 import oracle
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from strategies import ORDERS, in_order
 
@@ -183,6 +184,14 @@ def test_kernels_from_a_callable_that_sees_patches(images):
     assert {tuple(patch) for patch in seen["patches"].tolist()} <= windows
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "longdouble", "int8"])
+def test_numbers_of_numpy_as_parameters(images, dtype):
+    one = np.dtype(dtype).type(1)
+    transformer = StridedConv2DTransformer(4, bias=one, whiten=one, random_state=0)
+    expected = clone(transformer).set_params(bias=1, whiten=1.0).fit_transform(images)
+    np.testing.assert_array_equal(transformer.fit_transform(images), expected)
+
+
 def test_rows_that_are_no_square():
     X = np.ones((3, 6))
     with pytest.warns(UserWarning, match=r"6 columns, .* image_shape=\(h, w\)"):
@@ -216,3 +225,17 @@ def test_verbose_tells_of_progress(images, capfd, monkeypatch):
     assert "Done" in "".join(capfd.readouterr())
     transformer.set_params(verbose=0).transform(images)
     assert "".join(capfd.readouterr()) == ""
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("n_jobs", [None, 2])
+def test_features_beyond_the_range_of_their_dtype_are_infinite_and_said_to_be(dtype, n_jobs):
+    huge = np.full((20, 4, 4), np.finfo(dtype).max, dtype)
+    kernels = np.ones((2, 2, 1, 3))
+    transformer = StridedConv2DTransformer(kernels=kernels, n_jobs=n_jobs).fit(huge)
+    with pytest.warns(UserWarning, match=f"infinite or NaN: .* range of {np.dtype(dtype)}.*Divide"):
+        assert np.isinf(transformer.transform(huge)).all()
+    with pytest.warns(UserWarning, match="Some features are infinite"):
+        next(transformer.transform_batches(huge))
+    assert np.isinf(conv2d(huge[..., np.newaxis], kernels)).all()
+    assert np.isfinite(transformer.transform(huge / 100)).all()

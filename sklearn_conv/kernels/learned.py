@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 
+from sklearn_conv.threads import one_blas_thread
+
 Patches = Callable[..., np.ndarray]
 
 
@@ -30,7 +32,8 @@ def kmeans(
 
     Patches and centers have mean 0 and length 1. Where there are fewer patches than kernels, the
     patches themselves are taken. A patch between two clusters may fall to either by rounding, so
-    that images in another dtype or other units may have other centers, as good as these.
+    that images in another dtype or other units may have other centers, as good as these; and so
+    may another version of scikit-learn, of which 1.9 draws its batches otherwise.
 
     Source: A. Coates and A. Y. Ng, "Learning Feature Representations with K-Means" (2012);
     D. Sculley, "Web-Scale K-Means Clustering" (2010).
@@ -41,7 +44,9 @@ def kmeans(
     clusters = MiniBatchKMeans(
         shape[3], batch_size=4096, init_size=3 * max(4096, shape[3]), n_init=1, random_state=rng
     )
-    return _standard(clusters.fit(sample).cluster_centers_).T.reshape(shape)
+    with one_blas_thread:  # which it limits on its own: with several at once, for good
+        clusters.fit(sample)
+    return _standard(clusters.cluster_centers_).T.reshape(shape)
 
 
 def pca(

@@ -1,0 +1,110 @@
+"""Files in tests/data that all later versions are compared with: ``python tests/golden.py``.
+
+Run it for each new kernel and for each new version, with the oldest supported versions (after
+``make test-minimum``: ``.venv-minimum/bin/python tests/golden.py``), and commit what it adds:
+
+- golden_kernels.npz: what ``fit`` learns with each kernel;
+- fitted_<version>.pkl and .skops: fitted estimators, and .npz: the features that they give.
+
+What is there stays as it is; to make an entry or a file anew, delete it first.
+"""
+
+import pickle
+from pathlib import Path
+from zipfile import ZIP_DEFLATED
+
+import joblib
+import numpy as np
+import skops.io
+
+import sklearn_conv
+from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv.kernels import KERNELS
+
+DATA = Path(__file__).parent / "data"
+FITTED = DATA / f"fitted_{sklearn_conv.__version__.replace('.', '_')}"
+GOLDEN_KERNELS = DATA / "golden_kernels.npz"
+TRUSTED = ["sklearn_conv.transformer.StridedConv2DTransformer"]
+
+# The streams of RandomState are frozen, those of Generator are not (NEP 19).
+RNG = np.random.RandomState(0)
+IMAGES = RNG.standard_normal((12, 8, 7, 2))
+# Four windows, each many times, none as often as another: neither rounding nor the version of
+# scikit-learn, of which 1.9 draws other batches than 1.8, has a say in their clusters.
+MOTIFS = np.repeat(RNG.standard_normal((4, 3, 3, 2)), [10, 20, 35, 55], axis=0)
+PREPROCESSING = {
+    "plain": {},
+    "normalized": {"normalize_patches": True},
+    "whitened": {"whiten": True},
+    "normalized, whitened": {"normalize_patches": True, "whiten": True},
+}
+ESTIMATORS = {
+    "gaussian": {},
+    "patches": {"kernels": "patches", "normalize_patches": True, "whiten": True},
+    "array": {"kernels": np.cos(np.arange(24.0)).reshape(2, 3, 2, 2), "bias": [0.1, -0.1]},
+    "quantile": {"bias": "quantile", "padding_mode": "edge", "dilation": 2},
+    "split": {"activation": "split", "bias": -0.1, "pooling": ["mean", "max"], "flatten": False},
+}
+
+
+def images_for(name):
+    return MOTIFS if name == "kmeans" else IMAGES
+
+
+def learned(name, images, **options):
+    """All that ``fit`` learns, in one row for each preprocessing."""
+    rows = []
+    for preprocessing in PREPROCESSING.values():
+        fitted = StridedConv2DTransformer(
+            4, kernels=name, bias="quantile", random_state=0, **preprocessing, **options
+        ).fit(images)
+        parts = fitted.kernels_, fitted.offset_, fitted.eps_, fitted.bias_
+        rows.append(np.concatenate([np.ravel(part) for part in parts]))
+    return np.array(rows)
+
+
+def learned_by_all():
+    return {name: learned(name, images_for(name)) for name in KERNELS}
+
+
+def fitted():
+    return {
+        name: StridedConv2DTransformer(**{"n_kernels": 4, "random_state": 0, **options}).fit(IMAGES)
+        for name, options in ESTIMATORS.items()
+    }
+
+
+def features(estimators):
+    return {name: estimator.transform(IMAGES[:4]) for name, estimator in estimators.items()}
+
+
+def dump(estimators, path):
+    if path.suffix == ".skops":
+        skops.io.dump(estimators, path, compression=ZIP_DEFLATED)
+    elif path.suffix == ".joblib":
+        joblib.dump(estimators, path)
+    else:
+        path.write_bytes(pickle.dumps(estimators))
+
+
+def load(path):
+    if path.suffix == ".skops":
+        return skops.io.load(path, trusted=TRUSTED)
+    if path.suffix == ".joblib":
+        return joblib.load(path)
+    return pickle.loads(path.read_bytes())
+
+
+def main():
+    DATA.mkdir(exist_ok=True)
+    if not FITTED.with_suffix(".npz").exists():
+        estimators = fitted()
+        for suffix in (".pkl", ".skops"):
+            dump(estimators, FITTED.with_suffix(suffix))
+        np.savez_compressed(FITTED.with_suffix(".npz"), **features(estimators))
+    entries = dict(np.load(GOLDEN_KERNELS)) if GOLDEN_KERNELS.exists() else {}
+    np.savez_compressed(GOLDEN_KERNELS, **{**learned_by_all(), **entries})
+
+
+if __name__ == "__main__":
+    main()

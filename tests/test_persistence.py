@@ -1,0 +1,88 @@
+"""Fitted estimators in files: read by another process, and by later versions."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import golden
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+from sklearn.linear_model import RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_conv import StridedConv2DTransformer
+
+SUFFIXES = [".pkl", ".joblib", ".skops"]
+OLD_FILES = sorted(path for path in golden.DATA.glob("fitted_*") if path.suffix in SUFFIXES)
+READ = """
+import sys
+from pathlib import Path
+import golden, numpy
+for path in map(Path, sys.argv[1:]):
+    numpy.savez(path.with_suffix(path.suffix + ".npz"), **golden.features(golden.load(path)))
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Written here, and read by another process, which writes the features."""
+    folder = tmp_path_factory.mktemp("fitted")
+    paths = [folder / f"fitted{suffix}" for suffix in SUFFIXES]
+    for path in paths:
+        golden.dump(golden.fitted(), path)
+    tests = Path(golden.__file__).parent
+    subprocess.run([sys.executable, "-c", READ, *paths], cwd=tests, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", golden.ESTIMATORS)
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_another_process_gives_the_same_features(suffix, name, files):
+    features = np.load(files / f"fitted{suffix}.npz")[name]
+    np.testing.assert_array_equal(features, golden.features(golden.fitted())[name])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_parameters_and_attributes_come_back_with_their_types(suffix, files):
+    loaded = golden.load(files / f"fitted{suffix}")
+    for name, estimator in golden.fitted().items():
+        assert repr(loaded[name]) == repr(estimator)
+        for attribute, value in vars(estimator).items():
+            again = getattr(loaded[name], attribute)
+            assert type(again) is type(value), attribute
+            np.testing.assert_array_equal(again, value)
+
+
+@pytest.mark.parametrize("name", golden.ESTIMATORS)
+def test_skops_has_nothing_to_trust_but_the_transformer(name):
+    file = skops.io.dumps(golden.fitted()[name])
+    assert skops.io.get_untrusted_types(data=file) == golden.TRUSTED
+
+
+def test_skops_with_names_of_columns_in_a_pipeline():
+    rows = pd.DataFrame(golden.IMAGES[..., 0].reshape(12, 56)).add_prefix("pixel")
+    transformer = StridedConv2DTransformer(4, image_shape=(8, 7), random_state=0)
+    model = make_pipeline(transformer, StandardScaler(), RidgeClassifier()).fit(rows, [0, 1] * 6)
+    file = skops.io.dumps(model)
+    assert skops.io.get_untrusted_types(data=file) == golden.TRUSTED
+    loaded = skops.io.loads(file, trusted=golden.TRUSTED)
+    np.testing.assert_array_equal(loaded.decision_function(rows), model.decision_function(rows))
+    assert loaded[0].feature_names_in_.tolist() == list(rows.columns)
+
+
+@pytest.mark.parametrize("path", OLD_FILES, ids=lambda path: path.name)
+def test_files_of_this_and_older_versions(path):
+    expected = dict(np.load(path.with_suffix(".npz")))
+    features = golden.features(golden.load(path))
+    assert set(features) == set(expected)
+    for name in expected:
+        np.testing.assert_allclose(features[name], expected[name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("suffix", [".pkl", ".skops", ".npz"])
+def test_there_is_a_file_of_this_version(suffix):
+    path = golden.FITTED.with_suffix(suffix)
+    assert path.exists(), f"no {path.name}: run tests/golden.py, which says how, and commit it"
