@@ -586,7 +586,9 @@ def _solve_rows(moments: Moments, classes: np.ndarray, alphas: tuple[float, ...]
     scale = np.sqrt(moments.variances)
     level, _, targets = _targets(moments, classes)
     rows = (moments.kept - moments.mean) / scale
-    ridge = RidgeCV(alphas).fit(rows, targets)
+    if min(alphas) < rows.size * np.finfo(np.float64).eps:  # of the sum of all variances
+        raise _too_small(min(alphas))
+    ridge = RidgeCV(list(alphas)).fit(rows, targets)
     return Solution(
         alphas,
         float(ridge.alpha_),
@@ -613,10 +615,7 @@ def _solve_products(moments: Moments, classes: np.ndarray, alphas: tuple[float, 
             np.fill_diagonal(gram, diagonal + alpha * variances)
             factor, failed = lapack.dpotrf(gram, lower=0, clean=0, overwrite_a=1)
             if failed:
-                raise ValueError(
-                    f"alpha={alpha} is too small for these features, some of which depend on the "
-                    "others; choose a larger one."
-                )
+                raise _too_small(alpha)
             coef, _ = lapack.dpotrs(factor, products, lower=0)
             score = None
             if len(alphas) > 1:
@@ -632,6 +631,13 @@ def _solve_products(moments: Moments, classes: np.ndarray, alphas: tuple[float, 
     finally:
         np.fill_diagonal(gram, diagonal)
     return best
+
+
+def _too_small(alpha: float) -> ValueError:
+    return ValueError(
+        f"alpha={alpha} is too small for these features, some of which depend on the others; "
+        "choose a larger one."
+    )
 
 
 def _copy_lower_to_upper(matrix: np.ndarray) -> None:

@@ -297,8 +297,9 @@ def test_one_class_is_not_enough_for_an_answer():
 def test_a_regularization_that_is_too_small_says_so():
     X, y = data(3000, 5)
     X = np.column_stack([X, X])
-    with pytest.raises(ValueError, match="alpha=1e-200 is too small"):
-        StreamingRidgeClassifier(1e-200).fit(X, y)
+    for rows in (slice(5), slice(3000)):
+        with pytest.raises(ValueError, match="alpha=1e-200 is too small"):
+            StreamingRidgeClassifier([1e-200, 1]).fit(X[rows], y[rows])
     model = StreamingRidgeClassifier(1e-3).fit(X, y)
     np.testing.assert_allclose(model.coef_[:, :5], model.coef_[:, 5:], rtol=1e-6)
 
