@@ -10,6 +10,9 @@ MINIMUM_VENV := .venv-minimum
 RUN := $(VENV)/bin/python
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
+# Of the examples of make test-long; pytest prints it
+SEED ?= $(shell date +%s)
+
 BENCH_VENV := .venv-bench
 ACCURACY_VENV := .venv-bench-accuracy
 # Folder with fashion_mnist.npz and eurosat_small.npz: X_train, y_train, X_test, y_test
@@ -20,7 +23,7 @@ SKLEARN_CONV_DATA ?= data
 help:
 	@echo "make demo          grid search over stride and kernel size on the digits, with a picture"
 	@echo "make test          all tests: units, doctests, the README's code (under 3 minutes)"
-	@echo "make test-long     the property tests with 3,000 new examples each"
+	@echo "make test-long     all tests, with 3,000 and more new examples for each property (SEED=...)"
 	@echo "make test-minimum  the tests on the oldest supported versions"
 	@echo "make lint          ruff and mypy"
 	@echo "make bench         time against PyTorch, and write docs/performance.md (6 minutes)"
@@ -37,7 +40,7 @@ test: $(VENV)/test
 	$(RUN) -m pytest
 
 test-long: $(VENV)/test
-	HYPOTHESIS_PROFILE=long $(RUN) -m pytest
+	HYPOTHESIS_PROFILE=long $(RUN) -m pytest --hypothesis-seed=$(SEED)
 
 test-minimum: $(MINIMUM_VENV)/test
 	$(MINIMUM_VENV)/bin/python -m pytest

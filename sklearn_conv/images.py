@@ -91,10 +91,16 @@ class Images:
 
     def _read_slice(self, rows: slice) -> np.ndarray:
         try:
-            batch = np.asarray(self._values[rows])
+            values = self._values[rows]
+            batch = np.asarray(values)
         except Exception as error:
             error.add_note(f"This came while X[{rows.start}:{rows.stop}] was read.")
             raise
+        if np.ma.is_masked(values):
+            raise ValueError(
+                f"X[{rows.start}:{rows.stop}] has masked values; fill them in the file, or wrap X "
+                f"in a class whose slices are filled. {RULE}"
+            )
         expected = (rows.stop - rows.start, *self._values.shape[1:])
         if batch.shape != expected or batch.dtype != self._values.dtype:
             raise ValueError(

@@ -228,9 +228,12 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
+        X : array-like or dask array of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
             The images: finite real numbers, channels last. Three axes mean images of one channel;
-            a single image goes in as ``image[np.newaxis]``.
+            a single image goes in as ``image[np.newaxis]``. Of a `numpy.memmap`, and of an array
+            of zarr, h5py and the like, only what is learned from is read, in batches; of a dask
+            array some 32 MB of images are computed. NaN is then found only in what is learned
+            from, and in the rest by `transform`.
         y : None
             Ignored.
 
@@ -285,13 +288,16 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
-            Images of the shape that was seen in ``fit``.
+        X : array-like or dask array of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
+            Images of the shape that was seen in ``fit``. A `numpy.memmap`, and an array of zarr,
+            h5py and the like, is read in batches, once.
 
         Returns
         -------
         features : ndarray of shape (n, n_features) or (n, rows, columns, features of a cell)
-            float64 where X is float64 or has wider integers than 16 bits, else float32.
+            float64 where X is float64 or has wider integers than 16 bits, else float32. Of a dask
+            array a dask array, with the same chunks along the images, of which nothing is computed
+            yet.
 
         Warns
         -----

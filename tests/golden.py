@@ -18,13 +18,18 @@ import numpy as np
 import skops.io
 
 import sklearn_conv
-from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
 from sklearn_conv.kernels import KERNELS
 
 DATA = Path(__file__).parent / "data"
 FITTED = DATA / f"fitted_{sklearn_conv.__version__.replace('.', '_')}"
 GOLDEN_KERNELS = DATA / "golden_kernels.npz"
-TRUSTED = ["sklearn_conv.transformer.StridedConv2DTransformer"]
+TRUSTED = [
+    "sklearn_conv.ridge.Moments",
+    "sklearn_conv.ridge.Solution",
+    "sklearn_conv.ridge.StreamingRidgeClassifier",
+    "sklearn_conv.transformer.StridedConv2DTransformer",
+]
 
 # The streams of RandomState are frozen, those of Generator are not (NEP 19).
 RNG = np.random.RandomState(0)
@@ -45,6 +50,9 @@ ESTIMATORS = {
     "quantile": {"bias": "quantile", "padding_mode": "edge", "dilation": 2},
     "split": {"activation": "split", "bias": -0.1, "pooling": ["mean", "max"], "flatten": False},
 }
+
+
+ROWS = {"few rows": IMAGES.reshape(12, 112), "many rows": IMAGES.reshape(336, 4)}
 
 
 def images_for(name):
@@ -68,14 +76,25 @@ def learned_by_all():
 
 
 def fitted():
-    return {
+    transformers = {
         name: StridedConv2DTransformer(**{"n_kernels": 4, "random_state": 0, **options}).fit(IMAGES)
         for name, options in ESTIMATORS.items()
     }
+    classifiers = {
+        name: StreamingRidgeClassifier([1.0, 100.0]).fit(X, np.arange(len(X)) % 3)
+        for name, X in ROWS.items()
+    }
+    return transformers | classifiers
 
 
 def features(estimators):
-    return {name: estimator.transform(IMAGES[:4]) for name, estimator in estimators.items()}
+    """The features that transformers give, and the scores that classifiers give."""
+    return {
+        name: estimator.decision_function(ROWS[name])
+        if name in ROWS
+        else estimator.transform(IMAGES[:4])
+        for name, estimator in estimators.items()
+    }
 
 
 def dump(estimators, path):

@@ -1,6 +1,7 @@
 """Dask arrays of images and of features: lazy, in any chunks, on workers that may die."""
 
 import os
+import pickle
 import signal
 import threading
 import time
@@ -230,6 +231,22 @@ def test_sums_over_chunks_are_those_of_all_rows(chunks, n_kept, monkeypatch):
     np.testing.assert_allclose(scores.compute(), expected.decision_function(X), atol=1e-9)
     np.testing.assert_array_equal(predicted.compute(), expected.predict(X))
     assert model.score(lazy_X, da.from_array(y, 77)) == model.score(X, y)
+
+
+def test_merging_changes_neither_part():
+    """A part may be needed again, when a worker is lost."""
+    X, y = rows()
+    parts = [StreamingRidgeClassifier().fit(X[i::2], y[i::2]).sums_ for i in (0, 1)]
+    before = [pickle.dumps(part) for part in parts]
+    assert dask_arrays._merge(*parts).n == 600
+    assert [pickle.dumps(part) for part in parts] == before
+
+
+def test_a_task_sums_up_as_many_rows_as_features_at_least():
+    groups = [(s.start, s.stop) for s in dask_arrays._groups([50, 60, 200, 10, 90, 5], 100)]
+    assert groups == [(0, 2), (2, 3), (3, 5), (5, 6)]
+    unknown_groups = list(dask_arrays._groups([np.nan] * 20, None))
+    assert [s.stop - s.start for s in unknown_groups] == [8, 8, 4]
 
 
 def test_two_classes_of_words():

@@ -231,7 +231,7 @@ def summary(request):
     COUNTS.clear()
     yield
     reporter = request.config.pluginmanager.getplugin("terminalreporter")
-    seed = request.config.getoption("hypothesis_seed", None)
+    seed = request.config.getoption("hypothesis_seed", None) or "as in every quick run"
     lines = [f"{count:7,} {name}: {outcome}" for (name, outcome), count in sorted(COUNTS.items())]
     reporter.write_line(f"\n{COUNTS.total():,} fuzzed calls, seed {seed}:")
     reporter.write_line("\n".join(lines))

@@ -167,6 +167,11 @@ class Other(Stored):
         return super().__getitem__(rows).astype("f8")
 
 
+class Masked(Stored):
+    def __getitem__(self, rows):
+        return np.ma.masked_greater(super().__getitem__(rows), 0.99 if rows.stop > 20 else 2)
+
+
 class Broken(Stored):
     def __getitem__(self, rows):
         if rows.stop > 20:
@@ -179,6 +184,7 @@ class Broken(Stored):
     [
         (Cut(IMAGES), ValueError, r"X\[0:7\] is an array of shape \(5, 12, 10, 2\).* whole"),
         (Other(IMAGES), ValueError, r"dtype float32, but X\[0:7\] is .* dtype float64"),
+        (Masked(IMAGES), ValueError, r"X\[14:21\] has masked values; fill them"),
         (Broken(IMAGES), OSError, "checksum mismatch"),
     ],
 )
