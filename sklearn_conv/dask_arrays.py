@@ -79,6 +79,8 @@ def _sample_blocks(X: Any, n_images: int, rng: np.random.RandomState) -> np.ndar
         images += dask.compute(*[dask.delayed(_head)(block, length) for block in few])
         if sum(map(len, images)) >= n_images // 2:
             break
+    if not any(map(len, images)):
+        raise ValueError("All chunks of X are empty.")
     return np.concatenate(images)
 
 

@@ -250,6 +250,10 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):
     True
     """
 
+    classes_: np.ndarray
+    _has_fixed_classes: bool
+    _solution: Solution | None
+
     def __init__(
         self, alphas: float | Sequence[float] | np.ndarray = (0.1, 1.0, 10.0, 100.0, 1000.0)
     ) -> None:
@@ -329,7 +333,7 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):
         TypeError
             If ``other`` is no `StreamingRidgeClassifier`.
         ValueError
-            If the features of both differ.
+            If the features of both differ, or one has words for classes and the other numbers.
         """
         check_is_fitted(self)
         if not isinstance(other, StreamingRidgeClassifier):
@@ -343,6 +347,7 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):
                 f"Models of {self.n_features_in_} and {other.n_features_in_} features can't be "
                 "merged, or their features have other names; fit both on the same ones."
             )
+        _check_kinds(other.classes_, self.classes_)
         self._moments().merge(other._moments())
         self.classes_ = np.union1d(self.classes_, other.classes_)
         self._solution = None
@@ -457,10 +462,6 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):
         """Standard deviation of each feature."""
         return self._solve().scale
 
-    classes_: np.ndarray
-    _has_fixed_classes: bool
-    _solution: Solution | None
-
     def _learn(self, X: Any, y: Any, classes: Any, reset: bool) -> None:
         _check_alphas(self)
         moments = None if reset else self._moments()
@@ -471,6 +472,8 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):
             n_features = np.broadcast_to(np.float32(0), (1, X.shape[1]))
             validate_data(self, n_features, skip_check_array=True, reset=reset)
             more = reduce_rows(_sum_rows, X, y, moments.n if moments else 0)
+            if not more.n:
+                raise ValueError("All chunks of X are empty.")
             labels = more.classes
         else:
             X, y = validate_data(self, X, y, dtype="numeric", reset=reset)
@@ -485,10 +488,8 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):
                 )
         known = classes if reset else self.classes_
         fixed = classes is not None if reset else self._has_fixed_classes
-        if known is not None and (known.dtype.kind in "OUS") != (labels.dtype.kind in "OUS"):
-            raise ValueError(
-                f"y has labels like {labels.tolist()[0]!r}, but {known.tolist()[0]!r} is a class."
-            )
+        if known is not None:
+            _check_kinds(labels, known)
         if fixed and not np.isin(labels, known).all():
             raise ValueError(
                 f"y has the classes {np.setdiff1d(labels, known)}, which are not among {known}, "
@@ -563,6 +564,14 @@ def _check_alphas(estimator: StreamingRidgeClassifier) -> tuple[float, ...]:
     if not alphas or not all(alpha > 0 and is_finite(alpha) for alpha in alphas):
         raise parameter_error(ValueError, owner, "alphas", rule, value)
     return tuple(map(float, alphas))
+
+
+def _check_kinds(labels: np.ndarray, known: np.ndarray) -> None:
+    """Refuse words where classes are numbers, which NumPy would turn into words, and vice versa."""
+    if (known.dtype.kind in "OUS") != (labels.dtype.kind in "OUS"):
+        raise ValueError(
+            f"y has labels like {labels.tolist()[0]!r}, but {known.tolist()[0]!r} is a class."
+        )
 
 
 def _targets(moments: Moments, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

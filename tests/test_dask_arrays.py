@@ -275,6 +275,15 @@ def test_rows_in_chunks_of_unknown_lengths():
             StreamingRidgeClassifier().fit(lazy_X, labels)
 
 
+def test_nothing_but_empty_chunks():
+    none = np.zeros(90, bool)
+    with pytest.raises(ValueError, match="All chunks of X are empty"):
+        StridedConv2DTransformer(**LEARNED).fit(unknown(IMAGES, keep=none))
+    X, y = unknown(IMAGES[:, 0, :, 0], keep=none), unknown(LABELS, keep=none)
+    with pytest.raises(ValueError, match="All chunks of X are empty"):
+        StreamingRidgeClassifier().fit(X, y)
+
+
 def test_partial_fit_goes_on_with_dask_arrays():
     X, y = rows()
     model = StreamingRidgeClassifier().partial_fit(X[:200], y[:200])

@@ -278,6 +278,9 @@ def test_what_cannot_be_merged():
         model.merge(RidgeClassifier().fit(X, y))
     with pytest.raises(ValueError, match="5 and 4 features can't be merged"):
         model.merge(StreamingRidgeClassifier().fit(X[:, :4], y))
+    words = StreamingRidgeClassifier().fit(X, np.array(["a", "b", "c"])[y])
+    with pytest.raises(ValueError, match="labels like 'a', but 0 is a class"):
+        model.merge(words)
     named = StreamingRidgeClassifier().fit(pd.DataFrame(X, columns=list("abcde")), y)
     with pytest.raises(ValueError, match="other names"):
         model.merge(named)
