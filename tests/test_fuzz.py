@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import NotFittedError
 from strategies import DTYPES, ORDERS, in_order, numbers
-from threadpoolctl import threadpool_info
+from threadpoolctl import ThreadpoolController
 
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer, conv2d
 from sklearn_conv.activation import ACTIVATIONS
@@ -28,6 +28,7 @@ from sklearn_conv.pooling import POOLINGS
 
 N_LONG = 5_000
 COUNTS = Counter()
+LIBRARIES = ThreadpoolController()
 BARE = ("broadcast", "cannot reshape", "unsupported operand", "object has no attribute", "ufunc")
 WARNINGS = ("which is no square number", "feature names, but", "column-vector y was passed")
 WARNINGS += ("Some features are infinite or NaN",)
@@ -183,7 +184,7 @@ def state():
     return (
         random.getstate(),
         [str(part) for part in np.random.get_state()],
-        [(info["filepath"], info["num_threads"]) for info in threadpool_info()],
+        [(info["filepath"], info["num_threads"]) for info in LIBRARIES.info()],
         list(warnings.filters),
         sklearn.get_config(),
         np.geterr(),
@@ -237,7 +238,7 @@ def summary(request):
     reporter.write_line("\n".join(lines))
 
 
-@long(300)
+@long(200)
 @given(options=parameters(GOOD), first=images(), second=images())
 def test_the_transformer(options, first, second):
     transformer = StridedConv2DTransformer(**options)
@@ -256,7 +257,7 @@ def test_the_transformer(options, first, second):
             assert np.isfinite(features).all()
 
 
-@long(300)
+@long(200)
 @given(
     options=parameters({"stride", "padding", "padding_mode", "dilation"}),
     X=images([(3, 5, 4, 2), (1, 2, 9, 2), (0, 3, 3, 2)]),

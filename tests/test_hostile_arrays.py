@@ -190,7 +190,7 @@ def guarded(array, at_the_end):
 rng = np.random.default_rng(0)
 n = 0
 for shape, dtype, at_the_end in itertools.product(
-    [(3, 9, 8, 2), (1, 20, 20, 1), (5, 3, 3, 3), (2, 1, 17, 1)], ["u1", "f4", "f8"], [0, 1]
+    [(3, 9, 8, 2), (1, 20, 20, 1), (5, 3, 3, 3), (2, 1, 17, 1)], ["u1", "f8"], [0, 1]
 ):
     array = (50 * rng.random(shape)).astype(dtype)
     images = guarded(array, at_the_end)
