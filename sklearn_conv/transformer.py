@@ -268,9 +268,10 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
             rng,
         )
         shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
-        kernels = self._make_kernels(shape, rng, patches).reshape(-1, parameters.n_kernels)
-        folded, offset = patches.preprocessing.fold(kernels)
-        bias = patches.thresholds(kernels) if isinstance(self.bias, str) else self.bias
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+            kernels = self._make_kernels(shape, rng, patches).reshape(-1, parameters.n_kernels)
+            folded, offset = patches.preprocessing.fold(kernels)
+            bias = patches.thresholds(kernels) if isinstance(self.bias, str) else self.bias
         folded = cast_numbers("kernels", folded.reshape(shape), dtype)
         offset = cast_numbers("offset_", offset, dtype)
         bias = cast_numbers("bias", np.broadcast_to(bias, parameters.n_kernels), dtype)
