@@ -57,6 +57,11 @@ class Moments:
             variances = np.square(self.kept - self.mean).mean(axis=0)
         else:
             variances = self.gram.diagonal() / self.n
+        if not np.isfinite(variances).all():
+            raise ValueError(
+                "Squares of some features are beyond the range of float64; divide them by their "
+                "standard deviation first."
+            )
         eps = np.finfo(np.float64).eps
         # As in StandardScaler: what rounding makes of the variance of a constant.
         bound = self.n * eps * variances + np.square(self.n * eps * self.mean)
@@ -76,8 +81,6 @@ class Moments:
         """Add the rows of another one."""
         self.require_whole()
         other.require_whole()
-        if not other.n:
-            return
         self.is_whole = False
         n = self.n + other.n
         if self.gram is not None or other.gram is not None or n > self._n_direct:
@@ -377,10 +380,16 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):
         solution = self._solve()
         scores = np.empty((len(rows), len(solution.level)))
         length = max(1, BLOCK_BYTES // (8 * rows.shape[1]))
-        for start in range(0, len(rows), length):
-            block = slice(start, start + length)
-            np.dot(rows[block] - solution.mean, solution.coef.T, out=scores[block])
-        scores += solution.level
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, len(rows), length):
+                block = slice(start, start + length)
+                np.dot(rows[block] - solution.mean, solution.coef.T, out=scores[block])
+            scores += solution.level
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                "Scores are beyond the range of float64: some features of X are far larger than "
+                "those that were learned from."
+            )
         return scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict(self, X: Any) -> Any:
@@ -495,13 +504,14 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):
                 f"y has the classes {np.setdiff1d(labels, known)}, which are not among {known}, "
                 "the classes that the first call of partial_fit was given."
             )
-        if more is None:
-            moments = moments or Moments(X.shape[1], X.dtype)
-            moments.add(X, y, moments.n)
-        elif moments is None:
-            moments = more
-        else:
-            moments.merge(more)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
+            if more is None:
+                moments = moments or Moments(X.shape[1], X.dtype)
+                moments.add(X, y, moments.n)
+            elif moments is None:
+                moments = more
+            else:
+                moments.merge(more)
         self.sums_ = moments
         self.classes_ = labels if known is None else np.union1d(known, labels)
         self._has_fixed_classes = fixed
@@ -529,7 +539,8 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):
                         f"class so far, {self.classes_.tolist()[0]!r}."
                     )
                 solve = _solve_rows if moments.gram is None else _solve_products
-                solution = self._solution = solve(moments, self.classes_, alphas)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    solution = self._solution = solve(moments, self.classes_, alphas)
             return solution
 
     def _for_blocks(self) -> StreamingRidgeClassifier:

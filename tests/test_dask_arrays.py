@@ -249,6 +249,15 @@ def test_a_task_sums_up_as_many_rows_as_features_at_least():
     assert [s.stop - s.start for s in unknown_groups] == [8, 8, 4]
 
 
+def test_sums_do_not_travel_to_the_rows():
+    X, y = rows()
+    model = StreamingRidgeClassifier().fit(X, y)
+    graph = dict(model.predict(da.from_array(X, 100)).__dask_graph__())
+    assert len(pickle.dumps(model._for_blocks())) < 10_000 < len(pickle.dumps(model))
+    assert len(pickle.dumps([task for key, task in graph.items() if "Classifier" in key])) < 20_000
+    assert hasattr(model, "sums_")
+
+
 def test_two_classes_of_words():
     X, y = rows()
     words = np.array(["no", "yes", "yes"])[y]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sklearn_conv import StridedConv2DTransformer, images
+from sklearn_conv import StridedConv2DTransformer, images, verbose
 from sklearn_conv.kernels import KERNELS
 
 RNG = np.random.default_rng(0)
@@ -292,6 +292,15 @@ def test_what_is_wrong_is_said_before_the_first_batch(transformer):
     transformer.fit(IMAGES)
     with pytest.raises(ValueError, match="9, 9"):
         transformer.transform_batches(IMAGES[:, :9, :9])
+
+
+def test_the_rest_of_the_time_is_that_of_the_rest_of_the_images(capfd, transformer, monkeypatch):
+    monkeypatch.setattr(verbose, "monotonic", iter([0.0, 3.0, 9.0]).__next__)
+    transformer.set_params(verbose=1).fit(IMAGES)
+    list(transformer.transform_batches(IMAGES, 40))
+    first, last = capfd.readouterr().err.splitlines()
+    assert first.endswith("| elapsed: 3.0s remaining: 1.5s")
+    assert last.endswith("| elapsed: 9.0s remaining: 0.0s")
 
 
 def test_verbose_batches_tell_of_progress(capfd, transformer, batches_of_7):

@@ -81,6 +81,7 @@ def test_batches_make_no_difference(cuts, size, n_kept):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ridge, "N_KEPT", n_kept)
         whole = StreamingRidgeClassifier(ALPHAS).fit(X, y)
+        patch.setattr(ridge, "BLOCK_BYTES", 8 * X.shape[1] * 70)
         model = StreamingRidgeClassifier(ALPHAS)
         for start, stop in pairwise(sorted(set(bounds))):
             model.partial_fit(X[start:stop], y[start:stop])
@@ -109,6 +110,16 @@ def test_parts_add_up(first, size, n_kept):
         np.testing.assert_allclose(model.coef_, whole.coef_, rtol=1e-8, atol=1e-11)
         np.testing.assert_array_equal(model.sums_.counts, whole.sums_.counts)
         assert len(model.sums_.kept) == min(n_kept, len(X))
+
+
+def test_few_rows_need_no_products():
+    """Those of 80 features are larger than 50 rows."""
+    X, y = data(50, 80)
+    model = StreamingRidgeClassifier().fit(X, y)
+    assert model.sums_.gram is None
+    other = StreamingRidgeClassifier().fit(X[:30], y[:30])
+    assert other.merge(StreamingRidgeClassifier().fit(X[30:], y[30:])).sums_.gram is None
+    assert model.partial_fit(X, y).sums_.gram.shape == (80, 80)
 
 
 def test_leave_one_out_errors_are_those_of_fits_without_the_row():
@@ -170,6 +181,19 @@ def test_constant_features_count_for_nothing(size, value):
         model.decision_function(constant), expected.decision_function(X), rtol=1e-8, atol=1e-8
     )
     assert model.scale_[-1] == 1
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@sizes
+@pytest.mark.filterwarnings("error")
+def test_features_beyond_the_range_of_float64_say_so(size, method):
+    X, y = data(*size)
+    X[3, 2] = 1e300
+    model = StreamingRidgeClassifier(10)
+    with pytest.raises(ValueError, match=r"Squares of some features are beyond .* divide them by"):
+        getattr(model, method)(X, y).predict(X)
+    with pytest.raises(ValueError, match="far larger than those that were learned from"):
+        StreamingRidgeClassifier(10).fit(X[4:] * 1e-100, y[4:]).predict(X)
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f2", "u1", "i8", "bool", ">f8"])
