@@ -267,6 +267,15 @@ def test_two_classes_of_words():
     assert model.predict(da.from_array(X, 100)).compute().tolist() == model.predict(X).tolist()
 
 
+def test_kept_rows_of_unknown_chunks_are_from_anywhere_in_them(monkeypatch):
+    monkeypatch.setattr(ridge, "N_KEPT", 50)
+    X, y = rows()
+    keep = da.from_array(y > 0, 60)
+    lazy_X, lazy_y = da.from_array(X, 60)[keep], da.from_array(y, 60)[keep]
+    model = StreamingRidgeClassifier().fit(lazy_X, lazy_y)
+    assert len(set(model.sums_.kept_order)) == 50
+
+
 def test_rows_in_chunks_of_unknown_lengths():
     X, y = rows()
     keep = da.from_array(y > 0, 60)
