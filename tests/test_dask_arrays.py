@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer, ridge
 
@@ -68,6 +69,23 @@ def test_transform_is_lazy_and_the_same(options, chunks):
     assert computed.dtype == expected.dtype
 
 
+def test_tasks_are_quiet_and_take_one_thread_each(capfd):
+    seen = []
+
+    def watch(z):
+        libraries = [info for info in threadpool_info() if info["user_api"] == "blas"]
+        seen.extend(library["num_threads"] for library in libraries)
+        return z
+
+    transformer = StridedConv2DTransformer(8, activation=watch, n_jobs=2, verbose=10).fit(IMAGES)
+    seen.clear()
+    with threadpool_limits(2):
+        transformer.transform(da.from_array(IMAGES, 30)).compute()
+    assert set(seen) == {1}
+    assert capfd.readouterr() == ("", "")
+    assert (transformer.n_jobs, transformer.verbose) == (2, 10)
+
+
 @pytest.mark.parametrize("shape", [(12, 20), (240,)])
 def test_images_of_fewer_axes(shape):
     array = IMAGES.reshape(90, *shape)
@@ -120,10 +138,12 @@ def test_fit_computes_some_blocks_and_the_kernels_do_not_depend_on_them(monkeypa
     assert not np.array_equal(kernels[0], again)
 
 
-def test_a_sample_has_images_from_everywhere(monkeypatch):
+@pytest.mark.parametrize("seed", range(10))
+def test_a_sample_has_images_from_everywhere(seed, monkeypatch):
     array = np.arange(1000.0).reshape(1000, 1, 1, 1)
     monkeypatch.setattr(dask_arrays, "SAMPLE_BYTES", 80 * 8)
-    sample = dask_arrays.sample_images(da.from_array(array, 30), np.random.RandomState(0)).ravel()
+    X, rng = da.from_array(array, 30), np.random.RandomState(seed)
+    sample = dask_arrays.sample_images(X, rng).ravel()
     assert len(sample) == 80
     assert len(set(sample)) == 80
     assert set(sample // 125) == set(range(8))
