@@ -132,6 +132,7 @@ def die_once(X, path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals of Unix")
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("_own_processes")
 def test_a_worker_process_is_killed_in_a_search(tmp_path):
     labels = np.arange(200) % 3
     dying = FunctionTransformer(die_once, kw_args={"path": str(tmp_path / "died")})

@@ -231,11 +231,13 @@ def long(n_quick):
 def summary(request):
     COUNTS.clear()
     yield
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
+    plugins = request.config.pluginmanager
     seed = request.config.getoption("hypothesis_seed", None) or "as in every quick run"
     lines = [f"{count:7,} {name}: {outcome}" for (name, outcome), count in sorted(COUNTS.items())]
-    reporter.write_line(f"\n{COUNTS.total():,} fuzzed calls, seed {seed}:")
-    reporter.write_line("\n".join(lines))
+    with plugins.getplugin("capturemanager").global_and_fixture_disabled():
+        reporter = plugins.getplugin("terminalreporter")
+        reporter.write_line(f"\n{COUNTS.total():,} fuzzed calls, seed {seed}:")
+        reporter.write_line("\n".join(lines))
 
 
 @long(200)

@@ -70,6 +70,7 @@ def test_processes_make_the_same_kernels(method, entries):
         assert_same(learned[name], entries[name])
 
 
+@pytest.mark.usefixtures("_own_processes")
 def test_processes_of_joblib_make_the_same_kernels(entries):
     both = Parallel(n_jobs=2, backend="loky")(delayed(golden.learned_by_all)() for _ in range(2))
     for learned in both:

@@ -41,6 +41,7 @@ def search(path, n_jobs, transformer_jobs=None):
 
 
 @pytest.mark.parametrize("transformer_jobs", [None, 2])
+@pytest.mark.usefixtures("_own_processes")
 def test_two_processes_share_the_cores(tmp_path, transformer_jobs):
     expected, _, _ = search(tmp_path / "one", None)
     scores, processes, threads = search(tmp_path / "two", 2, transformer_jobs)
