@@ -56,6 +56,7 @@ BAD_X = {
     "1-D": (np.zeros(64), ValueError, r"X.reshape\(1, h, w, c\)"),
     "5-D": (np.zeros((1, 2, 3, 4, 5)), ValueError, r"5 axes, shape \(1, 2, 3, 4, 5\)"),
     "a number": (3.0, TypeError, "which is no array"),
+    "a 0-d object": (np.array({}, object), TypeError, "which is no array"),
     "None": (None, TypeError, "X is None, which is no array"),
     "a string": ("abc", TypeError, "'abc'.*, which is no array"),
     "a dict": ({"a": 1}, TypeError, "which is no array"),
