@@ -135,6 +135,11 @@ def learn_preprocessing(patches: np.ndarray, normalize: bool, whiten: float) -> 
         chunk = preprocessing.apply(patches[start : start + CHUNK]).astype(np.float64)
         total += chunk.sum(axis=0)
         products += chunk.T @ chunk
+    if not np.isfinite(products).all():
+        raise ValueError(
+            "whiten needs squares of pixels that can be computed in float64, but some are beyond "
+            "its range; divide the images by their standard deviation first."
+        )
     mean = total / len(patches)
     variances, directions = np.linalg.eigh(products / len(patches) - np.outer(mean, mean))
     variances = np.maximum(variances, 0)

@@ -376,7 +376,9 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):
             shape = () if len(self.classes_) == 2 else (len(self.classes_),)
             check_rows(X)
             return map_rows(self._for_blocks(), "decision_function", X, shape, np.float64)
+        _refuse_masked(X)
         rows = validate_data(self, X, dtype="numeric", reset=False)
+        _check_numbers(rows)
         solution = self._solve()
         scores = np.empty((len(rows), len(solution.level)))
         length = max(1, BLOCK_BYTES // (8 * rows.shape[1]))
@@ -485,8 +487,10 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):
                 raise ValueError("All chunks of X are empty.")
             labels = more.classes
         else:
+            _refuse_masked(X, y)
             X, y = validate_data(self, X, y, dtype="numeric", reset=reset)
-            check_classification_targets(y)
+            _check_numbers(X)
+            _check_labels(y)
             more, labels = None, np.unique(y)
         if classes is not None:
             classes = np.unique(column_or_1d(classes))
@@ -560,8 +564,9 @@ def _sum_rows(X: list[np.ndarray], y: list[np.ndarray], starts: list[int]) -> Mo
     moments = Moments(X[0].shape[1], X[0].dtype)
     for rows, labels, start in zip(X, y, starts, strict=True):
         if len(rows) or len(labels):
+            _refuse_masked(rows, labels)
             rows, labels = check_X_y(rows, labels, dtype="numeric")
-            check_classification_targets(labels)
+            _check_labels(labels)
             moments.add(rows, labels, start)
     return moments
 
@@ -575,6 +580,22 @@ def _check_alphas(estimator: StreamingRidgeClassifier) -> tuple[float, ...]:
     if not alphas or not all(alpha > 0 and is_finite(alpha) for alpha in alphas):
         raise parameter_error(ValueError, owner, "alphas", rule, value)
     return tuple(map(float, alphas))
+
+
+def _refuse_masked(*arrays: Any) -> None:
+    if any(map(np.ma.is_masked, arrays)):
+        raise ValueError("X or y has masked values; fill them first, or leave out their rows.")
+
+
+def _check_numbers(X: np.ndarray) -> None:
+    if X.dtype.kind not in "biuf":
+        raise TypeError(f"X has dtype {X.dtype}; convert it to numbers first.")
+
+
+def _check_labels(y: np.ndarray) -> None:
+    if y.dtype.kind not in "biufUSO":
+        raise TypeError(f"y has dtype {y.dtype}; classes must be numbers or words.")
+    check_classification_targets(y)
 
 
 def _check_kinds(labels: np.ndarray, known: np.ndarray) -> None:

@@ -207,6 +207,7 @@ def attempt(name, function, *args):
     except (TypeError, ValueError, NotFittedError) as error:
         result, outcome = None, type(error).__name__
         message = str(error)
+        assert outcome in ("TypeError", "ValueError", "NotFittedError"), message
         assert len(message) > 20, message
         assert not any(bare in message for bare in BARE), message
     COUNTS[name, outcome] += 1

@@ -297,3 +297,9 @@ def test_no_patches_are_drawn_unless_somebody_asks():
     )
     np.testing.assert_array_equal(one.kernels_, other.kernels_)
     assert one.eps_ == 0.0
+
+
+def test_whitening_of_pixels_whose_squares_are_beyond_float64():
+    images = RNG.random((20, 4, 4)) * 1e300
+    with pytest.raises(ValueError, match=r"whiten needs squares of pixels .* divide the images by"):
+        StridedConv2DTransformer(whiten=True, random_state=0).fit(images)

@@ -251,6 +251,34 @@ def test_bad_batches_change_nothing(y, options, message):
     assert model.sums_.n == 300
 
 
+def test_masked_values_are_refused():
+    X, y = data(50, 5)
+    model = StreamingRidgeClassifier().fit(np.ma.masked_array(X), np.ma.masked_array(y))
+    masked = np.ma.masked_greater(X, 1)
+    for attempt in (
+        lambda: model.fit(masked, y),
+        lambda: model.partial_fit(X, np.ma.masked_equal(y, 2)),
+        lambda: model.predict(masked),
+    ):
+        with pytest.raises(ValueError, match="masked values; fill them"):
+            attempt()
+
+
+def test_features_that_are_no_numbers():
+    X, y = data(50, 5)
+    dates = X.astype("M8[s]")
+    with pytest.raises(TypeError, match=r"dtype datetime64\[s\]; convert it"):
+        StreamingRidgeClassifier().fit(dates, y)
+    with pytest.raises(TypeError, match=r"dtype datetime64\[s\]; convert it"):
+        StreamingRidgeClassifier().fit(X, y).predict(dates)
+
+
+@pytest.mark.parametrize("dtype", ["M8[s]", [("a", "f4")], "c8"])
+def test_labels_that_are_neither_numbers_nor_words(dtype):
+    with pytest.raises((TypeError, ValueError), match=r"classes must be numbers or words|omplex"):
+        StreamingRidgeClassifier().fit(np.ones((4, 2)), np.zeros(4, dtype))
+
+
 @pytest.mark.parametrize(
     ("alphas", "error"),
     [
