@@ -212,7 +212,7 @@ for shape, dtype, at_the_end in itertools.product(
             features = transformer.fit_transform(order)
             np.testing.assert_allclose(features, transformer.fit_transform(order.copy()), atol=1e-4)
             n += 1
-print(n, "calls")
+print(n, "calls", flush=True)
 os._exit(0)  # the map is still in use
 """
 

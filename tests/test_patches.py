@@ -165,7 +165,8 @@ def test_features_agree_with_explicit_steps(
         sampled = np.array([oracle.normalized(patch, eps) for patch in sampled])
     if whiten:
         mean = sampled.mean(axis=0)
-        covariance = np.cov(sampled, rowvar=False, bias=True)
+        centered = sampled - mean
+        covariance = centered.T.dot(centered) / len(sampled)
         variances, directions = np.linalg.eigh(covariance)
         variances += 0.3 * variances.mean() or 1.0
         matrix = directions.dot(np.diag(variances**-0.5)).dot(directions.T)
