@@ -115,7 +115,11 @@ def check_parameters(estimator: Any) -> Parameters:
     _check_bool(owner, "normalize_patches", estimator.normalize_patches)
     whiten = _check_whiten(owner, estimator.whiten)
     n_patches = check_integer(owner, "n_patches", estimator.n_patches, 1)
-    image_shape = _check_image_shape(owner, estimator.image_shape)
+    image_shape = (
+        None
+        if estimator.image_shape is None
+        else check_image_shape(owner, estimator.image_shape, "None or ")
+    )
     _check_random_state(owner, estimator.random_state)
     _check_n_jobs(owner, estimator.n_jobs)
     if not isinstance(estimator.verbose, bool):
@@ -131,6 +135,17 @@ def check_parameters(estimator: Any) -> Parameters:
         n_patches,
         whiten,
     )
+
+
+def check_image_shape(owner: str, image_shape: Any, otherwise: str = "") -> tuple[int, int, int]:
+    """Check the shape of an image, and bring it to (h, w, c)."""
+    rule = f"{otherwise}(h, w) or (h, w, c), integers of at least 1"
+    if not is_sequence(image_shape) or not all(map(is_integer, image_shape)):
+        raise parameter_error(TypeError, owner, "image_shape", rule, image_shape)
+    if len(image_shape) not in (2, 3) or min(image_shape) < 1:
+        raise parameter_error(ValueError, owner, "image_shape", rule, image_shape)
+    h, w, c = (*image_shape, 1)[:3]
+    return int(h), int(w), int(c)
 
 
 def _check_initializer(owner: str, kernels: Callable[..., Any]) -> None:
@@ -186,18 +201,6 @@ def _check_pooling(owner: str, pooling: Any) -> list[str] | None:
     if not names or len(set(names)) < len(names) or not set(names) <= set(POOLINGS):
         raise parameter_error(ValueError, owner, "pooling", rule, pooling)
     return names
-
-
-def _check_image_shape(owner: str, image_shape: Any) -> tuple[int, int, int] | None:
-    if image_shape is None:
-        return None
-    rule = "None or (h, w) or (h, w, c), integers of at least 1"
-    if not is_sequence(image_shape) or not all(map(is_integer, image_shape)):
-        raise parameter_error(TypeError, owner, "image_shape", rule, image_shape)
-    if len(image_shape) not in (2, 3) or min(image_shape) < 1:
-        raise parameter_error(ValueError, owner, "image_shape", rule, image_shape)
-    h, w, c = (*image_shape, 1)[:3]
-    return int(h), int(w), int(c)
 
 
 def _check_random_state(owner: str, random_state: Any) -> None:

@@ -17,7 +17,9 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_X_y, column_or_1d, validate_data
 
+from sklearn_conv.callbacks import CallbackSupportMixin, fit_steps, with_callbacks
 from sklearn_conv.validation import is_dask, is_finite, is_sequence, parameter_error
+from sklearn_conv.versions import API_LINK
 
 N_KEPT = 2_000
 """Rows that are kept, to choose alpha by their leave-one-out errors."""
@@ -176,7 +178,7 @@ class Solution(NamedTuple):
     scale: np.ndarray
 
 
-class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):
+class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Ridge regression on classes, from sums over batches of rows that are never held.
 
     It is what ``StandardScaler`` and then ``RidgeClassifier`` compute, or ``RidgeClassifierCV``
@@ -253,6 +255,9 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):
     True
     """
 
+    _doc_link_module = "sklearn_conv"
+    _doc_link_template = API_LINK
+
     classes_: np.ndarray
     _has_fixed_classes: bool
     _solution: Solution | None
@@ -262,6 +267,7 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):
     ) -> None:
         self.alphas = alphas
 
+    @with_callbacks
     def fit(self, X: Any, y: Any) -> Self:
         """Learn from all rows at once.
 
@@ -284,8 +290,11 @@ class StreamingRidgeClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             If ``alphas``, X or y has wrong values, or y has one class only.
         """
-        self._learn(X, y, None, reset=True)
-        self._solve()
+        with fit_steps(self, X, y, 2) as step:
+            with step("sums"):
+                self._learn(X, y, None, reset=True)
+            with step("alphas"):
+                self._solve()
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: npt.ArrayLike | None = None) -> Self:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from math import prod
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +16,33 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_conv.callbacks import CallbackSupportMixin, fit_steps, with_callbacks
 from sklearn_conv.engine import Layer, compute_cells, compute_dtype, compute_maps
 from sklearn_conv.images import Images, check_images, remember_columns
 from sklearn_conv.kernels import KERNELS
-from sklearn_conv.parameters import check_parameters
+from sklearn_conv.parameters import Parameters, check_image_shape, check_parameters
 from sklearn_conv.patches import TrainingPatches
 from sklearn_conv.pooling import POOLINGS
 from sklearn_conv.validation import cast_numbers, check_integer, check_numbers, is_dask
 from sklearn_conv.verbose import Progress
+from sklearn_conv.versions import API_LINK
+from sklearn_conv.windows import Geometry
 
 
-class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
+class OutputSize(NamedTuple):
+    """What `StridedConv2DTransformer.output_size` gives, for one image."""
+
+    maps: tuple[int, int, int]
+    """rows and columns of the maps, and their number; of "split" two for each kernel"""
+    features: int
+    """how many numbers `transform` gives"""
+    multiply_adds: int
+    """multiplications, and as many additions, of pixels with weights"""
+    bytes: int
+    """what the features take in float32; in float64 twice as much"""
+
+
+class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Turn images into features: strided convolution, activation and pooling.
 
     ``(n, h, w, c) -> (n, grid rows * grid columns * features of a cell)``
@@ -146,6 +162,13 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         Number of pixels times channels of an image, ``h * w * c``.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the columns of X; only if X had names that are all strings.
+    maps_shape_ : tuple
+        Shape of the maps of an image, ``(rows, columns, number of maps)``; `output_size`
+        tells this and the next two before ``fit``.
+    n_features_out_ : int
+        Number of features of an image.
+    multiply_adds_ : int
+        How many multiplications of pixels with weights, and additions, an image takes.
 
     See Also
     --------
@@ -179,6 +202,9 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
     >>> transformer.get_feature_names_out()[[0, 63]].tolist()
     ['kernel000_mean_r0_c0', 'kernel015_mean_r1_c1']
     """
+
+    _doc_link_module = "sklearn_conv"
+    _doc_link_template = API_LINK
 
     def __init__(
         self,
@@ -223,6 +249,7 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         self.n_jobs = n_jobs
         self.verbose = verbose
 
+    @with_callbacks
     def fit(self, X: npt.ArrayLike, y: Any = None) -> Self:
         """Make the kernels and learn the shape of the images.
 
@@ -268,10 +295,17 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
             rng,
         )
         shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
-            kernels = self._make_kernels(shape, rng, patches).reshape(-1, parameters.n_kernels)
-            folded, offset = patches.preprocessing.fold(kernels)
-            bias = patches.thresholds(kernels) if isinstance(self.bias, str) else self.bias
+        with (
+            fit_steps(self, X, y, 3) as step,
+            np.errstate(over="ignore", invalid="ignore"),  # what is not finite is refused below
+        ):
+            with step("patches"):
+                preprocessing = patches.preprocessing
+            with step("kernels"):
+                kernels = self._make_kernels(shape, rng, patches).reshape(-1, parameters.n_kernels)
+                folded, offset = preprocessing.fold(kernels)
+            with step("bias"):
+                bias = patches.thresholds(kernels) if isinstance(self.bias, str) else self.bias
         folded = cast_numbers("kernels", folded.reshape(shape), dtype)
         offset = cast_numbers("offset_", offset, dtype)
         bias = cast_numbers("bias", np.broadcast_to(bias, parameters.n_kernels), dtype)
@@ -279,7 +313,7 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         remember_columns(self, X, images.shape)
         self.kernels_ = folded
         self.offset_ = offset
-        self.eps_ = patches.preprocessing.eps
+        self.eps_ = preprocessing.eps
         self.bias_ = bias
         self.image_shape_ = images.shape[1:]
         return self
@@ -324,9 +358,11 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         try:
             out = np.empty((len(images), *shape), dtype)
         except MemoryError as error:
+            size = self.output_size()
             raise MemoryError(
-                f"{error}, which are the features of X; take them in batches, with "
-                "transform_batches(X), or choose fewer kernels, cells or images."
+                f"{error}: {len(images)} images have {size.features} features each. Take them in "
+                "batches, with transform_batches(X), or choose fewer kernels or cells; "
+                "output_size() says what each setting takes."
             ) from None
         batches = [*images.batches()]
         if len(batches) == 1:
@@ -442,16 +478,92 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         self._check_input_features(input_features)
         parameters = check_parameters(self)
-        grid, poolings = parameters.pool_grid, parameters.poolings or [""]
-        if parameters.poolings is None:
-            geometry = parameters.windows.place(self.image_shape_[:2], self.kernels_.shape[:2])
-            grid = geometry.output_shape
+        geometry = parameters.windows.place(self.image_shape_[:2], self.kernels_.shape[:2])
+        *grid, _, _, n_kernels = _feature_shape(parameters, geometry, len(self.bias_))
         in_cell = [
             "_".join(filter(None, (f"kernel{kernel:03d}", side, pooling)))
-            for pooling, side, kernel in product(poolings, parameters.sides, range(len(self.bias_)))
+            for pooling, side, kernel in product(
+                parameters.poolings or [""], parameters.sides, range(n_kernels)
+            )
         ]
         names = [f"{name}_r{r}_c{c}" for r, c, name in product(*map(range, grid), in_cell)]
         return np.asarray(names, dtype=object)
+
+    def output_size(
+        self, image_shape: tuple[int, int] | tuple[int, int, int] | None = None
+    ) -> OutputSize:
+        """Tell shapes and cost of an image before anything is computed.
+
+        Parameters
+        ----------
+        image_shape : (h, w) or (h, w, c), default=None
+            Shape of the image; two numbers mean one channel. None takes that seen in ``fit``, or
+            else the parameter ``image_shape``.
+
+        Returns
+        -------
+        size : OutputSize
+            A named tuple: ``maps`` (rows, columns, number), ``features``, ``multiply_adds`` and
+            ``bytes``, of the features in float32.
+
+        Raises
+        ------
+        TypeError
+            If a parameter or ``image_shape`` is of a wrong kind.
+        ValueError
+            If a parameter has a wrong value, kernels do not fit an image of that shape, or the
+            shape is not known.
+
+        Examples
+        --------
+        >>> from sklearn_conv import StridedConv2DTransformer
+        >>> transformer = StridedConv2DTransformer(n_kernels=512, kernel_size=6, stride=2)
+        >>> size = transformer.output_size((64, 64, 3))
+        >>> size
+        OutputSize(maps=(32, 32, 512), features=2048, multiply_adds=56623104, bytes=8192)
+        >>> f"{60_000 * size.bytes / 1e9:.2f} GB of features of 60,000 such images"
+        '0.49 GB of features of 60,000 such images'
+        """
+        parameters = check_parameters(self)
+        if image_shape is None:
+            shape = getattr(self, "image_shape_", parameters.image_shape)
+        else:
+            shape = check_image_shape(f"{type(self).__name__}.output_size", image_shape)
+        if shape is None:
+            raise ValueError(
+                "The size of the output depends on that of the images, which is not known before "
+                "fit; give it, as in output_size((h, w, c))."
+            )
+        if not (isinstance(self.kernels, str) or callable(self.kernels)):
+            _check_channels(np.shape(self.kernels), shape[2])
+        geometry = parameters.windows.place(shape[:2], parameters.kernel_size)
+        features = _feature_shape(parameters, geometry, parameters.n_kernels)
+        n_positions, n_features = prod(geometry.output_shape), prod(features)
+        return OutputSize(
+            (*geometry.output_shape, features[3] * features[4]),
+            n_features,
+            n_positions * prod(parameters.kernel_size) * shape[2] * parameters.n_kernels,
+            n_features * np.dtype(np.float32).itemsize,
+        )
+
+    @property
+    def maps_shape_(self) -> tuple[int, int, int]:
+        """Rows and columns of the maps of an image, and how many there are."""
+        return self._fitted_size().maps
+
+    @property
+    def n_features_out_(self) -> int:
+        """Number of features of an image."""
+        return self._fitted_size().features
+
+    @property
+    def multiply_adds_(self) -> int:
+        """Multiplications, and as many additions, of an image's pixels with weights."""
+        return self._fitted_size().multiply_adds
+
+    def _fitted_size(self) -> OutputSize:
+        check_is_fitted(self)
+        return self.output_size()
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -473,10 +585,10 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
             geometry,
             self.eps_,
         )
-        features = (len(parameters.sides), len(self.bias_))
+        shape = _feature_shape(parameters, geometry, len(self.bias_))
         if parameters.poolings is None:
             compute = partial(compute_maps, layer=layer, n_jobs=self.n_jobs)
-            return images, compute, (*geometry.output_shape, *features), dtype
+            return images, compute, (*shape[:2], *shape[3:]), dtype
         poolings = [POOLINGS[name] for name in parameters.poolings]
         compute = partial(
             compute_cells,
@@ -485,7 +597,7 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
             pool_grid=parameters.pool_grid,
             n_jobs=self.n_jobs,
         )
-        return images, compute, (*parameters.pool_grid, len(poolings), *features), dtype
+        return images, compute, shape, dtype
 
     def _row_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Give the shape of the features of an image, from grid rows, grid columns and more."""
@@ -509,13 +621,7 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
                 finite=True,
             )
         kernels = np.asarray(self.kernels)
-        if kernels.shape != shape:
-            raise ValueError(
-                f"kernels of shape {kernels.shape} see {kernels.shape[2]} channels, but the "
-                f"images have {shape[2]}; kernels must have shape (kh, kw, {shape[2]}, "
-                "n_kernels). Those of PyTorch go in as "
-                "weight.detach().numpy().transpose(2, 3, 1, 0)."
-            )
+        _check_channels(kernels.shape, shape[2])
         return kernels
 
     def _refuse_tables(self, X: Any) -> None:
@@ -545,6 +651,23 @@ class StridedConv2DTransformer(TransformerMixin, BaseEstimator):
             )
         if not np.array_equal(names, getattr(self, "feature_names_in_", names)):
             raise ValueError("input_features is not equal to feature_names_in_.")
+
+
+def _feature_shape(
+    parameters: Parameters, geometry: Geometry, n_kernels: int
+) -> tuple[int, int, int, int, int]:
+    """Give (grid rows, grid columns, poolings, sides, kernels) of the features of an image."""
+    rows, columns = parameters.pool_grid if parameters.poolings else geometry.output_shape
+    return rows, columns, len(parameters.poolings or [""]), len(parameters.sides), n_kernels
+
+
+def _check_channels(kernels: tuple[int, ...], n_channels: int) -> None:
+    if kernels[2] != n_channels:
+        raise ValueError(
+            f"kernels of shape {kernels} see {kernels[2]} channels, but the images have "
+            f"{n_channels}; kernels must have shape (kh, kw, {n_channels}, n_kernels). Those of "
+            "PyTorch go in as weight.detach().numpy().transpose(2, 3, 1, 0)."
+        )
 
 
 def _warn_of_infinity(features: np.ndarray) -> None:

@@ -11,6 +11,11 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_info
 
+API_LINK = (
+    "https://sklearn-conv.readthedocs.io/en/stable/api/generated/sklearn_conv.{estimator_name}.html"
+)
+"""Where scikit-learn's representations of our estimators link to."""
+
 AVX2_KERNELS = {"Haswell", "Zen"}
 AVX512_FEATURES = {"AVX512_SKX", "X86_V4"}
 """NumPy's names, the second since 2.4."""

@@ -19,6 +19,7 @@ LEVELS = {
     "kernels.noise": 0,
     "validation": 0,
     "kernels": 2,
+    "callbacks": 0,
     "threads": 0,
     "versions": 0,
     "staging": 1,
