@@ -1,0 +1,341 @@
+"""The pictures: what they show, and that their text can be read."""
+
+import subprocess
+import sys
+from itertools import combinations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.text import Text
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
+from sklearn.pipeline import make_pipeline
+
+from sklearn_conv import StridedConv2DTransformer, display
+from sklearn_conv.display import (
+    ClassActivationDisplay,
+    FeatureMapDisplay,
+    GridSearchDisplay,
+    KernelDisplay,
+)
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.random((30, 12, 15, 3))
+DIGITS = load_digits()
+STEP = "stridedconv2dtransformer"
+
+
+@pytest.fixture(autouse=True)
+def _without_a_screen():
+    with mpl.rc_context({"backend": "agg"}):
+        yield
+        plt.close("all")
+
+
+def fit(images=COLOUR, **settings):
+    return StridedConv2DTransformer(**{"random_state": 0, **settings}).fit(images)
+
+
+def make_model(images=COLOUR, **settings):
+    labels = np.where(np.arange(len(images)) % 2, "corroded", "sound")
+    transformer = StridedConv2DTransformer(**{"n_kernels": 8, "random_state": 0, **settings})
+    return make_pipeline(transformer, RidgeClassifier()).fit(images, labels)
+
+
+def search(grid, cv=2, **options):
+    model = make_pipeline(StridedConv2DTransformer(4, random_state=0), RidgeClassifier())
+    grid = {f"{STEP}__{name}": values for name, values in grid.items()}
+    return GridSearchCV(model, grid, cv=cv, **options).fit(DIGITS.images[:100], DIGITS.target[:100])
+
+
+def visible_texts(figure):
+    figure.canvas.draw()
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    hidden = {id(text) for ax in all_axes(figure) if not ax.axison for text in ax.texts}
+    for ax in all_axes(figure):
+        if not ax.axison:
+            for axis in (ax.xaxis, ax.yaxis):
+                hidden |= {id(text) for text in axis.findobj(Text)}
+            hidden -= {id(text) for text in ax.texts}
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = zip(axis.get_majorticklabels(), axis.get_majorticklocs(), strict=True)
+            hidden |= {id(label) for label, at in ticks if not low <= at <= high}
+    return [text for text in texts if id(text) not in hidden]
+
+
+def all_axes(figure):
+    axes = list(figure.axes)
+    for ax in axes:
+        axes.extend(ax.child_axes)
+    return axes
+
+
+PICTURES = {
+    "kernels of one channel": lambda: KernelDisplay.from_estimator(fit(DIGITS.images)),
+    "kernels in colour": lambda: KernelDisplay.from_estimator(fit(kernel_size=5)),
+    "many kernels": lambda: KernelDisplay.from_estimator(fit(n_kernels=300)),
+    "all of many kernels": lambda: KernelDisplay.from_estimator(
+        fit(n_kernels=300), indices=np.arange(300)
+    ),
+    "two kernels": lambda: KernelDisplay.from_estimator(fit(n_kernels=2)),
+    "flat kernels": lambda: KernelDisplay.from_estimator(fit(kernel_size=(1, 9))),
+    "tall kernels": lambda: KernelDisplay.from_estimator(fit(kernel_size=(9, 1))),
+    "kernels of 13 channels": lambda: KernelDisplay.from_estimator(fit(RNG.random((9, 8, 8, 13)))),
+    "kernels of a single weight": lambda: KernelDisplay.from_estimator(fit(kernel_size=1)),
+    "maps": lambda: FeatureMapDisplay.from_estimator(make_model(), COLOUR[0]),
+    "maps of both sides": lambda: FeatureMapDisplay.from_estimator(
+        fit(activation="split", pool_grid=3), COLOUR[0], n_maps=11
+    ),
+    "signed maps": lambda: FeatureMapDisplay.from_estimator(
+        fit(activation="identity", stride=3), COLOUR[0]
+    ),
+    "one map": lambda: FeatureMapDisplay.from_estimator(fit(n_kernels=1), COLOUR[0]),
+    "maps of one row": lambda: FeatureMapDisplay.from_estimator(
+        fit(RNG.random((5, 1, 90))), RNG.random((1, 90))
+    ),
+    "evidence": lambda: ClassActivationDisplay.from_estimator(make_model(), COLOUR[0]),
+    "evidence in 13 channels": lambda: ClassActivationDisplay.from_estimator(
+        make_model(RNG.random((9, 30, 8, 13))), RNG.random((30, 8, 13))
+    ),
+    "a search": lambda: GridSearchDisplay.from_estimator(
+        search({"stride": [1, 2, 3], "kernel_size": [2, (3, 5), 4]})
+    ),
+    "a search in one row": lambda: GridSearchDisplay.from_estimator(
+        search({"stride": [1, 2, 3, 4, 5, 6], "kernel_size": [3]})
+    ),
+    "a search over names": lambda: GridSearchDisplay.from_estimator(
+        search({"kernels": ["gaussian", "patches", "kmeans"], "activation": ["relu", "split"]}),
+        x="activation",
+        y="kernels",
+    ),
+}
+
+
+@pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
+def test_text_can_be_read_and_does_not_overlap(draw):
+    shown = draw()
+    texts = visible_texts(shown.figure_)
+    assert texts
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+    assert min(text.get_size() for text in texts) >= 4
+    width, height = shown.figure_.bbox.size
+    for name, box in boxes:
+        inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
+        assert inside, f"{name!r} is cut off"
+    for (name, box), (other, other_box) in combinations(boxes, 2):
+        box, other_box = box.shrunk(0.95, 0.95), other_box.shrunk(0.95, 0.95)
+        assert not box.overlaps(other_box), f"{name!r} lies on {other!r}"
+
+
+@pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
+def test_displays_draw_again_into_axes_that_are_given(draw):
+    shown = draw()
+    figure, (left, right) = plt.subplots(1, 2)
+    assert shown.plot(ax=right) is shown
+    assert shown.ax_ is right
+    assert shown.figure_ is figure
+    figure.canvas.draw()
+    assert not left.images
+
+
+def test_the_gallery_is_sorted_and_on_one_scale():
+    fine, smooth = np.array([[1, -1], [-1, 1.0]]), np.array([[1, 1], [0.9, 1]])
+    kernels = np.stack([100 * fine, smooth], axis=2)[:, :, np.newaxis]
+    shown = KernelDisplay(kernels, ["fine", "smooth"]).plot()
+    assert shown.order_.tolist() == [1, 0]
+    assert [text.get_text() for text in shown.ax_.texts] == ["smooth", "fine"]
+    first, second = (image.get_array() for image in shown.ax_.images)
+    np.testing.assert_allclose(second, 0.5 + 0.5 * fine, atol=0.02)  # 100 times as strong, and yet
+    assert first.min() > 0.9
+
+
+def test_chosen_kernels_and_channels():
+    transformer = fit(n_kernels=10)
+    shown = KernelDisplay.from_estimator(transformer, indices=[7, 2], channels=1)
+    assert shown.order_.tolist() == [7, 2]
+    assert [text.get_text() for text in shown.ax_.texts] == ["kernel007", "kernel002"]
+    kernel = transformer.kernels_[:, :, 1, 7]
+    tile = shown.ax_.images[0].get_array()
+    assert np.corrcoef(tile.ravel(), kernel.ravel())[0, 1] > 0.95
+    for channels, shape in [([2, 1, 0], (3, 3, 3)), ([0, 2], (3, 7)), (None, (3, 3, 3))]:
+        shown = KernelDisplay.from_estimator(transformer, channels=channels)
+        assert shown.ax_.images[0].get_array().shape == shape
+
+
+def test_maps_are_the_strongest_and_the_grid_cuts_them():
+    images = np.zeros((2, 8, 8))
+    images[0, :, 4:] = 1  # an edge from left to right
+    kernels = np.zeros((3, 3, 1, 3))
+    kernels[1, :, 0] = [[0, -0.5, 0], [0, 0, 0.2], [0, 0.5, 0]]
+    transformer = fit(images, kernels=kernels, padding="valid", pool_grid=(2, 3), activation="abs")
+    shown = FeatureMapDisplay.from_estimator(transformer, images[0], n_maps=2)
+    maps = transformer.set_params(pooling=None, flatten=False).transform(images[:1])[0]
+    strongest = np.argsort(-maps.mean(axis=(0, 1)))[:2]
+    np.testing.assert_array_equal(shown.maps, maps[..., strongest])
+    assert shown.names == [f"kernel{k:03d}" for k in strongest]
+    # Maps of 6 x 6, whose first window is centered on pixel 1: cells end after rows 3 and 6 ...
+    assert [cut.tolist() for cut in shown.cuts] == [[2.5], [1.5, 3.5]]
+    assert [cut.tolist() for cut in shown.image_cuts] == [[3.5], [2.5, 4.5]]
+
+
+def test_cuts_follow_stride_dilation_and_padding():
+    transformer = fit(
+        RNG.random((3, 20, 21)), kernel_size=(3, 2), stride=(2, 3), dilation=(2, 1), padding=(1, 4)
+    )
+    shown = FeatureMapDisplay.from_estimator(transformer, RNG.random((20, 21)))
+    rows, columns = (n // 2 for n in shown.maps.shape[:2])
+    # The centers of the windows on both sides of a cut, and their middle
+    centers = [2 * (rows - 1) - 1 + 2, 2 * rows - 1 + 2]
+    assert shown.image_cuts[0].tolist() == [np.mean(centers)]
+    centers = [3 * (columns - 1) - 4 + 0.5, 3 * columns - 4 + 0.5]
+    assert shown.image_cuts[1].tolist() == [np.mean(centers)]
+
+
+def test_maps_that_are_not_pooled_have_no_grid():
+    shown = FeatureMapDisplay.from_estimator(fit(pooling=None), COLOUR[0])
+    assert [len(cut) for cut in shown.cuts] == [0, 0]
+
+
+def test_the_class_of_the_evidence():
+    model = make_model()
+    decision = model.decision_function(COLOUR[:1])[0]
+    predicted = ClassActivationDisplay.from_estimator(model, COLOUR[0])
+    assert predicted.class_name == model.predict(COLOUR[:1])[0]
+    assert predicted.evidence.sum() == pytest.approx(abs(decision))
+    for name, sign in [("corroded", -1), ("sound", 1)]:
+        shown = ClassActivationDisplay.from_estimator(model, COLOUR[0], class_of_interest=name)
+        assert shown.evidence.sum() == pytest.approx(sign * decision)
+        assert name in shown.axes_[1].get_title()
+
+
+def test_the_best_of_other_parameters_is_shown():
+    found = search({"stride": [1, 2], "kernel_size": [2, 3], "n_kernels": [1, 4]})
+    shown = GridSearchDisplay.from_estimator(found)
+    scores = found.cv_results_["mean_test_score"]
+    for (row, column), score in np.ndenumerate(shown.scores):
+        here = [
+            i
+            for i, point in enumerate(found.cv_results_["params"])
+            if point[f"{STEP}__stride"] == shown.x_values[column]
+            and point[f"{STEP}__kernel_size"] == shown.y_values[row]
+        ]
+        assert score == scores[here].max()
+        best = here[int(scores[here].argmax())]
+        if (scores[here] == score).sum() == 1:
+            assert shown.fit_times[row, column] == found.cv_results_["mean_fit_time"][best]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning", "ignore:One or more of the test scores")
+def test_settings_that_failed_or_were_not_tried():
+    found = search({"kernel_size": [3, 9], "padding": ["valid", "same"]})
+    shown = GridSearchDisplay.from_estimator(found, x="padding")
+    assert np.isnan(shown.scores).sum() == 1
+    assert "failed" in [text.get_text() for text in shown.axes_[0].texts]
+    model = make_pipeline(StridedConv2DTransformer(4, random_state=0), RidgeClassifier())
+    grid = {f"{STEP}__stride": [1, 2, 3], f"{STEP}__kernel_size": [2, 3, 4]}
+    found = RandomizedSearchCV(model, grid, n_iter=3, cv=2, random_state=0)
+    shown = GridSearchDisplay.from_estimator(found.fit(DIGITS.images[:99], DIGITS.target[:99]))
+    assert np.isfinite(shown.scores).sum() == 3
+
+
+@pytest.mark.parametrize(
+    ("draw", "error", "message"),
+    [
+        (lambda: KernelDisplay.from_estimator(StridedConv2DTransformer()), NotFittedError, "fit"),
+        (lambda: KernelDisplay.from_estimator(RidgeClassifier()), TypeError, "Got RidgeClassifier"),
+        (lambda: KernelDisplay.from_estimator(fit(), indices=[64]), ValueError, "from 0 to 63"),
+        (lambda: KernelDisplay.from_estimator(fit(), indices=[]), TypeError, "from 0 to 63"),
+        (lambda: KernelDisplay.from_estimator(fit(), channels=3), ValueError, "from 0 to 2"),
+        (lambda: KernelDisplay.from_estimator(fit(), channels="red"), TypeError, "'channels'"),
+        (
+            lambda: FeatureMapDisplay.from_estimator(StridedConv2DTransformer(), COLOUR[0]),
+            NotFittedError,
+            "fit",
+        ),
+        (
+            lambda: FeatureMapDisplay.from_estimator(fit(), COLOUR[0, :5]),
+            ValueError,
+            "was fitted on images of shape",
+        ),
+        (lambda: FeatureMapDisplay.from_estimator(fit(), COLOUR), ValueError, r"images\[0\]"),
+        (
+            lambda: FeatureMapDisplay.from_estimator(fit(), COLOUR[0], n_maps=0),
+            ValueError,
+            "'n_maps'",
+        ),
+        (
+            lambda: ClassActivationDisplay.from_estimator(make_model(), COLOUR[:2]),
+            ValueError,
+            "must be one image",
+        ),
+        (
+            lambda: ClassActivationDisplay.from_estimator(
+                make_model(), COLOUR[0], class_of_interest="rusty"
+            ),
+            ValueError,
+            r"one of \['corroded', 'sound'\]",
+        ),
+        (lambda: GridSearchDisplay.from_estimator(fit()), TypeError, "takes a fitted search"),
+        (
+            lambda: GridSearchDisplay.from_estimator(GridSearchCV(RidgeClassifier(), {})),
+            NotFittedError,
+            "not fitted",
+        ),
+        (
+            lambda: GridSearchDisplay.from_estimator(search({"stride": [1]})),
+            ValueError,
+            "'kernel_size': give x and y from",
+        ),
+        (
+            lambda: GridSearchDisplay.from_estimator(
+                search(
+                    {"stride": [1], "kernel_size": [2]},
+                    scoring=["accuracy", "f1_macro"],
+                    refit="accuracy",
+                )
+            ),
+            ValueError,
+            "one metric",
+        ),
+    ],
+)
+def test_errors(draw, error, message):
+    with pytest.raises(error, match=message):
+        draw()
+
+
+def test_without_matplotlib_the_evidence_is_there_and_displays_say_what_is_missing():
+    code = """
+import sys
+sys.modules["matplotlib"] = None
+import numpy as np
+from sklearn.linear_model import RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv.display import KernelDisplay, class_activation_map
+images = np.random.default_rng(0).random((6, 5, 5))
+model = make_pipeline(StridedConv2DTransformer(), RidgeClassifier()).fit(images, [0, 1] * 3)
+print(class_activation_map(model, images).shape)
+try:
+    KernelDisplay.from_estimator(model)
+except ImportError as error:
+    print(error)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "(6, 5, 5, 1)" in result.stdout
+    assert "KernelDisplay draws with matplotlib, which is not installed" in result.stdout
+
+
+def test_every_display_keeps_scikit_learns_convention():
+    displays = [getattr(display, name) for name in display.__all__ if name.endswith("Display")]
+    assert len(displays) == 4
+    for cls in displays:
+        assert callable(cls.from_estimator)
+        assert "ax : " in cls.plot.__doc__ or "ax\n" in cls.plot.__doc__

@@ -1,0 +1,304 @@
+"""Class activation maps: sums are decisions, and plain loops say where evidence lies."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import ACTIVATIONS as ORACLE_SIDES
+from oracle import cell_members, conv2d, same_amounts, source
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+from sklearn.exceptions import NotFittedError
+from sklearn.feature_selection import SelectKBest
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    Ridge,
+    RidgeClassifier,
+    RidgeClassifierCV,
+    SGDClassifier,
+)
+from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import Pipeline, make_pipeline, make_union
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
+from sklearn.svm import SVC, LinearSVC
+
+from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
+from sklearn_conv.activation import ACTIVATIONS
+from sklearn_conv.display import ClassActivationDisplay, FeatureMapDisplay, class_activation_map
+from sklearn_conv.padding import PADDING_MODES
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(60, 7, 6, 2))
+LABELS = np.arange(60) % 3
+
+
+def make_model(*steps, labels=LABELS, images=IMAGES, **settings):
+    settings = {"n_kernels": 5, "random_state": 0, **settings}
+    return make_pipeline(StridedConv2DTransformer(**settings), *steps).fit(images, labels)
+
+
+def decisions(model, images):
+    decide = getattr(model, "decision_function", None) or model.predict
+    return np.asarray(decide(images)).reshape(len(images), -1)
+
+
+SETTINGS = [
+    *({"activation": name, "bias": -0.1} for name in ACTIVATIONS),
+    *({"padding_mode": name, "kernel_size": 5} for name in PADDING_MODES),
+    {"stride": 3, "kernel_size": 2},
+    {"stride": (2, 1), "dilation": (1, 2), "padding": "valid"},
+    {"padding": (4, 7)},
+    {"pool_grid": (1, 3)},
+    {"pool_grid": 9},
+    {"pooling": "sum"},
+    {"pooling": ["mean", "sum"], "activation": "split"},
+    {"pooling": None, "flatten": True, "stride": 2},
+    {"normalize_patches": True, "whiten": True, "kernels": "patches", "activation": "split"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_the_sum_is_the_decision(settings):
+    model = make_model(StandardScaler(), RidgeClassifier(), **settings)
+    maps = class_activation_map(model, IMAGES)
+    assert maps.shape == (60, 7, 6, 3)
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), decisions(model, IMAGES), atol=1e-9)
+
+
+HEADS = {
+    "cv": [StandardScaler(), RidgeClassifierCV([0.1, 10])],
+    "logistic": [StandardScaler(), LogisticRegression()],
+    "svc": [MinMaxScaler((-1, 3)), LinearSVC(random_state=0)],
+    "sgd": [StandardScaler(with_mean=False), SGDClassifier(random_state=0)],
+    "lda": [LinearDiscriminantAnalysis()],
+    "streaming": [StreamingRidgeClassifier()],
+    "pca": [StandardScaler(), PCA(6, whiten=True), "passthrough", RidgeClassifier()],
+    "selection": [SelectKBest(k=7), OneVsRestClassifier(LogisticRegression())],
+    "kernel": [SVC(kernel="linear", decision_function_shape="ovo")],
+    "function": [FunctionTransformer(lambda rows: 2 * rows + 1), RidgeClassifier()],
+    "regression": [StandardScaler(), LinearRegression()],
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_the_sum_is_the_decision_of_any_linear_model(head):
+    model = make_model(*head)
+    sums = class_activation_map(model, IMAGES).sum(axis=(1, 2))
+    np.testing.assert_allclose(sums, decisions(model, IMAGES), atol=1e-8)
+
+
+def test_two_classes_have_one_map():
+    model = make_model(RidgeClassifier(), labels=LABELS == 2)
+    maps = class_activation_map(model, IMAGES)
+    assert maps.shape == (60, 7, 6, 1)
+    np.testing.assert_allclose(maps.sum(axis=(1, 2, 3)), model.decision_function(IMAGES))
+
+
+def test_several_targets_have_a_map_each():
+    targets = RNG.normal(size=(60, 2))
+    model = make_model(LinearRegression(), labels=targets)
+    sums = class_activation_map(model, IMAGES).sum(axis=(1, 2))
+    np.testing.assert_allclose(sums, model.predict(IMAGES), atol=1e-9)
+    display = ClassActivationDisplay.from_estimator(model, IMAGES[0], class_of_interest=1)
+    assert display.evidence.sum() == pytest.approx(model.predict(IMAGES[:1])[0, 1])
+
+
+def seen_pixels(start, length, size, dilation, amounts, mode):
+    """Pixels of the image under the weights of a kernel, by plain steps; all if there is none."""
+    seen = [source(start + i * dilation - amounts[0], length, mode) for i in range(size)]
+    return [pixel for pixel in seen if pixel is not None] or list(range(length))
+
+
+def plain_map(images, transformer, weights, constant, options):
+    """Lay evidence on pixels, window by window; weights (grid rows, columns, sides * k)."""
+    kernels, k = transformer.kernels_, transformer.kernels_.shape[3]
+    z = conv2d(images, kernels, groups=1, bias=None, **options)
+    n, oh, ow, _ = z.shape
+    h, w = images.shape[1:3]
+    maps = np.full((n, h, w), constant / (h * w))
+    grid = [cell_members(oh, weights.shape[0]), cell_members(ow, weights.shape[1])]
+    where = []
+    for axis, length in enumerate((h, w)):
+        size, stride, dilation = (
+            kernels.shape[axis],
+            options["stride"][axis],
+            options["dilation"][axis],
+        )
+        span, padding = dilation * (size - 1) + 1, options["padding"]
+        amounts = (0, 0) if padding == "valid" else padding
+        amounts = same_amounts(length, span, stride) if padding == "same" else [amounts[axis]] * 2
+        starts = range(0, (oh, ow)[axis] * stride, stride)
+        mode = options["padding_mode"]
+        where.append([seen_pixels(s, length, size, dilation, amounts, mode) for s in starts])
+    for i, row_members in enumerate(grid[0]):
+        for j, column_members in enumerate(grid[1]):
+            cell = [(r, c) for r in row_members for c in column_members]
+            for r, c in cell:
+                pixels = [(y, x) for y in where[0][r] for x in where[1][c]]
+                for image in range(n):
+                    evidence = 0.0
+                    for s, side in enumerate(ORACLE_SIDES[transformer.activation]):
+                        for kernel in range(k):
+                            value = side(z[image, r, c, kernel], transformer.bias)
+                            evidence += weights[i, j, s * k + kernel] * value / len(cell)
+                    for y, x in pixels:
+                        maps[image, y, x] += evidence / len(pixels)
+    return maps
+
+
+@st.composite
+def layers(draw):
+    pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    kernel_size, dilation = draw(pair), draw(pair)
+    padding = draw(
+        st.one_of(st.just("same"), st.just("valid"), st.tuples(*[st.integers(0, 5)] * 2))
+    )
+    span = [d * (size - 1) + 1 for size, d in zip(kernel_size, dilation, strict=True)]
+    h, w = (draw(st.integers(length if padding != "same" else 1, length + 4)) for length in span)
+    options = {
+        "stride": draw(pair),
+        "padding": padding,
+        "padding_mode": draw(st.sampled_from(sorted(PADDING_MODES))),
+        "dilation": dilation,
+    }
+    return (h, w), kernel_size, options, draw(pair), draw(st.sampled_from(["split", "square"]))
+
+
+@given(layers(), st.integers(0, 2**32 - 1))
+def test_evidence_lies_where_plain_loops_lay_it(layer, seed):
+    shape, kernel_size, options, grid, activation = layer
+    images = np.random.default_rng(seed).normal(size=(4, *shape, 1))
+    transformer = StridedConv2DTransformer(
+        2, kernel_size, activation=activation, bias=-0.2, pool_grid=grid, random_state=0, **options
+    )
+    model = make_pipeline(transformer, Ridge(0.1)).fit(images, np.arange(4.0))
+    regression = model[-1]
+    weights = regression.coef_.reshape(*grid, -1)
+    expected = plain_map(images, transformer, weights, regression.intercept_, options)
+    scale = np.abs(expected).sum(axis=(1, 2)).max() + np.abs(regression.coef_).max()
+    actual = class_activation_map(model, images)[..., 0]
+    np.testing.assert_allclose(actual, expected, atol=1e-9 * scale)
+
+
+def test_where_there_is_no_evidence_the_constant_is_everywhere():
+    model = make_model(RidgeClassifier())
+    maps = class_activation_map(model, np.zeros((1, 7, 6, 2)))
+    np.testing.assert_allclose(maps, np.broadcast_to(model[-1].intercept_ / 42, maps.shape))
+
+
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+def test_tables_between_the_steps(container):
+    pytest.importorskip(container)
+    model = make_pipeline(
+        StridedConv2DTransformer(3, random_state=0), StandardScaler(), RidgeClassifier()
+    )
+    model = model.set_output(transform=container).fit(IMAGES, LABELS)
+    sums = class_activation_map(model, IMAGES[:9]).sum(axis=(1, 2))
+    np.testing.assert_allclose(sums, model.decision_function(IMAGES[:9]))
+    FeatureMapDisplay.from_estimator(model, IMAGES[0])
+    assert type(model[0].transform(IMAGES[:2])).__module__.startswith(container)
+
+
+def test_images_in_any_form(tmp_path):
+    rows = IMAGES.reshape(60, -1)
+    model = make_model(RidgeClassifier(), images=rows, image_shape=(7, 6, 2))
+    expected = class_activation_map(model, rows)
+    np.save(tmp_path / "images.npy", rows)
+    for same in (rows.tolist(), np.load(tmp_path / "images.npy", mmap_mode="r"), IMAGES):
+        np.testing.assert_allclose(class_activation_map(model, same), expected)
+    frame = pd.DataFrame(rows, columns=[f"pixel{i}" for i in range(84)])
+    model.fit(frame, LABELS)
+    np.testing.assert_allclose(class_activation_map(model, frame), expected)
+
+
+def test_steps_before_and_stacked_transformers():
+    brighter = FunctionTransformer(lambda images: images + 3.0)
+    first = StridedConv2DTransformer(3, pool_grid=4, flatten=False, random_state=0)
+    second = StridedConv2DTransformer(5, random_state=0)
+    model = make_pipeline(brighter, second, RidgeClassifier()).fit(IMAGES, LABELS)
+    sums = class_activation_map(model, IMAGES).sum(axis=(1, 2))
+    np.testing.assert_allclose(sums, model.decision_function(IMAGES))
+    model = make_pipeline(brighter, first, second, RidgeClassifier()).fit(IMAGES, LABELS)
+    with pytest.raises(
+        ValueError, match=r"has 2.*pass pipeline\[2:\] and pipeline\[:2\].transform"
+    ):
+        class_activation_map(model, IMAGES)
+    maps = class_activation_map(model[2:], model[:2].transform(IMAGES))
+    assert maps.shape == (60, 4, 4, 3)
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), model.decision_function(IMAGES))
+
+
+def test_nothing_is_changed():
+    model = make_model(StandardScaler(), RidgeClassifier(), verbose=0)
+    before = {name: repr(value) for name, value in vars(model[0]).items()}
+    images = IMAGES.copy()
+    images.flags.writeable = False
+    class_activation_map(model, images)
+    assert {name: repr(value) for name, value in vars(model[0]).items()} == before
+
+
+FITTED = make_model(StandardScaler(), RidgeClassifier())
+TRANSFORMER = FITTED[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        (
+            make_pipeline(StridedConv2DTransformer(), RidgeClassifier()),
+            NotFittedError,
+            "not fitted",
+        ),
+        (TRANSFORMER, TypeError, r"there is none after.*make_pipeline\(transformer"),
+        (Pipeline([("conv", TRANSFORMER)]), TypeError, "there is none after"),
+        (RidgeClassifier(), TypeError, "a Pipeline that has one. Got RidgeClassifier"),
+        (GridSearchCV(FITTED, {}).fit(IMAGES, LABELS), TypeError, "pass its best_estimator_"),
+        (
+            make_pipeline(make_union(TRANSFORMER), RidgeClassifier()).fit(IMAGES, LABELS),
+            TypeError,
+            "not inside one of them",
+        ),
+        (make_model(RidgeClassifier(), pooling="max"), ValueError, "fit with pooling='mean'"),
+        (make_model(RidgeClassifier(), pooling=["mean", "max"]), ValueError, "instead of"),
+        (make_model(RandomForestClassifier(2)), TypeError, "RandomForestClassifier has none"),
+        (make_model(SVC()), ValueError, "step 'svc', SVC, is not linear"),
+        (make_model(SVC(kernel="linear")), ValueError, "not linear"),
+        (make_model(GradientBoostingClassifier(n_estimators=2)), ValueError, "not linear"),
+        (
+            make_model(FunctionTransformer(np.sqrt), StandardScaler(), RidgeClassifier()),
+            ValueError,
+            "step 'functiontransformer', FunctionTransformer, is not linear; leave it out",
+        ),
+        (
+            make_model(MinMaxScaler(clip=True), RidgeClassifier()),
+            ValueError,
+            "step 'minmaxscaler'",
+        ),
+    ],
+)
+def test_what_can_not_be_explained_is_refused(model, error, message):
+    with pytest.raises(error, match=message):
+        class_activation_map(model, IMAGES)
+    with pytest.raises(error, match=message):
+        ClassActivationDisplay.from_estimator(model, IMAGES[0])
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (IMAGES[:, :5], ValueError, "was fitted on images of shape"),
+        (IMAGES[0], ValueError, "X"),
+        (None, TypeError, "X"),
+        (np.full((1, 7, 6, 2), np.nan), ValueError, "NaN"),
+    ],
+)
+def test_wrong_images_have_the_message_of_the_transformer(images, error, message):
+    with pytest.raises(error, match=message) as raised:
+        class_activation_map(FITTED, images)
+    with pytest.raises(error) as own:
+        FITTED[0].transform(images)
+    assert str(raised.value) == str(own.value)
