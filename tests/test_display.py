@@ -230,7 +230,9 @@ def test_the_best_of_other_parameters_is_shown():
             assert shown.fit_times[row, column] == found.cv_results_["mean_fit_time"][best]
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning", "ignore:One or more of the test scores")
+@pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.FitFailedWarning", "ignore:One or more of the test scores"
+)
 def test_settings_that_failed_or_were_not_tried():
     found = search({"kernel_size": [3, 9], "padding": ["valid", "same"]})
     shown = GridSearchDisplay.from_estimator(found, x="padding")

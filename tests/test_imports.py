@@ -34,8 +34,16 @@ LEVELS = {
     "ridge": 2,
     "transformer": 6,
     "": 7,
+    "display.drawing": 7,
+    "display.evidence": 8,
+    "display.feature_maps": 8,
+    "display.grid_search": 8,
+    "display.kernels": 8,
+    "display.class_activation": 9,
+    "display": 10,
 }
 DEPENDENCIES = {"numpy", "scipy", "sklearn", "joblib", "threadpoolctl"}
+EXTRAS = {"dask_arrays": "dask", "ridge": "dask", "display.drawing": "matplotlib"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -64,8 +72,8 @@ def test_imports_run_one_way(path):
         if package == "sklearn_conv":
             assert LEVELS[module] < level, f"{path.name} imports {name}"
         else:
-            extras = {"dask"} if path.name in ("dask_arrays.py", "ridge.py") else set()
-            assert package in DEPENDENCIES | extras | sys.stdlib_module_names | {"__future__"}
+            extra = {EXTRAS.get(module_name(path))}
+            assert package in DEPENDENCIES | extra | sys.stdlib_module_names | {"__future__"}
 
 
 @pytest.mark.parametrize("name", ["windows", "padding", "pooling", "activation", "kernels.noise"])
@@ -90,4 +98,5 @@ def test_only_the_engine_multiplies_images():
             if isinstance(node, ast.MatMult)
             or (isinstance(node, ast.Attribute) and node.attr in names)
         ]
-        assert bool(products) == (path.name in ("engine.py", "patches.py", "ridge.py")), path.name
+        has_products = module_name(path) in ("engine", "patches", "ridge", "display.evidence")
+        assert bool(products) == has_products, path.name
