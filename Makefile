@@ -15,10 +15,11 @@ SEED ?= $(shell date +%s)
 
 BENCH_VENV := .venv-bench
 ACCURACY_VENV := .venv-bench-accuracy
+DOCS_VENV := .venv-docs
 # Folder with fashion_mnist.npz and eurosat_small.npz: X_train, y_train, X_test, y_test
 SKLEARN_CONV_DATA ?= data
 
-.PHONY: help demo test test-long test-minimum lint bench bench-scale bench-accuracy bench-recipes clean
+.PHONY: help demo test test-long test-minimum lint docs docs-check bench bench-scale bench-accuracy bench-recipes clean
 
 help:
 	@echo "make demo          grid search over stride and kernel size on the digits, with a picture"
@@ -26,6 +27,8 @@ help:
 	@echo "make test-long     all tests, with 3,000 and more new examples for each property (SEED=...)"
 	@echo "make test-minimum  the tests on the oldest supported versions"
 	@echo "make lint          ruff and mypy"
+	@echo "make docs          build the documentation site, docs/_build/html/index.html"
+	@echo "make docs-check    open all its pages in headless Chromium"
 	@echo "make bench         time against PyTorch, and write docs/performance.md (6 minutes)"
 	@echo "make bench-scale   memory and time of a million images, of dask, of searches; writes docs/scale.md (15 minutes)"
 	@echo "make bench-accuracy  against HOG, scattering and a CNN; writes docs/accuracy.md (half an hour)"
@@ -34,7 +37,7 @@ help:
 	@echo "make clean         remove the environments and caches"
 
 demo: $(VENV)/demo
-	MPLBACKEND=agg $(RUN) examples/plot_digits_grid_search.py
+	MPLBACKEND=agg $(RUN) examples/plot_digits_grid_search.py --output output/digits_grid_search.png
 
 test: $(VENV)/test
 	$(RUN) -m pytest
@@ -50,6 +53,16 @@ lint: $(VENV)/lint
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 
+docs: $(DOCS_VENV)/docs
+	$(DOCS_VENV)/bin/python -m sphinx -W --keep-going -q docs docs/_build/html
+	@echo "built docs/_build/html/index.html"
+
+docs-check: docs
+	@command -v chromedriver > /dev/null || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
+	  apt-get update -qq && apt-get install -qq --no-install-recommends chromium chromium-driver > /dev/null; } || \
+	  { echo "make docs-check needs Chromium: apt-get install chromium chromium-driver"; exit 1; }
+	$(DOCS_VENV)/bin/python docs/check.py
+
 bench: $(BENCH_VENV)/bench
 	MPLBACKEND=agg $(BENCH_VENV)/bin/python benchmarks/speed.py --page docs/performance.md
 
@@ -63,7 +76,7 @@ bench-recipes: $(VENV)/demo
 	MPLBACKEND=agg $(RUN) benchmarks/recipes.py --data "$(SKLEARN_CONV_DATA)" --page docs/recipes.md
 
 clean:
-	rm -rf $(VENV) $(MINIMUM_VENV) $(BENCH_VENV) $(ACCURACY_VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache output
+	rm -rf $(VENV) $(MINIMUM_VENV) $(BENCH_VENV) $(ACCURACY_VENV) $(DOCS_VENV) docs/_build docs/gallery docs/api/generated .hypothesis .mypy_cache .pytest_cache .ruff_cache output
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -86,6 +99,11 @@ $(VENV)/lint: pyproject.toml | $(VENV)/bin/python
 $(MINIMUM_VENV)/test: pyproject.toml tests/minimum.txt
 	$(MINIMUM_PYTHON) -m venv $(MINIMUM_VENV)
 	$(MINIMUM_VENV)/bin/python $(PIP_INSTALL) --constraint tests/minimum.txt --editable ".[plot,dask,test]"
+	touch $@
+
+$(DOCS_VENV)/docs: pyproject.toml
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python $(PIP_INSTALL) --editable ".[plot,dask,docs]"
 	touch $@
 
 $(BENCH_VENV)/bench: pyproject.toml

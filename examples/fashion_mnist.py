@@ -1,11 +1,14 @@
-"""Photographs of clothes: 70,000 images of 28 x 28 pixels to features to a linear classifier.
+"""
+70,000 photographs to features to a classifier
+==============================================
 
-Run with the data in a file, or let scikit-learn fetch them from OpenML (30 MB, once):
+Run it with the data in a file, or let scikit-learn fetch them from OpenML (30 MB, once)::
 
     python examples/fashion_mnist.py --data fashion_mnist.npz
     python examples/fashion_mnist.py
 
-The file holds X_train, y_train, X_test and y_test, images as uint8 of shape (n, 28, 28).
+The file holds X_train, y_train, X_test and y_test, images as uint8 of shape (n, 28, 28). It takes
+more memory and time than other examples, so it was not run for this page.
 
 Data: H. Xiao, K. Rasul and R. Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking
 Machine Learning Algorithms" (2017).
@@ -51,7 +54,7 @@ def classify(X_train, y_train, X_test, y_test):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Features and classes of Fashion-MNIST.")
     parser.add_argument("--data", metavar="FILE.npz", help="default: fetch from OpenML")
     with timed("load the images"):
         X_train, y_train, X_test, y_test = load(parser.parse_args().data)

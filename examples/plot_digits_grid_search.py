@@ -94,8 +94,8 @@ def plot(search, raw_accuracy):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[1])
-    parser.add_argument("--output", type=Path, default=Path("output/digits_grid_search.png"))
+    parser = argparse.ArgumentParser(description="Grid search on the digits.")
+    parser.add_argument("--output", type=Path, metavar="FILE.png", help="default: the screen")
     path = parser.parse_args().output
 
     digits = load_digits()
@@ -113,9 +113,13 @@ def main():
     search = search_settings(images, labels, raw_accuracy)
     best = {name.split("__")[1]: value for name, value in search.best_params_.items()}
     print(f"best: {best}, accuracy {search.best_score_:.3f}; raw pixels at best {raw_accuracy:.3f}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plot(search, raw_accuracy).savefig(path, dpi=150)
-    print(f"picture: {path.resolve()}")
+    figure = plot(search, raw_accuracy)
+    if path is None:
+        plt.show()
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+        print(f"picture: {path}")
 
 
 if __name__ == "__main__":

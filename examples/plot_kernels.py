@@ -60,13 +60,17 @@ def plot(kernels):
 
 def main():
     parser = argparse.ArgumentParser(description="Draw all kernels that have a name.")
-    parser.add_argument("--output", type=Path, default=Path("output/kernels.png"))
-    output = parser.parse_args().output
+    parser.add_argument("--output", type=Path, metavar="FILE.png", help="default: the screen")
+    path = parser.parse_args().output
     images = np.stack(load_sample_images().images).mean(axis=3)  # grey
     kernels = make_kernels(images)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    plot(kernels).savefig(output, dpi=120)
-    print(f"picture: {output.resolve()}")
+    figure = plot(kernels)
+    if path is None:
+        plt.show()
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=120)
+        print(f"picture: {path}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""200,000 images to features to a classifier, with no more than a few megabytes of them in memory.
-
-    python examples/stream_images.py
+"""
+200,000 images to a classifier, a few megabytes at a time
+=========================================================
 
 The images are made when they are read: waves along one of eight directions, under noise. Arrays of
-zarr or h5py, and `numpy.memmap`, are read in the same way.
+zarr or h5py, and ``numpy.memmap``, are read in the same way. It was not run for this page::
+
+    python examples/stream_images.py
 """
 
 import argparse
@@ -47,7 +49,7 @@ def peak_memory():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Features and classes of a stream of images.")
     parser.add_argument("--images", type=int, default=200_000)
     n = parser.parse_args().images
     images, n_train = Waves(n), n * 9 // 10

@@ -216,7 +216,7 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         ``del model.sums_``, before you save a model that is only to predict.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features; only if X had names that are all strings.
 
     See Also

@@ -160,7 +160,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Shape of the images seen in ``fit``, ``(h, w, c)``.
     n_features_in_ : int
         Number of pixels times channels of an image, ``h * w * c``.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns of X; only if X had names that are all strings.
     maps_shape_ : tuple
         Shape of the maps of an image, ``(rows, columns, number of maps)``; `output_size`

@@ -16,7 +16,12 @@ from sklearn_conv.padding import PADDING_MODES
 from sklearn_conv.pooling import POOLINGS
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+BUILT = [ROOT / "docs" / folder for folder in ("_build", "gallery", "api/generated")]
+PAGES = sorted(
+    page
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    if not any(folder in page.parents for folder in BUILT)
+)
 README = (ROOT / "README.md").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 MENUS = {

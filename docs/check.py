@@ -1,0 +1,156 @@
+"""Open every page of the built site in headless Chromium, and list what is wrong.
+
+    .venv-docs/bin/python docs/check.py [--screenshots FOLDER]
+
+Followed are all links from the start page. Wrong are errors on the console, pictures that do not
+load, links and anchors that lead nowhere, requests to another host, pages without a title and pages
+that are wider than a phone.
+"""
+
+import argparse
+import json
+import os
+import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from shutil import which
+from urllib.parse import unquote, urldefrag, urljoin
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+SITE = Path(__file__).parent / "_build" / "html"
+DESKTOP, PHONE = (1280, 900), (390, 844)
+SHOWN = ["index", "gallery/plot_explain_decision", "api/generated/sklearn_conv.conv2d"]
+
+LOOK = """
+const done = arguments[0];
+const images = [...document.images];
+images.forEach(image => { image.loading = "eager"; });
+Promise.allSettled(images.map(image => image.decode())).then(() => done({
+    title: document.title,
+    broken: images.filter(image => !image.naturalWidth).map(image => image.src),
+    links: [...document.querySelectorAll("a[href]")].map(link => link.href),
+    anchors: [...document.querySelectorAll("[id]")].map(element => element.id),
+}));
+"""
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files without a line for each."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def start_browser() -> webdriver.Chrome:
+    """Start Chromium with a log of its console and of its requests."""
+    chromium, driver = which("chromium"), which("chromedriver")
+    if chromium is None or driver is None:
+        sys.exit(
+            "docs/check.py needs chromium and chromedriver: Debian's chromium-driver has both."
+        )
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    return webdriver.Chrome(options=options, service=Service(driver))
+
+
+def resize(browser: webdriver.Chrome, size: tuple[int, int]) -> None:
+    """Make the page as large as a desktop window or a phone."""
+    metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1}
+    metrics["mobile"] = size is PHONE
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def requests(browser: webdriver.Chrome) -> list[str]:
+    """List the addresses that were asked for since the last call."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = [message for message in messages if message["method"] == "Network.requestWillBeSent"]
+    return [message["params"]["request"]["url"] for message in sent]
+
+
+def check(browser: webdriver.Chrome, origin: str) -> tuple[list[str], int]:
+    """Follow all links from the start page; give what is wrong, and how many pages there are."""
+    problems, anchors, wanted = [], {}, {}
+    waiting = [f"{origin}/index.html"]
+    while waiting:
+        page = waiting.pop(0)
+        if page in anchors:
+            continue
+        name = page.removeprefix(f"{origin}/")
+        resize(browser, DESKTOP)
+        browser.get(page)
+        look = browser.execute_async_script(LOOK)
+        anchors[page] = set(look["anchors"])
+        problems += [f"{name}: picture {image} did not load" for image in look["broken"]]
+        if not look["title"].strip() or "404" in look["title"]:
+            problems.append(f"{name}: no title")
+        resize(browser, PHONE)
+        width = browser.execute_script("return document.documentElement.scrollWidth")
+        if width > PHONE[0]:
+            problems.append(f"{name}: {width} pixels wide on a phone")
+        for entry in browser.get_log("browser"):
+            if entry["level"] == "SEVERE":
+                problems.append(f"{name}: {entry['message']}")
+        remote = {
+            url for url in requests(browser) if not url.startswith((origin, "data:", "blob:"))
+        }
+        problems += [f"{name}: asks for {url}" for url in sorted(remote)]
+        for link in look["links"]:
+            target, anchor = urldefrag(urljoin(page, link))
+            if target.startswith(origin):
+                wanted.setdefault((target, unquote(anchor)), name)
+                if target.endswith((".html", "/")) and target not in anchors:
+                    waiting.append(target)
+    for (target, anchor), name in wanted.items():
+        path = SITE / unquote(target.removeprefix(f"{origin}/"))
+        if not path.exists():
+            problems.append(f"{name}: no page {target}")
+        elif anchor and target in anchors and anchor not in anchors[target]:
+            problems.append(f"{name}: no #{anchor} in {target}")
+    return problems, len(anchors)
+
+
+def take_screenshots(browser: webdriver.Chrome, origin: str, folder: Path) -> None:
+    """Write pictures of some pages, as wide as a desktop window and as a phone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for page in SHOWN:
+        for size in (DESKTOP, PHONE):
+            resize(browser, size)
+            browser.get(f"{origin}/{page}.html")
+            browser.execute_async_script(LOOK)
+            browser.save_screenshot(str(folder / f"{page.replace('/', '-')}-{size[0]}.png"))
+
+
+def main() -> None:
+    """Check the site that `make docs` has built."""
+    parser = argparse.ArgumentParser(description="Check the built documentation in a browser.")
+    parser.add_argument("--screenshots", type=Path, metavar="FOLDER")
+    folder = parser.parse_args().screenshots
+    if not (SITE / "index.html").exists():
+        sys.exit(f"{SITE} has no index.html; make docs builds it.")
+    handler = partial(QuietHandler, directory=str(SITE))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    browser = start_browser()
+    try:
+        origin = f"http://127.0.0.1:{server.server_port}"
+        problems, n_pages = check(browser, origin)
+        if folder is not None:
+            take_screenshots(browser, origin, folder)
+    finally:
+        browser.quit()
+        server.shutdown()
+    print("\n".join([*problems, f"{n_pages} pages, {len(problems)} problems"]))
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()
