@@ -89,7 +89,7 @@ $(VENV)/demo: pyproject.toml | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/test: pyproject.toml | $(VENV)/bin/python
-	$(RUN) $(PIP_INSTALL) --editable ".[plot,dask,test]"
+	$(RUN) $(PIP_INSTALL) --editable ".[plot,dask,onnx,test]"
 	touch $@
 
 $(VENV)/lint: pyproject.toml | $(VENV)/bin/python
@@ -98,7 +98,7 @@ $(VENV)/lint: pyproject.toml | $(VENV)/bin/python
 
 $(MINIMUM_VENV)/test: pyproject.toml tests/minimum.txt
 	$(MINIMUM_PYTHON) -m venv $(MINIMUM_VENV)
-	$(MINIMUM_VENV)/bin/python $(PIP_INSTALL) --constraint tests/minimum.txt --editable ".[plot,dask,test]"
+	$(MINIMUM_VENV)/bin/python $(PIP_INSTALL) --constraint tests/minimum.txt --editable ".[plot,dask,onnx,test]"
 	touch $@
 
 $(DOCS_VENV)/docs: pyproject.toml

@@ -214,7 +214,7 @@ def test_the_class_of_the_evidence():
 
 
 def test_the_best_of_other_parameters_is_shown():
-    found = search({"stride": [1, 2], "kernel_size": [2, 3], "n_kernels": [1, 4]})
+    found = search({"stride": [1, 2], "kernel_size": [2, 3], "n_kernels": [4, 1]})
     shown = GridSearchDisplay.from_estimator(found)
     scores = found.cv_results_["mean_test_score"]
     for (row, column), score in np.ndenumerate(shown.scores):
@@ -234,9 +234,11 @@ def test_the_best_of_other_parameters_is_shown():
     "ignore::sklearn.exceptions.FitFailedWarning", "ignore:One or more of the test scores"
 )
 def test_settings_that_failed_or_were_not_tried():
-    found = search({"kernel_size": [3, 9], "padding": ["valid", "same"]})
+    found = search({"kernel_size": [3, 9], "padding": ["same", "valid"]})
     shown = GridSearchDisplay.from_estimator(found, x="padding")
     assert np.isnan(shown.scores).sum() == 1
+    best = GridSearchDisplay.from_estimator(found, x="kernel_size")  # of both paddings
+    np.testing.assert_array_equal(np.diag(best.scores), shown.scores[:, 0])
     assert "failed" in [text.get_text() for text in shown.axes_[0].texts]
     model = make_pipeline(StridedConv2DTransformer(4, random_state=0), RidgeClassifier())
     grid = {f"{STEP}__stride": [1, 2, 3], f"{STEP}__kernel_size": [2, 3, 4]}

@@ -139,7 +139,7 @@ def test_public_names_are_few_and_documented():
     assert sklearn_conv.__version__ in (ROOT / "CHANGELOG.md").read_text()
 
 
-TESTED = ["plot", "dask", "test"]
+TESTED = ["plot", "dask", "onnx", "test"]
 
 
 def test_minimum_versions_are_those_of_the_project():

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from oracle import ACTIVATIONS as ORACLE_SIDES
 from oracle import cell_members, conv2d, same_amounts, source
@@ -168,7 +168,11 @@ def layers(draw):
     return (h, w), kernel_size, options, draw(pair), draw(st.sampled_from(["split", "square"]))
 
 
+OUTSIDE = {"stride": (1, 2), "padding": (5, 4), "padding_mode": "constant", "dilation": (1, 1)}
+
+
 @given(layers(), st.integers(0, 2**32 - 1))
+@example(((2, 3), (2, 2), OUTSIDE, (1, 1), "square"), 0)  # windows that see padding only
 def test_evidence_lies_where_plain_loops_lay_it(layer, seed):
     shape, kernel_size, options, grid, activation = layer
     images = np.random.default_rng(seed).normal(size=(4, *shape, 1))
@@ -232,12 +236,31 @@ def test_steps_before_and_stacked_transformers():
     np.testing.assert_allclose(maps.sum(axis=(1, 2)), model.decision_function(IMAGES))
 
 
-def test_nothing_is_changed():
-    model = make_model(StandardScaler(), RidgeClassifier(), verbose=0)
+class AlmostLinear(RidgeClassifier):
+    """Its decisions are linear but for those on images that it knows."""
+
+    def decision_function(self, X):
+        decisions = super().decision_function(X)
+        known = (np.abs(X[:, np.newaxis] - self.known).max(axis=2) < 1e-9).any(axis=1)
+        return decisions + known[:, np.newaxis]
+
+
+def test_decisions_are_compared_with_the_weights():
+    model = make_model(AlmostLinear())
+    model[-1].known = model[:1].transform(IMAGES[:3])
+    with pytest.raises(ValueError, match="AlmostLinear, is not linear"):
+        class_activation_map(model, IMAGES)
+
+
+def test_nothing_is_changed_or_printed(capsys):
+    model = make_model(StandardScaler(), RidgeClassifier(), verbose=1)
+    capsys.readouterr()
     before = {name: repr(value) for name, value in vars(model[0]).items()}
     images = IMAGES.copy()
     images.flags.writeable = False
     class_activation_map(model, images)
+    shown = capsys.readouterr()
+    assert not shown.out + shown.err
     assert {name: repr(value) for name, value in vars(model[0]).items()} == before
 
 

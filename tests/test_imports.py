@@ -34,6 +34,7 @@ LEVELS = {
     "ridge": 2,
     "transformer": 6,
     "": 7,
+    "onnx": 7,
     "display.drawing": 7,
     "display.evidence": 8,
     "display.feature_maps": 8,
@@ -43,7 +44,12 @@ LEVELS = {
     "display": 10,
 }
 DEPENDENCIES = {"numpy", "scipy", "sklearn", "joblib", "threadpoolctl"}
-EXTRAS = {"dask_arrays": "dask", "ridge": "dask", "display.drawing": "matplotlib"}
+EXTRAS = {
+    "dask_arrays": {"dask"},
+    "display.drawing": {"matplotlib"},
+    "onnx": {"onnx", "skl2onnx"},
+    "ridge": {"dask"},
+}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -72,8 +78,8 @@ def test_imports_run_one_way(path):
         if package == "sklearn_conv":
             assert LEVELS[module] < level, f"{path.name} imports {name}"
         else:
-            extra = {EXTRAS.get(module_name(path))}
-            assert package in DEPENDENCIES | extra | sys.stdlib_module_names | {"__future__"}
+            extras = EXTRAS.get(module_name(path), set())
+            assert package in DEPENDENCIES | extras | sys.stdlib_module_names | {"__future__"}
 
 
 @pytest.mark.parametrize("name", ["windows", "padding", "pooling", "activation", "kernels.noise"])

@@ -116,9 +116,10 @@ def class_activation_map(pipeline: Pipeline, images: npt.ArrayLike) -> np.ndarra
     for step in (pipeline, transformer):
         check_is_fitted(step)
     X: Any = pipeline[:place].transform(images) if place else images
-    responses = copy(transformer).set_params(pooling=None, flatten=False, verbose=0)
+    quiet = copy(transformer).set_params(verbose=0)
+    responses = copy(quiet).set_params(pooling=None, flatten=False)
     batches = responses.transform_batches(X)  # checks X
-    features = transformer.transform(X[:N_CHECKED])
+    features = quiet.transform(X[:N_CHECKED])
     constant, weights = _find_weights(pipeline[place + 1 :], features)
 
     shape = transformer.image_shape_[:2]
