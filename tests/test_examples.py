@@ -2,12 +2,16 @@
 
 import os
 import runpy
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from sklearn_conv.kernels import KERNELS
@@ -57,6 +61,90 @@ def test_kernels(tmp_path, monkeypatch, capsys):
 def test_the_picture_of_the_kernels_has_all_of_them():
     names = runpy.run_path(str(EXAMPLES / "plot_kernels.py"))
     assert {*names["LEARNED"], *names["FIXED"]} == set(KERNELS)
+
+
+PAGES = {
+    "plot_windows.py": {},
+    "plot_explain_decision.py": {},
+    "plot_image_folder.py": {"range(150)": "range(60)", "[1, 2, 4]": "[1, 4]"},
+    "plot_textures.py": {"SIDE, STEP = 32, 16": "SIDE, STEP = 32, 24"},
+    "plot_few_labels.py": {"[2, 5, 10, 20, 50], 10": "[2, 10], 3"},
+    "plot_stacked_layers.py": {"np.arange(1000)": "np.arange(200)", "(5, 9, 13)": "(5,)"},
+    "plot_larger_than_memory.py": {"N, N_CLASSES = 6000, 8": "N, N_CLASSES = 2500, 8"},
+}
+"""Pages of the gallery, and what is made smaller here; `make docs` runs them as they are."""
+
+
+@pytest.fixture(name="gallery")
+def _gallery(monkeypatch, tmp_path):
+    """Run a page, and give its names."""
+
+    def run_page(name):
+        code = (EXAMPLES / name).read_text()
+        for text, smaller in PAGES[name].items():
+            assert text in code, f"{name} has no {text!r}: what is to be made smaller?"
+            code = code.replace(text, smaller)
+        names = {"__name__": "__main__"}
+        exec(compile(code, name, "exec"), names)
+        return names
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(plt, "show", lambda: plt.close("all"))
+    with mpl.rc_context({"backend": "agg"}):
+        yield run_page
+    assert not [*tmp_path.iterdir()], "the page leaves files behind"
+
+
+def test_every_example_is_run_here_or_above():
+    own = {"plot_digits_grid_search.py", "plot_kernels.py"}
+    assert {path.name for path in EXAMPLES.glob("plot_*.py")} == {*PAGES, *own}
+
+
+def test_windows_page(gallery):
+    places = gallery("plot_windows.py")["pixels_under"]
+    np.testing.assert_array_equal(places((7, 7), 3, 2, 1, "same")[0, 0, 0], [-1, -1])
+    np.testing.assert_array_equal(places((7, 7), 3, 1, 2)[1, 2, 5], [1 + 2, 2 + 4])
+
+
+def test_explaining_page(gallery):
+    names = gallery("plot_explain_decision.py")
+    assert names["pipeline"].score(names["test_images"], names["test_labels"]) > 0.97
+
+
+def test_image_folder_page(gallery, tmp_path):
+    names = gallery("plot_image_folder.py")
+    assert names["search"].score(names["test_images"], names["test_labels"]) > 0.8
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ValueError, match="has no folders with pictures"):
+        names["read_folder"](tmp_path, (8, 8))
+    Image.fromarray(np.full((20, 10), 30000, np.uint16)).save(tmp_path / "a" / "grey.PNG")
+    Image.new("RGBA", (9, 7), (255, 0, 0, 0)).save(tmp_path / "a" / "clear.png")
+    images, labels = names["read_folder"](tmp_path, (8, 6))
+    assert images.shape == (2, 6, 8, 3)
+    assert labels.tolist() == ["a", "a"]
+    assert images[0, 0, 0].tolist() == [255, 0, 0]
+    shutil.rmtree(tmp_path / "a")
+
+
+def test_textures_page(gallery):
+    accuracies = gallery("plot_textures.py")["accuracies"]
+    assert accuracies["recipe"] > accuracies["raw pixels"]
+
+
+def test_few_labels_page(gallery):
+    scores = gallery("plot_few_labels.py")["scores"]
+    assert (scores["features"] > scores["raw pixels"]).all()
+
+
+def test_two_layers_page(gallery):
+    scores = gallery("plot_stacked_layers.py")["scores"]
+    assert scores["two layers"].mean() > scores["one, 5 x 5"].mean()
+
+
+def test_larger_than_memory_page(gallery):
+    names = gallery("plot_larger_than_memory.py")
+    assert names["accuracies"][-1] > names["accuracies"][0]
+    assert names["features"].shape == (2500, 512)
 
 
 def test_stream_of_images(monkeypatch, capsys):

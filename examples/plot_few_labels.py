@@ -1,0 +1,74 @@
+"""
+How far do a few labels go?
+===========================
+
+Kernels and whitening need no labels. Let them see all images, labelled or not, and the classifier
+the features of those few that somebody has labelled.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.linear_model import RidgeClassifierCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_conv import StridedConv2DTransformer
+
+digits = load_digits()
+images, labels = digits.images, digits.target
+is_test = np.arange(len(images)) % 3 == 0
+
+# %%
+# The transformer learns its kernels from all training images, without labels, and once.
+
+transformer = StridedConv2DTransformer(
+    128,
+    kernel_size=4,
+    kernels="patches",
+    normalize_patches=True,
+    whiten=True,
+    activation="split",
+    bias=-0.25,
+    pool_grid=3,
+    random_state=0,
+)
+transformer.fit(images[~is_test])
+features = {"raw pixels": digits.data, "features": np.sqrt(transformer.transform(images))}
+
+# %%
+# 2 to 50 labelled images of each digit, ten draws of each number.
+
+N_LABELS, N_DRAWS = [2, 5, 10, 20, 50], 10
+
+
+def draw(n, seed):
+    """Choose n training images of each class."""
+    rng = np.random.RandomState(seed)
+    classes = [np.flatnonzero(~is_test & (labels == label)) for label in np.unique(labels)]
+    return np.concatenate([rng.choice(members, n, replace=False) for members in classes])
+
+
+scores = {name: np.empty((len(N_LABELS), N_DRAWS)) for name in features}
+for i, n in enumerate(N_LABELS):
+    for seed in range(N_DRAWS):
+        chosen = draw(n, seed)
+        for name, X in features.items():
+            model = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 4, 5)))
+            model.fit(X[chosen], labels[chosen])
+            scores[name][i, seed] = model.score(X[is_test], labels[is_test])
+    means = ", ".join(f"{name} {scores[name][i].mean():.3f}" for name in features)
+    print(f"{n} labels of each digit: {means}")
+
+# %%
+# The lines are means, the bars standard deviations over the draws.
+
+figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+for (name, values), style in zip(scores.items(), ["o--", "s-"], strict=True):
+    ax.errorbar(N_LABELS, values.mean(axis=1), values.std(axis=1), fmt=style, capsize=3, label=name)
+ax.set_xscale("log")
+ax.set_xticks(N_LABELS, map(str, N_LABELS))
+ax.minorticks_off()
+ax.set(xlabel="labelled images of each digit", ylabel="accuracy on test images")
+ax.legend(loc="lower right")
+plt.show()
