@@ -19,7 +19,7 @@ DOCS_VENV := .venv-docs
 # Folder with fashion_mnist.npz and eurosat_small.npz: X_train, y_train, X_test, y_test
 SKLEARN_CONV_DATA ?= data
 
-.PHONY: help demo test test-long test-minimum lint docs docs-check bench bench-scale bench-accuracy bench-recipes clean
+.PHONY: help demo test test-long test-minimum lint docs docs-check bench bench-scale bench-onnx bench-accuracy bench-recipes clean
 
 help:
 	@echo "make demo          grid search over stride and kernel size on the digits, with a picture"
@@ -31,6 +31,7 @@ help:
 	@echo "make docs-check    open all its pages in headless Chromium"
 	@echo "make bench         time against PyTorch, and write docs/performance.md (6 minutes)"
 	@echo "make bench-scale   memory and time of a million images, of dask, of searches; writes docs/scale.md (15 minutes)"
+	@echo "make bench-onnx    time per image in onnxruntime; writes docs/onnx.md"
 	@echo "make bench-accuracy  against HOG, scattering and a CNN; writes docs/accuracy.md (half an hour)"
 	@echo "make bench-recipes   the recipes on real images; writes docs/recipes.md (5 minutes)"
 	@echo "                     both need SKLEARN_CONV_DATA=folder with the images, see the pages"
@@ -68,6 +69,9 @@ bench: $(BENCH_VENV)/bench
 
 bench-scale: $(VENV)/test
 	$(RUN) benchmarks/scale.py --page docs/scale.md
+
+bench-onnx: $(VENV)/test
+	OMP_NUM_THREADS=1 $(RUN) benchmarks/onnx_speed.py --page docs/onnx.md
 
 bench-accuracy: $(ACCURACY_VENV)/bench
 	MPLBACKEND=agg $(ACCURACY_VENV)/bin/python benchmarks/accuracy.py --data "$(SKLEARN_CONV_DATA)" --page docs/accuracy.md

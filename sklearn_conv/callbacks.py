@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 try:
@@ -22,7 +22,7 @@ except ImportError:
 def fit_steps(estimator: Any, X: Any, y: Any, n_steps: int) -> Iterator[Callable[[str], Any]]:
     """Tell callbacks that ``fit`` begins and ends; ``with step(name):`` does so for each step."""
     if not hasattr(estimator, "_init_callback_context"):
-        yield contextmanager(lambda name: iter([None]))
+        yield lambda name: nullcontext()
         return
     context = estimator._init_callback_context(max_subtasks=n_steps)
     context.call_on_fit_task_begin(estimator=estimator, X=X, y=y)

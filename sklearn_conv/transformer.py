@@ -299,11 +299,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             fit_steps(self, X, y, 3) as step,
             np.errstate(over="ignore", invalid="ignore"),  # what is not finite is refused below
         ):
-            with step("patches"):
-                preprocessing = patches.preprocessing
             with step("kernels"):
                 kernels = self._make_kernels(shape, rng, patches).reshape(-1, parameters.n_kernels)
-                folded, offset = preprocessing.fold(kernels)
+            with step("preprocessing"):
+                folded, offset = patches.preprocessing.fold(kernels)
             with step("bias"):
                 bias = patches.thresholds(kernels) if isinstance(self.bias, str) else self.bias
         folded = cast_numbers("kernels", folded.reshape(shape), dtype)
@@ -313,7 +312,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         remember_columns(self, X, images.shape)
         self.kernels_ = folded
         self.offset_ = offset
-        self.eps_ = preprocessing.eps
+        self.eps_ = patches.preprocessing.eps
         self.bias_ = bias
         self.image_shape_ = images.shape[1:]
         return self

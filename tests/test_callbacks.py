@@ -43,7 +43,7 @@ class Recorder:
 @pytest.mark.parametrize(
     ("estimator", "X", "steps"),
     [
-        (StridedConv2DTransformer(), IMAGES, ["patches", "kernels", "bias"]),
+        (StridedConv2DTransformer(), IMAGES, ["kernels", "preprocessing", "bias"]),
         (StreamingRidgeClassifier(), IMAGES.reshape(40, -1), ["sums", "alphas"]),
     ],
     ids=["transformer", "classifier"],

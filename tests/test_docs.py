@@ -6,6 +6,8 @@ import tomllib
 from itertools import chain
 from pathlib import Path
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import pytest
 
 import sklearn_conv
@@ -35,12 +37,16 @@ MENUS = {
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_prints_what_the_page_says(page, capsys):
     """The blocks of a page run one after the other, each followed by what it prints."""
-    if page.name == "scale.md":
-        pytest.importorskip("dask.array", reason="Dask is not installed: pip install '.[dask]'")
+    for needed in {"scale.md": ["dask.array"], "onnx.md": ["skl2onnx", "onnxruntime"]}.get(
+        page.name, []
+    ):
+        pytest.importorskip(needed, reason=f"{needed} is not installed: .[dask,onnx]")
     names = {}
     blocks = r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?"
     for code, output in re.findall(blocks, page.read_text(), re.DOTALL):
-        exec(compile(code, page.name, "exec"), names)
+        with mpl.rc_context({"backend": "agg"}):
+            exec(compile(code, page.name, "exec"), names)
+        plt.close("all")
         assert capsys.readouterr().out == output
 
 
