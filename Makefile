@@ -4,6 +4,9 @@
 PYTHON ?= python3
 # The oldest supported versions have no wheels for every Python; 3.11 is the oldest supported one.
 MINIMUM_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
+NEWEST_PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 \
+  $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.1[2-9]*/bin/python 2> /dev/null | sort -rV); \
+  do $$python --version > /dev/null 2>&1 && echo $$python && exit; done; echo $(PYTHON))
 
 VENV := .venv
 MINIMUM_VENV := .venv-minimum
@@ -16,10 +19,12 @@ SEED ?= $(shell date +%s)
 BENCH_VENV := .venv-bench
 ACCURACY_VENV := .venv-bench-accuracy
 DOCS_VENV := .venv-docs
+DIST_VENV := .venv-dist
+WHEEL := build/wheel
 # Folder with fashion_mnist.npz and eurosat_small.npz: X_train, y_train, X_test, y_test
 SKLEARN_CONV_DATA ?= data
 
-.PHONY: help demo test test-long test-minimum lint docs docs-check bench bench-scale bench-onnx bench-accuracy bench-recipes clean
+.PHONY: help demo test test-long test-minimum lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes clean
 
 help:
 	@echo "make demo          grid search over stride and kernel size on the digits, with a picture"
@@ -29,6 +34,7 @@ help:
 	@echo "make lint          ruff and mypy"
 	@echo "make docs          build the documentation site, docs/_build/html/index.html"
 	@echo "make docs-check    open all its pages in headless Chromium"
+	@echo "make dist          build sdist and wheel, and test them on the oldest and the newest Python (10 minutes)"
 	@echo "make bench         time against PyTorch, and write docs/performance.md (6 minutes)"
 	@echo "make bench-scale   memory and time of a million images, of dask, of searches; writes docs/scale.md (15 minutes)"
 	@echo "make bench-onnx    time per image in onnxruntime; writes docs/onnx.md"
@@ -64,6 +70,27 @@ docs-check: docs
 	  { echo "make docs-check needs Chromium: apt-get install chromium chromium-driver"; exit 1; }
 	$(DOCS_VENV)/bin/python docs/check.py
 
+dist: $(DIST_VENV)/dist
+	rm -rf dist
+	$(DIST_VENV)/bin/python -m build > /dev/null
+	$(DIST_VENV)/bin/python -m twine check --strict dist/*
+	$(DIST_VENV)/bin/cffconvert --validate
+	@$(MAKE) --no-print-directory test-wheel WHEEL_PYTHON=$(MINIMUM_PYTHON)
+	@$(MAKE) --no-print-directory test-wheel WHEEL_PYTHON=$(NEWEST_PYTHON)
+
+# The tests in the sdist, against the wheel: alone, then with its extras
+test-wheel:
+	$(WHEEL_PYTHON) --version
+	rm -rf $(WHEEL)
+	mkdir -p $(WHEEL)
+	tar -xzf dist/sklearn_conv-*.tar.gz -C $(WHEEL) --strip-components 1
+	rm -r $(WHEEL)/sklearn_conv
+	$(WHEEL_PYTHON) -m venv $(WHEEL)/venv
+	$(WHEEL)/venv/bin/python $(PIP_INSTALL) dist/*.whl
+	cd $(WHEEL) && venv/bin/python -c "import sklearn_conv; sklearn_conv.show_versions()"
+	$(WHEEL)/venv/bin/python $(PIP_INSTALL) "$$(echo dist/*.whl)[plot,dask,onnx,test]"
+	cd $(WHEEL) && MPLBACKEND=agg venv/bin/python -m pytest tests --pyargs sklearn_conv
+
 bench: $(BENCH_VENV)/bench
 	MPLBACKEND=agg $(BENCH_VENV)/bin/python benchmarks/speed.py --page docs/performance.md
 
@@ -80,7 +107,7 @@ bench-recipes: $(VENV)/demo
 	MPLBACKEND=agg $(RUN) benchmarks/recipes.py --data "$(SKLEARN_CONV_DATA)" --page docs/recipes.md
 
 clean:
-	rm -rf $(VENV) $(MINIMUM_VENV) $(BENCH_VENV) $(ACCURACY_VENV) $(DOCS_VENV) docs/_build docs/gallery docs/api/generated .hypothesis .mypy_cache .pytest_cache .ruff_cache output
+	rm -rf $(VENV) $(MINIMUM_VENV) $(BENCH_VENV) $(ACCURACY_VENV) $(DOCS_VENV) $(DIST_VENV) build dist docs/_build docs/gallery docs/api/generated .hypothesis .mypy_cache .pytest_cache .ruff_cache output
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -108,6 +135,11 @@ $(MINIMUM_VENV)/test: pyproject.toml tests/minimum.txt
 $(DOCS_VENV)/docs: pyproject.toml
 	$(PYTHON) -m venv $(DOCS_VENV)
 	$(DOCS_VENV)/bin/python $(PIP_INSTALL) --editable ".[plot,dask,docs]"
+	touch $@
+
+$(DIST_VENV)/dist: pyproject.toml
+	$(PYTHON) -m venv $(DIST_VENV)
+	$(DIST_VENV)/bin/python $(PIP_INSTALL) build cffconvert twine
 	touch $@
 
 $(BENCH_VENV)/bench: pyproject.toml

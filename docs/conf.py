@@ -1,6 +1,7 @@
 """Sphinx: the documentation site. `make docs` builds it, warnings are errors."""
 
 import re
+from pathlib import Path
 
 import matplotlib as mpl
 from sphinx_gallery.sorting import ExplicitOrder
@@ -59,6 +60,7 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "min_reported_time": 1e9,
     "write_computation_times": False,
+    "default_thumb_file": str(Path(__file__).parent / "_static" / "icon.svg"),
     "doc_module": "sklearn_conv",
     "backreferences_dir": "gallery/backreferences",
     "reference_url": {},

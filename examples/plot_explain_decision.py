@@ -6,6 +6,8 @@ A linear model on pooled features decides by a sum over the image. So its decisi
 the pixels, exactly: what a class activation map shows adds up to ``decision_function``.
 """
 
+# sphinx_gallery_thumbnail_number = 3
+
 # %%
 # A pipeline that tells digits apart. The features are means over a grid of 4 x 4 cells, the scaler
 # and the classifier are linear: that is all it takes.

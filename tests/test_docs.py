@@ -11,8 +11,9 @@ import matplotlib.pyplot as plt
 import pytest
 
 import sklearn_conv
-from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer, conv2d
+from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer, conv2d, display
 from sklearn_conv.activation import ACTIVATIONS
+from sklearn_conv.display import class_activation_map
 from sklearn_conv.kernels import KERNELS
 from sklearn_conv.padding import PADDING_MODES
 from sklearn_conv.pooling import POOLINGS
@@ -26,6 +27,7 @@ PAGES = sorted(
 )
 README = (ROOT / "README.md").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DRAWN = [getattr(display, name).from_estimator for name in display.__all__ if name[0].isupper()]
 MENUS = {
     "kernels": KERNELS,
     "activation": ACTIVATIONS,
@@ -76,7 +78,11 @@ def documented_defaults(function):
     return {name: re.search(r"default=(.*)$", rule) for name, rule in entries}
 
 
-@pytest.mark.parametrize("function", [StridedConv2DTransformer, StreamingRidgeClassifier, conv2d])
+@pytest.mark.parametrize(
+    "function",
+    [StridedConv2DTransformer, StreamingRidgeClassifier, conv2d, *DRAWN, class_activation_map],
+    ids=lambda function: function.__qualname__,
+)
 def test_documented_defaults_are_those_of_the_code(function):
     documented = documented_defaults(function)
     for name, parameter in inspect.signature(function).parameters.items():
@@ -110,14 +116,17 @@ def test_the_documents_name_the_whole_menu(name):
         StridedConv2DTransformer.fit,
         StridedConv2DTransformer.transform,
         StridedConv2DTransformer.get_feature_names_out,
+        StridedConv2DTransformer.output_size,
+        class_activation_map,
+        *DRAWN,
     ],
-    ids=lambda thing: thing.__name__,
+    ids=lambda thing: thing.__qualname__,
 )
 def test_public_docstrings_have_their_sections(thing):
     docstring = inspect.getdoc(thing)
     assert "Parameters\n-----" in docstring
-    wanted = ["Examples", "See Also"] if thing.__module__.count(".") == 1 else []
-    for section in wanted if inspect.isclass(thing) or thing is conv2d else ["Returns", "Raises"]:
+    is_method = "." in thing.__qualname__
+    for section in ["Returns", "Raises"] if is_method else ["Examples", "See Also"]:
         assert f"{section}\n{'-' * len(section)}" in docstring
     signature = inspect.signature(thing)
     if not inspect.isclass(thing):
@@ -142,7 +151,36 @@ def test_public_names_are_few_and_documented():
         "save_batches",
         "show_versions",
     ]
-    assert sklearn_conv.__version__ in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_displays_are_few():
+    assert display.__all__ == [
+        "ClassActivationDisplay",
+        "FeatureMapDisplay",
+        "GridSearchDisplay",
+        "KernelDisplay",
+        "class_activation_map",
+    ]
+
+
+def test_every_public_name_is_on_the_page_of_the_api():
+    page = (ROOT / "docs" / "api" / "index.md").read_text()
+    listed = re.findall(r"^   ([\w.]+)$", page, re.MULTILINE)
+    made = [f"{make.__module__.split('.')[-1]}.{make.__name__}" for make in KERNELS.values()]
+    public = [*sklearn_conv.__all__, *display.__all__, *made]
+    assert sorted([*listed, "__version__"]) == sorted(public)
+
+
+def test_one_version_and_one_license():
+    citation = (ROOT / "CITATION.cff").read_text()
+    entries = dict(re.findall(r"^([a-z-]+): (.+)$", citation, re.MULTILINE))
+    newest = re.search(r"^## (\S+),", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert entries["version"] == newest.group(1) == sklearn_conv.__version__
+    project = PYPROJECT["project"]
+    assert project["dynamic"] == ["version"]
+    assert entries["license"] == project["license"]
+    assert f"![{project['license']}]" in README
+    assert f"![Python {project['requires-python'].removeprefix('>=')} or later]" in README
 
 
 TESTED = ["plot", "dask", "onnx", "test"]

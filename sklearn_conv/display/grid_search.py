@@ -81,9 +81,11 @@ class GridSearchDisplay:
         ----------
         search : GridSearchCV or the like
             Fitted: what has ``cv_results_``, with one metric.
-        x, y : str, default="stride" and default="kernel_size"
-            Names of two of the searched parameters, with or without their steps:
+        x : str, default="stride"
+            Name of the searched parameter along the horizontal axis, with or without its step:
             "stridedconv2dtransformer__stride" or "stride".
+        y : str, default="kernel_size"
+            Likewise along the vertical axis.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
 
