@@ -68,6 +68,7 @@ PAGES = {
     "plot_explain_decision.py": {},
     "plot_image_folder.py": {"range(150)": "range(60)", "[1, 2, 4]": "[1, 4]"},
     "plot_textures.py": {"SIDE, STEP = 32, 16": "SIDE, STEP = 32, 24"},
+    "plot_defects.py": {"(300, rng)": "(200, rng)", "(700, rng)": "(150, rng)"},
     "plot_few_labels.py": {"[2, 5, 10, 20, 50], 10": "[2, 10], 3"},
     "plot_stacked_layers.py": {"np.arange(1000)": "np.arange(200)", "(5, 9, 13)": "(5,)"},
     "plot_larger_than_memory.py": {"N, N_CLASSES = 6000, 8": "N, N_CLASSES = 2500, 8"},
@@ -129,6 +130,14 @@ def test_image_folder_page(gallery, tmp_path):
 def test_textures_page(gallery):
     accuracies = gallery("plot_textures.py")["accuracies"]
     assert accuracies["recipe"] > accuracies["raw pixels"]
+
+
+def test_defects_page(gallery):
+    names = gallery("plot_defects.py")
+    accuracies = names["accuracies"]
+    assert accuracies["strokes, maximum"] > 0.98
+    assert accuracies["strokes, maximum"] > accuracies["recipe for textures"] + 0.1
+    assert len(names["best"]) == 10
 
 
 def test_few_labels_page(gallery):

@@ -1,0 +1,99 @@
+"""
+What if one small place decides?
+================================
+
+A scratch, a pore, a fleck: an inspection camera sees surfaces of which one in two has a small
+defect somewhere, and all the rest of the picture says nothing. The mean over a cell drowns it. A
+maximum does not.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+from sklearn.linear_model import RidgeClassifierCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_conv import StridedConv2DTransformer
+
+SIDE = 64
+
+
+def make_surfaces(n, rng):
+    """Make brushed metal in uneven light: images (n, h, w) of uint8, and which are scratched."""
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    grain = 25 * gaussian_filter1d(rng.standard_normal((n, SIDE, SIDE)), 3, axis=2)
+    level, down, across, angle, row, column = rng.uniform(
+        [90, -0.4, -0.4, 0, 12, 12], [150, 0.4, 0.4, np.pi, 52, 52], (n, 6)
+    ).T[..., np.newaxis, np.newaxis]
+    along = (columns - column) * np.cos(angle) + (rows - row) * np.sin(angle)
+    beside = (columns - column) * np.sin(angle) - (rows - row) * np.cos(angle)
+    scratch = 14 * np.exp(-(beside**2)) * (np.abs(along) < 10)
+    scratched = rng.uniform(size=n) < 0.5
+    images = level + down * rows + across * columns + grain
+    images[scratched] -= scratch[scratched]
+    return np.clip(images, 0, 255).astype(np.uint8), np.where(scratched, "scratched", "good")
+
+
+rng = np.random.RandomState(0)
+X, y = make_surfaces(300, rng)
+X_test, y_test = make_surfaces(700, rng)
+
+figure, axes = plt.subplots(2, 5, figsize=(8, 3.6), layout="constrained")
+for row, name in zip(axes, ["good", "scratched"], strict=True):
+    row[0].set_ylabel(name)
+    for ax, image in zip(row, X[y == name], strict=False):
+        ax.imshow(image, cmap="gray", vmin=60, vmax=200)
+        ax.set(xticks=[], yticks=[])
+plt.show()
+
+# %%
+# The recipe for textures and tiles takes means over the image, and standardises the contrast of
+# each window, which here is what tells. Gabor kernels are short strokes of all directions; whether
+# any of them answers anywhere strongly is ``pooling="max"``. And no padding: zeros around a bright
+# image make an edge that is stronger than any scratch.
+
+strokes = {"kernels": "gabor", "kernel_size": 5, "activation": "split", "pool_grid": 1}
+settings = {
+    "defaults": {},
+    "recipe for textures": {
+        "n_kernels": 256,
+        "kernel_size": 6,
+        "kernels": "patches",
+        "normalize_patches": True,
+        "whiten": True,
+        "activation": "split",
+        "bias": -0.25,
+        "pool_grid": 1,
+    },
+    "strokes, mean": {**strokes, "padding": "valid"},
+    "strokes, maximum, zeros around": {**strokes, "pooling": "max"},
+    "strokes, maximum": {**strokes, "pooling": "max", "padding": "valid"},
+}
+accuracies = {}
+for name, options in settings.items():
+    pipeline = make_pipeline(
+        StridedConv2DTransformer(random_state=0, **options),
+        StandardScaler(),
+        RidgeClassifierCV(alphas=np.logspace(-1, 4, 11)),
+    ).fit(X, y)
+    accuracies[name] = pipeline.score(X_test, y_test)
+    print(f"{accuracies[name]:.3f}  {name}")
+
+# %%
+# A maximum has a place. Of each scratched surface, take the feature that says most for "scratched",
+# weight times value; where its map is largest the circle is drawn. Nobody told where scratches are.
+
+transformer, scaler, classifier = (step for _, step in pipeline.steps)
+X_shown = X_test[y_test == "scratched"][:10]
+features = transformer.transform(X_shown)
+best = (scaler.transform(features) * classifier.coef_).argmax(axis=1)  # for classes_[1]
+maps = transformer.set_params(pooling=None, flatten=False).transform(X_shown)
+
+figure, axes = plt.subplots(2, 5, figsize=(8, 3.4), layout="constrained")
+for ax, image, responses, k in zip(axes.flat, X_shown, maps, best, strict=True):
+    row, column = np.unravel_index(responses[..., k].argmax(), responses.shape[:2])
+    ax.imshow(image, cmap="gray", vmin=60, vmax=200)
+    ax.plot(column + 2, row + 2, "o", ms=18, mfc="none", mec="orange")  # 2: half a kernel
+    ax.set(xticks=[], yticks=[])
+plt.show()
