@@ -32,6 +32,7 @@ from sklearn_conv.transformer import StridedConv2DTransformer
 from sklearn_conv.windows import Geometry
 
 OWNER = "ONNX export of StridedConv2DTransformer"
+ALIAS = "SklearnConvStridedConv2DTransformer"
 
 SMALL_TYPES = {"FloatTensorType", "BooleanTensorType", "UInt8TensorType", "Int8TensorType"}
 """What is computed in float32; skl2onnx has more names for 16 bits in some versions."""
@@ -199,6 +200,15 @@ def _pool(
     return maps
 
 
+def parse(scope: Any, transformer: Any, inputs: Any, custom_parsers: Any = None) -> Any:
+    """Declare the features; skl2onnx would do so, but not for images of 16 bits."""
+    operator = scope.declare_local_operator(ALIAS, transformer)
+    operator.inputs.extend(inputs)
+    kind = FloatTensorType if _dtype(operator) == np.float32 else DoubleTensorType
+    operator.outputs.append(scope.declare_local_variable("variable", kind()))
+    return operator.outputs
+
+
 def infer_shape(operator: Any) -> None:
     """Check that the transformer can be exported, and say what type it gives."""
     transformer = operator.raw_operator
@@ -264,9 +274,7 @@ def convert_ridge(scope: Any, operator: Any, container: Any) -> None:
     graph.add("Gather", graph.constant(classes), best, output=label)
 
 
-update_registered_converter(
-    StridedConv2DTransformer, "SklearnConvStridedConv2DTransformer", infer_shape, convert
-)
+update_registered_converter(StridedConv2DTransformer, ALIAS, infer_shape, convert, parser=parse)
 update_registered_converter(
     StreamingRidgeClassifier,
     "SklearnConvStreamingRidgeClassifier",

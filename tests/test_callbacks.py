@@ -25,12 +25,14 @@ class Recorder:
 
     def __init__(self):
         self.events = []
+        self.n_steps = None
 
     def setup(self, estimator, context):
         self.events.append("setup")
 
     def on_fit_task_begin(self, estimator, context):
         self.events.append(f"+{context.task_name}")
+        self.n_steps = self.n_steps or context.max_subtasks
 
     def on_fit_task_end(self, estimator, context):
         self.events.append(f"-{context.task_name}")
@@ -54,6 +56,7 @@ def test_each_step_begins_and_ends(estimator, X, steps):
     estimator.set_callbacks(recorder).fit(X, LABELS)
     inner = [event for step in steps for event in (f"+{step}", f"-{step}")]
     assert recorder.events == ["setup", "+fit", *inner, "-fit", "teardown"]
+    assert recorder.n_steps == len(steps)
     left = {name for name in set(vars(estimator)) - attributes if "callback" in name}
     assert left == {"_skl_callbacks"}
 

@@ -72,10 +72,12 @@ def test_padding(padding, padding_mode):
     assert_same_features(padding=padding, padding_mode=padding_mode, kernel_size=(4, 3), stride=2)
 
 
+@pytest.mark.parametrize("flatten", [True, False])
 @pytest.mark.parametrize("pool_grid", [1, (2, 3), (9, 20)])
 @pytest.mark.parametrize("pooling", [*POOLINGS, [*POOLINGS], None])
-def test_pooling(pooling, pool_grid):
-    assert_same_features(pooling=pooling, pool_grid=pool_grid, activation="split", stride=(1, 2))
+def test_pooling(pooling, pool_grid, flatten):
+    options = {"pooling": pooling, "pool_grid": pool_grid, "flatten": flatten}
+    assert_same_features(**options, activation="split", stride=(1, 2))
 
 
 @pytest.mark.parametrize("opset", [11, 13, 17, 18, 21])
@@ -108,7 +110,7 @@ def test_geometry(kernel_size, stride, dilation, padding, padding_mode, normaliz
     )
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64", "float32", "float64", "bool"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float16", "int32", "int64", "float32", "float64", "bool"])
 def test_dtypes(dtype):
     images = (DIGITS.images[:50] * (15 if dtype == "uint8" else 1)).astype(dtype)
     if dtype == "bool":
