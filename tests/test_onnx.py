@@ -110,7 +110,10 @@ def test_geometry(kernel_size, stride, dilation, padding, padding_mode, normaliz
     )
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float16", "int32", "int64", "float32", "float64", "bool"])
+DTYPES = "bool uint8 int16 uint16 float16 int32 int64 float32 float64".split()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_dtypes(dtype):
     images = (DIGITS.images[:50] * (15 if dtype == "uint8" else 1)).astype(dtype)
     if dtype == "bool":
