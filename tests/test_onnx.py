@@ -110,7 +110,7 @@ def test_geometry(kernel_size, stride, dilation, padding, padding_mode, normaliz
     )
 
 
-DTYPES = "bool uint8 int16 uint16 float16 int32 int64 float32 float64".split()
+DTYPES = ["bool", "uint8", "int16", "uint16", "float16", "int32", "int64", "float32", "float64"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
