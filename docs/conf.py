@@ -106,4 +106,4 @@ def redirect_links(app: object, name: str, source: list[str]) -> None:
 
 def setup(app: object) -> None:
     """Connect what is here with Sphinx."""
-    app.connect("source-read", redirect_links)  # type: ignore[attr-defined]
+    app.connect("source-read", redirect_links)
