@@ -66,7 +66,7 @@ docs: $(DOCS_VENV)/docs
 
 docs-check: docs
 	@command -v chromedriver > /dev/null || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
-	  apt-get update -qq && apt-get install -qq --no-install-recommends chromium chromium-driver > /dev/null; } || \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium chromium-driver > /dev/null; } || \
 	  { echo "make docs-check needs Chromium: apt-get install chromium chromium-driver"; exit 1; }
 	$(DOCS_VENV)/bin/python docs/check.py
 
