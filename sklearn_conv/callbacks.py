@@ -20,8 +20,12 @@ except ImportError:
 
 @contextmanager
 def fit_steps(estimator: Any, X: Any, y: Any, n_steps: int) -> Iterator[Callable[[str], Any]]:
-    """Tell callbacks that ``fit`` begins and ends; ``with step(name):`` does so for each step."""
-    if not hasattr(estimator, "_init_callback_context"):
+    """Tell callbacks that ``fit`` begins and ends; ``with step(name):`` does so for each step.
+
+    Where nobody has set any, scikit-learn's context is not touched: it is kept on the estimator,
+    and several threads that fit one estimator would share it.
+    """
+    if not getattr(estimator, "_skl_callbacks", None):
         yield lambda name: nullcontext()
         return
     context = estimator._init_callback_context(max_subtasks=n_steps)

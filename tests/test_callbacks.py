@@ -62,6 +62,14 @@ def test_each_step_begins_and_ends(estimator, X, steps):
 
 
 @needs_callbacks
+def test_without_callbacks_there_is_no_context(monkeypatch):
+    """scikit-learn keeps it on the estimator, where several threads would share it."""
+    for estimator in (StridedConv2DTransformer, StreamingRidgeClassifier):
+        monkeypatch.setattr(estimator, "_init_callback_context", None)
+        estimator().fit(np.ones((4, 9)) * np.arange(9), [0, 1, 0, 1])
+
+
+@needs_callbacks
 def test_a_failed_fit_tears_callbacks_down():
     recorder = Recorder()
     transformer = StridedConv2DTransformer(kernels="pca", n_kernels=100).set_callbacks(recorder)
