@@ -371,7 +371,7 @@ def client():
 
 
 def slowly(block):
-    time.sleep(0.1)
+    time.sleep(0.05)
     return block
 
 
@@ -394,7 +394,7 @@ def test_a_worker_dies_and_the_result_is_right(client):
         lambda: pipe.decision_function(X).compute(),
     ):
         victims = [info["pid"] for info in client.run(lambda: {"pid": os.getpid()}).values()]
-        timer = threading.Timer(0.4, kill)
+        timer = threading.Timer(0.2, kill)
         timer.start()
         np.testing.assert_allclose(compute(), expected, atol=1e-3)
         timer.join()

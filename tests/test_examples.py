@@ -68,7 +68,7 @@ PAGES = {
     "plot_explain_decision.py": {},
     "plot_image_folder.py": {"range(150)": "range(60)", "[1, 2, 4]": "[1, 4]"},
     "plot_textures.py": {"SIDE, STEP = 32, 16": "SIDE, STEP = 32, 24"},
-    "plot_defects.py": {"(300, rng)": "(200, rng)", "(700, rng)": "(150, rng)"},
+    "plot_defects.py": {"(300, rng)": "(160, rng)", "(700, rng)": "(100, rng)"},
     "plot_few_labels.py": {"[2, 5, 10, 20, 50], 10": "[2, 10], 3"},
     "plot_stacked_layers.py": {"np.arange(1000)": "np.arange(200)", "(5, 9, 13)": "(5,)"},
     "plot_larger_than_memory.py": {"N, N_CLASSES = 6000, 8": "N, N_CLASSES = 2500, 8"},
