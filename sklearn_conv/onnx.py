@@ -14,14 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
-from skl2onnx import update_registered_converter
-from skl2onnx.common.data_types import (
-    DoubleTensorType,
-    FloatTensorType,
-    Int64TensorType,
-    StringTensorType,
-)
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv.activation import Function, absolute, identity, relu, square, step
@@ -30,6 +22,21 @@ from sklearn_conv.pooling import pool_cells
 from sklearn_conv.ridge import StreamingRidgeClassifier
 from sklearn_conv.transformer import StridedConv2DTransformer
 from sklearn_conv.windows import Geometry
+
+try:
+    from onnx import TensorProto
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common.data_types import (
+        DoubleTensorType,
+        FloatTensorType,
+        Int64TensorType,
+        StringTensorType,
+    )
+except ImportError as error:
+    raise ImportError(
+        "sklearn_conv.onnx exports with skl2onnx, which is not installed; "
+        "pip install skl2onnx, and onnxruntime where the model runs."
+    ) from error
 
 OWNER = "ONNX export of StridedConv2DTransformer"
 ALIAS = "SklearnConvStridedConv2DTransformer"

@@ -1,6 +1,8 @@
 """Exported pipelines give in onnxruntime what they give here."""
 
+import importlib
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +211,11 @@ def test_streaming_ridge(names, dtype):
 def test_errors(model, X, error, message):
     with pytest.raises(error, match=message):
         skl2onnx.to_onnx(model, X[:1])
+
+
+@pytest.mark.parametrize("missing", ["onnx", "skl2onnx"])
+def test_without_skl2onnx_the_import_says_what_to_install(missing, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, "sklearn_conv.onnx")
+    with pytest.raises(ImportError, match="pip install skl2onnx"):
+        importlib.import_module("sklearn_conv.onnx")
