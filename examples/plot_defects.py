@@ -7,6 +7,8 @@ defect somewhere, and all the rest of the picture says nothing. The mean over a 
 maximum does not.
 """
 
+from copy import copy
+
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
@@ -67,6 +69,7 @@ settings = {
         "pool_grid": 1,
     },
     "strokes, mean": {**strokes, "padding": "valid"},
+    "strokes, mean above a threshold": {**strokes, "padding": "valid", "bias": -5},
     "strokes, maximum, zeros around": {**strokes, "pooling": "max"},
     "strokes, maximum": {**strokes, "pooling": "max", "padding": "valid"},
 }
@@ -88,7 +91,8 @@ transformer, scaler, classifier = (step for _, step in pipeline.steps)
 X_shown = X_test[y_test == "scratched"][:10]
 features = transformer.transform(X_shown)
 best = (scaler.transform(features) * classifier.coef_).argmax(axis=1)  # for classes_[1]
-maps = transformer.set_params(pooling=None, flatten=False).transform(X_shown)
+unpooled = copy(transformer).set_params(pooling=None, flatten=False)  # the pipeline stays
+maps = unpooled.transform(X_shown)
 
 figure, axes = plt.subplots(2, 5, figsize=(8, 3.4), layout="constrained")
 for ax, image, responses, k in zip(axes.flat, X_shown, maps, best, strict=True):

@@ -312,6 +312,8 @@ def _other_shape(
         "that shape, or fit again"
     )
     hint = SINGLE if X_shape in (expected, expected[:2]) else ""
+    if shape == (expected[2], *expected[:2]):
+        hint = " Its channels come first: X.transpose(0, 2, 3, 1) brings them last."
     return f"X of shape {X_shape} holds images of shape {shape}, but {rule}.{hint}"
 
 

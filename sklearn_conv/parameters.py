@@ -50,7 +50,8 @@ class WindowParameters(NamedTuple):
             raise ValueError(
                 f"kernel_size={kernel_size}{spread} does not fit the padded image "
                 f"{tuple(map(len, index))}; use padding='same' or a smaller kernel"
-                f"{' or dilation' if dilated else ''}."
+                f"{' or dilation' if dilated else ''}. Images are (n, h, w, c): where channels "
+                "come first, images.transpose(0, 2, 3, 1) brings them last."
             )
         return geometry
 

@@ -80,7 +80,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
           whitened as the kernels are to see them and none nearly constant; ``patches()`` all there
           are.
     bias : float, "quantile" or array-like of shape (n_kernels,), default=0.0
-        What the activation adds to the responses, in their units; below 0 it is a threshold.
+        What the activation adds to the responses, in their units; below 0 it is a threshold. With
+        ``normalize_patches`` or ``whiten`` some tenths are usual; without, units are those of the
+        pixels, and thresholds for images from 0 to 255 are larger.
         "quantile" puts the threshold of kernel j at a quantile of its responses to patches of the
         images in ``fit``, as MiniRocket does. The levels are spread evenly, the fractional parts of
         ``1.618 * (j + 1)``; half of the biases are above 0, so take "relu" or "step" with them.

@@ -293,6 +293,11 @@ def test_settings_that_failed_or_were_not_tried():
         (
             lambda: GridSearchDisplay.from_estimator(search({"stride": [1]})),
             ValueError,
+            "draws two searched parameters, but only .*stride'] was searched",
+        ),
+        (
+            lambda: GridSearchDisplay.from_estimator(search({"stride": [1], "n_kernels": [2]})),
+            ValueError,
             "'kernel_size': give x and y from",
         ),
         (

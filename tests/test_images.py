@@ -320,3 +320,12 @@ def test_verbose_batches_tell_of_progress(capfd, transformer, batches_of_7):
     assert len(capfd.readouterr().err.splitlines()) == 1
     transformer.set_params(verbose=0).transform(Stored(IMAGES))
     assert capfd.readouterr().err == ""
+
+
+def test_channels_that_come_first_are_named():
+    transformer = StridedConv2DTransformer(2).fit(np.ones((2, 6, 7, 3)))
+    with pytest.raises(ValueError, match=r"channels come first: X.transpose\(0, 2, 3, 1\)"):
+        transformer.transform(np.ones((2, 3, 6, 7)))
+    valid = StridedConv2DTransformer(2, kernel_size=5, padding="valid")
+    with pytest.raises(ValueError, match=r"images.transpose\(0, 2, 3, 1\) brings them last"):
+        valid.fit(np.ones((2, 3, 6, 7)))

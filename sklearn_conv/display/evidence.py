@@ -40,7 +40,8 @@ def class_activation_map(pipeline: Pipeline, images: npt.ArrayLike) -> np.ndarra
 
     ``(n, h, w, c) -> (n, h, w, n_outputs)``
 
-    The sum over an image is the pipeline's ``decision_function``, exactly but for rounding: what
+    The sum over an image is the pipeline's ``decision_function``, exactly but for rounding, which
+    is that of float32 unless the images are float64: what
     the scaler and the classifier add as a constant is spread evenly over all pixels. The evidence
     of a window is spread evenly over the pixels that the weights of its kernel touch, those inside
     the image only; a padded pixel that repeats one of the image stands for that one.
@@ -111,7 +112,8 @@ def class_activation_map(pipeline: Pipeline, images: npt.ArrayLike) -> np.ndarra
         raise ValueError(
             f"{OWNER} needs features that are sums over positions, but a maximum belongs to one "
             "position, and leaves out all others; fit with pooling='mean' or 'sum' instead of "
-            f"{transformer.pooling!r}."
+            f"{transformer.pooling!r}. Where a small place decides, search bias below 0 "
+            "with it, and compare the scores."
         )
     for step in (pipeline, transformer):
         check_is_fitted(step)

@@ -118,6 +118,11 @@ class GridSearchDisplay:
         for parameter in (x, y):
             searched = sorted({full for point in params for full in point})
             full = [f for f in searched if parameter in (f, f.rpartition("__")[2])]
+            if len(searched) < 2:
+                raise ValueError(
+                    f"{name} draws two searched parameters, but only {searched} was searched; "
+                    "plot cv_results_['mean_test_score'] of one."
+                )
             if len(full) != 1:
                 raise ValueError(
                     f"{len(full)} of the searched parameters are named {parameter!r}: give x and y "
