@@ -359,7 +359,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         try:
             out = np.empty((len(images), *shape), dtype)
         except MemoryError as error:
-            size = self.output_size()
+            size = self._fitted_size()
             raise MemoryError(
                 f"{error}: {len(images)} images have {size.features} features each. Take them in "
                 "batches, with transform_batches(X), or choose fewer kernels or cells; "
@@ -537,15 +537,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             )
         if not (isinstance(self.kernels, str) or callable(self.kernels)):
             _check_channels(np.shape(self.kernels), shape[2])
-        geometry = parameters.windows.place(shape[:2], parameters.kernel_size)
-        features = _feature_shape(parameters, geometry, parameters.n_kernels)
-        n_positions, n_features = prod(geometry.output_shape), prod(features)
-        return OutputSize(
-            (*geometry.output_shape, features[3] * features[4]),
-            n_features,
-            n_positions * prod(parameters.kernel_size) * shape[2] * parameters.n_kernels,
-            n_features * np.dtype(np.float32).itemsize,
-        )
+        kernels = (*parameters.kernel_size, shape[2], parameters.n_kernels)
+        return _measure_output(parameters, shape[:2], kernels)
 
     @property
     def maps_shape_(self) -> tuple[int, int, int]:
@@ -564,7 +557,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
     def _fitted_size(self) -> OutputSize:
         check_is_fitted(self)
-        return self.output_size()
+        return _measure_output(check_parameters(self), self.image_shape_[:2], self.kernels_.shape)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -660,6 +653,20 @@ def _feature_shape(
     """Give (grid rows, grid columns, poolings, sides, kernels) of the features of an image."""
     rows, columns = parameters.pool_grid if parameters.poolings else geometry.output_shape
     return rows, columns, len(parameters.poolings or [""]), len(parameters.sides), n_kernels
+
+
+def _measure_output(
+    parameters: Parameters, image: tuple[int, int], kernels: tuple[int, int, int, int]
+) -> OutputSize:
+    """Measure the output of images (h, w) and kernels (kh, kw, c, n_kernels)."""
+    geometry = parameters.windows.place(image, kernels[:2])
+    features = _feature_shape(parameters, geometry, kernels[3])
+    return OutputSize(
+        (*geometry.output_shape, features[3] * features[4]),
+        prod(features),
+        prod(geometry.output_shape) * prod(kernels),
+        prod(features) * np.dtype(np.float32).itemsize,
+    )
 
 
 def _check_channels(kernels: tuple[int, ...], n_channels: int) -> None:

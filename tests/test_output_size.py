@@ -85,3 +85,12 @@ def test_too_many_features_are_an_error_that_says_how_many():
     transformer = StridedConv2DTransformer(kernels=kernels, pooling=None).fit(images[:1])
     with pytest.raises(MemoryError, match=r"4096 images have 17179869184 features each.*_batches"):
         transformer.transform(images)
+
+
+def test_what_was_fitted_does_not_change_with_parameters():
+    images = np.random.default_rng(0).random((5, 8, 8, 3))
+    transformer = StridedConv2DTransformer(6, kernel_size=3, random_state=0).fit(images)
+    transformer.set_params(n_kernels=50, kernel_size=5)
+    assert transformer.n_features_out_ == transformer.transform(images).shape[1]
+    assert transformer.maps_shape_ == (8, 8, 6)
+    assert transformer.multiply_adds_ == 8 * 8 * 3 * 3 * 3 * 6
