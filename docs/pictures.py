@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_conv import StridedConv2DTransformer
-from sklearn_conv.display import ClassActivationDisplay, KernelDisplay
+from sklearn_conv.inspection import ClassActivationDisplay, KernelDisplay
 
 DOCS = Path(__file__).parent
 SIDE, STEP = 64, 32

@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_conv import StridedConv2DTransformer
-from sklearn_conv.display import (
+from sklearn_conv.inspection import (
     ClassActivationDisplay,
     FeatureMapDisplay,
     KernelDisplay,

@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_conv import StridedConv2DTransformer
-from sklearn_conv.display import GridSearchDisplay
+from sklearn_conv.inspection import GridSearchDisplay
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from sklearn_conv import StridedConv2DTransformer
-from sklearn_conv.display import KernelDisplay
+from sklearn_conv.inspection import KernelDisplay
 
 SIDE, STEP = 32, 16
 

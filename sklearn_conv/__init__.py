@@ -1,12 +1,13 @@
 """Images to feature vectors inside scikit-learn, by strided convolution in NumPy."""
 
-from sklearn_conv.conv import conv2d
-from sklearn_conv.ridge import StreamingRidgeClassifier
-from sklearn_conv.saving import save_batches
-from sklearn_conv.transformer import StridedConv2DTransformer
-from sklearn_conv.versions import show_versions
+from sklearn_conv._conv2d import conv2d
+from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
+from sklearn_conv._saving import save_batches
+from sklearn_conv._transformer import OutputSize, StridedConv2DTransformer
+from sklearn_conv._versions import show_versions
 
 __all__ = [
+    "OutputSize",
     "StreamingRidgeClassifier",
     "StridedConv2DTransformer",
     "__version__",

@@ -19,7 +19,7 @@ import skops.io
 
 import sklearn_conv
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
-from sklearn_conv.kernels import KERNELS
+from sklearn_conv.kernels._table import KERNELS
 
 DATA = Path(__file__).parent / "data"
 FITTED = DATA / f"fitted_{sklearn_conv.__version__.replace('.', '_')}"

@@ -2,7 +2,7 @@ import numpy as np
 import oracle
 import pytest
 
-from sklearn_conv.activation import ACTIVATIONS, activation_sides
+from sklearn_conv._engine.activation import ACTIVATIONS, activation_sides
 
 RESPONSES = np.random.default_rng(0).standard_normal((7, 5, 3))
 RESPONSES[0] = 0

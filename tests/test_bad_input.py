@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 from scipy import sparse
 
-from sklearn_conv import StridedConv2DTransformer, conv2d, images
+from sklearn_conv import StridedConv2DTransformer, conv2d
+from sklearn_conv._images import images
 
 IMAGES = np.random.default_rng(0).random((4, 8, 8))
 SMALL = IMAGES.astype(np.float32)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from sklearn_conv import StridedConv2DTransformer, engine
-from sklearn_conv.kernels import KERNELS
-from sklearn_conv.threads import one_blas_thread
+from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv._engine import numpy_engine as engine
+from sklearn_conv._engine.threads import one_blas_thread
+from sklearn_conv.kernels._table import KERNELS
 
 N_THREADS = 16
 N_ROUNDS = 2

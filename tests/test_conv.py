@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.signal import correlate2d
 from strategies import ORDERS, convolutions, in_order
 
-from sklearn_conv import conv2d, engine
+from sklearn_conv import conv2d
+from sklearn_conv._engine import numpy_engine as engine
 
 
 @given(convolutions())

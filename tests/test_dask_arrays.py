@@ -12,14 +12,15 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer, ridge
+from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
+from sklearn_conv._ridge import classifier as ridge
 
 dask = pytest.importorskip("dask", reason="Dask is not installed: pip install '.[dask]'")
 da = pytest.importorskip("dask.array", reason="Dask is not installed: pip install '.[dask]'")
 distributed = pytest.importorskip(
     "distributed", reason="Dask is not installed: pip install '.[dask]'"
 )
-from sklearn_conv import dask_arrays  # noqa: E402
+from sklearn_conv import _dask as dask_arrays  # noqa: E402
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(3, size=90)

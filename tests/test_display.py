@@ -15,8 +15,8 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import make_pipeline
 
-from sklearn_conv import StridedConv2DTransformer, display
-from sklearn_conv.display import (
+from sklearn_conv import StridedConv2DTransformer, inspection
+from sklearn_conv.inspection import (
     ClassActivationDisplay,
     FeatureMapDisplay,
     GridSearchDisplay,
@@ -326,7 +326,7 @@ import numpy as np
 from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn_conv import StridedConv2DTransformer
-from sklearn_conv.display import KernelDisplay, class_activation_map
+from sklearn_conv.inspection import KernelDisplay, class_activation_map
 images = np.random.default_rng(0).random((6, 5, 5))
 model = make_pipeline(StridedConv2DTransformer(), RidgeClassifier()).fit(images, [0, 1] * 3)
 print(class_activation_map(model, images).shape)
@@ -343,7 +343,9 @@ except ImportError as error:
 
 
 def test_every_display_keeps_scikit_learns_convention():
-    displays = [getattr(display, name) for name in display.__all__ if name.endswith("Display")]
+    displays = [
+        getattr(inspection, name) for name in inspection.__all__ if name.endswith("Display")
+    ]
     assert len(displays) == 4
     for cls in displays:
         assert callable(cls.from_estimator)

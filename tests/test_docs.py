@@ -11,12 +11,12 @@ import matplotlib.pyplot as plt
 import pytest
 
 import sklearn_conv
-from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer, conv2d, display
-from sklearn_conv.activation import ACTIVATIONS
-from sklearn_conv.display import class_activation_map
-from sklearn_conv.kernels import KERNELS
-from sklearn_conv.padding import PADDING_MODES
-from sklearn_conv.pooling import POOLINGS
+from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer, conv2d, inspection
+from sklearn_conv._engine.activation import ACTIVATIONS
+from sklearn_conv._engine.padding import PADDING_MODES
+from sklearn_conv._engine.pooling import POOLINGS
+from sklearn_conv.inspection import class_activation_map
+from sklearn_conv.kernels._table import KERNELS
 
 ROOT = Path(__file__).parents[1]
 BUILT = [ROOT / "docs" / folder for folder in ("_build", "gallery", "api/generated")]
@@ -27,7 +27,9 @@ PAGES = sorted(
 )
 README = (ROOT / "README.md").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-DRAWN = [getattr(display, name).from_estimator for name in display.__all__ if name[0].isupper()]
+DRAWN = [
+    getattr(inspection, name).from_estimator for name in inspection.__all__ if name[0].isupper()
+]
 MENUS = {
     "kernels": KERNELS,
     "activation": ACTIVATIONS,
@@ -154,7 +156,7 @@ def test_public_names_are_few_and_documented():
 
 
 def test_displays_are_few():
-    assert display.__all__ == [
+    assert inspection.__all__ == [
         "ClassActivationDisplay",
         "FeatureMapDisplay",
         "GridSearchDisplay",
@@ -167,7 +169,7 @@ def test_every_public_name_is_on_the_page_of_the_api():
     page = (ROOT / "docs" / "api" / "index.md").read_text()
     listed = re.findall(r"^   ([\w.]+)$", page, re.MULTILINE)
     made = [f"{make.__module__.split('.')[-1]}.{make.__name__}" for make in KERNELS.values()]
-    public = [*sklearn_conv.__all__, *display.__all__, *made]
+    public = [*sklearn_conv.__all__, *inspection.__all__, *made]
     assert sorted([*listed, "__version__"]) == sorted(public)
 
 

@@ -12,9 +12,10 @@ from joblib import parallel_config
 from strategies import convolutions
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from sklearn_conv import StridedConv2DTransformer, conv2d, engine
-from sklearn_conv.activation import ACTIVATIONS
-from sklearn_conv.pooling import POOLINGS
+from sklearn_conv import StridedConv2DTransformer, conv2d
+from sklearn_conv._engine import numpy_engine as engine
+from sklearn_conv._engine.activation import ACTIVATIONS
+from sklearn_conv._engine.pooling import POOLINGS
 
 N_BLAS = 2
 

@@ -27,9 +27,9 @@ from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardSca
 from sklearn.svm import SVC, LinearSVC
 
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
-from sklearn_conv.activation import ACTIVATIONS
-from sklearn_conv.display import ClassActivationDisplay, FeatureMapDisplay, class_activation_map
-from sklearn_conv.padding import PADDING_MODES
+from sklearn_conv._engine.activation import ACTIVATIONS
+from sklearn_conv._engine.padding import PADDING_MODES
+from sklearn_conv.inspection import ClassActivationDisplay, FeatureMapDisplay, class_activation_map
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(60, 7, 6, 2))

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from sklearn_conv.kernels import KERNELS
+from sklearn_conv.kernels._table import KERNELS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

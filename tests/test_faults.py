@@ -16,11 +16,11 @@ from threadpoolctl import threadpool_info
 from sklearn_conv import (
     StreamingRidgeClassifier,
     StridedConv2DTransformer,
-    engine,
-    images,
     save_batches,
-    threads,
 )
+from sklearn_conv._engine import numpy_engine as engine
+from sklearn_conv._engine import threads
+from sklearn_conv._images import images
 
 IMAGES = np.random.default_rng(0).random((200, 12, 12, 2), np.float32)
 both = pytest.mark.parametrize("n_jobs", [None, 2])

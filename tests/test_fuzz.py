@@ -21,10 +21,10 @@ from strategies import DTYPES, ORDERS, in_order, numbers
 from threadpoolctl import ThreadpoolController
 
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer, conv2d
-from sklearn_conv.activation import ACTIVATIONS
-from sklearn_conv.kernels import KERNELS
-from sklearn_conv.padding import PADDING_MODES
-from sklearn_conv.pooling import POOLINGS
+from sklearn_conv._engine.activation import ACTIVATIONS
+from sklearn_conv._engine.padding import PADDING_MODES
+from sklearn_conv._engine.pooling import POOLINGS
+from sklearn_conv.kernels._table import KERNELS
 
 N_LONG = 5_000
 COUNTS = Counter()

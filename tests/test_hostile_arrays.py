@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import as_strided
 from strategies import convolutions
 
 from sklearn_conv import StridedConv2DTransformer, conv2d
-from sklearn_conv.padding import PADDING_MODES
+from sklearn_conv._engine.padding import PADDING_MODES
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(6, 9, 8, 2)).astype("f4")

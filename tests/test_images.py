@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sklearn_conv import StridedConv2DTransformer, images, verbose
-from sklearn_conv.kernels import KERNELS
+from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv import _progress as verbose
+from sklearn_conv._images import images
+from sklearn_conv.kernels._table import KERNELS
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((60, 12, 10, 2), np.float32)

@@ -1,7 +1,11 @@
-"""Imports run one way, bottom up, and only what is installed with the package is imported."""
+"""Imports run one way, and only what is installed with the package is imported."""
 
 import ast
+import importlib
+import inspect
+import pkgutil
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -9,100 +13,144 @@ import pytest
 import sklearn_conv
 
 PACKAGE = Path(sklearn_conv.__file__).parent
-LEVELS = {
-    "windows": 0,
-    "padding": 0,
-    "activation": 0,
-    "pooling": 0,
-    "kernels.fixed": 0,
-    "kernels.learned": 1,
-    "kernels.noise": 0,
-    "validation": 0,
-    "kernels": 2,
-    "callbacks": 0,
-    "threads": 0,
-    "versions": 0,
-    "staging": 1,
-    "verbose": 0,
-    "saving": 0,
-    "dask_arrays": 1,
-    "engine": 2,
-    "images": 2,
-    "patches": 3,
-    "parameters": 4,
-    "conv": 5,
-    "ridge": 2,
-    "transformer": 6,
-    "": 7,
-    "onnx": 7,
-    "display.drawing": 7,
-    "display.evidence": 8,
-    "display.feature_maps": 8,
-    "display.grid_search": 8,
-    "display.kernels": 8,
-    "display.class_activation": 9,
-    "display": 10,
-}
+FILES = sorted(PACKAGE.rglob("*.py"))
 DEPENDENCIES = {"numpy", "scipy", "sklearn", "joblib", "threadpoolctl"}
 EXTRAS = {
-    "dask_arrays": {"dask"},
-    "display.drawing": {"matplotlib"},
-    "onnx": {"onnx", "skl2onnx"},
-    "ridge": {"dask"},
+    "sklearn_conv._dask": {"dask"},
+    "sklearn_conv.inspection._drawing": {"matplotlib"},
+    "sklearn_conv.onnx._graph": {"onnx", "skl2onnx"},
 }
-FILES = sorted(PACKAGE.rglob("*.py"))
+"""Optional libraries, each imported by one module; the others import that one when it is needed."""
+
+PUBLIC = {
+    "sklearn_conv": {
+        "OutputSize",
+        "StreamingRidgeClassifier",
+        "StridedConv2DTransformer",
+        "conv2d",
+        "save_batches",
+        "show_versions",
+    },
+    "sklearn_conv.inspection": {
+        "ClassActivationDisplay",
+        "FeatureMapDisplay",
+        "GridSearchDisplay",
+        "KernelDisplay",
+        "class_activation_map",
+    },
+    "sklearn_conv.kernels": {
+        "dct",
+        "gabor",
+        "gaussian",
+        "haar",
+        "kmeans",
+        "laplace",
+        "patches",
+        "pca",
+        "sobel",
+        "uniform",
+    },
+    "sklearn_conv.onnx": set(),
+}
+"""All that users may import."""
 
 
 def module_name(path):
-    return (
-        ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        .removesuffix("__init__")
-        .strip(".")
-    )
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
 
 
-def imports(path):
+MODULES = {module_name(path): path for path in FILES}
+
+
+def imported(path):
+    """Yield the modules that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            yield node.module
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in MODULES else node.module
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_imports_run_one_way(path):
-    level = LEVELS[module_name(path)]
-    for name in imports(path):
-        package, _, module = name.partition(".")
-        if package == "sklearn_conv":
-            assert LEVELS[module] < level, f"{path.name} imports {name}"
-        else:
-            extras = EXTRAS.get(module_name(path), set())
-            assert package in DEPENDENCIES | extras | sys.stdlib_module_names | {"__future__"}
+GRAPH = {name: {m for m in imported(path) if m in MODULES} for name, path in MODULES.items()}
 
 
-@pytest.mark.parametrize("name", ["windows", "padding", "pooling", "activation", "kernels.noise"])
-def test_the_lowest_level_needs_numpy_only(name):
-    path = PACKAGE / f"{name.replace('.', '/')}.py"
-    packages = {module.partition(".")[0] for module in imports(path)}
-    assert packages <= {"numpy", "__future__"} | sys.stdlib_module_names
+def room(name):
+    """The folder or, at the root, the file that a module is in."""
+    return ".".join(name.split(".")[:2])
 
 
-def test_every_file_has_its_level():
-    assert {module_name(path) for path in FILES} == set(LEVELS)
+def test_modules_do_not_import_each_other_in_a_circle():
+    assert [*TopologicalSorter(GRAPH).static_order()]
 
 
-def test_only_the_engine_multiplies_images():
-    """What learns from a sample of patches, or takes features, has products, too."""
-    names = {"matmul", "dot", "vecdot", "matvec", "vecmat", "tensordot", "einsum", "inner"}
-    for path in FILES:
-        nodes = [*ast.walk(ast.parse(path.read_text()))]
-        products = [
-            node
-            for node in nodes
-            if isinstance(node, ast.MatMult)
-            or (isinstance(node, ast.Attribute) and node.attr in names)
-        ]
-        has_products = module_name(path) in ("engine", "patches", "ridge", "display.evidence")
-        assert bool(products) == has_products, path.name
+def test_rooms_do_not_import_each_other_in_a_circle():
+    rooms = {}
+    for name, needed in GRAPH.items():
+        rooms.setdefault(room(name), set()).update({*map(room, needed)} - {room(name)})
+    assert [*TopologicalSorter(rooms).static_order()]
+
+
+def test_nothing_imports_the_public_front():
+    """Each module imports from where a thing is defined, not from where users find it."""
+    fronts = {name for name in PUBLIC if MODULES[name].name == "__init__.py"}
+    for name, needed in GRAPH.items():
+        assert not needed & fronts, name
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_declared_libraries_are_imported(name):
+    declared = DEPENDENCIES | sys.stdlib_module_names | {"sklearn_conv"} | EXTRAS.get(name, set())
+    assert {module.partition(".")[0] for module in imported(MODULES[name])} <= declared
+
+
+@pytest.mark.parametrize("name", ["geometry", "activation", "pooling"])
+def test_the_engine_is_built_on_pure_functions(name):
+    """What the engine does at a window can be read, and tested, with NumPy alone."""
+    packages = {module.partition(".")[0] for module in imported(PACKAGE / f"_engine/{name}.py")}
+    assert packages <= {"numpy"} | sys.stdlib_module_names
+
+
+def is_private(name):
+    return any(part.startswith("_") for part in name.split("."))
+
+
+def test_what_is_not_public_has_an_underscore():
+    found = {module.name for module in pkgutil.walk_packages([str(PACKAGE)], "sklearn_conv.")}
+    assert {name for name in found if not is_private(name)} == {*PUBLIC} - {"sklearn_conv"}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_is_public_is_listed(name):
+    if name == "sklearn_conv.onnx":
+        pytest.importorskip("skl2onnx")
+    module = importlib.import_module(name)
+    members = {
+        member
+        for member, value in vars(module).items()
+        if not member.startswith("_") and not (inspect.ismodule(value) and value.__name__ in PUBLIC)
+    }
+    assert members == PUBLIC[name]
+    assert {*getattr(module, "__all__", [])} - {"__version__"} == PUBLIC[name]
+
+
+def code_lines(path):
+    """Count the lines of code, without docstrings, comments and blank lines."""
+    tree = ast.parse(path.read_text())
+    documented = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            documented.update(range(node.lineno, node.end_lineno + 1))
+    lines = path.read_text().splitlines()
+    return sum(
+        bool(line.strip()) and not line.strip().startswith("#") and i not in documented
+        for i, line in enumerate(lines, 1)
+    )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_read_in_one_sitting(name):
+    assert code_lines(MODULES[name]) < 350

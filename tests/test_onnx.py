@@ -16,10 +16,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
-from sklearn_conv.activation import ACTIVATIONS
-from sklearn_conv.kernels import KERNELS
-from sklearn_conv.padding import PADDING_MODES
-from sklearn_conv.pooling import POOLINGS
+from sklearn_conv._engine.activation import ACTIVATIONS
+from sklearn_conv._engine.padding import PADDING_MODES
+from sklearn_conv._engine.pooling import POOLINGS
+from sklearn_conv.kernels._table import KERNELS
 
 skl2onnx = pytest.importorskip("skl2onnx", reason="skl2onnx is not installed: .[onnx]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: .[onnx]")

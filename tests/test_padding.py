@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sklearn_conv.padding import OUTSIDE, PADDING_MODES, padding_amounts, source_index
+from sklearn_conv._engine.padding import OUTSIDE, PADDING_MODES, padding_amounts, source_index
 
 
 @pytest.mark.parametrize("mode", PADDING_MODES)

@@ -10,10 +10,16 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from strategies import ORDERS, convolutions, in_order
 
-from sklearn_conv import StridedConv2DTransformer, engine
-from sklearn_conv.images import Images
-from sklearn_conv.parameters import check_window_parameters
-from sklearn_conv.patches import CHUNK, TrainingPatches, learn_preprocessing, sample_patches
+from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv._engine import numpy_engine as engine
+from sklearn_conv._images.images import Images
+from sklearn_conv._parameters import check_window_parameters
+from sklearn_conv.kernels._patches import (
+    CHUNK,
+    TrainingPatches,
+    learn_preprocessing,
+    sample_patches,
+)
 
 RNG = np.random.default_rng(0)
 IMAGES = (

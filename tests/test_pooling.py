@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sklearn_conv.pooling import POOLINGS, pool_cells
+from sklearn_conv._engine.pooling import POOLINGS, pool_cells
 
 
 @given(st.integers(1, 60), st.integers(1, 60))

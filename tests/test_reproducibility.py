@@ -9,7 +9,7 @@ from joblib import Parallel, delayed
 from strategies import ORDERS, in_order
 from threadpoolctl import threadpool_limits
 
-from sklearn_conv.kernels import KERNELS
+from sklearn_conv.kernels._table import KERNELS
 
 kernel_names = pytest.mark.parametrize("name", KERNELS)
 

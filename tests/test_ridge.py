@@ -19,7 +19,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 
-from sklearn_conv import StreamingRidgeClassifier, ridge
+from sklearn_conv import StreamingRidgeClassifier
+from sklearn_conv._ridge import classifier as ridge
 
 ALPHAS = [0.1, 1.0, 10.0, 100.0, 1000.0]
 SIZES = {"few rows": (50, 80), "many rows": (300, 20), "as many": (60, 60)}

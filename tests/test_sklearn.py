@@ -20,10 +20,10 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils import estimator_checks
 
 from sklearn_conv import StridedConv2DTransformer
-from sklearn_conv.activation import ACTIVATIONS
-from sklearn_conv.kernels import KERNELS
-from sklearn_conv.padding import PADDING_MODES
-from sklearn_conv.pooling import POOLINGS
+from sklearn_conv._engine.activation import ACTIVATIONS
+from sklearn_conv._engine.padding import PADDING_MODES
+from sklearn_conv._engine.pooling import POOLINGS
+from sklearn_conv.kernels._table import KERNELS
 
 
 def first_patches(shape, rng, patches):

@@ -7,9 +7,10 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from strategies import ORDERS, in_order
 
-from sklearn_conv import StridedConv2DTransformer, conv2d, engine
-from sklearn_conv.activation import ACTIVATIONS
-from sklearn_conv.pooling import POOLINGS
+from sklearn_conv import StridedConv2DTransformer, conv2d
+from sklearn_conv._engine import numpy_engine as engine
+from sklearn_conv._engine.activation import ACTIVATIONS
+from sklearn_conv._engine.pooling import POOLINGS
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sklearn_conv import __version__, show_versions
-from sklearn_conv.versions import kernel_hint
+from sklearn_conv._versions import kernel_hint
 
 
 def test_show_versions(capsys):

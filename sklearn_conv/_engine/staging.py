@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sklearn_conv.threads import Workspace
-from sklearn_conv.windows import Geometry, strided_view
+from sklearn_conv._engine.threads import Workspace
+from sklearn_conv._engine.windows import Geometry, strided_view
 
 Span = tuple[int, int]
 """(start, stop) of rows or columns."""

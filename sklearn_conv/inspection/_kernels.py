@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_conv.display.drawing import find_transformer, make_axes
-from sklearn_conv.validation import parameter_error
+from sklearn_conv._validation import parameter_error
+from sklearn_conv.inspection._drawing import find_transformer, make_axes
 
 MAX_KERNELS = 64
 """Kernels that are drawn where nobody says which."""
@@ -56,7 +56,7 @@ class KernelDisplay:
     --------
     >>> from sklearn.datasets import load_digits
     >>> from sklearn_conv import StridedConv2DTransformer
-    >>> from sklearn_conv.display import KernelDisplay
+    >>> from sklearn_conv.inspection import KernelDisplay
     >>> transformer = StridedConv2DTransformer(16, kernel_size=5, kernels="pca", random_state=0)
     >>> display = KernelDisplay.from_estimator(transformer.fit(load_digits().images))
     >>> display.order_.shape

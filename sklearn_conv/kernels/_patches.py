@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils.random import sample_without_replacement
 
-from sklearn_conv.images import Images, check_finite
-from sklearn_conv.validation import check_integer
-from sklearn_conv.windows import Geometry, window_span
+from sklearn_conv._engine.windows import Geometry, window_span
+from sklearn_conv._images.images import Images, check_finite
+from sklearn_conv._validation import check_integer
 
 CONTRAST = 0.01
 """The share of the mean variance of patches that is added to the variance of each, and below which

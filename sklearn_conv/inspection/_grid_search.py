@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_conv.display.drawing import make_axes
+from sklearn_conv.inspection._drawing import make_axes
 
 
 class GridSearchDisplay:
@@ -44,7 +44,7 @@ class GridSearchDisplay:
     >>> from sklearn.model_selection import GridSearchCV
     >>> from sklearn.pipeline import make_pipeline
     >>> from sklearn_conv import StridedConv2DTransformer
-    >>> from sklearn_conv.display import GridSearchDisplay
+    >>> from sklearn_conv.inspection import GridSearchDisplay
     >>> digits = load_digits()
     >>> pipeline = make_pipeline(StridedConv2DTransformer(16, random_state=0), RidgeClassifier())
     >>> step = "stridedconv2dtransformer"

@@ -21,10 +21,10 @@ from sklearn.base import is_regressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_conv.display.drawing import find_transformer
-from sklearn_conv.parameters import Parameters, check_parameters
-from sklearn_conv.pooling import pool_cells
-from sklearn_conv.windows import Geometry
+from sklearn_conv._engine.pooling import pool_cells
+from sklearn_conv._engine.windows import Geometry
+from sklearn_conv._parameters import Parameters, check_parameters
+from sklearn_conv.inspection._drawing import find_transformer
 
 OWNER = "class_activation_map"
 
@@ -89,7 +89,7 @@ def class_activation_map(pipeline: Pipeline, images: npt.ArrayLike) -> np.ndarra
     >>> from sklearn.pipeline import make_pipeline
     >>> from sklearn.preprocessing import StandardScaler
     >>> from sklearn_conv import StridedConv2DTransformer
-    >>> from sklearn_conv.display import class_activation_map
+    >>> from sklearn_conv.inspection import class_activation_map
     >>> digits = load_digits()
     >>> pipeline = make_pipeline(
     ...     StridedConv2DTransformer(random_state=0), StandardScaler(), LogisticRegression()

@@ -13,7 +13,7 @@ from scipy.sparse import issparse
 from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 
-from sklearn_conv.validation import is_dask, is_integer
+from sklearn_conv._validation import is_dask, is_integer
 
 RULE = (
     "X must be a batch of images of one size: an array of finite real numbers of shape "
@@ -72,7 +72,7 @@ class Images:
         """Give those to learn from: all, but of a dask array some that are computed."""
         if not is_dask(self._values):
             return self
-        from sklearn_conv.dask_arrays import sample_images
+        from sklearn_conv._dask import sample_images
 
         return Images(sample_images(self._values, rng), self.shape[1:], in_memory=False)
 
@@ -196,7 +196,7 @@ def _is_lazy(X: Any) -> bool:
 
 def _as_lazy_numbers(X: Any) -> Any:
     if is_dask(X):
-        from sklearn_conv.dask_arrays import check_dask_array
+        from sklearn_conv._dask import check_dask_array
 
         check_dask_array(X)
     try:

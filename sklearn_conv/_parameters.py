@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklearn_conv.activation import ACTIVATIONS, Side, activation_sides
-from sklearn_conv.kernels import KERNELS
-from sklearn_conv.padding import PADDING_MODES, padding_amounts, source_index
-from sklearn_conv.patches import SHRINKAGE
-from sklearn_conv.pooling import POOLINGS
-from sklearn_conv.validation import (
+from sklearn_conv._engine.activation import ACTIVATIONS, Side, activation_sides
+from sklearn_conv._engine.padding import PADDING_MODES, padding_amounts, source_index
+from sklearn_conv._engine.pooling import POOLINGS
+from sklearn_conv._engine.windows import Geometry, window_span
+from sklearn_conv._validation import (
     MAXIMUM,
     check_integer,
     check_name,
@@ -25,7 +24,8 @@ from sklearn_conv.validation import (
     is_sequence,
     parameter_error,
 )
-from sklearn_conv.windows import Geometry, window_span
+from sklearn_conv.kernels._patches import SHRINKAGE
+from sklearn_conv.kernels._table import KERNELS
 
 
 class WindowParameters(NamedTuple):

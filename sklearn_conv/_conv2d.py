@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sklearn_conv.activation import ACTIVATIONS
-from sklearn_conv.engine import Layer, compute_dtype, compute_maps
-from sklearn_conv.parameters import check_window_parameters
-from sklearn_conv.validation import cast_numbers, check_integer, check_numbers
+from sklearn_conv._engine.activation import ACTIVATIONS
+from sklearn_conv._engine.numpy_engine import Layer, compute_dtype, compute_maps
+from sklearn_conv._parameters import check_window_parameters
+from sklearn_conv._validation import cast_numbers, check_integer, check_numbers
 
 
 def conv2d(

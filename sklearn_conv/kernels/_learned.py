@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 
-from sklearn_conv.threads import one_blas_thread
+from sklearn_conv._engine.threads import one_blas_thread
 
 Patches = Callable[..., np.ndarray]
 

@@ -9,12 +9,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from sklearn_conv.display.drawing import as_batch, find_transformer, make_axes, picture, show
-from sklearn_conv.padding import padding_amounts
-from sklearn_conv.parameters import check_parameters
-from sklearn_conv.pooling import pool_cells
-from sklearn_conv.validation import check_integer
-from sklearn_conv.windows import window_span
+from sklearn_conv._engine.padding import padding_amounts
+from sklearn_conv._engine.pooling import pool_cells
+from sklearn_conv._engine.windows import window_span
+from sklearn_conv._parameters import check_parameters
+from sklearn_conv._validation import check_integer
+from sklearn_conv.inspection._drawing import as_batch, find_transformer, make_axes, picture, show
 
 PANEL_INCHES = 1.9
 
@@ -52,7 +52,7 @@ class FeatureMapDisplay:
     --------
     >>> from sklearn.datasets import load_digits
     >>> from sklearn_conv import StridedConv2DTransformer
-    >>> from sklearn_conv.display import FeatureMapDisplay
+    >>> from sklearn_conv.inspection import FeatureMapDisplay
     >>> images = load_digits().images
     >>> transformer = StridedConv2DTransformer(16, random_state=0).fit(images)
     >>> display = FeatureMapDisplay.from_estimator(transformer, images[0], n_maps=5)

@@ -26,9 +26,9 @@ from typing import NamedTuple
 import numpy as np
 from sklearn import get_config
 
-from sklearn_conv.activation import Side, relu
-from sklearn_conv.pooling import Pooling, pool_cells
-from sklearn_conv.staging import (
+from sklearn_conv._engine.activation import Side, relu
+from sklearn_conv._engine.pooling import Pooling, pool_cells
+from sklearn_conv._engine.staging import (
     Reach,
     Span,
     copy_patches,
@@ -37,8 +37,8 @@ from sklearn_conv.staging import (
     gather_runs,
     view_patches,
 )
-from sklearn_conv.threads import Workspace, count_threads, run
-from sklearn_conv.windows import Geometry
+from sklearn_conv._engine.threads import Workspace, count_threads, run
+from sklearn_conv._engine.windows import Geometry
 
 BLOCK_BYTES = 6 * 2**20
 """About what the windows and the responses of one block take, in each thread."""

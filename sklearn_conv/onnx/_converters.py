@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_conv.activation import Function, absolute, identity, relu, square, step
-from sklearn_conv.parameters import check_parameters
-from sklearn_conv.pooling import pool_cells
-from sklearn_conv.ridge import StreamingRidgeClassifier
-from sklearn_conv.transformer import StridedConv2DTransformer
-from sklearn_conv.windows import Geometry
+from sklearn_conv._engine.activation import Function, absolute, identity, relu, square, step
+from sklearn_conv._engine.pooling import pool_cells
+from sklearn_conv._engine.windows import Geometry
+from sklearn_conv._parameters import check_parameters
+from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
+from sklearn_conv._transformer import StridedConv2DTransformer
 
 try:
     from onnx import TensorProto

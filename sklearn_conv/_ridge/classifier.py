@@ -17,9 +17,9 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_X_y, column_or_1d, validate_data
 
-from sklearn_conv.callbacks import CallbackSupportMixin, fit_steps, with_callbacks
-from sklearn_conv.validation import is_dask, is_finite, is_sequence, parameter_error
-from sklearn_conv.versions import API_LINK
+from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
+from sklearn_conv._validation import is_dask, is_finite, is_sequence, parameter_error
+from sklearn_conv._versions import API_LINK
 
 N_KEPT = 2_000
 """Rows that are kept, to choose alpha by their leave-one-out errors."""
@@ -380,7 +380,7 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         """
         check_is_fitted(self)
         if is_dask(X):
-            from sklearn_conv.dask_arrays import check_rows, map_rows
+            from sklearn_conv._dask import check_rows, map_rows
 
             shape = () if len(self.classes_) == 2 else (len(self.classes_),)
             check_rows(X)
@@ -418,7 +418,7 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         """
         check_is_fitted(self)
         if is_dask(X):
-            from sklearn_conv.dask_arrays import check_rows, map_rows
+            from sklearn_conv._dask import check_rows, map_rows
 
             check_rows(X)
             return map_rows(self._for_blocks(), "predict", X, (), self.classes_.dtype)
@@ -486,7 +486,7 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         _check_alphas(self)
         moments = None if reset else self._moments()
         if is_dask(X):
-            from sklearn_conv.dask_arrays import check_rows, reduce_rows
+            from sklearn_conv._dask import check_rows, reduce_rows
 
             check_rows(X)
             n_features = np.broadcast_to(np.float32(0), (1, X.shape[1]))

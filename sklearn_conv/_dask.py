@@ -15,7 +15,7 @@ import dask
 import dask.array as da
 import numpy as np
 
-from sklearn_conv.threads import one_blas_thread
+from sklearn_conv._engine.threads import one_blas_thread
 
 SAMPLE_BYTES = 32 * 2**20
 """About how much of the images is computed in fit."""

@@ -7,8 +7,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from sklearn_conv.display.drawing import as_batch, make_axes, picture, show
-from sklearn_conv.display.evidence import class_activation_map
+from sklearn_conv.inspection._class_activation_map import class_activation_map
+from sklearn_conv.inspection._drawing import as_batch, make_axes, picture, show
 
 
 class ClassActivationDisplay:
@@ -42,7 +42,7 @@ class ClassActivationDisplay:
     >>> from sklearn.linear_model import RidgeClassifier
     >>> from sklearn.pipeline import make_pipeline
     >>> from sklearn_conv import StridedConv2DTransformer
-    >>> from sklearn_conv.display import ClassActivationDisplay
+    >>> from sklearn_conv.inspection import ClassActivationDisplay
     >>> digits = load_digits()
     >>> pipeline = make_pipeline(StridedConv2DTransformer(random_state=0), RidgeClassifier())
     >>> pipeline = pipeline.fit(digits.images, digits.target)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from sklearn_conv.transformer import StridedConv2DTransformer
+from sklearn_conv._transformer import StridedConv2DTransformer
 
 MAX_ASPECT = 4
 """An image or a map longer than this many times its width is stretched, so as to be seen."""

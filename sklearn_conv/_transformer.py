@@ -16,17 +16,17 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_conv.callbacks import CallbackSupportMixin, fit_steps, with_callbacks
-from sklearn_conv.engine import Layer, compute_cells, compute_dtype, compute_maps
-from sklearn_conv.images import Images, check_images, remember_columns
-from sklearn_conv.kernels import KERNELS
-from sklearn_conv.parameters import Parameters, check_image_shape, check_parameters
-from sklearn_conv.patches import TrainingPatches
-from sklearn_conv.pooling import POOLINGS
-from sklearn_conv.validation import cast_numbers, check_integer, check_numbers, is_dask
-from sklearn_conv.verbose import Progress
-from sklearn_conv.versions import API_LINK
-from sklearn_conv.windows import Geometry
+from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
+from sklearn_conv._engine.numpy_engine import Layer, compute_cells, compute_dtype, compute_maps
+from sklearn_conv._engine.pooling import POOLINGS
+from sklearn_conv._engine.windows import Geometry
+from sklearn_conv._images.images import Images, check_images, remember_columns
+from sklearn_conv._parameters import Parameters, check_image_shape, check_parameters
+from sklearn_conv._progress import Progress
+from sklearn_conv._validation import cast_numbers, check_integer, check_numbers, is_dask
+from sklearn_conv._versions import API_LINK
+from sklearn_conv.kernels._patches import TrainingPatches
+from sklearn_conv.kernels._table import KERNELS
 
 
 class OutputSize(NamedTuple):
@@ -353,7 +353,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         self._refuse_tables(X)
         images, compute, shape, dtype = self._prepare(X)
         if is_dask(X):
-            from sklearn_conv.dask_arrays import map_rows
+            from sklearn_conv._dask import map_rows
 
             return map_rows(self, "transform", X, self._row_shape(shape), dtype)
         try:

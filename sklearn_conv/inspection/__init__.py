@@ -1,0 +1,18 @@
+"""Pictures of kernels, of their responses, and of the evidence for a decision.
+
+Needs matplotlib (extra ``plot``) when something is drawn; `class_activation_map` does not.
+"""
+
+from sklearn_conv.inspection._class_activation import ClassActivationDisplay
+from sklearn_conv.inspection._class_activation_map import class_activation_map
+from sklearn_conv.inspection._feature_maps import FeatureMapDisplay
+from sklearn_conv.inspection._grid_search import GridSearchDisplay
+from sklearn_conv.inspection._kernels import KernelDisplay
+
+__all__ = [
+    "ClassActivationDisplay",
+    "FeatureMapDisplay",
+    "GridSearchDisplay",
+    "KernelDisplay",
+    "class_activation_map",
+]
