@@ -1,4 +1,4 @@
-"""The pictures: what they show, and that their text can be read."""
+"""The displays show what they should, and their text can be read."""
 
 import subprocess
 import sys
@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVC
 
 from sklearn_conv import StridedConv2DTransformer, inspection
 from sklearn_conv.inspection import (
@@ -24,7 +26,7 @@ from sklearn_conv.inspection import (
 )
 
 RNG = np.random.default_rng(0)
-COLOUR = RNG.random((30, 12, 15, 3))
+COLOR = RNG.random((30, 12, 15, 3))
 DIGITS = load_digits()
 STEP = "stridedconv2dtransformer"
 
@@ -36,11 +38,11 @@ def _without_a_screen():
         plt.close("all")
 
 
-def fit(images=COLOUR, **settings):
+def fit(images=COLOR, **settings):
     return StridedConv2DTransformer(**{"random_state": 0, **settings}).fit(images)
 
 
-def make_model(images=COLOUR, **settings):
+def make_model(images=COLOR, **settings):
     labels = np.where(np.arange(len(images)) % 2, "corroded", "sound")
     transformer = StridedConv2DTransformer(**{"n_kernels": 8, "random_state": 0, **settings})
     return make_pipeline(transformer, RidgeClassifier()).fit(images, labels)
@@ -77,7 +79,7 @@ def all_axes(figure):
 
 PICTURES = {
     "kernels of one channel": lambda: KernelDisplay.from_estimator(fit(DIGITS.images)),
-    "kernels in colour": lambda: KernelDisplay.from_estimator(fit(kernel_size=5)),
+    "kernels in color": lambda: KernelDisplay.from_estimator(fit(kernel_size=5)),
     "many kernels": lambda: KernelDisplay.from_estimator(fit(n_kernels=300)),
     "all of many kernels": lambda: KernelDisplay.from_estimator(
         fit(n_kernels=300), indices=np.arange(300)
@@ -87,18 +89,18 @@ PICTURES = {
     "tall kernels": lambda: KernelDisplay.from_estimator(fit(kernel_size=(9, 1))),
     "kernels of 13 channels": lambda: KernelDisplay.from_estimator(fit(RNG.random((9, 8, 8, 13)))),
     "kernels of a single weight": lambda: KernelDisplay.from_estimator(fit(kernel_size=1)),
-    "maps": lambda: FeatureMapDisplay.from_estimator(make_model(), COLOUR[0]),
+    "maps": lambda: FeatureMapDisplay.from_estimator(make_model(), COLOR[0]),
     "maps of both sides": lambda: FeatureMapDisplay.from_estimator(
-        fit(activation="split", pool_grid=3), COLOUR[0], n_maps=11
+        fit(activation="split", pool_grid=3), COLOR[0], n_maps=11
     ),
     "signed maps": lambda: FeatureMapDisplay.from_estimator(
-        fit(activation="identity", stride=3), COLOUR[0]
+        fit(activation="identity", stride=3), COLOR[0]
     ),
-    "one map": lambda: FeatureMapDisplay.from_estimator(fit(n_kernels=1), COLOUR[0]),
+    "one map": lambda: FeatureMapDisplay.from_estimator(fit(n_kernels=1), COLOR[0]),
     "maps of one row": lambda: FeatureMapDisplay.from_estimator(
         fit(RNG.random((5, 1, 90))), RNG.random((1, 90))
     ),
-    "evidence": lambda: ClassActivationDisplay.from_estimator(make_model(), COLOUR[0]),
+    "evidence": lambda: ClassActivationDisplay.from_estimator(make_model(), COLOR[0]),
     "evidence in 13 channels": lambda: ClassActivationDisplay.from_estimator(
         make_model(RNG.random((9, 30, 8, 13))), RNG.random((30, 8, 13))
     ),
@@ -178,7 +180,7 @@ def test_maps_are_the_strongest_and_the_grid_cuts_them():
     strongest = np.argsort(-maps.mean(axis=(0, 1)))[:2]
     np.testing.assert_array_equal(shown.maps, maps[..., strongest])
     assert shown.names == [f"kernel{k:03d}" for k in strongest]
-    # Maps of 6 x 6, whose first window is centered on pixel 1: cells end after rows 3 and 6 ...
+    # The maps are 6 x 6, and the first window is centered on pixel 1.
     assert [cut.tolist() for cut in shown.cuts] == [[2.5], [1.5, 3.5]]
     assert [cut.tolist() for cut in shown.image_cuts] == [[3.5], [2.5, 4.5]]
 
@@ -189,33 +191,57 @@ def test_cuts_follow_stride_dilation_and_padding():
     )
     shown = FeatureMapDisplay.from_estimator(transformer, RNG.random((20, 21)))
     rows, columns = (n // 2 for n in shown.maps.shape[:2])
-    # The centers of the windows on both sides of a cut, and their middle
+    # A cut is in the middle between the centers of the windows on both sides.
     centers = [2 * (rows - 1) - 1 + 2, 2 * rows - 1 + 2]
     assert shown.image_cuts[0].tolist() == [np.mean(centers)]
     centers = [3 * (columns - 1) - 4 + 0.5, 3 * columns - 4 + 0.5]
     assert shown.image_cuts[1].tolist() == [np.mean(centers)]
 
 
+def test_displays_print_nothing(capsys):
+    transformer = fit(verbose=1)
+    capsys.readouterr()
+    FeatureMapDisplay.from_estimator(transformer, COLOR[0])
+    assert not capsys.readouterr().out
+
+
 def test_maps_that_are_not_pooled_have_no_grid():
-    shown = FeatureMapDisplay.from_estimator(fit(pooling=None), COLOUR[0])
+    shown = FeatureMapDisplay.from_estimator(fit(pooling=None), COLOR[0])
     assert [len(cut) for cut in shown.cuts] == [0, 0]
 
 
 def test_the_class_of_the_evidence():
     model = make_model()
-    decision = model.decision_function(COLOUR[:1])[0]
-    predicted = ClassActivationDisplay.from_estimator(model, COLOUR[0])
-    assert predicted.class_name == model.predict(COLOUR[:1])[0]
+    decision = model.decision_function(COLOR[:1])[0]
+    predicted = ClassActivationDisplay.from_estimator(model, COLOR[0])
+    assert predicted.class_name == model.predict(COLOR[:1])[0]
     assert predicted.evidence.sum() == pytest.approx(abs(decision))
     for name, sign in [("corroded", -1), ("sound", 1)]:
-        shown = ClassActivationDisplay.from_estimator(model, COLOUR[0], class_of_interest=name)
+        shown = ClassActivationDisplay.from_estimator(model, COLOR[0], class_of_interest=name)
         assert shown.evidence.sum() == pytest.approx(sign * decision)
         assert name in shown.axes_[1].get_title()
 
 
+def test_classes_are_not_compared_as_strings():
+    model = make_pipeline(StridedConv2DTransformer(4, random_state=0), RidgeClassifier())
+    model.fit(DIGITS.images[:50], DIGITS.target[:50])
+    shown = ClassActivationDisplay.from_estimator(model, DIGITS.images[0], class_of_interest=3)
+    assert shown.class_name == "3"
+    with pytest.raises(ValueError, match=r"one of \[0, 1, .*Got '3' instead"):
+        ClassActivationDisplay.from_estimator(model, DIGITS.images[0], class_of_interest="3")
+
+
+def test_decisions_between_pairs_of_classes_are_not_evidence_for_a_class():
+    svc = SVC(kernel="linear", decision_function_shape="ovo")
+    model = make_pipeline(StridedConv2DTransformer(4, random_state=0), svc)
+    model.fit(DIGITS.images[:50], DIGITS.target[:50])
+    with pytest.raises(ValueError, match="45 decisions for 10 classes; use class_activation_map"):
+        ClassActivationDisplay.from_estimator(model, DIGITS.images[0])
+
+
 def test_the_best_of_other_parameters_is_shown():
     found = search({"stride": [1, 2], "kernel_size": [2, 3], "n_kernels": [4, 1]})
-    shown = GridSearchDisplay.from_estimator(found)
+    shown = GridSearchDisplay.from_estimator(found, x="stride", y="kernel_size")
     scores = found.cv_results_["mean_test_score"]
     for (row, column), score in np.ndenumerate(shown.scores):
         here = [
@@ -230,16 +256,54 @@ def test_the_best_of_other_parameters_is_shown():
             assert shown.fit_times[row, column] == found.cv_results_["mean_fit_time"][best]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ({}, ("stride", "bias")),
+        ({"x": "bias"}, ("bias", "stride")),
+        ({"x": f"{STEP}__stride"}, ("stride", "bias")),
+        ({"y": "bias"}, ("stride", "bias")),
+        ({"y": "stride"}, ("bias", "stride")),
+        ({"x": "bias", "y": f"{STEP}__stride"}, ("bias", "stride")),
+    ],
+    ids=str,
+)
+def test_any_two_parameters_can_be_drawn(chosen, expected):
+    found = search({"stride": [1, 2, 3], "bias": [-0.1, 0]})
+    shown = GridSearchDisplay.from_estimator(found, **chosen)
+    assert (shown.x, shown.y) == expected
+    assert shown.axes_[0].get_xlabel() == shown.x
+    assert shown.axes_[0].get_ylabel() == shown.y
+    values = {"stride": [1, 2, 3], "bias": [-0.1, 0]}
+    assert (shown.x_values, shown.y_values) == (values[shown.x], values[shown.y])
+    scores = found.cv_results_["mean_test_score"]
+    for point, score in zip(found.cv_results_["params"], scores, strict=True):
+        column = shown.x_values.index(point[f"{STEP}__{shown.x}"])
+        row = shown.y_values.index(point[f"{STEP}__{shown.y}"])
+        assert shown.scores[row, column] == score
+
+
+def test_parameters_of_the_same_name_keep_their_steps():
+    model = make_pipeline(PCA(), RidgeClassifier())
+    rows = DIGITS.data[:60, 20:40]
+    grid = {"pca__random_state": [0, 1], "ridgeclassifier__random_state": [0]}
+    found = GridSearchCV(model, grid, cv=2).fit(rows, DIGITS.target[:60])
+    shown = GridSearchDisplay.from_estimator(found)
+    assert (shown.x, shown.y) == ("ridgeclassifier__random_state", "pca__random_state")
+    with pytest.raises(ValueError, match="2 of the searched parameters are named"):
+        GridSearchDisplay.from_estimator(found, x="random_state")
+
+
 @pytest.mark.filterwarnings(
     "ignore::sklearn.exceptions.FitFailedWarning", "ignore:One or more of the test scores"
 )
 def test_settings_that_failed_or_were_not_tried():
-    found = search({"kernel_size": [3, 9], "padding": ["same", "valid"]})
-    shown = GridSearchDisplay.from_estimator(found, x="padding")
-    assert np.isnan(shown.scores).sum() == 1
-    best = GridSearchDisplay.from_estimator(found, x="kernel_size")  # of both paddings
-    np.testing.assert_array_equal(np.diag(best.scores), shown.scores[:, 0])
-    assert "failed" in [text.get_text() for text in shown.axes_[0].texts]
+    found = search({"kernel_size": [3, 9], "padding": ["same", "valid"], "stride": [1]})
+    shown = GridSearchDisplay.from_estimator(found, x="padding", y="kernel_size")
+    assert np.isnan(shown.scores).tolist() == [[False, False], [False, True]]
+    assert "no score" in [text.get_text() for text in shown.axes_[0].texts]
+    best = GridSearchDisplay.from_estimator(found, x="stride", y="kernel_size")  # of both paddings
+    np.testing.assert_array_equal(best.scores[:, 0], np.nanmax(shown.scores, axis=1))
     model = make_pipeline(StridedConv2DTransformer(4, random_state=0), RidgeClassifier())
     grid = {f"{STEP}__stride": [1, 2, 3], f"{STEP}__kernel_size": [2, 3, 4]}
     found = RandomizedSearchCV(model, grid, n_iter=3, cv=2, random_state=0)
@@ -257,29 +321,29 @@ def test_settings_that_failed_or_were_not_tried():
         (lambda: KernelDisplay.from_estimator(fit(), channels=3), ValueError, "from 0 to 2"),
         (lambda: KernelDisplay.from_estimator(fit(), channels="red"), TypeError, "'channels'"),
         (
-            lambda: FeatureMapDisplay.from_estimator(StridedConv2DTransformer(), COLOUR[0]),
+            lambda: FeatureMapDisplay.from_estimator(StridedConv2DTransformer(), COLOR[0]),
             NotFittedError,
             "fit",
         ),
         (
-            lambda: FeatureMapDisplay.from_estimator(fit(), COLOUR[0, :5]),
+            lambda: FeatureMapDisplay.from_estimator(fit(), COLOR[0, :5]),
             ValueError,
             "was fitted on images of shape",
         ),
-        (lambda: FeatureMapDisplay.from_estimator(fit(), COLOUR), ValueError, r"images\[0\]"),
+        (lambda: FeatureMapDisplay.from_estimator(fit(), COLOR), ValueError, r"images\[0\]"),
         (
-            lambda: FeatureMapDisplay.from_estimator(fit(), COLOUR[0], n_maps=0),
+            lambda: FeatureMapDisplay.from_estimator(fit(), COLOR[0], n_maps=0),
             ValueError,
             "'n_maps'",
         ),
         (
-            lambda: ClassActivationDisplay.from_estimator(make_model(), COLOUR[:2]),
+            lambda: ClassActivationDisplay.from_estimator(make_model(), COLOR[:2]),
             ValueError,
             "must be one image",
         ),
         (
             lambda: ClassActivationDisplay.from_estimator(
-                make_model(), COLOUR[0], class_of_interest="rusty"
+                make_model(), COLOR[0], class_of_interest="rusty"
             ),
             ValueError,
             r"one of \['corroded', 'sound'\]",
@@ -296,9 +360,18 @@ def test_settings_that_failed_or_were_not_tried():
             "draws two searched parameters, but only .*stride'] was searched",
         ),
         (
-            lambda: GridSearchDisplay.from_estimator(search({"stride": [1], "n_kernels": [2]})),
+            lambda: GridSearchDisplay.from_estimator(
+                search({"stride": [1], "n_kernels": [2]}), x="kernel_size"
+            ),
             ValueError,
-            "'kernel_size': give x and y from",
+            "0 of the searched parameters are named 'kernel_size'; choose x and y from .*n_kernels",
+        ),
+        (
+            lambda: GridSearchDisplay.from_estimator(
+                search({"stride": [1], "n_kernels": [2], "bias": [0]}), x="stride"
+            ),
+            ValueError,
+            r"3 were searched; choose x and y from \[.*bias', .*n_kernels', .*stride'\]",
         ),
         (
             lambda: GridSearchDisplay.from_estimator(
@@ -325,6 +398,7 @@ sys.modules["matplotlib"] = None
 import numpy as np
 from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVC
 from sklearn_conv import StridedConv2DTransformer
 from sklearn_conv.inspection import KernelDisplay, class_activation_map
 images = np.random.default_rng(0).random((6, 5, 5))

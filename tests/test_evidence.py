@@ -1,4 +1,4 @@
-"""Class activation maps: sums are decisions, and plain loops say where evidence lies."""
+"""Class activation maps add up to the decisions, and put evidence where plain loops put it."""
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ from sklearn.svm import SVC, LinearSVC
 
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
 from sklearn_conv._engine.activation import ACTIVATIONS
-from sklearn_conv._engine.padding import PADDING_MODES
+from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv.inspection import ClassActivationDisplay, FeatureMapDisplay, class_activation_map
 
 RNG = np.random.default_rng(0)
@@ -108,13 +108,13 @@ def test_several_targets_have_a_map_each():
 
 
 def seen_pixels(start, length, size, dilation, amounts, mode):
-    """Pixels of the image under the weights of a kernel, by plain steps; all if there is none."""
+    """Return the pixels of the image under the weights of a window; all if there are none."""
     seen = [source(start + i * dilation - amounts[0], length, mode) for i in range(size)]
     return [pixel for pixel in seen if pixel is not None] or list(range(length))
 
 
 def plain_map(images, transformer, weights, constant, options):
-    """Lay evidence on pixels, window by window; weights (grid rows, columns, sides * k)."""
+    """Map evidence to pixels, window by window; weights are (grid rows, columns, sides * k)."""
     kernels, k = transformer.kernels_, transformer.kernels_.shape[3]
     z = conv2d(images, kernels, groups=1, bias=None, **options)
     n, oh, ow, _ = z.shape
@@ -172,8 +172,8 @@ OUTSIDE = {"stride": (1, 2), "padding": (5, 4), "padding_mode": "constant", "dil
 
 
 @given(layers(), st.integers(0, 2**32 - 1))
-@example(((2, 3), (2, 2), OUTSIDE, (1, 1), "square"), 0)  # windows that see padding only
-def test_evidence_lies_where_plain_loops_lay_it(layer, seed):
+@example(((2, 3), (2, 2), OUTSIDE, (1, 1), "square"), 0)  # windows that only see padding
+def test_evidence_is_where_plain_loops_put_it(layer, seed):
     shape, kernel_size, options, grid, activation = layer
     images = np.random.default_rng(seed).normal(size=(4, *shape, 1))
     transformer = StridedConv2DTransformer(
@@ -237,7 +237,7 @@ def test_steps_before_and_stacked_transformers():
 
 
 class AlmostLinear(RidgeClassifier):
-    """Its decisions are linear but for those on images that it knows."""
+    """A classifier whose decisions are linear except for the images that it knows."""
 
     def decision_function(self, X):
         decisions = super().decision_function(X)
@@ -294,7 +294,7 @@ TRANSFORMER = FITTED[0]
         (
             make_model(FunctionTransformer(np.sqrt), StandardScaler(), RidgeClassifier()),
             ValueError,
-            "step 'functiontransformer', FunctionTransformer, is not linear; leave it out",
+            "step 'functiontransformer', FunctionTransformer, is not linear; remove it",
         ),
         (
             make_model(MinMaxScaler(clip=True), RidgeClassifier()),

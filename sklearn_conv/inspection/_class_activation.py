@@ -8,33 +8,38 @@ import numpy as np
 import numpy.typing as npt
 
 from sklearn_conv.inspection._class_activation_map import class_activation_map
-from sklearn_conv.inspection._drawing import as_batch, make_axes, picture, show
+from sklearn_conv.inspection._drawing import add_color_bar, add_panels, make_axes, show, show_image
+from sklearn_conv.inspection._inputs import as_batch
+
+MAX_ALPHA = 0.9
+"""Opacity of the strongest evidence."""
 
 
 class ClassActivationDisplay:
-    """An image, and the evidence for a class, laid over it in grey.
+    """An image, and the evidence for a class in color over the same image in gray.
 
     Parameters
     ----------
     image : ndarray of shape (h, w, c)
         The image.
     evidence : ndarray of shape (h, w)
-        The evidence of each pixel, below 0 against the class. Its sum is the decision.
+        The evidence of each pixel. Negative values are evidence against the class; the sum is the
+        decision.
     class_name : str
-        The class, or what else the evidence is for.
+        Name of the class, or of the output of a regressor.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        Where it was drawn.
+        The axes that hold the panels.
     figure_ : matplotlib Figure
-        The figure of these.
+        The figure of the axes.
     axes_ : list of matplotlib Axes
-        The panels in it: the image, the evidence.
+        The panels: the image, the evidence.
 
     See Also
     --------
-    class_activation_map : The evidence as an array, and how it is laid on pixels.
+    class_activation_map : Compute the evidence as an array; says how it is mapped to pixels.
 
     Examples
     --------
@@ -65,19 +70,19 @@ class ClassActivationDisplay:
         class_of_interest: Any = None,
         ax: Any = None,
     ) -> Self:
-        """Draw the evidence of a pipeline's decision on an image.
+        """Draw the evidence for a decision about an image.
 
         Parameters
         ----------
         pipeline : Pipeline
-            Fitted, as for `class_activation_map`.
+            A fitted pipeline that `class_activation_map` can explain.
         image : array-like of shape (h, w) or (h, w, c)
             An image of the shape seen in ``fit``.
         class_of_interest : int, float, bool or str, default=None
-            One of the pipeline's ``classes_``; None takes that which it predicts. Of a regressor
-            with several targets the number of one; None takes the first.
+            One of the pipeline's ``classes_``; None selects the predicted class. For a regressor,
+            the index of a target; None selects the first one.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw into. If None, a figure is made.
 
         Returns
         -------
@@ -91,72 +96,81 @@ class ClassActivationDisplay:
         TypeError
             If ``pipeline`` has no `StridedConv2DTransformer` or no ``decision_function``.
         ValueError
-            If the pipeline is not linear after the transformer, ``pooling`` has "max", ``image`` is
-            no image of the shape seen in ``fit``, or there is no such class.
+            If the pipeline is not linear after the transformer, ``pooling`` includes "max",
+            ``image`` is not an image of the shape seen in ``fit``, ``class_of_interest`` does not
+            exist, or the pipeline does not have one decision per class.
         """
         images = as_batch(image)
         maps = class_activation_map(pipeline, images)[0]  # (h, w, outputs)
-        evidence = _take_class(cls.__name__, pipeline, maps, class_of_interest)
-        return cls(images[0], *evidence).plot(ax=ax)
+        classes = getattr(pipeline, "classes_", None)
+        if classes is None:
+            evidence, name = _select_target(cls.__name__, maps, class_of_interest)
+        else:
+            evidence, name = _select_class(cls.__name__, maps, class_of_interest, classes)
+        return cls(images[0], evidence, name).plot(ax=ax)
 
     def plot(self, *, ax: Any = None, cmap: str = "PuOr_r") -> Self:
-        """Draw the evidence over the image.
+        """Draw the image and the evidence.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw into. If None, a figure is made.
         cmap : str, default="PuOr_r"
-            A colour map with two ends; the middle is no evidence.
+            A diverging color map; its center stands for no evidence.
 
         Returns
         -------
         display : ClassActivationDisplay
             This display.
         """
-        ax = make_axes(type(self).__name__, ax, (6.8, 3.3))
-        ax.set_axis_off()
-        left, right = self.axes_ = [ax.inset_axes([0.51 * i, 0, 0.49, 1]) for i in range(2)]
-        show(left, picture(self.image), cmap="gray", vmin=0, vmax=1)
-        left.set_title("image", size=10)
-
-        limit = float(np.abs(self.evidence).max()) or 1.0
-        light = 0.35 + 0.65 * picture(self.image, grey=True)
-        show(right, light, cmap="gray", vmin=0, vmax=1)
-        alpha = 0.9 * np.sqrt(np.abs(self.evidence) / limit)
+        self.figure_, self.ax_ = make_axes(type(self).__name__, ax, (6.8, 3.3))
+        titles = ["image", f"evidence for {self.class_name}: {self.evidence.sum():+.3g}"]
+        bounds = [(0, 0, 0.49, 1), (0.51, 0, 0.49, 1)]
+        left, right = self.axes_ = add_panels(self.ax_, bounds, titles)
+        show_image(left, self.image)
+        show_image(right, self.image, as_background=True)
+        strength = np.abs(self.evidence)
+        limit = float(strength.max()) or 1.0
+        # With the root, weak evidence is visible, too.
+        alpha = MAX_ALPHA * np.sqrt(strength / limit)
         shown = show(right, self.evidence, cmap=cmap, vmin=-limit, vmax=limit, alpha=alpha)
-        right.set_title(f"evidence for {self.class_name}: {self.evidence.sum():+.3g}", size=10)
-        bar = ax.figure.colorbar(shown, ax=ax, fraction=0.04, pad=0.02)
-        bar.set_label("of a pixel", size=9)
-        bar.ax.tick_params(labelsize=8)
-        bar.solids.set_alpha(1)
-        self.ax_, self.figure_ = ax, ax.figure
+        add_color_bar(self.ax_, shown, "evidence per pixel")
         return self
 
 
-def _take_class(owner: str, pipeline: Any, maps: np.ndarray, chosen: Any) -> tuple[np.ndarray, str]:
-    """Take the evidence for one class, ``(h, w, outputs) -> (h, w)``, and name it."""
-    classes = getattr(pipeline, "classes_", None)
-    if classes is None:  # a regressor
-        n_targets = maps.shape[2]
-        target = 0 if chosen is None else chosen
-        if target not in range(n_targets):
-            raise ValueError(
-                f"The 'class_of_interest' parameter of {owner} must be the number of a target, "
-                f"from 0 to {n_targets - 1}. Got {chosen!r} instead."
-            )
-        return maps[:, :, int(target)], "prediction" if n_targets == 1 else f"target {target}"
-    decisions = maps.sum(axis=(0, 1))
-    if len(decisions) == 1:
-        maps = np.concatenate([-maps, maps], axis=2)
-        decisions = maps.sum(axis=(0, 1))
-    if chosen is None:
-        index = int(decisions.argmax())
-    elif not np.isin(chosen, classes):
+def _select_target(owner: str, maps: np.ndarray, chosen: Any) -> tuple[np.ndarray, str]:
+    """Return the evidence for one target of a regressor, ``(h, w)``, and its name."""
+    n_targets = maps.shape[2]
+    target = 0 if chosen is None else chosen
+    if target not in range(n_targets):
         raise ValueError(
-            f"The 'class_of_interest' parameter of {owner} must be one of {classes.tolist()}, or "
-            f"None for the predicted one. Got {chosen!r} instead."
+            f"The 'class_of_interest' parameter of {owner} must be the index of a target, from 0 "
+            f"to {n_targets - 1}. Got {chosen!r} instead."
         )
+    return maps[:, :, int(target)], "prediction" if n_targets == 1 else f"target {target}"
+
+
+def _select_class(
+    owner: str, maps: np.ndarray, chosen: Any, classes: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """Return the evidence for one class, ``(h, w)``, and its name."""
+    is_binary = maps.shape[2] == 1  # evidence for the second class only
+    by_class = np.concatenate([-maps, maps], axis=2) if is_binary else maps
+    names = classes.tolist()
+    n_outputs = by_class.shape[2]
+    if n_outputs != len(names):
+        raise ValueError(
+            f"{owner} needs one decision per class, but there are {n_outputs} decisions for "
+            f"{len(names)} classes; use class_activation_map to explain each decision."
+        )
+    if chosen is None:
+        index = int(by_class.sum(axis=(0, 1)).argmax())
+    elif chosen in names:
+        index = names.index(chosen)
     else:
-        index = int(np.flatnonzero(classes == chosen)[0])
-    return maps[:, :, index], str(classes[index])
+        raise ValueError(
+            f"The 'class_of_interest' parameter of {owner} must be one of {names}, or None for "
+            f"the predicted class. Got {chosen!r} instead."
+        )
+    return by_class[:, :, index], str(classes[index])

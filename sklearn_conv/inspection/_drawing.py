@@ -1,94 +1,87 @@
-"""What the displays share: matplotlib when it is needed, panels, and images of any channels."""
+"""Draw what the displays share: axes, panels, a color bar and an image."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.pipeline import Pipeline
 
-from sklearn_conv._transformer import StridedConv2DTransformer
+TITLE_SIZE = 10
+SMALL_SIZE = 8
+"""Font sizes in points."""
 
 MAX_ASPECT = 4
-"""An image or a map longer than this many times its width is stretched, so as to be seen."""
+"""An image or a map is stretched to its panel if one side exceeds the other by this factor."""
+
+BLACK_OF_BACKGROUND = 0.35
+"""Gray that stands for black in a background, from 0 to 1."""
 
 
-def import_pyplot(owner: str) -> Any:
-    """Import matplotlib, or say how to install it."""
+def make_axes(owner: str, ax: Any, inches: tuple[float, float]) -> tuple[Any, Any]:
+    """Return the figure and the axes to draw into, without a frame.
+
+    If ``ax`` is None, a figure of that width and height is made.
+    """
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(
             f"{owner} draws with matplotlib, which is not installed; pip install matplotlib."
         ) from error
-    return plt
-
-
-def make_axes(owner: str, ax: Any, size: tuple[float, float]) -> Any:
-    """Give the axes to draw into, new ones of that size in inches where there are none."""
-    plt = import_pyplot(owner)
     if ax is None:
-        _, ax = plt.subplots(figsize=size, layout="constrained")
-    return ax
+        _, ax = plt.subplots(figsize=inches, layout="constrained")
+    ax.set_axis_off()
+    return ax.figure, ax
 
 
-def find_transformer(owner: str, estimator: Any) -> tuple[int, StridedConv2DTransformer]:
-    """Find the one `StridedConv2DTransformer` of a pipeline, and its place, or take it as it is."""
-    if isinstance(estimator, StridedConv2DTransformer):
-        return 0, estimator
-    if not isinstance(estimator, Pipeline):
-        hint = "; pass its best_estimator_" if hasattr(estimator, "best_estimator_") else ""
-        raise TypeError(
-            f"{owner} takes a StridedConv2DTransformer or a Pipeline that has one. "
-            f"Got {type(estimator).__name__} instead{hint}."
-        )
-    steps = [step for _, step in estimator.steps]
-    places = [i for i, step in enumerate(steps) if isinstance(step, StridedConv2DTransformer)]
-    if not places:
-        raise TypeError(
-            f"{owner} takes a Pipeline with a StridedConv2DTransformer among its steps, not inside "
-            f"one of them. Got steps {[type(step).__name__ for step in steps]} instead."
-        )
-    if len(places) > 1:
-        cut = places[-1]
-        raise ValueError(
-            f"{owner} takes a Pipeline with one StridedConv2DTransformer, but this has "
-            f"{len(places)}. The images of the last are the features of those before it: pass "
-            f"pipeline[{cut}:] and pipeline[:{cut}].transform(images)."
-        )
-    return places[0], steps[places[0]]
+def add_panels(
+    ax: Any,
+    bounds: Sequence[Sequence[float]],
+    titles: Sequence[str],
+    *,
+    size: float = TITLE_SIZE,
+    pad: float | None = None,
+) -> list[Any]:
+    """Add panels inside the axes, at (left, bottom, width, height) in fractions of the axes.
 
-
-def as_batch(image: Any) -> np.ndarray:
-    """Make a batch of one image, ``(h, w)`` or ``(h, w, c) -> (1, h, w, c)``."""
-    if np.ndim(image) not in (2, 3):
-        raise ValueError(
-            f"image must be one image, of shape (h, w) or (h, w, c). Got shape {np.shape(image)} "
-            "instead; take one of a batch with images[0]."
-        )
-    batch = np.asarray(image)[np.newaxis]
-    return batch if batch.ndim == 4 else batch[..., np.newaxis]
-
-
-def picture(image: np.ndarray, grey: bool = False) -> np.ndarray:
-    """Bring an image to 0 ... 1, ``(h, w, c) -> (h, w, 3)``, or ``(h, w)``.
-
-    Three channels are red, green and blue unless ``grey``; of any others the mean is shown, each
-    channel stretched to 0 ... 1.
+    The size of the titles, and the padding below them, are in points.
     """
-    pixels = np.asarray(image, np.float64)
-    if pixels.shape[2] == 3:
-        low, high = pixels.min(), pixels.max()
-    else:
-        low, high = pixels.min(axis=(0, 1)), pixels.max(axis=(0, 1))
-    pixels = (pixels - low) / np.where(high > low, high - low, 1)
-    return pixels if pixels.shape[2] == 3 and not grey else pixels.mean(axis=2)
+    panels = [ax.inset_axes(panel_bounds) for panel_bounds in bounds]
+    for panel, title in zip(panels, titles, strict=True):
+        panel.set_title(title, size=size, pad=pad)
+    return panels
 
 
-def show(ax: Any, values: np.ndarray, **options: Any) -> Any:
-    """Show an image or a map in axes without ticks, and stretch a very narrow one."""
+def add_color_bar(ax: Any, shown: Any, label: str) -> None:
+    """Add a color bar at the right of the axes, opaque even if the colors shown are not."""
+    bar = ax.figure.colorbar(shown, ax=ax, fraction=0.04, pad=0.02)
+    bar.set_label(label, size=SMALL_SIZE)
+    bar.ax.tick_params(labelsize=SMALL_SIZE)
+    bar.solids.set_alpha(1)
+
+
+def show(panel: Any, values: np.ndarray, **options: Any) -> Any:
+    """Show an image or a map without ticks, and stretch a very narrow one."""
     h, w = values.shape[:2]
     is_narrow = max(h / w, w / h) > MAX_ASPECT
-    shown = ax.imshow(values, aspect="auto" if is_narrow else "equal", **options)
-    ax.set(xticks=[], yticks=[])
+    shown = panel.imshow(values, aspect="auto" if is_narrow else "equal", **options)
+    panel.set(xticks=[], yticks=[])
     return shown
+
+
+def show_image(panel: Any, image: np.ndarray, *, as_background: bool = False) -> None:
+    """Show an image, scaled so that its smallest value is black and its largest white.
+
+    Three channels are red, green and blue, scaled together. For any other number of channels, each
+    is scaled, and their mean is shown in gray. A background is always gray, and lighter, so that
+    the colors over it can be seen.
+    """
+    pixels = np.asarray(image, np.float64)  # (h, w, c)
+    is_color = pixels.shape[2] == 3
+    axes = (0, 1, 2) if is_color else (0, 1)
+    low, high = pixels.min(axis=axes), pixels.max(axis=axes)
+    scaled = (pixels - low) / np.where(high > low, high - low, 1)
+    shown = scaled if is_color and not as_background else scaled.mean(axis=2)
+    black = BLACK_OF_BACKGROUND if as_background else 0.0
+    show(panel, black + (1 - black) * shown, cmap="gray", vmin=0, vmax=1)

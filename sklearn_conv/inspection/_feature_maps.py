@@ -1,4 +1,4 @@
-"""`FeatureMapDisplay`: an image, and where the kernels respond most."""
+"""`FeatureMapDisplay`: an image, and where the kernels respond most strongly."""
 
 from __future__ import annotations
 
@@ -9,44 +9,56 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from sklearn_conv._engine.padding import padding_amounts
-from sklearn_conv._engine.pooling import pool_cells
-from sklearn_conv._engine.windows import window_span
+from sklearn_conv._engine.geometry import place_windows, pool_cells
 from sklearn_conv._parameters import check_parameters
 from sklearn_conv._validation import check_integer
-from sklearn_conv.inspection._drawing import as_batch, find_transformer, make_axes, picture, show
+from sklearn_conv.inspection._drawing import add_color_bar, add_panels, make_axes, show, show_image
+from sklearn_conv.inspection._inputs import as_batch, find_transformer
+
+MAX_COLUMNS = 4
+"""Panels in a row."""
+
+TITLE_SIZE = 8
+"""Font size of the titles in points; larger ones would not fit."""
 
 PANEL_INCHES = 1.9
 
+PANEL_WIDTH, PANEL_HEIGHT = 0.93, 0.86
+"""Fractions of the cell that a panel shares with its title and a gap."""
+
 
 class FeatureMapDisplay:
-    """An image and its strongest maps: activated responses, and the grid they are pooled over.
+    """An image and its strongest maps, with the pooling grid drawn over them.
+
+    A map holds the activated responses of a kernel, before pooling.
 
     Parameters
     ----------
     image : ndarray of shape (h, w, c)
         The image.
     maps : ndarray of shape (rows, columns, n_maps)
-        Activated responses, the strongest map first: that whose mean of absolute values is largest.
+        Activated responses. The strongest map, whose mean of absolute values is largest, comes
+        first.
     names : sequence of str
         Names of the maps.
     cuts : pair of ndarray
-        Between which rows and which columns of the maps a cell of the pooling grid ends.
+        Rows and columns of the maps at which one cell of the pooling grid ends and the next begins;
+        0.5 is between the first two rows or columns.
     image_cuts : pair of ndarray
         The same in pixels of the image.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        Where it was drawn.
+        The axes that hold the panels.
     figure_ : matplotlib Figure
-        The figure of these.
+        The figure of the axes.
     axes_ : list of matplotlib Axes
-        The panels in it: the image, then the maps.
+        The panels: the image, then the maps.
 
     See Also
     --------
-    ClassActivationDisplay : Where in an image the evidence for a class lies.
+    ClassActivationDisplay : Draw where in an image the evidence for a class lies.
 
     Examples
     --------
@@ -78,18 +90,19 @@ class FeatureMapDisplay:
     def from_estimator(
         cls, estimator: Any, image: npt.ArrayLike, *, n_maps: int = 7, ax: Any = None
     ) -> Self:
-        """Draw the maps of an image.
+        """Draw the strongest maps of an image.
 
         Parameters
         ----------
         estimator : StridedConv2DTransformer or Pipeline
-            Fitted, or a pipeline that has one; steps before it are applied to the image.
+            A fitted transformer, or a pipeline that has one; steps before it are applied to the
+            image.
         image : array-like of shape (h, w) or (h, w, c)
             An image of the shape seen in ``fit``.
         n_maps : int, default=7
-            How many maps to draw, at most.
+            Maximum number of maps to draw.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw into. If None, a figure is made.
 
         Returns
         -------
@@ -101,87 +114,76 @@ class FeatureMapDisplay:
         NotFittedError
             If the transformer is not fitted.
         TypeError
-            If ``estimator`` is or has no `StridedConv2DTransformer`.
+            If ``estimator`` is not, and does not contain, a `StridedConv2DTransformer`.
         ValueError
-            If ``image`` is no image of the shape seen in ``fit``.
+            If ``image`` is not an image of the shape seen in ``fit``, or ``n_maps`` is below 1.
         """
-        name = cls.__name__
-        n_maps = check_integer(name, "n_maps", n_maps, 1)
-        place, transformer = find_transformer(name, estimator)
-        images = as_batch(image)
-        if place:
-            images = estimator[:place].transform(images)
-        responses = copy(transformer).set_params(pooling=None, flatten=False)
-        _, (maps,) = next(responses.transform_batches(images))
-        order = np.argsort(-np.abs(maps).mean(axis=(0, 1)), kind="stable")[:n_maps]
-        names = responses.get_feature_names_out()[: maps.shape[2]]
-        names = [name.removesuffix("_r0_c0") for name in names[order]]
+        n_drawn = check_integer(cls.__name__, "n_maps", n_maps, 1)
+        position, transformer = find_transformer(cls.__name__, estimator)
+        batch = as_batch(image)
+        images = estimator[:position].transform(batch) if position else batch
+        responses = copy(transformer).set_params(pooling=None, flatten=False, verbose=0)
+        _, (maps,) = next(responses.transform_batches(images))  # maps: (oh, ow, n_maps)
+        order = np.argsort(-np.abs(maps).mean(axis=(0, 1)), kind="stable")[:n_drawn]
+        # Unpooled features are named by row, column and map: the first ones belong to one position.
+        features = responses.get_feature_names_out()[: maps.shape[2]]
 
         parameters = check_parameters(transformer)
-        stride, padding, _, dilation = parameters.windows
-        span = window_span(transformer.kernels_.shape[:2], dilation)
+        geometry = place_windows(
+            transformer.image_shape_[:2], transformer.kernels_.shape[:2], parameters.windows
+        )
+        grid = parameters.pool_grid if parameters.poolings else (1, 1)
         cuts, image_cuts = [], []
-        for axis, length in enumerate(transformer.image_shape_[:2]):
-            n_cells = parameters.pool_grid[axis] if parameters.poolings else 1
-            starts = [start for start, _ in pool_cells(maps.shape[axis], n_cells)][1:]
-            before, _ = padding_amounts(padding[axis], length, span[axis], stride[axis])
-            edges = np.unique(starts) - 0.5
+        for windows, n_cells in zip(geometry, grid, strict=True):
+            starts = [start for start, _ in pool_cells(windows.n_windows, n_cells)]
+            edges = np.unique(starts[1:]) - 0.5
             cuts.append(edges)
-            image_cuts.append(edges * stride[axis] + (span[axis] - 1) / 2 - before)
+            image_cuts.append(np.asarray(windows.center(edges)))
+        names = [feature.removesuffix("_r0_c0") for feature in features[order]]
         display = cls(np.asarray(images)[0], maps[..., order], names, cuts, image_cuts)
         return display.plot(ax=ax)
 
     def plot(self, *, ax: Any = None, cmap: str | None = None) -> Self:
-        """Draw image and maps.
+        """Draw the image and the maps.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw into. If None, a figure is made.
         cmap : str, default=None
-            Colour map of the maps. None takes "viridis", or, where there are responses below 0,
-            "PuOr" with white at 0.
+            Color map of the maps. None means "viridis", or "PuOr" with white at 0 if there are
+            negative responses.
 
         Returns
         -------
         display : FeatureMapDisplay
             This display.
         """
-        n_panels = self.maps.shape[2] + 1
-        n_columns = min(n_panels, 4)
-        n_rows = -(-n_panels // n_columns)
+        titles = ["image", *self.names]
+        n_columns = min(len(titles), MAX_COLUMNS)
+        n_rows = -(-len(titles) // n_columns)
         inches = (n_columns * PANEL_INCHES + 0.7, n_rows * (PANEL_INCHES + 0.25))
-        ax = make_axes(type(self).__name__, ax, inches)
-        ax.set_axis_off()
-        low, high = float(self.maps.min()), float(self.maps.max())
-        is_signed = low < 0
-        if is_signed:
-            low, high = -max(-low, high), max(-low, high)
-        cmap = cmap or ("PuOr" if is_signed else "viridis")
-        self.axes_ = []
-        for i in range(n_panels):
-            row, column = divmod(i, n_columns)
-            bounds = [column / n_columns, 1 - (row + 1) / n_rows, 0.93 / n_columns, 0.86 / n_rows]
-            panel = ax.inset_axes(bounds)
-            self.axes_.append(panel)
-            if i == 0:
-                show(panel, picture(self.image), cmap="gray", vmin=0, vmax=1)
-                panel.set_title("image", size=8, pad=3)
-                self._draw_grid(panel, self.image_cuts, self.image.shape, "tab:orange")
-                continue
-            shown = show(panel, self.maps[..., i - 1], cmap=cmap, vmin=low, vmax=high)
-            panel.set_title(self.names[i - 1], size=8, pad=3)
-            color = "black" if is_signed else "white"
-            self._draw_grid(panel, self.cuts, self.maps.shape, color)
-        bar = ax.figure.colorbar(shown, ax=ax, fraction=0.03, pad=0.02)
-        bar.set_label("activated response", size=8)
-        bar.ax.tick_params(labelsize=8)
-        self.ax_, self.figure_ = ax, ax.figure
+        self.figure_, self.ax_ = make_axes(type(self).__name__, ax, inches)
+        w, h = 1 / n_columns, 1 / n_rows  # width and height of a cell, in fractions of the axes
+        cells = [divmod(i, n_columns) for i in range(len(titles))]
+        bounds = [(c * w, 1 - (r + 1) * h, PANEL_WIDTH * w, PANEL_HEIGHT * h) for r, c in cells]
+        self.axes_ = add_panels(self.ax_, bounds, titles, size=TITLE_SIZE, pad=3)
+        show_image(self.axes_[0], self.image)
+        _draw_cuts(self.axes_[0], self.image_cuts, self.image.shape[:2], "tab:orange")
+
+        is_signed = bool(self.maps.min() < 0)
+        high = float(np.abs(self.maps).max())
+        low = -high if is_signed else float(self.maps.min())
+        map_color, cut_color = ("PuOr", "black") if is_signed else ("viridis", "white")
+        for panel, values in zip(self.axes_[1:], np.moveaxis(self.maps, 2, 0), strict=True):
+            shown = show(panel, values, cmap=cmap or map_color, vmin=low, vmax=high)
+            _draw_cuts(panel, self.cuts, values.shape, cut_color)
+        add_color_bar(self.ax_, shown, "activated response")
         return self
 
-    def _draw_grid(
-        self, panel: Any, cuts: Sequence[np.ndarray], shape: tuple[int, ...], color: str
-    ) -> None:
-        for draw, at, length in zip((panel.axhline, panel.axvline), cuts, shape, strict=False):
-            for position in at[(at > -0.5) & (at < length - 0.5)]:
-                draw(position, color=color, linewidth=1)
+
+def _draw_cuts(panel: Any, cuts: Sequence[np.ndarray], shape: tuple[int, ...], color: str) -> None:
+    """Draw the cuts between rows and between columns that lie inside a picture of that shape."""
+    for draw, cut, length in zip((panel.axhline, panel.axvline), cuts, shape, strict=True):
+        for place in cut[(cut > -0.5) & (cut < length - 0.5)]:
+            draw(place, color=color, linewidth=1)

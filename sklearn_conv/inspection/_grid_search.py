@@ -8,34 +8,41 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_conv.inspection._drawing import make_axes
+from sklearn_conv.inspection._drawing import add_panels, make_axes
+
+NUMBER_SIZE = 9
+"""Font size of the numbers in the squares, in points."""
 
 
 class GridSearchDisplay:
     """Heat maps of the scores and of the fit times of a search over two parameters.
 
-    Where other parameters were searched, too, each square has the best score over these, and its
-    time.
+    If more than two parameters were searched, each square shows the best score over the other
+    parameters, and the fit time of that score.
 
     Parameters
     ----------
     scores : ndarray of shape (len(y_values), len(x_values))
-        Mean test scores; NaN where nothing was tried, or failed.
+        Mean test scores; NaN if a combination was not tried or failed.
     fit_times : ndarray of shape (len(y_values), len(x_values))
         Mean fit times in seconds.
     x_values, y_values : sequence
         Values of the parameters.
     x, y : str
-        Names of the parameters.
+        Names of the parameters, which label the axes.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        Where it was drawn.
+        The axes that hold the panels.
     figure_ : matplotlib Figure
-        The figure of these.
+        The figure of the axes.
     axes_ : list of matplotlib Axes
-        The panels in it: scores, fit times.
+        The panels: the scores, the fit times.
+
+    See Also
+    --------
+    sklearn.model_selection.GridSearchCV : Search the parameters.
 
     Examples
     --------
@@ -51,8 +58,8 @@ class GridSearchDisplay:
     >>> grid = {f"{step}__stride": [1, 2], f"{step}__kernel_size": [2, 3, 4]}
     >>> search = GridSearchCV(pipeline, grid, cv=2).fit(digits.images, digits.target)
     >>> display = GridSearchDisplay.from_estimator(search)
-    >>> display.scores.shape
-    (3, 2)
+    >>> display.y, display.x, display.scores.shape
+    ('kernel_size', 'stride', (3, 2))
     """
 
     def __init__(
@@ -73,21 +80,23 @@ class GridSearchDisplay:
 
     @classmethod
     def from_estimator(
-        cls, search: Any, *, x: str = "stride", y: str = "kernel_size", ax: Any = None
+        cls, search: Any, *, x: str | None = None, y: str | None = None, ax: Any = None
     ) -> Self:
-        """Draw what a search found.
+        """Draw the results of a search.
 
         Parameters
         ----------
-        search : GridSearchCV or the like
-            Fitted: what has ``cv_results_``, with one metric.
-        x : str, default="stride"
+        search : GridSearchCV or similar
+            A fitted search with one metric and ``cv_results_``.
+        x : str, default=None
             Name of the searched parameter along the horizontal axis, with or without its step:
-            "stridedconv2dtransformer__stride" or "stride".
-        y : str, default="kernel_size"
-            Likewise along the vertical axis.
+            "stridedconv2dtransformer__stride" or "stride". If exactly two parameters were searched,
+            ``x`` and ``y`` may be None. If one of them is None, it is the other parameter. If both
+            are None, ``y`` is the first and ``x`` the second parameter in alphabetical order.
+        y : str, default=None
+            Name of the searched parameter along the vertical axis, in the same way.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw into. If None, a figure is made.
 
         Returns
         -------
@@ -99,55 +108,41 @@ class GridSearchDisplay:
         NotFittedError
             If the search is not fitted.
         TypeError
-            If ``search`` is no search.
+            If ``search`` is not a search.
         ValueError
-            If no searched parameter, or several, have that name, or there are several metrics.
+            If fewer than two parameters were searched, if more than two were searched and ``x`` or
+            ``y`` is None, if no searched parameter or several have the name ``x`` or ``y``, or if
+            there are several metrics.
         """
-        name = cls.__name__
-        if not hasattr(search, "best_params_"):
-            if not hasattr(search, "cv") or not hasattr(search, "fit"):
-                raise TypeError(
-                    f"{name} takes a fitted search, such as GridSearchCV. "
-                    f"Got {type(search).__name__} instead."
-                )
-            check_is_fitted(search)
-        results = search.cv_results_
-        if "mean_test_score" not in results:
-            raise ValueError(f"{name} takes a search with one metric; give a single scoring.")
-        params, columns = results["params"], []
-        for parameter in (x, y):
-            searched = sorted({full for point in params for full in point})
-            full = [f for f in searched if parameter in (f, f.rpartition("__")[2])]
-            if len(searched) < 2:
-                raise ValueError(
-                    f"{name} draws two searched parameters, but only {searched} was searched; "
-                    "plot cv_results_['mean_test_score'] of one."
-                )
-            if len(full) != 1:
-                raise ValueError(
-                    f"{len(full)} of the searched parameters are named {parameter!r}: give x and y "
-                    f"from {searched}."
-                )
-            columns.append([point.get(full[0]) for point in params])
-        x_values, y_values = map(_unique, columns)
+        results = _check_results(cls.__name__, search)
+        points = results["params"]
+        searched = sorted({name for point in points for name in point})
+        x_name, y_name = _find_parameters(cls.__name__, searched, x, y)
+        x_points = [point.get(x_name) for point in points]
+        y_points = [point.get(y_name) for point in points]
+        x_values, y_values = _list_values(x_points), _list_values(y_points)
         scores = np.full((len(y_values), len(x_values)), np.nan)
-        fit_times = scores.copy()
-        for i in np.argsort(results["mean_test_score"], kind="stable"):  # the best last; NaN after
+        fit_times = np.full_like(scores, np.nan)
+        # In ascending order of scores, so that the best score of a square is written last.
+        for i in np.argsort(results["mean_test_score"], kind="stable"):
             score = results["mean_test_score"][i]
-            at = y_values.index(columns[1][i]), x_values.index(columns[0][i])
             if not np.isnan(score):
-                scores[at], fit_times[at] = score, results["mean_fit_time"][i]
-        return cls(scores, fit_times, x_values, y_values, x, y).plot(ax=ax)
+                square = y_values.index(y_points[i]), x_values.index(x_points[i])
+                scores[square], fit_times[square] = score, results["mean_fit_time"][i]
+        labels = [name.rpartition("__")[2] for name in (x_name, y_name)]
+        if labels[0] == labels[1]:  # parameters of two steps
+            labels = [x_name, y_name]
+        return cls(scores, fit_times, x_values, y_values, *labels).plot(ax=ax)
 
     def plot(self, *, ax: Any = None, cmap: str = "viridis") -> Self:
-        """Draw scores and fit times.
+        """Draw the scores and the fit times.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw into. If None, a figure is made.
         cmap : str, default="viridis"
-            The colour map.
+            The color map.
 
         Returns
         -------
@@ -156,34 +151,72 @@ class GridSearchDisplay:
         """
         n_rows, n_columns = self.scores.shape
         inches = (max(6.0, 1.8 + 1.7 * n_columns), max(2.6, 1.1 + 0.5 * n_rows))
-        ax = make_axes(type(self).__name__, ax, inches)
-        ax.set_axis_off()
-        self.axes_ = []
-        panels = [
-            ("mean test score", self.scores, "{:.3f}"),
-            ("fit time in s", self.fit_times, "{:.2g}"),
-        ]
-        for i, (title, values, form) in enumerate(panels):
-            panel = ax.inset_axes([0.08 + 0.5 * i, 0.14, 0.41, 0.76])
+        self.figure_, self.ax_ = make_axes(type(self).__name__, ax, inches)
+        bounds = [(0.08, 0.14, 0.41, 0.76), (0.58, 0.14, 0.41, 0.76)]
+        titles = ["mean test score", "fit time in s"]
+        left, right = self.axes_ = add_panels(self.ax_, bounds, titles)
+        for panel, values, form in [(left, self.scores, ".3f"), (right, self.fit_times, ".2g")]:
             panel.imshow(values, cmap=cmap, aspect="auto")
-            middle = (np.nanmin(values) + np.nanmax(values)) / 2 if np.isfinite(values).any() else 0
-            for (row, column), value in np.ndenumerate(values):
-                text = "failed" if np.isnan(value) else form.format(value)
-                color = "black" if np.isnan(value) or value > middle else "white"
-                panel.text(column, row, text, ha="center", va="center", color=color, size=9)
+            _write_numbers(panel, values, form)
             panel.set_xticks(range(n_columns), map(str, self.x_values))
-            panel.set_yticks(range(n_rows), map(str, self.y_values) if i == 0 else [""] * n_rows)
             panel.set_xlabel(self.x)
-            panel.set_title(title, size=10)
-            if i == 0:
-                panel.set_ylabel(self.y)
-            self.axes_.append(panel)
-        self.ax_, self.figure_ = ax, ax.figure
+        left.set_yticks(range(n_rows), map(str, self.y_values))
+        left.set_ylabel(self.y)
+        right.set_yticks(range(n_rows), [""] * n_rows)
         return self
 
 
-def _unique(values: Sequence[Any]) -> list[Any]:
-    """List values in order where they have one, else as they come; (rows, columns) pairs, too."""
+def _check_results(owner: str, search: Any) -> dict[str, Any]:
+    """Return the ``cv_results_`` of a fitted search with one metric."""
+    if not hasattr(search, "best_params_"):
+        if not hasattr(search, "cv") or not hasattr(search, "fit"):
+            raise TypeError(
+                f"{owner} takes a fitted search, such as GridSearchCV. "
+                f"Got {type(search).__name__} instead."
+            )
+        check_is_fitted(search)
+    if "mean_test_score" not in search.cv_results_:
+        raise ValueError(f"{owner} takes a search with one metric; pass a single scoring to it.")
+    return search.cv_results_
+
+
+def _find_parameters(
+    owner: str, searched: list[str], x: str | None, y: str | None
+) -> tuple[str, str]:
+    """Return the full names of the two searched parameters along x and y."""
+    if len(searched) < 2:
+        raise ValueError(
+            f"{owner} draws two searched parameters, but only {searched} was searched; plot its "
+            "cv_results_['mean_test_score'] instead."
+        )
+    if len(searched) > 2 and (x is None or y is None):
+        raise ValueError(
+            f"{owner} draws two searched parameters, but {len(searched)} were searched; choose x "
+            f"and y from {searched}."
+        )
+    found = [None if name is None else _find_parameter(searched, name) for name in (x, y)]
+    rest = [name for name in searched if name not in found]
+    # If both are left, x is the last and y the first in alphabetical order.
+    x_name, y_name = (name or rest.pop() for name in found)
+    return x_name, y_name
+
+
+def _find_parameter(searched: list[str], name: str) -> str:
+    """Return the full name of the searched parameter of that name, with or without its step."""
+    found = [full for full in searched if name in (full, full.rpartition("__")[2])]
+    if len(found) != 1:
+        raise ValueError(
+            f"{len(found)} of the searched parameters are named {name!r}; choose x and y from "
+            f"{searched}."
+        )
+    return found[0]
+
+
+def _list_values(values: Sequence[Any]) -> list[Any]:
+    """List different values in ascending order if they have one, else in order of appearance.
+
+    Values need not be hashable: they may be [rows, columns] lists.
+    """
     found: list[Any] = []
     for value in values:
         if value not in found:
@@ -192,3 +225,13 @@ def _unique(values: Sequence[Any]) -> list[Any]:
         return sorted(found)
     except TypeError:
         return found
+
+
+def _write_numbers(panel: Any, values: np.ndarray, form: str) -> None:
+    """Write each value into its square, in black or white, whichever is easier to read."""
+    is_finite = np.isfinite(values)
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2 if is_finite.any() else 0.0
+    for (row, column), value in np.ndenumerate(values):
+        text = "no score" if np.isnan(value) else format(value, form)
+        color = "black" if np.isnan(value) or value > middle else "white"
+        panel.text(column, row, text, ha="center", va="center", color=color, size=NUMBER_SIZE)

@@ -10,47 +10,56 @@ import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._validation import parameter_error
-from sklearn_conv.inspection._drawing import find_transformer, make_axes
+from sklearn_conv.inspection._drawing import SMALL_SIZE, TITLE_SIZE, make_axes
+from sklearn_conv.inspection._inputs import find_transformer
 
 MAX_KERNELS = 64
-"""Kernels that are drawn where nobody says which."""
+"""Number of kernels to draw if the user does not choose."""
+
+SATURATION = 0.995
+"""Quantile of the absolute weights; larger weights are drawn as black or white."""
 
 TILE_INCHES = 0.75
-"""The longer side of a kernel, on a figure of our own."""
+"""Length of the longer side of a kernel, if a figure is made."""
 
 GAP = 0.15
-"""Between two kernels, in their longer side; above a kernel twice as much, for its name."""
+"""Gap between kernels as a fraction of their longer side; doubled above a kernel, for its name."""
 
-MIN_FONT = 4
+MIN_SIZE = 4
 """Names that would be smaller, in points, are left out."""
+
+LETTER_WIDTH = 0.65
+"""Width of a letter as a fraction of the font size."""
+
+POINTS_PER_INCH = 72
 
 
 class KernelDisplay:
-    """Kernels as a gallery, smooth ones first.
+    """A gallery of kernels, the smoothest first.
 
-    Each kernel is divided by its length, so that the pattern of a weak one is as visible as that of
-    a strong one, and all are drawn on one scale: mid-grey is 0. Kernels of three channels are drawn
-    in colours, those of any other number with their channels side by side.
+    Each kernel is divided by its norm, so that the pattern of a weak kernel is as visible as that
+    of a strong one. All are drawn on the same scale, with 0 in the middle gray. Kernels of three
+    channels are drawn in color; for any other number, the channels of a kernel are side by side.
 
     Parameters
     ----------
     kernels : ndarray of shape (kh, kw, c, n_kernels)
         The kernels.
     names : sequence of str
-        Their names.
+        Names of the kernels.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        Where it was drawn.
+        The axes of the gallery.
     figure_ : matplotlib Figure
-        The figure of these.
+        The figure of the axes.
     order_ : ndarray of int
-        The kernels that are drawn, in the order of the gallery: row by row.
+        Indices of the kernels that are drawn, in the order of the gallery: row by row.
 
     See Also
     --------
-    FeatureMapDisplay : Where in an image the kernels respond.
+    FeatureMapDisplay : Draw where in an image the kernels respond.
 
     Examples
     --------
@@ -81,14 +90,14 @@ class KernelDisplay:
         Parameters
         ----------
         estimator : StridedConv2DTransformer or Pipeline
-            Fitted, or a pipeline that has one.
+            A fitted transformer, or a pipeline that has one.
         indices : array-like of int, default=None
-            Kernels to draw. None draws all, or, of more than 64, so many, evenly spread from smooth
-            to fine.
+            Kernels to draw, in that order. None draws all kernels; if there are more than 64, it
+            draws 64 of them, evenly spaced from the smoothest to the finest.
         channels : int or sequence of int, default=None
-            Channels to draw; three are red, green and blue. None draws all.
+            Channels to draw; three channels are red, green and blue. None draws all.
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
+            Axes to draw into. If None, a figure is made.
 
         Returns
         -------
@@ -100,16 +109,16 @@ class KernelDisplay:
         NotFittedError
             If the transformer is not fitted.
         TypeError
-            If ``estimator`` is or has no `StridedConv2DTransformer`, or ``indices`` or ``channels``
-            are no integers.
+            If ``estimator`` is not, and does not contain, a `StridedConv2DTransformer`, or
+            ``indices`` or ``channels`` are not integers.
         ValueError
-            If there are no such kernels or channels.
+            If a kernel or a channel does not exist.
         """
         _, transformer = find_transformer(cls.__name__, estimator)
         check_is_fitted(transformer)
         kernels = transformer.kernels_
-        in_cell = transformer.get_feature_names_out()[: kernels.shape[3]]
-        names = [name.split("_")[0] for name in in_cell]
+        features = transformer.get_feature_names_out()[: kernels.shape[3]]
+        names = [feature.split("_")[0] for feature in features]
         return cls(kernels, names).plot(indices=indices, channels=channels, ax=ax)
 
     def plot(
@@ -123,53 +132,57 @@ class KernelDisplay:
 
         Parameters
         ----------
-        indices, channels, ax
-            As in `from_estimator`.
+        indices : array-like of int, default=None
+            Kernels to draw, as in `from_estimator`.
+        channels : int or sequence of int, default=None
+            Channels to draw, as in `from_estimator`.
+        ax : matplotlib Axes, default=None
+            Axes to draw into. If None, a figure is made.
 
         Returns
         -------
         display : KernelDisplay
             This display.
         """
-        name = type(self).__name__
-        chosen = _choose(name, "channels", channels, self.kernels.shape[2])
-        weights = np.asarray(self.kernels, np.float64)[:, :, chosen]
-        lengths = np.sqrt(np.square(weights).sum(axis=(0, 1, 2)))
-        weights /= np.where(lengths > 0, lengths, 1)
-        n_kernels = weights.shape[3]
-        order = np.argsort(_fineness(weights), kind="stable")
-        if indices is not None:
-            order = _choose(name, "indices", indices, n_kernels)
-        elif n_kernels > MAX_KERNELS:
-            order = order[np.linspace(0, n_kernels - 1, MAX_KERNELS).round().astype(int)]
-        weights = weights[..., order]
-        tiles = _tiles(weights / (np.quantile(np.abs(weights), 0.995) or 1))
+        owner = type(self).__name__
+        kh, kw, n_channels, n_kernels = self.kernels.shape
+        drawn = _check_indices(owner, "channels", channels, n_channels)
+        weights = _normalize(np.asarray(self.kernels, np.float64)[:, :, drawn])
+        if indices is None:
+            self.order_ = _select_evenly(np.argsort(_fineness(weights), kind="stable"))
+        else:
+            self.order_ = _check_indices(owner, "indices", indices, n_kernels)
+        tiles = _make_tiles(weights[..., self.order_])
+        names = [self.names[k] for k in self.order_]
 
-        h, w = tiles[0].shape[0] / max(tiles[0].shape), tiles[0].shape[1] / max(tiles[0].shape)
-        n_columns = min(len(tiles), max(1, round(np.sqrt(len(tiles) * (h + GAP) / (w + GAP)))))
+        # The unit is the longer side of a tile. The first tile is at (0, 0), and y points down.
+        h, w = (length / max(tiles[0].shape[:2]) for length in tiles[0].shape[:2])
+        n_square = round(np.sqrt(len(tiles) * (h + GAP) / (w + GAP)))  # as wide as high
+        n_columns = min(len(tiles), max(1, n_square))
         n_rows = -(-len(tiles) // n_columns)
-        size = n_columns * (w + GAP), n_rows * (h + 2 * GAP)
-        inches = max(4, TILE_INCHES * size[0]), TILE_INCHES * size[1] + 0.5
-        ax = make_axes(name, ax, inches)
-        points = 72 * ax.get_window_extent().width / ax.figure.dpi * (w + GAP) / size[0]
-        font = min(8, points / (0.65 * max(len(self.names[k]) for k in order)))
-        for i, (k, tile) in enumerate(zip(order, tiles, strict=True)):
-            x, y = i % n_columns * (w + GAP), i // n_columns * (h + 2 * GAP)
-            extent = (x, x + w, y + h, y)
-            ax.imshow(tile, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
-            if font >= MIN_FONT:
-                ax.text(x + w / 2, y, self.names[k], ha="center", va="bottom", size=font)
-        ax.set(xlim=(-GAP, size[0]), ylim=(size[1] - GAP, -2 * GAP), aspect="equal")
-        ax.set_axis_off()
-        of_all = f" of {n_kernels}" if len(order) < n_kernels else ""
-        kh, kw = self.kernels.shape[:2]
-        ax.set_title(f"{len(order)}{of_all} kernels of {kh} x {kw}, grey is 0", size=10)
-        self.ax_, self.figure_, self.order_ = ax, ax.figure, order
+        width, height = n_columns * (w + GAP), n_rows * (h + 2 * GAP)
+        inches = (max(4, TILE_INCHES * width), TILE_INCHES * height + 0.5)
+        self.figure_, self.ax_ = make_axes(owner, ax, inches)
+        inches_wide = self.ax_.get_window_extent().width / self.figure_.dpi
+        letters = max(map(len, names))
+        size = POINTS_PER_INCH * inches_wide / n_columns / (LETTER_WIDTH * letters)
+        for i, (tile, name) in enumerate(zip(tiles, names, strict=True)):
+            row, column = divmod(i, n_columns)
+            x, y = column * (w + GAP), row * (h + 2 * GAP)
+            options = {"extent": (x, x + w, y + h, y), "interpolation": "nearest"}
+            self.ax_.imshow(tile, cmap="gray", vmin=0, vmax=1, **options)
+            if size >= MIN_SIZE:
+                center = x + w / 2
+                self.ax_.text(center, y, name, ha="center", va="bottom", size=min(SMALL_SIZE, size))
+        self.ax_.set(xlim=(-GAP, width), ylim=(height - GAP, -2 * GAP), aspect="equal")
+        of_all = f" of {n_kernels}" if len(tiles) < n_kernels else ""
+        title = f"{len(tiles)}{of_all} kernels of {kh} x {kw}, gray is 0"
+        self.ax_.set_title(title, size=TITLE_SIZE)
         return self
 
 
-def _choose(owner: str, name: str, chosen: Any, n: int) -> np.ndarray:
-    """Check the indices of some of n things; None: all."""
+def _check_indices(owner: str, name: str, chosen: Any, n: int) -> np.ndarray:
+    """Return the chosen indices, each below ``n``, as an array; all if ``chosen`` is None."""
     indices = np.atleast_1d(np.arange(n) if chosen is None else np.asarray(chosen))
     rule = f"None or integers from 0 to {n - 1}"
     if indices.dtype.kind not in "iu" or indices.ndim != 1:
@@ -179,22 +192,38 @@ def _choose(owner: str, name: str, chosen: Any, n: int) -> np.ndarray:
     return indices
 
 
+def _select_evenly(order: np.ndarray) -> np.ndarray:
+    """Select at most `MAX_KERNELS` indices, evenly spaced from the first to the last."""
+    if len(order) <= MAX_KERNELS:
+        return order
+    return order[np.linspace(0, len(order) - 1, MAX_KERNELS).round().astype(int)]
+
+
+def _normalize(weights: np.ndarray) -> np.ndarray:
+    """Divide each kernel, ``(kh, kw, c, k)``, by its norm if that is not 0."""
+    norms = np.sqrt(np.square(weights).sum(axis=(0, 1, 2)))  # (k,)
+    return weights / np.where(norms > 0, norms, 1)
+
+
 def _fineness(kernels: np.ndarray) -> np.ndarray:
-    """Square the steps from one weight to the next, ``(kh, kw, c, k) -> (k,)``.
+    """Sum the squared differences of neighboring weights, ``(kh, kw, c, k) -> (k,)``.
 
-    Of kernels of length 1 it is the mean square of their spatial frequency.
+    For kernels of unit norm, this is a measure of their mean squared spatial frequency.
     """
-    steps = [np.square(np.diff(kernels, axis=axis)).sum(axis=(0, 1, 2)) for axis in (0, 1)]
-    return np.add(*steps)
+    differences = [np.square(np.diff(kernels, axis=axis)).sum(axis=(0, 1, 2)) for axis in (0, 1)]
+    return np.add(*differences)
 
 
-def _tiles(weights: np.ndarray) -> list[np.ndarray]:
-    """Make a picture of each kernel, 0.5 where weights are 0, ``(kh, kw, c, k) -> k x (h, w)``.
+def _make_tiles(weights: np.ndarray) -> list[np.ndarray]:
+    """Make a picture of each kernel, from 0 to 1 with weights of 0 at 0.5.
 
-    ``(h, w, 3)`` of three channels; of others they stand side by side, a white line between them.
+    Pictures of three channels are (kh, kw, 3). For any other number of channels, these are side by
+    side with a white line between them: (kh, c * (kw + 1) - 1).
     """
-    kernels = np.clip(np.moveaxis(weights, 3, 0) / 2 + 0.5, 0, 1)  # (k, kh, kw, c)
+    limit = np.quantile(np.abs(weights), SATURATION) or 1
+    kernels = np.clip(np.moveaxis(weights, 3, 0) / limit / 2 + 0.5, 0, 1)  # (k, kh, kw, c)
     if kernels.shape[3] == 3:
-        return [*kernels]
+        return list(kernels)
+    # A white column after each channel, the last of which is cut off.
     parted = np.pad(kernels, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=1)
     return [np.hstack(np.moveaxis(kernel, 2, 0))[:, :-1] for kernel in parted]
