@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
-from sklearn_conv._ridge import classifier as ridge
+from sklearn_conv._ridge import moments
 
 dask = pytest.importorskip("dask", reason="Dask is not installed: pip install '.[dask]'")
 da = pytest.importorskip("dask.array", reason="Dask is not installed: pip install '.[dask]'")
@@ -21,6 +21,7 @@ distributed = pytest.importorskip(
     "distributed", reason="Dask is not installed: pip install '.[dask]'"
 )
 from sklearn_conv import _dask as dask_arrays  # noqa: E402
+from sklearn_conv._ridge import dask_rows  # noqa: E402
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(3, size=90)
@@ -188,7 +189,7 @@ def test_a_sample_of_chunks_of_unknown_lengths(monkeypatch):
 
 
 BAD = {
-    "delayed": (lambda: dask.delayed(IMAGES), TypeError, "give its dask array"),
+    "delayed": (lambda: dask.delayed(IMAGES), TypeError, "pass its Dask array"),
     "unknown height": (
         lambda: da.from_array(IMAGES, 20)[:, da.ones(12) > 0],
         ValueError,
@@ -197,7 +198,7 @@ BAD = {
     "1-D": (lambda: da.ones(5), ValueError, "1 axis, of length 5"),
     "5-D": (lambda: da.ones((1, 2, 3, 4, 5)), ValueError, "5 axes"),
     "complex": (lambda: da.ones((3, 4, 4), dtype="c8"), ValueError, "X.real"),
-    "words": (lambda: da.from_array(np.full((3, 4), "a")), TypeError, "convert it to numbers"),
+    "strings": (lambda: da.from_array(np.full((3, 4), "a")), TypeError, "convert it to numbers"),
     "no images": (lambda: da.ones((0, 4, 4)), ValueError, "empty axis"),
 }
 
@@ -218,9 +219,9 @@ def test_other_images_than_in_fit():
 
 def test_what_a_dask_array_is_not_for():
     transformer = StridedConv2DTransformer().fit(IMAGES)
-    with pytest.raises(TypeError, match=r"dask array; transform\(X\) gives"):
+    with pytest.raises(TypeError, match=r"Dask array; transform\(X\) returns"):
         transformer.transform_batches(da.from_array(IMAGES))
-    with pytest.raises(ValueError, match="does not go into the pandas table"):
+    with pytest.raises(ValueError, match="does not fit into the pandas table"):
         transformer.set_output(transform="pandas").transform(da.from_array(IMAGES))
 
 
@@ -236,7 +237,7 @@ def rows(n=600, d=30, dtype="f8"):
 @pytest.mark.parametrize("chunks", [(100, 30), ((1, 0, 299, 300), (7, 23)), (-1, -1), (5, 4)])
 @pytest.mark.parametrize("n_kept", [50, 2000])
 def test_sums_over_chunks_are_those_of_all_rows(chunks, n_kept, monkeypatch):
-    monkeypatch.setattr(ridge, "N_KEPT", n_kept)
+    monkeypatch.setattr(moments, "N_KEPT", n_kept)
     X, y = rows()
     expected = StreamingRidgeClassifier().fit(X, y)
     lazy_X = da.from_array(X, chunks)
@@ -259,14 +260,14 @@ def test_merging_changes_neither_part():
     X, y = rows()
     parts = [StreamingRidgeClassifier().fit(X[i::2], y[i::2]).sums_ for i in (0, 1)]
     before = [pickle.dumps(part) for part in parts]
-    assert dask_arrays._merge(*parts).n == 600
+    assert dask_rows._merge(*parts).n_rows == 600
     assert [pickle.dumps(part) for part in parts] == before
 
 
-def test_a_task_sums_up_as_many_rows_as_features_at_least():
-    groups = [(s.start, s.stop) for s in dask_arrays._groups([50, 60, 200, 10, 90, 5], 100)]
+def test_a_task_sums_at_least_as_many_rows_as_features():
+    groups = [(s.start, s.stop) for s in dask_rows._group_chunks([50, 60, 200, 10, 90, 5], 100)]
     assert groups == [(0, 2), (2, 3), (3, 5), (5, 6)]
-    unknown_groups = list(dask_arrays._groups([np.nan] * 20, None))
+    unknown_groups = list(dask_rows._group_chunks([np.nan] * 20, None))
     assert [s.stop - s.start for s in unknown_groups] == [8, 8, 4]
 
 
@@ -274,22 +275,22 @@ def test_sums_do_not_travel_to_the_rows():
     X, y = rows()
     model = StreamingRidgeClassifier().fit(X, y)
     graph = dict(model.predict(da.from_array(X, 100)).__dask_graph__())
-    assert len(pickle.dumps(model._for_blocks())) < 10_000 < len(pickle.dumps(model))
+    assert len(pickle.dumps(model._without_sums())) < 10_000 < len(pickle.dumps(model))
     assert len(pickle.dumps([task for key, task in graph.items() if "Classifier" in key])) < 20_000
     assert hasattr(model, "sums_")
 
 
-def test_two_classes_of_words():
+def test_two_classes_of_strings():
     X, y = rows()
-    words = np.array(["no", "yes", "yes"])[y]
-    model = StreamingRidgeClassifier().fit(da.from_array(X, 100), words)
+    names = np.array(["no", "yes", "yes"])[y]
+    model = StreamingRidgeClassifier().fit(da.from_array(X, 100), names)
     scores = model.decision_function(da.from_array(X, 100))
     np.testing.assert_allclose(scores.compute(), model.decision_function(X))
     assert model.predict(da.from_array(X, 100)).compute().tolist() == model.predict(X).tolist()
 
 
 def test_kept_rows_of_unknown_chunks_are_from_anywhere_in_them(monkeypatch):
-    monkeypatch.setattr(ridge, "N_KEPT", 50)
+    monkeypatch.setattr(moments, "N_KEPT", 50)
     X, y = rows()
     keep = da.from_array(y > 0, 60)
     lazy_X, lazy_y = da.from_array(X, 60)[keep], da.from_array(y, 60)[keep]

@@ -1,15 +1,25 @@
 """`StreamingRidgeClassifier` against scikit-learn's ridge classifiers and loops."""
 
+import copy
+import inspect
+import os
 import pickle
+import re
+import subprocess
+import sys
+import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
+import skops.io
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.linalg import lapack
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -20,7 +30,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 
 from sklearn_conv import StreamingRidgeClassifier
-from sklearn_conv._ridge import classifier as ridge
+from sklearn_conv._ridge import moments, solving
 
 ALPHAS = [0.1, 1.0, 10.0, 100.0, 1000.0]
 SIZES = {"few rows": (50, 80), "many rows": (300, 20), "as many": (60, 60)}
@@ -35,18 +45,18 @@ def data(n, d, n_classes=3, offset=0.0, dtype="f8", seed=0):
     return (X + offset).astype(dtype), y
 
 
-def standardised(classifier):
+def standardized(classifier):
     return make_pipeline(StandardScaler(), classifier)
 
 
 @pytest.mark.parametrize("alphas", [3.0, ALPHAS, np.array([5]), (0.5, 50)])
 @pytest.mark.parametrize("n_classes", [2, 3, 7])
 @sizes
-def test_it_is_ridge_classification_of_standardised_features(size, n_classes, alphas):
+def test_it_is_ridge_classification_of_standardized_features(size, n_classes, alphas):
     X, y = data(*size, n_classes)
     model = StreamingRidgeClassifier(alphas).fit(X, y)
     several = np.size(alphas) > 1
-    expected = standardised(
+    expected = standardized(
         RidgeClassifierCV(alphas) if several else RidgeClassifier(np.ravel(alphas)[0])
     ).fit(X, y)
     np.testing.assert_allclose(
@@ -80,16 +90,16 @@ def test_batches_make_no_difference(cuts, size, n_kept):
     X, y = data(*size)
     bounds = [0, *(cut for cut in cuts if cut < len(X)), len(X)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ridge, "N_KEPT", n_kept)
+        patch.setattr(moments, "N_KEPT", n_kept)
         whole = StreamingRidgeClassifier(ALPHAS).fit(X, y)
-        patch.setattr(ridge, "BLOCK_BYTES", 8 * X.shape[1] * 70)
+        patch.setattr(moments, "BLOCK_BYTES", 8 * X.shape[1] * 70)
         model = StreamingRidgeClassifier(ALPHAS)
         for start, stop in pairwise(sorted(set(bounds))):
             model.partial_fit(X[start:stop], y[start:stop])
         assert model.alpha_ == whole.alpha_
         assert model.best_score_ == pytest.approx(whole.best_score_, rel=1e-9)
         np.testing.assert_allclose(model.coef_, whole.coef_, rtol=1e-8, atol=1e-11)
-        assert len(model.sums_.kept) == min(n_kept, len(X))
+        assert len(model.sums_.kept_rows) == min(n_kept, len(X))
 
 
 @given(
@@ -101,7 +111,7 @@ def test_parts_add_up(first, size, n_kept):
     X, y = data(*size)
     first = min(first, len(X) - 2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ridge, "N_KEPT", n_kept)
+        patch.setattr(moments, "N_KEPT", n_kept)
         whole = StreamingRidgeClassifier(10).fit(X, y)
         model = StreamingRidgeClassifier(10).partial_fit(X[:first], y[:first])
         other = StreamingRidgeClassifier(10).partial_fit(X[first:], y[first:])
@@ -110,11 +120,11 @@ def test_parts_add_up(first, size, n_kept):
         assert pickle.dumps(other) == before
         np.testing.assert_allclose(model.coef_, whole.coef_, rtol=1e-8, atol=1e-11)
         np.testing.assert_array_equal(model.sums_.counts, whole.sums_.counts)
-        assert len(model.sums_.kept) == min(n_kept, len(X))
+        assert len(model.sums_.kept_rows) == min(n_kept, len(X))
 
 
 def test_few_rows_need_no_products():
-    """Those of 80 features are larger than 50 rows."""
+    """The products of 80 features would be larger than 50 rows."""
     X, y = data(50, 80)
     model = StreamingRidgeClassifier().fit(X, y)
     assert model.sums_.gram is None
@@ -141,14 +151,14 @@ def test_leave_one_out_errors_are_those_of_fits_without_the_row():
 
 
 def test_of_many_rows_a_sample_chooses(monkeypatch):
-    monkeypatch.setattr(ridge, "N_KEPT", 200)
+    monkeypatch.setattr(moments, "N_KEPT", 200)
     X, y = data(3000, 10)
     model = StreamingRidgeClassifier(ALPHAS).fit(X, y)
-    monkeypatch.setattr(ridge, "N_KEPT", 10**6)
+    monkeypatch.setattr(moments, "N_KEPT", 10**6)
     assert model.best_score_ == pytest.approx(
         StreamingRidgeClassifier(ALPHAS).fit(X, y).best_score_, rel=0.1
     )
-    rows = [np.flatnonzero((row == X).all(axis=1))[0] for row in model.sums_.kept]
+    rows = [np.flatnonzero((row == X).all(axis=1))[0] for row in model.sums_.kept_rows]
     assert len(set(rows)) == 200
     for part in range(6):  # from everywhere, and of every class
         assert 15 < sum(part * 500 <= row < part * 500 + 500 for row in rows) < 60
@@ -187,13 +197,13 @@ def test_constant_features_count_for_nothing(size, value):
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 @sizes
 @pytest.mark.filterwarnings("error")
-def test_features_beyond_the_range_of_float64_say_so(size, method):
+def test_features_that_overflow_raise_an_error(size, method):
     X, y = data(*size)
     X[3, 2] = 1e300
     model = StreamingRidgeClassifier(10)
-    with pytest.raises(ValueError, match=r"Squares of some features are beyond .* divide them by"):
+    with pytest.raises(ValueError, match=r"squares of some features overflow float64; divide"):
         getattr(model, method)(X, y).predict(X)
-    with pytest.raises(ValueError, match="far larger than those that were learned from"):
+    with pytest.raises(ValueError, match="far larger than those that the model was"):
         StreamingRidgeClassifier(10).fit(X[4:] * 1e-100, y[4:]).predict(X)
 
 
@@ -202,25 +212,25 @@ def test_features_of_any_dtype(dtype):
     X, y = data(300, 20)
     X = (20 * X).astype(dtype) if dtype != "bool" else X > 0
     model = StreamingRidgeClassifier(10).fit(X, y)
-    expected = standardised(RidgeClassifier(10)).fit(X.astype("f8"), y)
+    expected = standardized(RidgeClassifier(10)).fit(X.astype("f8"), y)
     scores = expected.decision_function(X.astype("f8"))
     np.testing.assert_allclose(model.decision_function(X), scores, atol=1e-9)
 
 
-def test_labels_that_are_words_come_as_they_like():
+def test_labels_that_are_strings_in_any_order():
     X, y = data(300, 20)
-    words = np.array(["ant", "bee", "wasp"])[y]
+    names = np.array(["ant", "bee", "wasp"])[y]
     order = np.argsort(y, kind="stable")  # one class after the other
     model = StreamingRidgeClassifier(10)
     for part in np.array_split(order, 7):
-        model.partial_fit(X[part], words[part])
-    expected = StreamingRidgeClassifier(10).fit(X, words)
+        model.partial_fit(X[part], names[part])
+    expected = StreamingRidgeClassifier(10).fit(X, names)
     assert model.classes_.tolist() == ["ant", "bee", "wasp"]
     np.testing.assert_array_equal(model.predict(X), expected.predict(X))
     np.testing.assert_allclose(model.coef_, expected.coef_, atol=1e-10)
 
 
-def test_classes_may_be_said_first():
+def test_all_classes_are_given_in_the_first_call():
     X, y = data(300, 20)
     model = StreamingRidgeClassifier(10).partial_fit(X[:1], y[:1], classes=[0, 1, 2, 9])
     model.partial_fit(X[1:], y[1:])
@@ -235,8 +245,8 @@ def test_classes_may_be_said_first():
 BAD_BATCHES = {
     "a new class": ([5], {}, r"classes \[5\], which are not among \[0 1 2\]"),
     "other classes": ([1], {"classes": [0, 1]}, r"classes=\[0 1\] are not those of earlier rows"),
-    "words": (["a"], {}, "labels like 'a', but 0 is a class"),
-    "numbers with a comma": ([0.5], {}, "continuous"),
+    "strings": (["a"], {}, "labels like 'a', but 0 is a class"),
+    "fractions": ([0.5], {}, "continuous"),
     "two labels": ([1, 2], {}, "inconsistent numbers of samples"),
 }
 
@@ -249,7 +259,7 @@ def test_bad_batches_change_nothing(y, options, message):
     with pytest.raises(ValueError, match=message):
         model.partial_fit(X[:1], y, **options)
     np.testing.assert_array_equal(model.coef_, before)
-    assert model.sums_.n == 300
+    assert model.sums_.n_rows == 300
 
 
 def test_masked_values_are_refused():
@@ -265,7 +275,7 @@ def test_masked_values_are_refused():
             attempt()
 
 
-def test_features_that_are_no_numbers():
+def test_features_that_are_not_numbers():
     X, y = data(50, 5)
     dates = X.astype("M8[s]")
     with pytest.raises(TypeError, match=r"dtype datetime64\[s\]; convert it"):
@@ -275,8 +285,8 @@ def test_features_that_are_no_numbers():
 
 
 @pytest.mark.parametrize("dtype", ["M8[s]", [("a", "f4")], "c8"])
-def test_labels_that_are_neither_numbers_nor_words(dtype):
-    with pytest.raises((TypeError, ValueError), match=r"classes must be numbers or words|omplex"):
+def test_labels_that_are_neither_numbers_nor_strings(dtype):
+    with pytest.raises((TypeError, ValueError), match=r"classes must be numbers or strings|omplex"):
         StreamingRidgeClassifier().fit(np.ones((4, 2)), np.zeros(4, dtype))
 
 
@@ -331,9 +341,9 @@ def test_what_cannot_be_merged():
         model.merge(RidgeClassifier().fit(X, y))
     with pytest.raises(ValueError, match="5 and 4 features can't be merged"):
         model.merge(StreamingRidgeClassifier().fit(X[:, :4], y))
-    words = StreamingRidgeClassifier().fit(X, np.array(["a", "b", "c"])[y])
+    strings = StreamingRidgeClassifier().fit(X, np.array(["a", "b", "c"])[y])
     with pytest.raises(ValueError, match="labels like 'a', but 0 is a class"):
-        model.merge(words)
+        model.merge(strings)
     named = StreamingRidgeClassifier().fit(pd.DataFrame(X, columns=list("abcde")), y)
     with pytest.raises(ValueError, match="other names"):
         model.merge(named)
@@ -363,18 +373,18 @@ def test_a_regularization_that_is_too_small_says_so():
 def test_solving_leaves_the_sums_as_they_are(monkeypatch):
     X, y = data(300, 20)
     model = StreamingRidgeClassifier(ALPHAS).partial_fit(X, y)
-    before = np.tril(model.sums_.gram)
+    before = model.sums_.to_dict()
     model.predict(X)
-    np.testing.assert_array_equal(np.tril(model.sums_.gram), before)
+    np.testing.assert_equal(model.sums_.to_dict(), before)
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ridge.lapack, "dpotrs", interrupt)
+        patch.setattr(lapack, "dpotrs", interrupt)
         with pytest.raises(KeyboardInterrupt):
             model.set_params(alphas=3).predict(X)
-    np.testing.assert_array_equal(np.tril(model.sums_.gram), before)
+    np.testing.assert_equal(model.sums_.to_dict(), before)
     np.testing.assert_allclose(model.coef_, StreamingRidgeClassifier(3).fit(X, y).coef_)
 
 
@@ -386,7 +396,7 @@ def test_half_added_sums_are_never_used(monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ridge.Moments, "_keep", interrupt)
+        patch.setattr(moments.Moments, "_keep", interrupt)
         with pytest.raises(KeyboardInterrupt):
             model.partial_fit(X, y)
     for attempt in (model.partial_fit, lambda X, y: model.set_params(alphas=1).predict(X)):
@@ -404,9 +414,402 @@ def test_too_many_features_for_the_memory_say_so(monkeypatch):
             raise MemoryError("Unable to allocate 1 TiB")
         return real(shape, *args, **kwargs)
 
-    monkeypatch.setattr(ridge.np, "zeros", full)
-    with pytest.raises(MemoryError, match="1 TiB, which are the products of 20 features; choose"):
+    monkeypatch.setattr(moments.np, "zeros", full)
+    with pytest.raises(MemoryError, match="1 TiB, which are the products of 20 features; use"):
         model.fit(*data(300, 20))
+
+
+def test_a_failed_first_fit_leaves_a_model_that_is_not_fitted():
+    X, y = data(50, 5)
+    model = StreamingRidgeClassifier()
+    with pytest.raises(ValueError, match="continuous"):
+        model.fit(X, y / 2)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+
+
+# The attributes of the solution
+
+SOLVED = ["alpha_", "best_score_", "coef_", "intercept_", "mean_", "scale_"]
+
+
+def with_one_class():
+    X, y = data(300, 20)
+    return StreamingRidgeClassifier().partial_fit(X[y == 0], y[y == 0])
+
+
+def with_lost_sums():
+    model = StreamingRidgeClassifier().fit(*data(300, 20))
+    del model.sums_
+    return model.set_params(alphas=7.0)
+
+
+def with_wrong_alphas():
+    return StreamingRidgeClassifier().fit(*data(300, 20)).set_params(alphas="many")
+
+
+def with_an_overflow():
+    X, y = data(300, 20)
+    return StreamingRidgeClassifier().partial_fit(X * 1e200, y)
+
+
+def with_half_added_sums():
+    X, y = data(300, 20)
+    model = StreamingRidgeClassifier().partial_fit(X, y)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moments.Moments, "_keep", None)
+        with pytest.raises(TypeError):
+            model.partial_fit(X, y)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (with_one_class, ValueError),
+        (with_lost_sums, ValueError),
+        (with_wrong_alphas, TypeError),
+        (with_an_overflow, ValueError),
+        (with_half_added_sums, RuntimeError),
+    ],
+)
+def test_without_a_solution_there_are_no_attributes_of_it(make, error):
+    model = make()
+    with pytest.raises(error) as cause:
+        model.predict(np.ones((1, 20)))
+    assert not isinstance(cause.value, NotFittedError)
+    for name in SOLVED:
+        assert not hasattr(model, name)
+        with pytest.raises(NotFittedError) as caught:
+            getattr(model, name)
+        assert str(caught.value) == str(cause.value)
+        assert type(caught.value.__cause__) is error
+    assert not {*SOLVED} & {name for name, _ in inspect.getmembers(model)}
+    for shown in (model, make_pipeline(StandardScaler(), model)):
+        assert "StreamingRidgeClassifier" in shown._repr_html_()
+
+
+def test_displaying_a_model_does_not_solve_it(monkeypatch):
+    X, y = data(300, 20)
+    model = StreamingRidgeClassifier().partial_fit(X, y)
+
+    def show():
+        inspect.getmembers(model)
+        assert "StreamingRidgeClassifier" in model._repr_html_()
+        return {*SOLVED} & {*dir(model)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lapack, "dpotrf", None)
+        assert not show()
+    model.predict(X)
+    assert show() == {*SOLVED}
+    with monkeypatch.context() as patch:
+        patch.setattr(lapack, "dpotrf", None)
+        model.set_params(alphas=7.0)
+        assert not show()
+    assert model.alpha_ == 7
+    assert show() == {*SOLVED}
+    model.partial_fit(X, y)
+    assert not {*SOLVED} & {*dir(model)}
+
+
+# Copies and files
+
+
+def through_skops(model):
+    return skops.io.loads(
+        skops.io.dumps(model), trusted=["sklearn_conv._ridge.classifier.StreamingRidgeClassifier"]
+    )
+
+
+COPIES = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),
+    "skops": through_skops,
+}
+
+
+@pytest.mark.parametrize("is_solved", [True, False])
+@pytest.mark.parametrize("make_copy", COPIES.values(), ids=COPIES)
+@sizes
+def test_a_copy_has_sums_of_its_own(size, make_copy, is_solved):
+    X, y = data(*size)
+    model = StreamingRidgeClassifier(ALPHAS).partial_fit(X, y)
+    expected = copy.deepcopy(model).predict(X)
+    if is_solved:
+        model.predict(X)
+    again = make_copy(model)
+    before = pickle.dumps(model)
+    again.partial_fit(X[::2] + 1, y[::2])
+    assert pickle.dumps(model) == before
+    np.testing.assert_array_equal(model.predict(X), expected)
+    model.partial_fit(X[::2] + 1, y[::2])
+    np.testing.assert_array_equal(again.coef_, model.coef_)
+    assert "_locks" not in again.__getstate__()
+
+
+@sizes
+def test_files_name_only_the_estimator(size):
+    X, y = data(*size)
+    model = StreamingRidgeClassifier(ALPHAS).fit(X, y)
+    names = set(re.findall(rb"sklearn_conv[\w.]*", pickle.dumps(model)))
+    assert names == {b"sklearn_conv._ridge.classifier"}
+    assert skops.io.get_untrusted_types(data=skops.io.dumps(model)) == [
+        "sklearn_conv._ridge.classifier.StreamingRidgeClassifier"
+    ]
+
+
+# Threads, forked processes and signals
+
+
+@pytest.fixture
+def blocked():
+    """Return a function that waits until ``release`` is set, and sets ``entered`` before."""
+
+    class Blocked:
+        def __init__(self):
+            self.entered, self.release = threading.Event(), threading.Event()
+
+        def __call__(self, function):
+            def wait(*args, **kwargs):
+                self.entered.set()
+                assert self.release.wait(60)
+                return function(*args, **kwargs)
+
+            return wait
+
+    blocked = Blocked()
+    yield blocked
+    blocked.release.set()
+
+
+@pytest.fixture
+def threads(blocked):
+    with ThreadPoolExecutor(8) as threads:
+        yield threads
+        blocked.release.set()
+
+
+def test_a_solved_model_does_not_wait_for_another_one(blocked, threads, monkeypatch):
+    X, y = data(300, 20)
+    solved = StreamingRidgeClassifier(ALPHAS).fit(X, y)
+    expected = solved.predict(X)
+    other = StreamingRidgeClassifier(ALPHAS).partial_fit(X, y)
+    monkeypatch.setattr(lapack, "dpotrf", blocked(lapack.dpotrf))
+    busy = threads.submit(other.predict, X)
+    assert blocked.entered.wait(60)
+    np.testing.assert_array_equal(threads.submit(solved.predict, X).result(timeout=10), expected)
+    assert not busy.done()
+    blocked.release.set()
+    np.testing.assert_array_equal(busy.result(), expected)
+
+
+def test_a_solved_model_predicts_while_rows_are_added(blocked, threads, monkeypatch):
+    X, y = data(300, 20)
+    model = StreamingRidgeClassifier(ALPHAS).fit(X, y)
+    expected = model.decision_function(X)
+    monkeypatch.setattr(moments.Moments, "_keep", blocked(moments.Moments._keep))
+    busy = threads.submit(model.partial_fit, X, np.where(y == 0, 3, y))
+    assert blocked.entered.wait(60)
+    scores = threads.submit(model.decision_function, X).result(timeout=10)
+    np.testing.assert_array_equal(scores, expected)
+    waiting = threads.submit(model.set_params(alphas=3.0).decision_function, X)
+    blocked.release.set()
+    busy.result()
+    assert waiting.result().shape == (300, 4)
+
+
+@pytest.fixture
+def _many_switches():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("_many_switches")
+@pytest.mark.parametrize("alphas", [10.0, ALPHAS])
+@sizes
+def test_threads_that_add_rows_lose_none(size, alphas, threads):
+    X, y = data(*size)
+    batches = [slice(start, start + 3) for start in range(0, len(X), 3)] * 5
+    expected = StreamingRidgeClassifier(alphas)
+    for batch in batches:
+        expected.partial_fit(X[batch], y[batch])
+    for is_fitted in (True, False):
+        model = StreamingRidgeClassifier(alphas)
+        added = batches
+        if is_fitted:
+            model.partial_fit(X[batches[0]], y[batches[0]])
+            added = batches[1:]
+        adding = [threads.submit(model.partial_fit, X[batch], y[batch]) for batch in added]
+        if is_fitted:
+            for _ in range(10):
+                assert model.predict(X).shape == (len(X),)
+        for call in adding:
+            call.result()
+        assert model.sums_.n_rows == 5 * len(X)
+        np.testing.assert_array_equal(model.sums_.counts, expected.sums_.counts)
+        np.testing.assert_allclose(model.coef_, expected.coef_, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(model.mean_, expected.mean_, rtol=0, atol=1e-10)
+
+
+@pytest.mark.usefixtures("_many_switches")
+def test_threads_that_merge_two_models_with_each_other(threads):
+    X, y = data(300, 20)
+    expected = StreamingRidgeClassifier(10).fit(X, y)
+    for _ in range(20):
+        first = StreamingRidgeClassifier(10).partial_fit(X[:100], y[:100])
+        second = StreamingRidgeClassifier(10).partial_fit(X[100:], y[100:])
+        calls = [threads.submit(first.merge, second), threads.submit(second.merge, first)]
+        for call in calls:
+            call.result(timeout=60)
+        assert sorted([first.sums_.n_rows, second.sums_.n_rows]) in ([300, 400], [300, 500])
+    whole = first if first.sums_.n_rows == 300 else second
+    np.testing.assert_allclose(whole.coef_, expected.coef_, rtol=0, atol=1e-10)
+
+
+def test_a_model_merged_with_itself_has_all_rows_twice():
+    X, y = data(300, 20)
+    model = StreamingRidgeClassifier(10).fit(X, y)
+    twice = StreamingRidgeClassifier(10).fit(np.concatenate([X, X]), np.concatenate([y, y]))
+    assert model.merge(model).sums_.n_rows == 600
+    np.testing.assert_allclose(model.coef_, twice.coef_, rtol=0, atol=1e-10)
+
+
+SCRIPT = """
+import os, signal, sys, threading, time
+import numpy as np
+from scipy.linalg import lapack
+from sklearn_conv import StreamingRidgeClassifier
+
+def data(n, d):
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % 3
+    return rng.normal(size=(n, d)) + np.eye(3)[y] @ rng.normal(size=(3, d)), y
+"""
+FORK = """
+X, y = data(500, 40)
+expected = StreamingRidgeClassifier().fit(X, y).decision_function(X)
+model = StreamingRidgeClassifier().partial_fit(X, y)
+factorize, entered, release = lapack.dpotrf, threading.Event(), threading.Event()
+
+def wait(*args, **kwargs):
+    result = factorize(*args, **kwargs)  # in place
+    entered.set()
+    release.wait(60)
+    return result
+
+lapack.dpotrf = wait
+thread = threading.Thread(target=model.predict, args=(X,))
+thread.start()
+assert entered.wait(60)
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    lapack.dpotrf = factorize
+    is_right = np.allclose(model.decision_function(X), expected, rtol=0, atol=1e-10)
+    is_right &= model.partial_fit(X, y).sums_.n_rows == 1000
+    os._exit(0 if is_right else 1)
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 0, status
+release.set()
+thread.join()
+np.testing.assert_allclose(model.decision_function(X), expected, rtol=0, atol=1e-10)
+"""
+SIGNAL = """
+ALPHAS = [0.1, 1.0, 10.0, 100.0]
+X, y = data(1000, 150)
+start = time.perf_counter()
+once = StreamingRidgeClassifier(ALPHAS).fit(X, y)
+duration = time.perf_counter() - start
+twice = StreamingRidgeClassifier(ALPHAS).partial_fit(X, y).partial_fit(X, y)
+
+def predict():
+    model.predict(X[:1])
+
+def choose_again():
+    model.set_params(alphas=7.0).predict(X[:1])
+    model.set_params(alphas=ALPHAS)
+
+def add_rows():
+    model.partial_fit(X, y)
+
+def handle(signum, frame):
+    global is_handled
+    act()
+    is_handled = True
+
+signal.signal(signal.SIGALRM, handle)
+for act, expected in ((predict, once), (choose_again, once), (add_rows, twice)):
+    for delay in np.linspace(1e-4, duration, 6):
+        model, is_handled = StreamingRidgeClassifier(ALPHAS).partial_fit(X, y), False
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        model.predict(X[:1])
+        while not is_handled:
+            time.sleep(1e-3)
+        np.testing.assert_allclose(
+            model.decision_function(X), expected.decision_function(X), rtol=0, atol=1e-10
+        )
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork and signals of Unix")
+@pytest.mark.parametrize("code", [FORK, SIGNAL], ids=["fork", "signal"])
+def test_while_a_model_is_being_solved(code):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT + code],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # quick on a busy machine, too
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def choose_again(model, X, y):
+    model.set_params(alphas=7.0).predict(X)
+    model.set_params(alphas=ALPHAS)
+
+
+ACTIONS = {
+    "predict": lambda model, X, y: model.predict(X),
+    "other alphas": choose_again,
+    "more rows": lambda model, X, y: model.partial_fit(X, y),
+    "a new class": lambda model, X, y: model.partial_fit(X, y + 1),
+}
+
+
+@pytest.mark.parametrize("act", ACTIONS.values(), ids=ACTIONS)
+@pytest.mark.parametrize(
+    ("size", "interrupted"),
+    [
+        ("few rows", (solving, "_compute_targets")),
+        ("as many", (solving, "_compute_targets")),
+        ("many rows", (solving, "_compute_targets")),
+        ("many rows", (solving, "_mirror_lower_triangle")),
+        ("many rows", (lapack, "dpotrf")),
+        ("many rows", (lapack, "dpotrs")),
+    ],
+)
+def test_a_signal_handler_in_the_middle_of_a_solve(size, interrupted, act, monkeypatch):
+    """Handlers run in the thread that solves, between two steps of Python."""
+    X, y = data(*SIZES[size])
+    expected = StreamingRidgeClassifier(ALPHAS).partial_fit(X, y)
+    act(expected, X, y)
+    model = StreamingRidgeClassifier(ALPHAS).partial_fit(X, y)
+    function, todo = getattr(*interrupted), [partial(act, model, X, y)]
+
+    def interrupt(*args, **kwargs):
+        result = function(*args, **kwargs)
+        if todo:
+            todo.pop()()
+        return result
+
+    monkeypatch.setattr(*interrupted, interrupt)
+    scores = model.decision_function(X)
+    np.testing.assert_array_equal(scores, expected.decision_function(X))
 
 
 def test_threads_share_a_model_that_is_not_solved_yet():
@@ -419,7 +822,7 @@ def test_threads_share_a_model_that_is_not_solved_yet():
 
 
 def test_memory_does_not_grow_with_the_rows(monkeypatch):
-    monkeypatch.setattr(ridge, "BLOCK_BYTES", 2**20)
+    monkeypatch.setattr(moments, "BLOCK_BYTES", 2**20)
     X, y = data(20_000, 100, dtype="f4")
     model = StreamingRidgeClassifier(ALPHAS)
     tracemalloc.start()

@@ -1,223 +1,74 @@
-"""`StreamingRidgeClassifier`: a linear classifier from sums over rows that it never holds."""
+"""`StreamingRidgeClassifier`: ridge classification of rows that are added batch by batch."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from copy import copy
-from numbers import Real
-from threading import Lock
-from typing import Any, NamedTuple, Self
+from contextlib import AbstractContextManager
+from threading import RLock
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import blas, lapack
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.linear_model import RidgeCV
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_X_y, column_or_1d, validate_data
 
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
-from sklearn_conv._validation import is_dask, is_finite, is_sequence, parameter_error
+from sklearn_conv._ridge.moments import Moments
+from sklearn_conv._ridge.solving import Solution, check_alphas, solve
+from sklearn_conv._validation import is_dask, parameter_error
 from sklearn_conv._versions import API_LINK
 
-N_KEPT = 2_000
-"""Rows that are kept, to choose alpha by their leave-one-out errors."""
-
-BLOCK_BYTES = 64 * 2**20
-"""About what the rows take in float64 that are multiplied, or predicted, at once."""
-
-
-class Moments:
-    """Number, means and centred products of rows, and a sample of them; float64 throughout.
-
-    Sums of two parts add up with the correction for their means of T. F. Chan, G. H. Golub and
-    R. J. LeVeque, "Algorithms for Computing the Sample Variance: Analysis and Recommendations"
-    (1983): nothing large is ever subtracted from something large.
-    """
-
-    def __init__(self, n_features: int, dtype: np.dtype) -> None:
-        self.n = 0
-        self.mean = np.zeros(n_features)
-        self.classes = np.array([])
-        self.counts = np.zeros(0, np.int64)
-        self.class_means = np.zeros((0, n_features))
-        self.gram: Any = None
-        """lower triangle of the sum of (row - mean)(row - mean)'; None as long as all rows are
-        kept, and no more than there are features"""
-        dtype = dtype if dtype == np.float32 else np.dtype(np.float64)
-        self.kept = np.zeros((0, n_features), dtype)
-        self.kept_labels = np.array([])
-        self.kept_order = np.zeros(0, np.uint64)
-        """the N_KEPT lowest of all rows are kept"""
-        self.is_whole = True
-
-    @property
-    def variances(self) -> np.ndarray:
-        """The variance of each feature, and 1 where it is constant but for rounding."""
-        if self.gram is None:
-            variances = np.square(self.kept - self.mean).mean(axis=0)
-        else:
-            variances = self.gram.diagonal() / self.n
-        if not np.isfinite(variances).all():
-            raise ValueError(
-                "Squares of some features are beyond the range of float64; divide them by their "
-                "standard deviation first."
-            )
-        eps = np.finfo(np.float64).eps
-        # As in StandardScaler: what rounding makes of the variance of a constant.
-        bound = self.n * eps * variances + np.square(self.n * eps * self.mean)
-        return np.where(variances <= bound, 1.0, variances)
-
-    def add(self, X: np.ndarray, y: np.ndarray, start: int) -> None:
-        """Add rows, of which the first one is number ``start``."""
-        self.require_whole()
-        self.is_whole = False
-        length = max(1, BLOCK_BYTES // (8 * X.shape[1]))
-        for first in range(0, len(X), length):
-            block = slice(first, first + length)
-            self._add_block(X[block], y[block], start + first)
-        self.is_whole = True
-
-    def merge(self, other: Moments) -> None:
-        """Add the rows of another one."""
-        self.require_whole()
-        other.require_whole()
-        self.is_whole = False
-        n = self.n + other.n
-        if self.gram is not None or other.gram is not None or n > self._n_direct:
-            gram = self._products()
-            theirs = other.gram if other.gram is not None else other._products()
-            gram += theirs
-            shift = (other.mean - self.mean) * np.sqrt(self.n * other.n / n)
-            self.gram = blas.dsyr(1.0, shift, lower=1, a=gram, overwrite_a=1)
-        self._add_means(other.classes, other.counts, other.class_means)
-        self._keep(other.kept, other.kept_labels, other.kept_order)
-        self.is_whole = True
-
-    def require_whole(self) -> None:
-        """Refuse sums that an interrupt, or too little memory, has left half added."""
-        if not self.is_whole:
-            raise RuntimeError(
-                "An earlier partial_fit or merge was interrupted in the middle of its sums; "
-                "fit again from the first row."
-            )
-
-    @property
-    def _n_direct(self) -> int:
-        return min(N_KEPT, len(self.mean))
-
-    def _products(self) -> np.ndarray:
-        if self.gram is not None:
-            return self.gram
-        d = len(self.mean)
-        try:
-            gram = np.zeros((d, d), order="F")
-        except MemoryError as error:
-            raise MemoryError(
-                f"{error}, which are the products of {d} features; choose fewer kernels or cells."
-            ) from None
-        centred = self.kept - self.mean
-        return blas.dsyrk(1.0, centred.T, lower=1, c=gram, overwrite_c=1)
-
-    def _add_block(self, X: np.ndarray, y: np.ndarray, start: int) -> None:
-        classes, codes = np.unique(y, return_inverse=True)
-        counts = np.bincount(codes)
-        rows = X.astype(np.float64)
-        sums = np.stack([rows[codes == code].sum(axis=0) for code in range(len(classes))])
-        n, mean = self.n + len(rows), sums.sum(axis=0) / len(rows)
-        if self.gram is not None or n > self._n_direct:
-            gram = self._products()
-            rows -= mean
-            shift = (mean - self.mean) * np.sqrt(self.n * len(rows) / n)
-            for part in (rows.T, shift[:, np.newaxis]):
-                gram = blas.dsyrk(1.0, part, beta=1.0, c=gram, lower=1, overwrite_c=1)
-            self.gram = gram
-        self._add_means(classes, counts, sums / counts[:, np.newaxis])
-        self._keep(X, y, _shuffle(start + np.arange(len(X), dtype=np.uint64)))
-
-    def _add_means(self, classes: np.ndarray, counts: np.ndarray, means: np.ndarray) -> None:
-        """Add the means of some rows of each class."""
-        every = np.union1d(self.classes, classes) if len(self.classes) else classes
-        new_counts = np.zeros(len(every), np.int64)
-        new_means = np.zeros((len(every), len(self.mean)))
-        mine, theirs = np.searchsorted(every, self.classes), np.searchsorted(every, classes)
-        new_counts[mine], new_means[mine] = self.counts, self.class_means
-        new_counts[theirs] += counts
-        weights = counts / np.maximum(new_counts[theirs], 1)
-        new_means[theirs] += weights[:, np.newaxis] * (means - new_means[theirs])
-        n, n_more = self.n + counts.sum(), counts.sum()
-        if n_more:
-            mean = counts @ means / n_more
-            self.mean = self.mean + (mean - self.mean) * (n_more / n)
-        self.classes, self.counts, self.class_means = every, new_counts, new_means
-        self.n = int(n)
-
-    def _keep(self, rows: np.ndarray, labels: np.ndarray, order: np.ndarray) -> None:
-        if len(self.kept) == N_KEPT:
-            few = order < self.kept_order.max()
-            rows, labels, order = rows[few], labels[few], order[few]
-        if not len(rows):
-            return
-        labels = np.concatenate([self.kept_labels, labels]) if len(self.kept) else labels
-        rows = np.concatenate([self.kept, rows])
-        order = np.concatenate([self.kept_order, order])
-        chosen = np.argsort(order, kind="stable")[:N_KEPT]
-        self.kept, self.kept_labels, self.kept_order = rows[chosen], labels[chosen], order[chosen]
-
-
-class Solution(NamedTuple):
-    """What the moments give for the chosen alpha; ``(row - mean) @ coef.T + level`` decides."""
-
-    alphas: tuple[float, ...]
-    alpha: float
-    score: float | None
-    coef: np.ndarray
-    mean: np.ndarray
-    level: np.ndarray
-    scale: np.ndarray
+SOLVED_ATTRIBUTES = {"coef_", "intercept_", "alpha_", "best_score_", "mean_", "scale_"}
+"""Fitted attributes that are known once the model is solved."""
 
 
 class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
-    """Ridge regression on classes, from sums over batches of rows that are never held.
+    """Ridge classification of standardized features, from sums over batches of rows.
 
-    It is what ``StandardScaler`` and then ``RidgeClassifier`` compute, or ``RidgeClassifierCV``
-    for several ``alphas``, in one pass over the rows and in memory that does not depend on their
-    number: the centred products of ``d`` features take ``8 * d**2`` bytes, 0.5 GB for 8,192.
+    The model is that of ``StandardScaler`` followed by ``RidgeClassifier``, or by
+    ``RidgeClassifierCV`` for several ``alphas``. It is fitted in one pass over the rows, in memory
+    that does not depend on their number: the centered products of ``d`` features take ``8 * d**2``
+    bytes, 0.5 GB for 8,192 features.
 
     Parameters
     ----------
     alphas : float or sequence of float, default=(0.1, 1.0, 10.0, 100.0, 1000.0)
-        Regularization, above 0: that of `sklearn.linear_model.RidgeClassifier` for features of
-        variance 1. Of several, the one with the smallest leave-one-out error, the mean over rows
-        and classes of its square, is taken. Up to 2,000 rows these are the errors of all, as in
-        `sklearn.linear_model.RidgeClassifierCV`; from then on those of 2,000 rows, which are drawn
-        by their numbers, when all others have been learned from. ``set_params(alphas=...)`` and a
-        new `predict` choose anew without the rows.
+        Regularization, above 0: that of `sklearn.linear_model.RidgeClassifier` for features with
+        unit variance. If several are given, the one with the smallest mean squared leave-one-out
+        error, over rows and classes, is chosen. For up to 2,000 rows, these are the errors of all
+        rows, as in `sklearn.linear_model.RidgeClassifierCV`; for more, the errors of a sample of
+        2,000 rows, drawn by row number. The model is always fitted on all rows.
+
+        ``alphas`` is read whenever the model is solved: ``set_params(alphas=...)`` followed by
+        `predict` chooses again, without the rows.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The classes.
+        Class labels.
     coef_ : ndarray of shape (n_classes, n_features), or (1, n_features) for two classes
-        Coefficients of the features as they came, not scaled.
+        Coefficients of the features as they are, not standardized.
     intercept_ : ndarray of shape (n_classes,) or (1,)
-        Constants of the decision function.
+        Intercepts of the decision function.
     alpha_ : float
-        The regularization that was taken.
+        The chosen regularization.
     best_score_ : float or None
-        Minus the mean squared leave-one-out error with ``alpha_``; None if ``alphas`` is one.
+        Minus the mean squared leave-one-out error for ``alpha_``; None if there is one alpha only.
     mean_ : ndarray of shape (n_features,)
         Mean of each feature.
     scale_ : ndarray of shape (n_features,)
-        Standard deviation of each feature, 1 where it is constant.
+        Standard deviation of each feature; 1 for constant features.
     sums_ : object
-        What `partial_fit` and `merge` add to: counts, means, products and 2,000 rows. Delete it,
-        ``del model.sums_``, before you save a model that is only to predict.
+        The sums that `partial_fit` and `merge` add to: counts, means, products and 2,000 rows.
+        Delete them, ``del model.sums_``, before you save a model that is only used to predict.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features; only if X had names that are all strings.
+        Names of the features; only defined if X has feature names that are all strings.
 
     See Also
     --------
@@ -225,10 +76,18 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
 
     Notes
     -----
-    For every alpha one Cholesky factor of the products is computed, in the other half of their
-    array: for less than some twenty alphas that is faster than one eigendecomposition, and takes a
-    third of its memory. ``coef_``, ``intercept_`` and the other results are computed by `fit`, and
-    after `partial_fit` or `merge` when somebody asks for them.
+    For each alpha, one Cholesky factor of the products is computed, in the other half of their
+    array. For fewer than about 20 alphas, this is faster than one eigendecomposition, and it takes
+    a third of the memory.
+
+    The model is solved by `fit`, and after `partial_fit` or `merge` by the first method or
+    attribute that needs the solution. If there is none, for example because all rows are of one
+    class, methods raise an error that states the reason, and the attributes of the solution, such
+    as ``coef_``, raise it as a `~sklearn.exceptions.NotFittedError`. ``dir(model)`` lists these
+    attributes only if the model is solved for the present ``alphas``.
+
+    Threads may share a model: those that add rows or solve wait for each other. While rows are
+    added to a solved model, other threads predict with its last solution, without waiting.
 
     References
     ----------
@@ -247,7 +106,7 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
     >>> model.alpha_, round(model.score(X[1500:], y[1500:]), 2)
     (100.0, 0.87)
 
-    Two parts, on two machines perhaps, make the same model:
+    Two models, perhaps fitted on two machines, can be merged to the same model:
 
     >>> first = StreamingRidgeClassifier(alphas=100).fit(X[:700], y[:700])
     >>> second = StreamingRidgeClassifier(alphas=100).fit(X[700:1500], y[700:1500])
@@ -258,6 +117,7 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
     _doc_link_module = "sklearn_conv"
     _doc_link_template = API_LINK
 
+    sums_: Moments
     classes_: np.ndarray
     _has_fixed_classes: bool
     _solution: Solution | None
@@ -269,14 +129,15 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
 
     @with_callbacks
     def fit(self, X: Any, y: Any) -> Self:
-        """Learn from all rows at once.
+        """Fit the model to all rows at once.
 
         Parameters
         ----------
         X : array-like or dask array of shape (n, n_features)
-            Finite features. Of a dask array, sums of its chunks are computed where these are.
+            Finite features. For a Dask array, the sums over its chunks are computed where the
+            chunks are.
         y : array-like or dask array of shape (n,)
-            Their classes.
+            Class labels.
 
         Returns
         -------
@@ -286,29 +147,29 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         Raises
         ------
         TypeError
-            If ``alphas`` or X is of a wrong kind.
+            If ``alphas`` or X is of a wrong type.
         ValueError
-            If ``alphas``, X or y has wrong values, or y has one class only.
+            If ``alphas``, X or y has wrong values, or y has only one class.
         """
         with fit_steps(self, X, y, 2) as step:
-            with step("sums"):
-                self._learn(X, y, None, reset=True)
+            with step("sums"), self._lock():
+                self._add_rows(X, y, None, reset=True)
             with step("alphas"):
                 self._solve()
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: npt.ArrayLike | None = None) -> Self:
-        """Add a batch of rows to those that were learned from.
+        """Add a batch of rows to those that the model is fitted on.
 
         Parameters
         ----------
         X : array-like or dask array of shape (n, n_features)
             Finite features.
         y : array-like or dask array of shape (n,)
-            Their classes.
+            Class labels.
         classes : array-like of shape (n_classes,), default=None
-            All classes that there are, in the first call; others are then refused. With None,
-            classes may come as they like.
+            All classes, in the first call; other labels then raise an error. If None, any batch
+            may add new classes.
 
         Returns
         -------
@@ -318,34 +179,35 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         Raises
         ------
         TypeError
-            If ``alphas`` or X is of a wrong kind.
+            If ``alphas`` or X is of a wrong type.
         ValueError
             If ``alphas``, X, y or ``classes`` has wrong values.
         """
-        self._learn(X, y, classes, reset=not hasattr(self, "classes_"))
+        with self._lock():
+            self._add_rows(X, y, classes, reset=not self.__sklearn_is_fitted__())
         return self
 
     def merge(self, other: StreamingRidgeClassifier) -> Self:
-        """Add the rows that another classifier was fitted on.
+        """Add the rows that another classifier is fitted on.
 
         Parameters
         ----------
         other : StreamingRidgeClassifier
-            It stays as it is.
+            A fitted classifier, which is not changed.
 
         Returns
         -------
         self : StreamingRidgeClassifier
-            The classifier, as if it had seen the rows of both.
+            The classifier, as if it had been fitted on the rows of both.
 
         Raises
         ------
         NotFittedError
-            If either has not been fitted.
+            If either classifier is not fitted.
         TypeError
-            If ``other`` is no `StreamingRidgeClassifier`.
+            If ``other`` is not a `StreamingRidgeClassifier`.
         ValueError
-            If the features of both differ, or one has words for classes and the other numbers.
+            If the features of the two classifiers differ, or the labels of only one are strings.
         """
         check_is_fitted(self)
         if not isinstance(other, StreamingRidgeClassifier):
@@ -353,20 +215,27 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
                 TypeError, "merge", "other", "a fitted StreamingRidgeClassifier", other
             )
         check_is_fitted(other)
-        mine, theirs = (getattr(model, "feature_names_in_", []) for model in (self, other))
-        if self.n_features_in_ != other.n_features_in_ or not np.array_equal(mine, theirs):
-            raise ValueError(
-                f"Models of {self.n_features_in_} and {other.n_features_in_} features can't be "
-                "merged, or their features have other names; fit both on the same ones."
+        # Two threads that merge two models with each other take the locks in the same order.
+        models: list[StreamingRidgeClassifier] = sorted((self, other), key=id)
+        with models[0]._lock(), models[1]._lock():
+            own_names, other_names = (
+                getattr(model, "feature_names_in_", []) for model in (self, other)
             )
-        _check_kinds(other.classes_, self.classes_)
-        self._moments().merge(other._moments())
-        self.classes_ = np.union1d(self.classes_, other.classes_)
-        self._solution = None
+            if self.n_features_in_ != other.n_features_in_ or not np.array_equal(
+                own_names, other_names
+            ):
+                raise ValueError(
+                    f"Models of {self.n_features_in_} and {other.n_features_in_} features can't be "
+                    "merged, or their features have other names; fit both on the same features."
+                )
+            _check_kinds(other.classes_, self.classes_)
+            self._require_sums().merge(other._require_sums())
+            self.classes_ = np.union1d(self.classes_, other.classes_)
+            self._solution = None
         return self
 
     def decision_function(self, X: Any) -> Any:
-        """Tell how much rows are like each class.
+        """Compute the decision function of the samples in X.
 
         Parameters
         ----------
@@ -376,35 +245,18 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         Returns
         -------
         scores : ndarray or dask array of shape (n, n_classes), or (n,) for two classes
-            The predicted class has the highest score; the second one of two is that above 0.
+            The predicted class has the highest score; for two classes, a positive score predicts
+            ``classes_[1]``.
         """
         check_is_fitted(self)
         if is_dask(X):
-            from sklearn_conv._dask import check_rows, map_rows
-
             shape = () if len(self.classes_) == 2 else (len(self.classes_),)
-            check_rows(X)
-            return map_rows(self._for_blocks(), "decision_function", X, shape, np.float64)
-        _refuse_masked(X)
-        rows = validate_data(self, X, dtype="numeric", reset=False)
-        _check_numbers(rows)
-        solution = self._solve()
-        scores = np.empty((len(rows), len(solution.level)))
-        length = max(1, BLOCK_BYTES // (8 * rows.shape[1]))
-        with np.errstate(over="ignore", invalid="ignore"):
-            for start in range(0, len(rows), length):
-                block = slice(start, start + length)
-                np.dot(rows[block] - solution.mean, solution.coef.T, out=scores[block])
-            scores += solution.level
-        if not np.isfinite(scores).all():
-            raise ValueError(
-                "Scores are beyond the range of float64: some features of X are far larger than "
-                "those that were learned from."
-            )
-        return scores[:, 0] if len(self.classes_) == 2 else scores
+            return self._map_chunks("decision_function", X, shape, np.float64)
+        scores, classes = self._predict_scores(X)
+        return scores[:, 0] if len(classes) == 2 else scores
 
     def predict(self, X: Any) -> Any:
-        """Predict the classes of rows.
+        """Predict the class labels of the samples in X.
 
         Parameters
         ----------
@@ -414,39 +266,36 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         Returns
         -------
         y : ndarray or dask array of shape (n,)
-            Their classes.
+            Predicted class labels.
         """
         check_is_fitted(self)
         if is_dask(X):
-            from sklearn_conv._dask import check_rows, map_rows
-
-            check_rows(X)
-            return map_rows(self._for_blocks(), "predict", X, (), self.classes_.dtype)
-        scores = self.decision_function(X)
-        return self.classes_[
-            scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)
+            return self._map_chunks("predict", X, (), self.classes_.dtype)
+        scores, classes = self._predict_scores(X)
+        return classes[
+            (scores[:, 0] > 0).astype(int) if len(classes) == 2 else scores.argmax(axis=1)
         ]
 
     def score(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> float:
-        """Give the share of rows whose class is predicted.
+        """Return the accuracy.
 
         Parameters
         ----------
         X : array-like or dask array of shape (n, n_features)
             Features.
         y : array-like or dask array of shape (n,)
-            Their classes.
+            True class labels.
         sample_weight : array-like of shape (n,), default=None
-            Weights of the rows.
+            Weights of the samples.
 
         Returns
         -------
         accuracy : float
-            From 0 to 1.
+            Fraction of samples whose class is predicted.
         """
         predicted = self.predict(X)
-        if is_dask(X):
-            import dask
+        if is_dask(predicted):
+            from sklearn_conv._dask import dask
 
             predicted, y = dask.compute(predicted, y)
         return accuracy_score(y, predicted, sample_weight=sample_weight)
@@ -454,83 +303,123 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
     @property
     def coef_(self) -> np.ndarray:
         """Coefficients of the features."""
-        return self._solve().coef
+        return self._fitted().coef
 
     @property
     def intercept_(self) -> np.ndarray:
-        """Constants of the decision function."""
-        solution = self._solve()
+        """Intercepts of the decision function."""
+        solution = self._fitted()
         return solution.level - solution.coef @ solution.mean
 
     @property
     def alpha_(self) -> float:
-        """The regularization that was taken."""
-        return self._solve().alpha
+        """The chosen regularization."""
+        return self._fitted().alpha
 
     @property
     def best_score_(self) -> float | None:
         """Minus the mean squared leave-one-out error."""
-        return self._solve().score
+        return self._fitted().score
 
     @property
     def mean_(self) -> np.ndarray:
         """Mean of each feature."""
-        return self._solve().mean
+        return self._fitted().mean
 
     @property
     def scale_(self) -> np.ndarray:
         """Standard deviation of each feature."""
-        return self._solve().scale
+        return self._fitted().scale
 
-    def _learn(self, X: Any, y: Any, classes: Any, reset: bool) -> None:
-        _check_alphas(self)
-        moments = None if reset else self._moments()
-        if is_dask(X):
-            from sklearn_conv._dask import check_rows, reduce_rows
+    def __sklearn_is_fitted__(self) -> bool:
+        """Return whether rows have been added; the solution may still have to be computed."""
+        return "_solution" in vars(self)  # it is the last attribute that is set
 
-            check_rows(X)
-            n_features = np.broadcast_to(np.float32(0), (1, X.shape[1]))
-            validate_data(self, n_features, skip_check_array=True, reset=reset)
-            more = reduce_rows(_sum_rows, X, y, moments.n if moments else 0)
-            if not more.n:
-                raise ValueError("All chunks of X are empty.")
-            labels = more.classes
-        else:
-            _refuse_masked(X, y)
-            X, y = validate_data(self, X, y, dtype="numeric", reset=reset)
-            _check_numbers(X)
-            _check_labels(y)
-            more, labels = None, np.unique(y)
-        if classes is not None:
-            classes = np.unique(column_or_1d(classes))
-            if not reset and not np.array_equal(classes, self.classes_):
-                raise ValueError(
-                    f"classes={classes} are not those of earlier rows, {self.classes_}; give "
-                    "classes in the first call of partial_fit only."
-                )
-        known = classes if reset else self.classes_
-        fixed = classes is not None if reset else self._has_fixed_classes
-        if known is not None:
-            _check_kinds(labels, known)
-        if fixed and not np.isin(labels, known).all():
-            raise ValueError(
-                f"y has the classes {np.setdiff1d(labels, known)}, which are not among {known}, "
-                "the classes that the first call of partial_fit was given."
-            )
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
-            if more is None:
-                moments = moments or Moments(X.shape[1], X.dtype)
-                moments.add(X, y, moments.n)
-            elif moments is None:
-                moments = more
-            else:
-                moments.merge(more)
-        self.sums_ = moments
-        self.classes_ = labels if known is None else np.union1d(known, labels)
-        self._has_fixed_classes = fixed
-        self._solution = None
+    def __dir__(self) -> list[str]:
+        """List all attributes, but those of the solution only if it is known.
 
-    def _moments(self) -> Moments:
+        `inspect.getmembers`, and with it the HTML display of scikit-learn 1.9, evaluates all
+        attributes that are listed here: displaying a model must not solve it.
+        """
+        if self._is_solved():
+            return super().__dir__()
+        # BaseEstimator.__dir__ leaves out what hasattr denies, and so evaluates all attributes.
+        names = set(object.__dir__(self)) - SOLVED_ATTRIBUTES
+        return [name for name in names if hasattr(self, name)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return plain data, so that files name no class of this package but the estimator."""
+        with self._lock():
+            state = {**super().__getstate__()}
+            if "sums_" in state:
+                state["sums_"] = self.sums_.to_dict()
+        state.pop("_locks", None)
+        if state.get("_solution") is not None:
+            state["_solution"] = state["_solution"]._asdict()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        restored = {**state}
+        if "sums_" in restored:
+            restored["sums_"] = Moments.from_dict(restored["sums_"])
+        if restored.get("_solution") is not None:
+            restored["_solution"] = Solution(**restored["_solution"])
+        super().__setstate__(restored)
+
+    def _lock(self) -> AbstractContextManager[Any]:
+        """Return the lock of this model, held by whoever adds rows, solves or saves.
+
+        A forked process gets a lock of its own: a thread of the parent that holds the parent's
+        lock does not exist in the child, and would never release it. The lock is reentrant for
+        signal handlers, which may interrupt their own thread while it holds the lock.
+        """
+        locks = self.__dict__.setdefault("_locks", {})
+        return locks.setdefault(os.getpid(), RLock())
+
+    def _is_solved(self) -> bool:
+        """Return whether there is a solution for the present ``alphas``."""
+        solution = vars(self).get("_solution")
+        try:
+            return solution is not None and solution.alphas == self._check_alphas()
+        except (TypeError, ValueError):
+            return False
+
+    def _check_alphas(self) -> tuple[float, ...]:
+        return check_alphas(type(self).__name__, self.alphas)
+
+    def _solve(self) -> Solution:
+        """Return the solution for the present ``alphas``, and compute it if it is not known."""
+        check_is_fitted(self)
+        alphas = self._check_alphas()
+        # A reader of a solved model takes no lock.
+        solution = self._solution
+        if solution is not None and solution.alphas == alphas:
+            return solution
+        with self._lock():
+            # Another thread, or a signal handler in the middle of the loop, may have solved it.
+            while (solution := self._solution) is None or solution.alphas != alphas:
+                moments = self._require_sums()
+                moments.require_whole()
+                if len(self.classes_) < 2:
+                    raise ValueError(
+                        f"{type(self).__name__} needs rows of at least 2 classes, but y has 1 "
+                        f"class so far, {self.classes_.tolist()[0]!r}."
+                    )
+                solved = solve(moments, self.classes_, alphas)
+                if solved is not None:
+                    self._solution = solved
+            return solution
+
+    def _fitted(self) -> Solution:
+        """Return the solution; raise NotFittedError, for `hasattr`, if there is none."""
+        try:
+            return self._solve()
+        except NotFittedError:
+            raise
+        except Exception as error:
+            raise NotFittedError(str(error)) from error
+
+    def _require_sums(self) -> Moments:
         if not hasattr(self, "sums_"):
             raise ValueError(
                 "This model has lost its sums_, and can only predict; to add rows or to choose "
@@ -538,175 +427,117 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
             )
         return self.sums_
 
-    def _solve(self) -> Solution:
-        check_is_fitted(self)
-        alphas = _check_alphas(self)
-        with _solving:
-            solution = self._solution
-            if solution is None or solution.alphas != alphas:
-                moments = self._moments()
-                moments.require_whole()
-                if len(self.classes_) < 2:
-                    raise ValueError(
-                        f"{type(self).__name__} needs rows of at least 2 classes, but y has 1 "
-                        f"class so far, {self.classes_.tolist()[0]!r}."
-                    )
-                solve = _solve_rows if moments.gram is None else _solve_products
-                with np.errstate(over="ignore", invalid="ignore"):
-                    solution = self._solution = solve(moments, self.classes_, alphas)
-            return solution
+    def _add_rows(self, X: Any, y: Any, classes: Any, reset: bool) -> None:
+        """Check rows and add them to the sums, or to new sums; the caller holds the lock."""
+        # All checks come before the sums change: a bad batch leaves them as they are.
+        self._check_alphas()
+        earlier = None if reset else self._require_sums()
+        if is_dask(X):
+            batch = self._sum_chunks(X, y, earlier.n_rows if earlier else 0, reset)
+            known_classes, is_fixed = self._check_classes(batch.classes, classes, reset)
+            moments = batch if earlier is None else earlier
+            if earlier is not None:
+                earlier.merge(batch)
+        else:
+            _require_unmasked(X, y)
+            rows, labels = validate_data(self, X, y, dtype="numeric", reset=reset)
+            _check_dtypes(rows, labels)
+            known_classes, is_fixed = self._check_classes(np.unique(labels), classes, reset)
+            moments = Moments(rows.shape[1], rows.dtype) if earlier is None else earlier
+            moments.add(rows, labels, moments.n_rows)
+        self.sums_ = moments
+        self.classes_ = known_classes
+        self._has_fixed_classes = is_fixed
+        self._solution = None
 
-    def _for_blocks(self) -> StreamingRidgeClassifier:
-        """Copy what predicts, without the sums."""
+    def _sum_chunks(self, X: Any, y: Any, start: int, reset: bool) -> Moments:
+        """Compute the moments of a Dask array."""
+        from sklearn_conv._ridge.dask_rows import check_dask_rows, sum_rows
+
+        check_dask_rows(X)
+        # scikit-learn checks the number of features of an array; this one takes no memory.
+        stand_in = np.broadcast_to(np.float32(0), (1, X.shape[1]))
+        validate_data(self, stand_in, skip_check_array=True, reset=reset)
+        return sum_rows(X, y, start, _check_chunk)
+
+    def _check_classes(
+        self, batch_classes: np.ndarray, classes: Any, reset: bool
+    ) -> tuple[np.ndarray, bool]:
+        """Check the classes of a batch; return all classes, and whether others are errors."""
+        given = None if classes is None else np.unique(column_or_1d(classes))
+        if given is not None and not reset and not np.array_equal(given, self.classes_):
+            raise ValueError(
+                f"classes={given} are not those of earlier rows, {self.classes_}; pass classes in "
+                "the first call of partial_fit only."
+            )
+        known = given if reset else self.classes_
+        is_fixed = given is not None if reset else self._has_fixed_classes
+        if known is None:
+            return batch_classes, is_fixed
+        _check_kinds(batch_classes, known)
+        if is_fixed and not np.isin(batch_classes, known).all():
+            raise ValueError(
+                f"y has the classes {np.setdiff1d(batch_classes, known)}, which are not among "
+                f"{known}, the classes given in the first call of partial_fit."
+            )
+        return np.union1d(known, batch_classes), is_fixed
+
+    def _predict_scores(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores, ``(n, k)`` or ``(n, 1)`` for two classes, and the classes they are for.
+
+        Both are of one solution, since another thread may add classes to the model meanwhile.
+        """
+        _require_unmasked(X)
+        rows = validate_data(self, X, dtype="numeric", reset=False)
+        _check_dtypes(rows)
+        solution = self._solve()
+        return solution.predict(rows), solution.classes
+
+    def _map_chunks(self, method: str, X: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Call a method for each chunk of a Dask array, lazily; ``shape`` is that of one result."""
+        from sklearn_conv._dask import map_rows
+        from sklearn_conv._ridge.dask_rows import check_dask_rows
+
+        check_dask_rows(X)
+        return map_rows(self._without_sums(), method, X, shape, dtype)
+
+    def _without_sums(self) -> StreamingRidgeClassifier:
+        """Return a solved copy without the sums, which are not sent to the chunks."""
         self._solve()
-        light = copy(self)
-        if hasattr(light, "sums_"):
-            del light.sums_
-        return light
+        model = type(self).__new__(type(self))
+        left_out = {"sums_", "_locks"}
+        model.__dict__.update(
+            (name, value) for name, value in vars(self).items() if name not in left_out
+        )
+        return model
 
 
-_solving = Lock()
+def _check_chunk(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Check a chunk of a Dask array, in a task, as `fit` checks X and y."""
+    _require_unmasked(X, y)
+    rows, labels = check_X_y(X, y, dtype="numeric")
+    _check_dtypes(rows, labels)
+    return rows, labels
 
 
-def _sum_rows(X: list[np.ndarray], y: list[np.ndarray], starts: list[int]) -> Moments:
-    """Sum up chunks of a dask array."""
-    moments = Moments(X[0].shape[1], X[0].dtype)
-    for rows, labels, start in zip(X, y, starts, strict=True):
-        if len(rows) or len(labels):
-            _refuse_masked(rows, labels)
-            rows, labels = check_X_y(rows, labels, dtype="numeric")
-            _check_labels(labels)
-            moments.add(rows, labels, start)
-    return moments
-
-
-def _check_alphas(estimator: StreamingRidgeClassifier) -> tuple[float, ...]:
-    owner, value = type(estimator).__name__, estimator.alphas
-    alphas = tuple(np.asarray(value, dtype=object)) if is_sequence(value) else (value,)
-    rule = "a finite number above 0 or a sequence of these"
-    if not all(isinstance(alpha, Real) and not isinstance(alpha, bool) for alpha in alphas):
-        raise parameter_error(TypeError, owner, "alphas", rule, value)
-    if not alphas or not all(alpha > 0 and is_finite(alpha) for alpha in alphas):
-        raise parameter_error(ValueError, owner, "alphas", rule, value)
-    return tuple(map(float, alphas))
-
-
-def _refuse_masked(*arrays: Any) -> None:
+def _require_unmasked(*arrays: Any) -> None:
     if any(map(np.ma.is_masked, arrays)):
         raise ValueError("X or y has masked values; fill them first, or leave out their rows.")
 
 
-def _check_numbers(X: np.ndarray) -> None:
+def _check_dtypes(X: np.ndarray, y: np.ndarray | None = None) -> None:
     if X.dtype.kind not in "biuf":
         raise TypeError(f"X has dtype {X.dtype}; convert it to numbers first.")
-
-
-def _check_labels(y: np.ndarray) -> None:
+    if y is None:
+        return
     if y.dtype.kind not in "biufUSO":
-        raise TypeError(f"y has dtype {y.dtype}; classes must be numbers or words.")
+        raise TypeError(f"y has dtype {y.dtype}; classes must be numbers or strings.")
     check_classification_targets(y)
 
 
 def _check_kinds(labels: np.ndarray, known: np.ndarray) -> None:
-    """Refuse words where classes are numbers, which NumPy would turn into words, and vice versa."""
+    """Raise an error for strings among numbers, which NumPy would cast, and vice versa."""
     if (known.dtype.kind in "OUS") != (labels.dtype.kind in "OUS"):
         raise ValueError(
             f"y has labels like {labels.tolist()[0]!r}, but {known.tolist()[0]!r} is a class."
         )
-
-
-def _targets(moments: Moments, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give what regression aims at, 1 for a class and -1 for others, ``k`` or, of two classes, 1.
-
-    The mean of the targets ``(k,)``, their products with the centred features ``(d, k)``, and the
-    targets of the kept rows ``(m, k)``.
-    """
-    counts = np.zeros(len(classes))
-    products = np.zeros((len(classes), len(moments.mean)))
-    seen = np.searchsorted(classes, moments.classes)
-    counts[seen] = moments.counts
-    products[seen] = 2 * moments.counts[:, np.newaxis] * (moments.class_means - moments.mean)
-    kept = np.where(moments.kept_labels[:, np.newaxis] == classes, 1.0, -1.0)
-    chosen = slice(1, None) if len(classes) == 2 else slice(None)
-    return 2 * counts[chosen] / moments.n - 1, products[chosen].T, kept[:, chosen]
-
-
-def _solve_rows(moments: Moments, classes: np.ndarray, alphas: tuple[float, ...]) -> Solution:
-    """Solve for few rows, all of which have been kept."""
-    scale = np.sqrt(moments.variances)
-    level, _, targets = _targets(moments, classes)
-    rows = (moments.kept - moments.mean) / scale
-    if min(alphas) < rows.size * np.finfo(np.float64).eps:  # of the sum of all variances
-        raise _too_small(min(alphas))
-    ridge = RidgeCV(list(alphas)).fit(rows, targets)
-    return Solution(
-        alphas,
-        float(ridge.alpha_),
-        float(ridge.best_score_) if len(alphas) > 1 else None,
-        np.atleast_2d(ridge.coef_) / scale,
-        moments.mean,
-        level,
-        scale,
-    )
-
-
-def _solve_products(moments: Moments, classes: np.ndarray, alphas: tuple[float, ...]) -> Solution:
-    """Solve for many rows: a Cholesky factor for each alpha, in the upper triangle of the products.
-
-    Scaled features and ``alpha`` are the same as features as they are and ``alpha * variance``.
-    """
-    gram, variances = moments.gram, moments.variances
-    level, products, targets = _targets(moments, classes)
-    diagonal = gram.diagonal().copy()
-    best: Any = None
-    try:
-        for alpha in alphas:
-            _copy_lower_to_upper(gram)
-            np.fill_diagonal(gram, diagonal + alpha * variances)
-            factor, failed = lapack.dpotrf(gram, lower=0, clean=0, overwrite_a=1)
-            if failed:
-                raise _too_small(alpha)
-            coef, _ = lapack.dpotrs(factor, products, lower=0)
-            score = None
-            if len(alphas) > 1:
-                kept = np.subtract(moments.kept.T, moments.mean[:, np.newaxis], order="F")
-                errors = targets - level - kept.T @ coef
-                solved = blas.dtrsm(1.0, factor, kept, lower=0, trans_a=1, overwrite_b=1)
-                leverage = 1 / moments.n + np.einsum("dm,dm->m", solved, solved)
-                score = -float(np.square(errors / (1 - leverage)[:, np.newaxis]).mean())
-            if best is None or score > best.score:
-                best = Solution(
-                    alphas, alpha, score, coef.T.copy(), moments.mean, level, np.sqrt(variances)
-                )
-    finally:
-        np.fill_diagonal(gram, diagonal)
-    return best
-
-
-def _too_small(alpha: float) -> ValueError:
-    return ValueError(
-        f"alpha={alpha} is too small for these features, some of which depend on the others; "
-        "choose a larger one."
-    )
-
-
-def _copy_lower_to_upper(matrix: np.ndarray) -> None:
-    """Copy the lower triangle to the upper one, in place."""
-    step = 256
-    for start in range(0, len(matrix), step):
-        block = slice(start, start + step)
-        matrix[:start, block] = matrix[block, :start].T
-        corner = np.tril(matrix[block, block])
-        matrix[block, block] = corner + np.tril(corner, -1).T
-
-
-def _shuffle(numbers: np.ndarray) -> np.ndarray:
-    """Map 64-bit integers to others, one to one and in no visible order.
-
-    Source: G. L. Steele, D. Lea and C. H. Flood, "Fast Splittable Pseudorandom Number Generators"
-    (2014), the mixing function of SplitMix64.
-    """
-    z = numbers * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,119 @@
+"""Moments of the rows of a Dask array: sums over its chunks, computed where the chunks are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from itertools import accumulate
+from math import isnan
+from typing import Any
+
+import numpy as np
+
+from sklearn_conv._dask import check_dask_array, da, dask, whole_rows
+from sklearn_conv._engine.threads import one_blas_thread
+from sklearn_conv._ridge.moments import Moments
+
+UNKNOWN_GROUP = 8
+"""Number of chunks that one task adds up if the chunk sizes are unknown."""
+
+UNKNOWN_CHUNK = 1 << 32
+"""Distance between the first row numbers of chunks of unknown sizes: more rows than a chunk has."""
+
+CheckRows = Callable[[Any, Any], tuple[np.ndarray, np.ndarray]]
+"""Function that checks the features and the labels of a chunk, and returns them as arrays."""
+
+
+def check_dask_rows(X: Any) -> None:
+    """Raise an error if X is not a Dask array of rows of real numbers."""
+    check_dask_array(X)
+    if X.ndim != 2 or X.dtype.kind not in "biuf" or 0 in X.shape:
+        raise ValueError(
+            "X must be a dask array of real numbers of shape (n, n_features), with no empty axis. "
+            f"Got shape {X.shape} and dtype {X.dtype} instead."
+        )
+
+
+def sum_rows(X: Any, y: Any, start: int, check_rows: CheckRows) -> Moments:
+    """Compute the moments of all rows, the first of which is row number ``start``.
+
+    Each task adds up chunks with at least as many rows as there are features, so that its result,
+    the products, is not larger than the rows. Then the results are merged in pairs. No task changes
+    its arguments: Dask may repeat tasks if a worker is lost.
+    """
+    rows = whole_rows(X)
+    lengths = rows.chunks[0]
+    is_known = not any(map(isnan, lengths))
+    labels = _align_labels(y, rows, is_known)
+    if is_known:
+        starts = [start + first for first in accumulate(lengths[:-1], initial=0)]
+    else:
+        starts = [start + i * UNKNOWN_CHUNK for i in range(len(lengths))]
+    row_chunks, label_chunks = rows.to_delayed().ravel(), labels.to_delayed().ravel()
+    sums = [
+        dask.delayed(_sum_chunks)(
+            [*row_chunks[group]], [*label_chunks[group]], starts[group], check_rows
+        )
+        for group in _group_chunks(lengths, rows.shape[1] if is_known else None)
+    ]
+    while len(sums) > 1:
+        pairs = [sums[i : i + 2] for i in range(0, len(sums), 2)]
+        sums = [dask.delayed(_merge)(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
+    moments = sums[0].compute()
+    if not moments.n_rows:
+        raise ValueError("All chunks of X are empty.")
+    return moments
+
+
+def _align_labels(y: Any, rows: Any, is_known: bool) -> Any:
+    """Return the labels as a Dask array with the chunks of the rows."""
+    if not isinstance(y, da.Array) and not is_known:
+        raise ValueError(
+            "The chunks of X have unknown lengths, so y must be a dask array with the same "
+            "chunks; or call X.compute_chunk_sizes() first."
+        )
+    labels = y if isinstance(y, da.Array) else da.from_array(np.asarray(y), chunks=-1)
+    n_chunks = len(rows.chunks[0])
+    if labels.ndim != 1:
+        raise ValueError(f"y must have shape (n,). Got {labels.ndim} axes instead.")
+    if is_known:
+        if labels.shape[0] != rows.shape[0]:
+            raise ValueError(f"X has {rows.shape[0]} rows, but y has {labels.shape[0]}.")
+        return labels.rechunk((rows.chunks[0],))
+    if len(labels.chunks[0]) != n_chunks:
+        raise ValueError(
+            f"X has {n_chunks} chunks of unknown lengths, but y has {len(labels.chunks[0])}; both "
+            "must have the same chunks."
+        )
+    return labels
+
+
+def _group_chunks(lengths: Sequence[float], n_rows: int | None) -> Iterator[slice]:
+    """Yield groups of chunks with at least so many rows, or of `UNKNOWN_GROUP` chunks if None."""
+    first, n_in_group = 0, 0.0
+    for i, length in enumerate(lengths):
+        n_in_group += length
+        is_full = i + 1 - first == UNKNOWN_GROUP if n_rows is None else n_in_group >= n_rows
+        if is_full or i + 1 == len(lengths):
+            yield slice(first, i + 1)
+            first, n_in_group = i + 1, 0.0
+
+
+def _sum_chunks(
+    row_chunks: list[np.ndarray],
+    label_chunks: list[np.ndarray],
+    starts: list[int],
+    check_rows: CheckRows,
+) -> Moments:
+    moments = Moments(row_chunks[0].shape[1], row_chunks[0].dtype)
+    with one_blas_thread:
+        for rows, labels, start in zip(row_chunks, label_chunks, starts, strict=True):
+            if len(rows) or len(labels):
+                moments.add(*check_rows(rows, labels), start)
+    return moments
+
+
+def _merge(first: Moments, second: Moments) -> Moments:
+    merged = deepcopy(first)
+    merged.merge(second)
+    return merged
