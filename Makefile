@@ -21,7 +21,7 @@ ACCURACY_VENV := .venv-bench-accuracy
 DOCS_VENV := .venv-docs
 DIST_VENV := .venv-dist
 WHEEL := build/wheel
-# Folder with fashion_mnist.npz and eurosat_small.npz: X_train, y_train, X_test, y_test
+# Folder with fashion_mnist.npz and eurosat_small.npz, each with X_train, y_train, X_test and y_test
 SKLEARN_CONV_DATA ?= data
 
 .PHONY: help demo test test-long test-minimum lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes clean
@@ -35,12 +35,12 @@ help:
 	@echo "make docs          build the documentation site, docs/_build/html/index.html"
 	@echo "make docs-check    open all its pages in headless Chromium"
 	@echo "make dist          build sdist and wheel, and test them on the oldest and the newest Python (10 minutes)"
-	@echo "make bench         time against PyTorch, and write docs/performance.md (6 minutes)"
-	@echo "make bench-scale   memory and time of a million images, of dask, of searches; writes docs/scale.md (15 minutes)"
-	@echo "make bench-onnx    time per image in onnxruntime; writes docs/onnx.md"
-	@echo "make bench-accuracy  against HOG, scattering and a CNN; writes docs/accuracy.md (half an hour)"
-	@echo "make bench-recipes   the recipes on real images; writes docs/recipes.md (5 minutes)"
-	@echo "                     both need SKLEARN_CONV_DATA=folder with the images, see the pages"
+	@echo "make bench         time against PyTorch; writes docs/performance.md (6 minutes)"
+	@echo "make bench-scale   memory and time of a million images, Dask and grid searches; writes docs/scale.md (15 minutes)"
+	@echo "make bench-onnx    time per image against onnxruntime; writes docs/onnx.md (1 minute)"
+	@echo "make bench-accuracy  accuracy against HOG, scattering and a CNN; writes docs/accuracy.md (half an hour)"
+	@echo "make bench-recipes   accuracy of the recipes; writes docs/recipes.md (5 minutes)"
+	@echo "                     The last two need SKLEARN_CONV_DATA=folder with the images; see the pages."
 	@echo "make clean         remove the environments and caches"
 
 demo: $(VENV)/demo
@@ -94,7 +94,7 @@ test-wheel:
 bench: $(BENCH_VENV)/bench
 	MPLBACKEND=agg $(BENCH_VENV)/bin/python benchmarks/speed.py --page docs/performance.md
 
-bench-scale: $(VENV)/test
+bench-scale: $(VENV)/bench-scale
 	$(RUN) benchmarks/scale.py --page docs/scale.md
 
 bench-onnx: $(VENV)/test
@@ -121,6 +121,10 @@ $(VENV)/demo: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/test: pyproject.toml | $(VENV)/bin/python
 	$(RUN) $(PIP_INSTALL) --editable ".[plot,dask,onnx,test]"
+	touch $@
+
+$(VENV)/bench-scale: pyproject.toml | $(VENV)/bin/python
+	$(RUN) $(PIP_INSTALL) --editable ".[bench-scale]"
 	touch $@
 
 $(VENV)/lint: pyproject.toml | $(VENV)/bin/python

@@ -1,13 +1,13 @@
-"""Compare features of images: accuracy of the same linear classifier, sizes, times and memory.
+"""Compare image features by the accuracy of the same linear classifier, number, time and memory.
 
-Each row runs in a process of its own. The regularisation is chosen on a fifth of the training
-images (at most 10,000), then the classifier is fitted on all of them and scored on the test images,
-once. The CNN trains for as long as our last row took from images to score. Run: make bench-accuracy
+Each row of a table is measured in a process of its own. The regularization is chosen on a fifth of
+the training images, at most 10,000. Then the classifier is fitted on all training images and scored
+on the test images once. The CNN trains for as long as "patches, root, mirrored" took from images to
+score. Run: make bench-accuracy
 """
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -20,27 +20,39 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from _page import CORES, PYTHON, about, add_page_argument, table, table_row, write_page
 from joblib import Parallel, delayed
 from kymatio.torch import Scattering2D
 from scipy import linalg
 from skimage.feature import hog
 
-from sklearn_conv import StridedConv2DTransformer, __version__
+from sklearn_conv import StridedConv2DTransformer
 
-MARK = "<!-- measured: everything below is written by make bench-accuracy -->"
+TARGET = "bench-accuracy"
 
 
 class Task(NamedTuple):
-    """Images to tell apart, and what was found best for them on validation data."""
+    """Images to classify, and the settings that were best for them on validation data."""
 
     file: str
     n_train: int
     n_seeds: int
     hog: dict
     scattering: int
-    """J: the features are means over 2**J pixels"""
+    """J of the scattering transform: its features are means over 2**J pixels"""
     ours: dict
-    """of all rows of ours"""
+    """Parameters of the transformer, in all rows that use it"""
+
+    def load(self, folder, seed):
+        """Return training images (n, h, w, c), their labels, test images and their labels.
+
+        The training images are drawn at random.
+        """
+        with np.load(folder / f"{self.file}.npz") as data:
+            X, y, X_test, y_test = (data[key] for key in ("X_train", "y_train", "X_test", "y_test"))
+        chosen = np.random.RandomState(seed).permutation(len(X))[: self.n_train]
+        X, X_test = (images.reshape(*images.shape[:3], -1) for images in (X, X_test))
+        return X[chosen], y[chosen].astype(int), X_test, y_test.astype(int)
 
 
 LEARNED = {"normalize_patches": True, "whiten": True, "activation": "split", "bias": -0.25}
@@ -49,29 +61,37 @@ MANY_OBJECTS = OBJECTS | {"n_kernels": 384}
 TILES = {"n_kernels": 1024, "kernel_size": 6, "pool_grid": 1}
 HOG_28 = {"pixels_per_cell": (4, 4), "cells_per_block": (2, 2), "orientations": 9}
 HOG_64 = {"pixels_per_cell": (8, 8), "cells_per_block": (2, 2), "orientations": 9}
+FASHION = Task(
+    file="fashion_mnist", n_train=5_000, n_seeds=3, hog=HOG_28, scattering=2, ours=OBJECTS
+)
 TASKS = {
-    "Fashion-MNIST, 60,000": Task("fashion_mnist", 60_000, 1, HOG_28, 2, MANY_OBJECTS),
-    "Fashion-MNIST, 5,000": Task("fashion_mnist", 5_000, 3, HOG_28, 2, OBJECTS),
-    "Fashion-MNIST, 1,000": Task("fashion_mnist", 1_000, 3, HOG_28, 2, OBJECTS),
-    "EuroSAT, 2,500": Task("eurosat_small", 2_500, 3, HOG_64, 3, TILES),
+    "Fashion-MNIST, 60,000": FASHION._replace(n_train=60_000, n_seeds=1, ours=MANY_OBJECTS),
+    "Fashion-MNIST, 5,000": FASHION,
+    "Fashion-MNIST, 1,000": FASHION._replace(n_train=1_000),
+    "EuroSAT, 2,500": Task(
+        file="eurosat_small", n_train=2_500, n_seeds=3, hog=HOG_64, scattering=3, ours=TILES
+    ),
 }
+HEADER = [
+    "features",
+    "accuracy",
+    "number of features",
+    "s for features",
+    "s for classifier",
+    "peak GB",
+]
 
 
-def load(task, folder, seed):
-    """Return training and test images (n, h, w, c) and their labels, a random part for training."""
-    with np.load(folder / f"{task.file}.npz") as data:
-        X, y, X_test, y_test = (data[key] for key in ("X_train", "y_train", "X_test", "y_test"))
-    chosen = np.random.RandomState(seed).permutation(len(X))[: task.n_train]
-    X, X_test = (images.reshape(*images.shape[:3], -1) for images in (X, X_test))
-    return X[chosen], y[chosen].astype(int), X_test, y_test.astype(int)
+# Each of these functions returns the features of training and test images.
 
 
 def raw(X, X_test, task, seed):
+    """Flatten the images."""
     return [images.reshape(len(images), -1).astype(np.float32) for images in (X, X_test)]
 
 
 def gradients(X, X_test, task, seed):
-    """Histograms of oriented gradients; of colour images the channel of the largest gradient."""
+    """Compute HOG. In color images, each pixel uses the channel with the largest gradient."""
     describe = partial(hog, channel_axis=-1, feature_vector=True, **task.hog)
     with Parallel(n_jobs=-1, batch_size=256) as parallel:
         return [
@@ -81,6 +101,7 @@ def gradients(X, X_test, task, seed):
 
 
 def scattering(X, X_test, task, seed):
+    """Compute the scattering transform."""
     transform = Scattering2D(J=task.scattering, shape=X.shape[1:3])
 
     def describe(images):
@@ -94,7 +115,11 @@ def scattering(X, X_test, task, seed):
 
 
 def ours(X, X_test, task, seed, root=False, mirrored=False, **options):
-    """Features; their roots; the mean of those of the image and of its mirror image."""
+    """Transform the images.
+
+    With mirrored, the features of the mirror image are added. With root, the result is the square
+    root of the features, taken before they are added.
+    """
     transformer = StridedConv2DTransformer(
         **task.ours, **options, random_state=seed, n_jobs=cpu_count()
     ).fit(X)
@@ -129,7 +154,10 @@ TIMED = "patches, root, mirrored"
 
 
 def classify(X, y, X_test, y_test):
-    """Ridge regression of +-1 targets on standardised features, which are overwritten."""
+    """Return the test accuracy and the alpha of a ridge classifier with standardized features.
+
+    The targets are +1 and -1. X and X_test are overwritten.
+    """
     mean = X.mean(axis=0, dtype=np.float64)
     blocks = np.array_split(X, -(-len(X) // 1000))
     squares = sum(np.square(block - mean).sum(axis=0) for block in blocks)
@@ -160,7 +188,7 @@ def classify(X, y, X_test, y_test):
     def accuracy(alpha, rows, images, labels):
         try:
             found = images @ weights(alpha, rows) + center
-        except linalg.LinAlgError:  # too little regularisation for float32
+        except linalg.LinAlgError:  # too little regularization for float32
             return 0.0
         return float((found.argmax(axis=1) == labels).mean())
 
@@ -171,11 +199,12 @@ def classify(X, y, X_test, y_test):
 
 
 def gram(X):
-    """X.T @ X, its lower half."""
+    """Return the lower triangle of X.T @ X."""
     return linalg.blas.ssyrk(1, X.T, lower=1)
 
 
 def solve(products, right, alpha):
+    """Solve (products + alpha * identity) x = right. Only the lower triangle is read."""
     products = products.copy(order="F")
     products.flat[:: len(products) + 1] += alpha
     factor = linalg.cho_factor(products, lower=True, overwrite_a=True, check_finite=False)
@@ -183,7 +212,7 @@ def solve(products, right, alpha):
 
 
 def train_cnn(X, y, X_test, y_test, seconds, seed):
-    """Six convolutions with batch normalisation, AdamW, one cycle, mirrored images."""
+    """Train six convolutions with batch normalization: AdamW, one cycle, mirrored images."""
     start = time.perf_counter()
     torch.manual_seed(seed)
     layers, channels = [], X.shape[3]
@@ -234,8 +263,8 @@ def train_cnn(X, y, X_test, y_test, seconds, seed):
 
 
 def run_row(task, row, seed, seconds, folder):
-    """Measure one row; to be called in a fresh process."""
-    X, y, X_test, y_test = load(task, folder, seed)
+    """Return the figures of a row of a table. Call it in a fresh process."""
+    X, y, X_test, y_test = task.load(folder, seed)
     if row == "CNN":
         result = train_cnn(X, y, X_test, y_test, seconds, seed)
     else:
@@ -256,7 +285,7 @@ def run_row(task, row, seed, seconds, folder):
 
 
 def measure(name, row, seconds, folder):
-    """Run a row once for each seed; the mean of each figure, and the spread of the accuracy."""
+    """Return the mean of each figure of a row over the seeds, and the spread of the accuracy."""
     runs = []
     for seed in range(TASKS[name].n_seeds):
         command = [sys.executable, __file__, "--data", str(folder), "--row", name, row]
@@ -268,23 +297,22 @@ def measure(name, row, seconds, folder):
     return result | {"row": row, "spread": spread}
 
 
-def table(results):
-    lines = [
-        "| features | accuracy | number | s to make | s to classify | peak GB |",
-        "|---|---|---|---|---|---|",
+def cells(result):
+    """Return a row of a table."""
+    spread = "" if result["spread"] is None else f" +- {result['spread']:.4f}"
+    is_cnn = "epochs" in result
+    return [
+        f"CNN, {result['epochs']:.0f} epochs" if is_cnn else result["row"],
+        f"{result['accuracy']:.4f}{spread}",
+        "" if is_cnn else f"{result['features']:,.0f}",
+        "" if is_cnn else f"{result['made']:.1f}",
+        f"{result['classifier']:.1f}",
+        f"{result['gb']:.1f}",
     ]
-    for r in results:
-        spread = "" if r["spread"] is None else f" +- {r['spread']:.4f}"
-        made, number = (f"{r['made']:.1f}", f"{r['features']:,.0f}") if "made" in r else ("", "")
-        label = f"CNN, {r['epochs']:.0f} epochs" if "epochs" in r else r["row"]
-        lines.append(
-            f"| {label} | {r['accuracy']:.4f}{spread} | {number} | {made} | {r['classifier']:.1f} "
-            f"| {r['gb']:.1f} |"
-        )
-    return "\n".join(lines)
 
 
 def plot(tables, path):
+    """Draw the accuracies of all tables."""
     figure, axes = plt.subplots(1, len(tables), figsize=(13, 4), layout="constrained")
     for ax, (name, results) in zip(axes, tables.items(), strict=True):
         rows = [result["row"] for result in results]
@@ -302,28 +330,24 @@ def plot(tables, path):
     figure.savefig(path, dpi=120)
 
 
-def about():
-    return (
-        f"sklearn_conv {__version__}, NumPy {np.__version__}, PyTorch {torch.__version__}, Python "
-        f"{platform.python_version()}, {cpu_count()} cores"
-    )
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the .npz files")
-    parser.add_argument("--page", type=Path, help="write tables and plot to this Markdown page")
+    add_page_argument(parser)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--row", nargs=2, metavar=("TASK", "ROW"), help="run this only, as JSON")
+    parser.add_argument(
+        "--row", nargs=2, metavar=("TASK", "ROW"), help="print the figures of this row as JSON"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=60.0, help="for the CNN of --row")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for the CNN, with --row")
     arguments = parser.parse_args()
     if arguments.row:
         task, row = arguments.row
         result = run_row(TASKS[task], row, arguments.seed, arguments.seconds, arguments.data)
         print(json.dumps(result))
         return
-    print(about(), flush=True)
+    environment = f"{about(np, torch, PYTHON, CORES)}."
+    print(environment, flush=True)
     tables = {}
     for name in arguments.tasks:
         print(f"\n{name} training images\n", flush=True)
@@ -332,15 +356,14 @@ def main():
             timed = next((r for r in results if r["row"] == TIMED), None)
             seconds = timed["made"] + timed["classifier"] if timed else 0.0
             results.append(measure(name, row, seconds, arguments.data))
-            print(table(results[-1:]).splitlines()[-1], flush=True)
-    if arguments.page is not None:
+            print(table_row(cells(results[-1])), flush=True)
+    if arguments.page:
         picture = arguments.page.with_suffix(".png")
         plot(tables, picture)
-        parts = [arguments.page.read_text().split(MARK)[0].rstrip(), MARK, f"{about()}."]
+        parts = [environment]
         for name, results in tables.items():
-            parts += [f"## {name} training images", table(results)]
-        parts.append(f"![Accuracies]({picture.name})")
-        arguments.page.write_text("\n\n".join(parts) + "\n")
+            parts += [f"## {name} training images", table(HEADER, map(cells, results))]
+        write_page(arguments.page, TARGET, [*parts, f"![Accuracies]({picture.name})"])
 
 
 if __name__ == "__main__":

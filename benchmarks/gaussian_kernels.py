@@ -1,4 +1,4 @@
-"""Compare three kinds of Gaussian kernels on the digits: orthogonal ones and two others.
+"""Compare the orthogonal Gaussian kernels with two alternatives, on the digits.
 
 Run: python benchmarks/gaussian_kernels.py
 """
@@ -14,13 +14,13 @@ from sklearn_conv import StridedConv2DTransformer
 
 
 def independent(shape, rng, patches):
-    """Draw weights and make each kernel of length 1."""
+    """Return Gaussian kernels of unit norm."""
     weights = rng.standard_normal(shape)
     return weights / np.sqrt(np.sum(weights**2, axis=(0, 1, 2)))
 
 
-def centred(shape, rng, patches):
-    """Draw weights and make each kernel of mean 0 and length 1."""
+def centered(shape, rng, patches):
+    """Return Gaussian kernels of zero mean and unit norm."""
     weights = rng.standard_normal(shape)
     weights -= weights.mean(axis=(0, 1, 2))
     return weights / np.sqrt(np.sum(weights**2, axis=(0, 1, 2)))
@@ -33,7 +33,7 @@ def main():
     print(f"digits, RidgeClassifier(alpha=100), 3-fold accuracy in percent, {n_seeds} seeds")
     for kernel_size, n_kernels in [(3, 4), (3, 8), (5, 16), (5, 24)]:
         row = []
-        for kernels in (independent, centred, "gaussian"):
+        for kernels in (independent, centered, "gaussian"):
             scores = [
                 cross_val_score(
                     make_pipeline(

@@ -1,18 +1,17 @@
-"""Time per image of a fitted pipeline, here and in onnxruntime, on one core.
+"""Time a fitted pipeline per image, in scikit-learn and in onnxruntime, on one core.
 
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/onnx_speed.py [--page docs/onnx.md]
-
-Both classify the same images, as float32. What is timed alternates, so that a busy machine slows
-both down; the figures are medians.
+Both classify the same images, in float32. The two take turns, so that a busy machine slows both
+down, and their medians are compared. Run: make bench-onnx
 """
 
 import argparse
 from functools import partial
-from pathlib import Path
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime
+from _page import about, add_page_argument, table, write_page
 from skl2onnx import to_onnx
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -20,10 +19,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-import sklearn_conv.onnx
+import sklearn_conv.onnx  # noqa: F401  registers the transformer with skl2onnx
 from sklearn_conv import StridedConv2DTransformer
 
-MARK = "<!-- measured: everything below is written by make bench-onnx -->"
+TARGET = "bench-onnx"
 RECIPE = {
     "kernel_size": 4,
     "kernels": "patches",
@@ -35,10 +34,31 @@ RECIPE = {
 }
 PIPELINES = {"defaults": {}, "recipe": RECIPE}
 BATCHES = [1, 1000]
+HEADER = [
+    "pipeline",
+    "batch size",
+    "ms per image, scikit-learn",
+    "ms per image, onnxruntime",
+    "ratio",
+]
+
+
+class Timing(NamedTuple):
+    """Milliseconds per image in a batch."""
+
+    pipeline: str
+    batch_size: int
+    sklearn: float
+    onnxruntime: float
+
+    def cells(self):
+        """Return a row of the table."""
+        times = f"{self.sklearn:.3f}", f"{self.onnxruntime:.3f}"
+        return [self.pipeline, self.batch_size, *times, f"{self.sklearn / self.onnxruntime:.1f}"]
 
 
 def measure(images, labels):
-    """Yield (pipeline, batch size, ms an image here, ms an image in onnxruntime)."""
+    """Yield a Timing for each pipeline and batch size."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     for name, settings in PIPELINES.items():
@@ -55,11 +75,11 @@ def measure(images, labels):
             X = images[:n]
             ways = [partial(model.predict_proba, X), partial(session.run, None, {"X": X})]
             times = np.array([[timed(way) for way in ways] for _ in range(15)])
-            yield name, n, *np.median(times, axis=0) / n * 1000
+            yield Timing(name, n, *np.median(times, axis=0) / n * 1000)
 
 
 def timed(way):
-    """Give the seconds that a call takes."""
+    """Return the seconds that a call takes."""
     start = perf_counter()
     way()
     return perf_counter() - start
@@ -67,25 +87,18 @@ def timed(way):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--page", type=Path, help="write the table into this page")
+    add_page_argument(parser)
     page = parser.parse_args().page
     digits = load_digits()
-    images = digits.images.astype(np.float32)
-    lines = [
-        f"sklearn_conv {sklearn_conv.__version__}, onnxruntime {onnxruntime.__version__}, "
-        "digits of 8 x 8, one core:",
-        "",
-        "| pipeline | images at once | ms an image, here | ms an image, onnxruntime | ratio |",
-        "|---|---|---|---|---|",
-    ]
     with threadpool_limits(1):
-        for name, n, here, there in measure(images, digits.target):
-            lines.append(f"| {name} | {n} | {here:.3f} | {there:.3f} | {here / there:.1f} |")
-    table = "\n".join(lines) + "\n"
-    print(table)
-    if page is not None:
-        text = page.read_text().split(MARK)[0]
-        page.write_text(f"{text}{MARK}\n\n{table}")
+        timings = list(measure(digits.images.astype(np.float32), digits.target))
+    parts = [
+        f"{about(onnxruntime, 'digits of 8 x 8 pixels', 'one core')}:",
+        table(HEADER, [timing.cells() for timing in timings]),
+    ]
+    print(*parts, sep="\n\n")
+    if page:
+        write_page(page, TARGET, parts)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,23 @@
-"""Memory and time of what is larger than memory, of the ridge classifier, of dask and of searches.
+"""Measure memory and time of images on a disk, the ridge classifier, Dask and grid searches.
 
 Every figure comes from a process of its own, which this program starts. Run: make bench-scale
 """
 
 import argparse
 import json
-import platform
 import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from os import cpu_count
 from pathlib import Path
 
 import dask.array as da
 import numpy as np
 import psutil
 import sklearn
+from _page import CORES, PYTHON, about, add_page_argument, read_page, table, write_page
 from distributed import Client, LocalCluster, wait
 from scipy.linalg import blas, lapack
 from sklearn.base import clone
@@ -28,20 +27,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from sklearn_conv import (
-    StreamingRidgeClassifier,
-    StridedConv2DTransformer,
-    __version__,
-    save_batches,
-)
+from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer, save_batches
 
-MARK = "<!-- measured: everything below is written by make bench-scale -->"
+TARGET = "bench-scale"
 ALPHAS = np.logspace(-1, 5, 7)
 MB = 2**20
 
 
 class PeakMemory:
-    """The most memory that this process holds meanwhile, without mapped files, in MB; Linux."""
+    """Measure the peak memory of this process in MB, without mapped files, and the seconds.
+
+    It reads /proc, and so works on Linux only.
+    """
 
     def __enter__(self):
         self._done, self.first = threading.Event(), self._now()
@@ -67,11 +64,12 @@ class PeakMemory:
 
     @property
     def grown(self):
+        """The peak less the memory at the start."""
         return self.peak - self.first
 
 
 def make_images(path, n):
-    """Write random images to a memory map."""
+    """Write n random images (n, 32, 32, 3) to a .npy file."""
     images = np.lib.format.open_memmap(path, "w+", np.uint8, (n, 32, 32, 3))
     rng = np.random.default_rng(0)
     for start in range(0, n, 10_000):
@@ -80,10 +78,11 @@ def make_images(path, n):
     images.flush()
 
 
-# Each of these runs in a process of its own, and prints what it measured as JSON.
+# Each of these functions runs in a process of its own, which prints what it returns as JSON.
 
 
 def run_memory_map(n):
+    """Compute the features of n images of a memory map, and save them."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         path = Path(folder) / "images.npy"
         make_images(path, n)
@@ -104,7 +103,8 @@ def run_memory_map(n):
         }
 
 
-def features_of(n, d):
+def make_features(n, d):
+    """Return random features (n, d) of ten classes, and the classes."""
     rng = np.random.default_rng(0)
     y = rng.integers(10, size=n)
     X = rng.standard_normal((n, d), np.float32)
@@ -113,7 +113,7 @@ def features_of(n, d):
 
 
 def run_classifier(n, d):
-    """From images to features to a classifier, in batches; and to the same by RidgeClassifier."""
+    """Fit a StreamingRidgeClassifier on d features of n images, in batches."""
     rng = np.random.default_rng(0)
     images = rng.integers(256, size=(n, 28, 28), dtype=np.uint8)
     y = rng.integers(10, size=n)
@@ -135,7 +135,8 @@ def run_classifier(n, d):
 
 
 def run_ridge(n, d, which):
-    X, y = features_of(n, d)
+    """Fit a ridge classifier on random features (n, d)."""
+    X, y = make_features(n, d)
     model = {
         "RidgeClassifier": lambda: make_pipeline(StandardScaler(), RidgeClassifier(10)),
         "RidgeClassifierCV": lambda: make_pipeline(StandardScaler(), RidgeClassifierCV(ALPHAS)),
@@ -148,7 +149,7 @@ def run_ridge(n, d, which):
 
 
 def run_factors(d):
-    """One Cholesky factor and the errors of 2,000 rows, and one eigendecomposition."""
+    """Compute a Cholesky factor with the errors of 2,000 rows, and an eigendecomposition."""
     rng = np.random.default_rng(0)
     matrix = np.asfortranarray(np.eye(d) * d + rng.standard_normal((d, d)) / d)
     rows = np.asfortranarray(rng.standard_normal((d, 2000)))
@@ -161,6 +162,7 @@ def run_factors(d):
 
 
 def run_dask(which, n):
+    """Transform n images with one thread, two threads or two Dask workers."""
     images = np.random.default_rng(0).integers(256, size=(n, 32, 32, 3), dtype=np.uint8)
     n_jobs = 2 if which == "threads" else 1
     transformer = StridedConv2DTransformer(128, 6, random_state=0, n_jobs=n_jobs).fit(images)
@@ -190,7 +192,7 @@ WAYS = {
 
 
 class TreeMemory(PeakMemory):
-    """The memory, and the threads that want a core, of this process and those that it starts."""
+    """Measure memory and runnable threads of this process and of those that it starts."""
 
     def __enter__(self):
         self.running = []
@@ -204,13 +206,14 @@ class TreeMemory(PeakMemory):
                 total += int(status.split("RssAnon:")[1].split()[0]) / 1024
                 for task in Path(f"/proc/{process.pid}/task").iterdir():
                     running += (task / "stat").read_text().rsplit(")", 1)[1].split()[0] == "R"
-            except OSError:  # it has just ended
+            except OSError:  # the process has just ended
                 continue
-        self.running.append(running - 1)  # less the one that counts
+        self.running.append(running - 1)  # without the thread that counts
         return total
 
 
 def run_search(way, n):
+    """Search over stride and kernel size on n images, in one of the WAYS."""
     images = np.random.default_rng(0).integers(256, size=(n, 28, 28), dtype=np.uint8)
     y = np.random.default_rng(1).integers(10, size=n)
     options = WAYS[way]
@@ -240,7 +243,7 @@ def run_search(way, n):
 
 
 def measure(name, *arguments):
-    """Run one of these in a process of its own."""
+    """Return the result of one of the RUNS, in a process of its own."""
     command = [sys.executable, __file__, "--run", name, *map(str, arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
@@ -249,13 +252,8 @@ def measure(name, *arguments):
 
 
 def best(repeats, name, *arguments):
-    """The fastest of several runs: these machines are shared."""
+    """Return the fastest of several runs, since other programs may use the machine."""
     return min((measure(name, *arguments) for _ in range(repeats)), key=lambda r: r["seconds"])
-
-
-def table(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def memory_map_section(n):
@@ -266,12 +264,12 @@ def memory_map_section(n):
         rows.append(
             [f"{count:,}", f"{r['GB']:.2f}", *times, f"{r['peak']:.0f}", f"{r['grown']:.0f}"]
         )
-    header = ["images", "GB of images", "s", "µs an image", "peak MB", "of these by the work"]
+    header = ["images", "GB of images", "s", "µs per image", "peak MB", "peak MB above the start"]
     return table(header, rows)
 
 
 def classifier_section(scale):
-    n, d = 60_000 // scale, 8_192 // scale
+    n, d = 60_000 // scale, 32 * max(256 // scale, 1)  # 32 features of each kernel
     r = measure("classifier", n, d)
     text = (
         f"{n:,} images of 28x28, {d:,} features, {len(ALPHAS)} alphas: {r['seconds']:.0f} s, "
@@ -299,11 +297,11 @@ def classifier_section(scale):
         ]
         for which, name in names.items()
     ]
-    header = [f"{n:,} x {d:,} features, float32", "s", "relative", "MB beyond the features"]
+    header = [f"{n:,} x {d:,} features, float32", "s", "relative time", "MB beyond the features"]
     r = measure("factors", d)
     text += (
-        f"\n\nOf {d:,} features, a Cholesky factor and the errors of 2,000 rows take "
-        f"{r['factor']:.1f} s, an eigendecomposition {r['seconds']:.1f} s."
+        f"\n\nFor {d:,} features, a Cholesky factor and the errors of 2,000 rows take "
+        f"{r['factor']:.1f} s, an eigendecomposition takes {r['seconds']:.1f} s."
     )
     return f"{text}\n\n{table(header, rows)}"
 
@@ -317,9 +315,8 @@ def dask_section(scale):
         [name, f"{seconds:.1f}", f"{times[1] / seconds:.2f}"]
         for name, seconds in zip(names, times, strict=True)
     ]
-    return table(
-        [f"{n:,} images of 32x32x3, 128 kernels of 6x6", "s", "speed, two threads = 1"], rows
-    )
+    header = [f"{n:,} images of 32x32x3, 128 kernels of 6x6", "s", "speed (two threads: 1)"]
+    return table(header, rows)
 
 
 def search_section(scale):
@@ -331,7 +328,7 @@ def search_section(scale):
         f"{10_000 // scale:,} images, 4 settings, 5 folds",
         "s",
         "MB, all processes",
-        "threads that want a core, mean",
+        "mean number of runnable threads",
     ]
     return table(header, rows)
 
@@ -354,9 +351,9 @@ RUNS = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--page", type=Path, help="write the tables into this page")
-    parser.add_argument("--scale", type=int, default=1, help="divide all sizes, to try it out")
-    parser.add_argument("--only", choices=SECTIONS, help="a section; the others of a page stay")
+    add_page_argument(parser)
+    parser.add_argument("--scale", type=int, default=1, help="divide all sizes by it, for a trial")
+    parser.add_argument("--only", choices=SECTIONS, help="measure this section, keep the others")
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
@@ -364,18 +361,18 @@ def main():
         print(json.dumps(RUNS[name](*rest)))
         return
     sections = [arguments.only] if arguments.only else SECTIONS
-    versions = f"sklearn_conv {__version__}, NumPy {np.__version__}, scikit-learn "
-    versions += f"{sklearn.__version__}, Python {platform.python_version()}, {cpu_count()} cores:"
+    environment = f"{about(np, sklearn, PYTHON, CORES)}:"
     results = {name: SECTIONS[name](arguments.scale) for name in sections}
-    print(f"\n{versions}\n\n{join(results)}")
+    print(f"\n{environment}\n\n{join(results)}")
     if arguments.page:
-        before, _, measured = arguments.page.read_text().partition(MARK)
+        _, measured = read_page(arguments.page, TARGET)
         old = dict(re.findall(r"^## (.*)\n\n((?:(?!##).*\n)*)", f"{measured}\n", re.MULTILINE))
         results = {name: results.get(name, old.get(name, "").strip()) for name in SECTIONS}
-        arguments.page.write_text(f"{before}{MARK}\n\n{versions}\n\n{join(results)}\n")
+        write_page(arguments.page, TARGET, [environment, join(results)])
 
 
 def join(sections):
+    """Return the Markdown text of sections, a dictionary of titles and texts."""
     return "\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items())
 
 

@@ -1,0 +1,158 @@
+"""The benchmarks write the pages as they are, and no program lacks a package that it imports."""
+
+import ast
+import importlib.util
+import re
+import sys
+import tomllib
+from itertools import product
+from pathlib import Path
+from shutil import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+MAKEFILE = (ROOT / "Makefile").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PAGES = {
+    "speed": "performance",
+    "scale": "scale",
+    "onnx_speed": "onnx",
+    "accuracy": "accuracy",
+    "recipes": "recipes",
+}
+NOT_INSTALLED = {
+    "torch": {"__name__": "torch", "__version__": "2.13.0", "Tensor": type("Tensor", (), {})},
+    "kymatio.torch": {"Scattering2D": None},
+    "skimage.feature": {"hog": None},
+}
+"""Modules that only the measuring parts use -> the attributes that the rest needs."""
+
+
+@pytest.fixture(params=PAGES)
+def program(request, monkeypatch):
+    """Return a benchmark as a module, which is not in `sys.modules`."""
+    path = BENCHMARKS / f"{request.param}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        for name, attributes in NOT_INSTALLED.items():
+            patch.setitem(sys.modules, name, SimpleNamespace(**attributes))
+        spec.loader.exec_module(module)
+    return module
+
+
+def make_up_speed(speed, patch):
+    patch(speed, "run_case", lambda case, n_cores, _: speed.Result(case, n_cores, *range(1, 7)))
+    patch(speed, "profile", lambda *_: dict.fromkeys([*speed.STEPS.values(), speed.REST], 0.2))
+    patch(speed, "scaling", lambda _: ([(1, 1), (2, 2)], [(1, 1), (2, 2)]))
+
+
+def make_up_scale(scale, patch):
+    keys = ["seconds", "GB", "us", "peak", "grown", "solve", "factor", "threads"]
+    patch(scale, "measure", lambda *_: dict.fromkeys(keys, 1))
+
+
+def make_up_onnx_speed(onnx_speed, patch):
+    pairs = product(onnx_speed.PIPELINES, onnx_speed.BATCHES)
+    patch(onnx_speed, "measure", lambda *_: [onnx_speed.Timing(*pair, 1, 2) for pair in pairs])
+
+
+def make_up_accuracy(accuracy, patch):
+    def measure(task, row, seconds, folder):
+        specific = {"epochs": 2} if row == "CNN" else {"features": 10, "made": 1}
+        spread = 0.1 if accuracy.TASKS[task].n_seeds > 1 else None
+        common = {"row": row, "accuracy": 0.5, "spread": spread, "classifier": 1, "gb": 1}
+        return common | specific
+
+    patch(accuracy, "measure", measure)
+
+
+def make_up_recipes(recipes, patch):
+    patch(recipes, "measure_recipe", lambda kind: [kind.name, kind.measured_on, 0.1, 0.2, 0.3, 4])
+    patch(recipes.Search, "run", lambda *_: np.full((3, 4), 0.5))
+
+
+MAKE_UP = {
+    "speed": make_up_speed,
+    "scale": make_up_scale,
+    "onnx_speed": make_up_onnx_speed,
+    "accuracy": make_up_accuracy,
+    "recipes": make_up_recipes,
+}
+
+
+def split_page(page):
+    """Return the text down to the mark and the text below it, with each number replaced by 0."""
+    above, mark, measured = re.split(r"(<!-- measured: .*-->\n\n)", page.read_text())
+    versions, rest = measured.split("\n", maxsplit=1)
+    assert versions.startswith("sklearn_conv ")
+    return above + mark, re.sub(r"\d[\d,.]*", "0", rest)
+
+
+def test_pages_are_what_the_benchmarks_write(program, monkeypatch, tmp_path):
+    name = Path(program.__file__).stem
+    page = tmp_path / f"{PAGES[name]}.md"
+    copy(ROOT / "docs" / page.name, page)
+    before = split_page(page)
+    MAKE_UP[name](program, monkeypatch.setattr)
+    data = ["--data", str(tmp_path)] if name in ("accuracy", "recipes") else []
+    monkeypatch.setattr(sys, "argv", [name, "--page", str(page), *data])
+    program.main()
+    plt.close("all")
+    assert split_page(page) == before
+
+
+def test_a_page_without_its_mark_is_not_overwritten(program, monkeypatch, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("written by hand\n")
+    with pytest.raises(ValueError, match=f"does not contain .* make {program.TARGET} -->"):
+        program.write_page(page, program.TARGET, ["measured"])
+    assert page.read_text() == "written by hand\n"
+
+
+def find_environments():
+    """Return pairs of an environment of the Makefile and a program that runs in it."""
+    program = r"^[\w-]+: (\S+)\n\t.*?((?:benchmarks|examples)/\w+\.py)"
+    pairs = re.findall(program, MAKEFILE, re.MULTILINE)
+    others = {
+        "$(DOCS_VENV)/docs": ["docs/*.py", "examples/plot_*.py"],
+        "$(VENV)/test": ["tests/*.py", "examples/*.py", "benchmarks/gaussian_kernels.py"],
+    }
+    for environment, patterns in others.items():
+        paths = sorted(path for pattern in patterns for path in ROOT.glob(pattern))
+        pairs += [(environment, str(path.relative_to(ROOT))) for path in paths]
+    return pairs
+
+
+def imported_packages(path):
+    """Return the names of the packages that a file imports, without the standard library."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.split(".")[0])
+    local = {"sklearn_conv", *(file.stem for file in path.parent.glob("*.py"))}
+    return names - local - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize(("environment", "file"), find_environments())
+def test_environments_have_what_programs_import(environment, file):
+    rule = re.search(rf"^{re.escape(environment)}:.*\n(?:\t.*\n)*", MAKEFILE, re.MULTILINE).group()
+    (extras,) = re.findall(r'--editable "\.\[(.*)\]"', rule)
+    requirements = [*PROJECT["dependencies"]]
+    for extra in extras.split(","):
+        requirements += PROJECT["optional-dependencies"][extra]
+    # "dask[array,distributed]>=2024.11.2" -> dask, array, distributed
+    declared = {
+        name for line in requirements for name in re.findall(r"[\w-]+", re.split("[<>=]", line)[0])
+    }
+    other_names = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn"}
+    needed = {other_names.get(name, name) for name in imported_packages(ROOT / file)}
+    assert {name.replace("_", "-") for name in needed} <= declared
