@@ -1,10 +1,10 @@
-"""Open every page of the built site in headless Chromium, and list what is wrong.
+"""Open every page of the built site in headless Chromium, and list the problems.
 
     .venv-docs/bin/python docs/check.py [--screenshots FOLDER]
 
-Followed are all links from the start page. Wrong are errors on the console, pictures that do not
-load, links and anchors that lead nowhere, requests to another host, pages without a title and pages
-that are wider than a phone.
+The program follows all links from the start page. It reports errors on the console, pictures that
+do not load, broken links and anchors, requests to another host, pages without a title, and pages
+that are wider than the screen of a phone.
 """
 
 import argparse
@@ -39,18 +39,18 @@ Promise.allSettled(images.map(image => image.decode())).then(() => done({
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
-    """Serves files without a line for each."""
+    """Serve files without logging each request."""
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def start_browser() -> webdriver.Chrome:
-    """Start Chromium with a log of its console and of its requests."""
+    """Start Chromium, and log its console and its requests."""
     chromium, driver = which("chromium"), which("chromedriver")
     if chromium is None or driver is None:
         sys.exit(
-            "docs/check.py needs chromium and chromedriver: Debian's chromium-driver has both."
+            "docs/check.py needs chromium and chromedriver; Debian's chromium-driver installs both."
         )
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
@@ -71,21 +71,21 @@ def start_browser() -> webdriver.Chrome:
 
 
 def resize(browser: webdriver.Chrome, size: tuple[int, int]) -> None:
-    """Make the page as large as a desktop window or a phone."""
+    """Set the size of the page to that of a desktop window or of a phone."""
     metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1}
     metrics["mobile"] = size is PHONE
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
 
 def requests(browser: webdriver.Chrome) -> list[str]:
-    """List the addresses that were asked for since the last call."""
+    """Return the addresses that were requested since the last call."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     sent = [message for message in messages if message["method"] == "Network.requestWillBeSent"]
     return [message["params"]["request"]["url"] for message in sent]
 
 
 def check(browser: webdriver.Chrome, origin: str) -> tuple[list[str], int]:
-    """Follow all links from the start page; give what is wrong, and how many pages there are."""
+    """Follow all links from the start page, and return the problems and the number of pages."""
     problems, anchors, wanted = [], {}, {}
     waiting = [f"{origin}/index.html"]
     while waiting:
@@ -110,7 +110,7 @@ def check(browser: webdriver.Chrome, origin: str) -> tuple[list[str], int]:
         remote = {
             url for url in requests(browser) if not url.startswith((origin, "data:", "blob:"))
         }
-        problems += [f"{name}: asks for {url}" for url in sorted(remote)]
+        problems += [f"{name}: requests {url}" for url in sorted(remote)]
         for link in look["links"]:
             target, anchor = urldefrag(urljoin(page, link))
             if target.startswith(origin):
@@ -127,7 +127,7 @@ def check(browser: webdriver.Chrome, origin: str) -> tuple[list[str], int]:
 
 
 def take_screenshots(browser: webdriver.Chrome, origin: str, folder: Path) -> None:
-    """Write pictures of some pages, as wide as a desktop window and as a phone."""
+    """Write screenshots of the pages in `SHOWN`, for a desktop window and for a phone."""
     folder.mkdir(parents=True, exist_ok=True)
     for page in SHOWN:
         for size in (DESKTOP, PHONE):
@@ -138,12 +138,12 @@ def take_screenshots(browser: webdriver.Chrome, origin: str, folder: Path) -> No
 
 
 def main() -> None:
-    """Check the site that `make docs` has built."""
+    """Check the site that `make docs` built."""
     parser = argparse.ArgumentParser(description="Check the built documentation in a browser.")
     parser.add_argument("--screenshots", type=Path, metavar="FOLDER")
     folder = parser.parse_args().screenshots
     if not (SITE / "index.html").exists():
-        sys.exit(f"{SITE} has no index.html; make docs builds it.")
+        sys.exit(f"{SITE} has no index.html; run make docs to build it.")
     handler = partial(QuietHandler, directory=str(SITE))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Sphinx: the documentation site. `make docs` builds it, warnings are errors."""
+"""Sphinx configuration of the documentation site. `make docs` treats warnings as errors."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ default_role = "py:obj"
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 numpydoc_show_class_members = False
-autodoc_typehints = "none"  # the docstrings say more
+autodoc_typehints = "none"  # the docstrings describe the types in more detail
 autodoc_member_order = "bysource"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -90,20 +90,20 @@ html_theme_options = {
 }
 html_sidebars = {"index": [], "start": [], "recipes": [], "comparison": []}
 
-ELSEWHERE = [
+REDIRECTS = [
     (r"\]\(((?:\.\./)*)\.\./examples/(plot_\w+)\.py\)", r"](\1gallery/\2.rst)"),
     (r"\]\(((?:\.\./)*)\.\./(CHANGELOG|CONTRIBUTING)\.md\)", r"](\1\2.md)"),
     (r"\]\(docs/(\w+\.(?:md|png))", r"](\1"),
 ]
-"""Links of the repository that have a page of their own on the site."""
+"""Patterns of links to files of the repository, and the pages of the site that replace them."""
 
 
 def redirect_links(app: object, name: str, source: list[str]) -> None:
-    """Turn links into the repository to pages of the site."""
-    for pattern, page in ELSEWHERE:
+    """Replace links to files of the repository by links to pages of the site."""
+    for pattern, page in REDIRECTS:
         source[0] = re.sub(pattern, page, source[0])
 
 
 def setup(app: object) -> None:
-    """Connect what is here with Sphinx."""
+    """Register `redirect_links` with Sphinx."""
     app.connect("source-read", redirect_links)

@@ -1,4 +1,7 @@
-"""Draw the pictures of the README and the guide: .venv/bin/python docs/pictures.py."""
+"""Draw the pictures of the README and the guide.
+
+.venv/bin/python docs/pictures.py
+"""
 
 import runpy
 from pathlib import Path
@@ -21,7 +24,7 @@ SIDE, STEP = 64, 32
 
 
 def cut_tiles(photograph):
-    """Cut tiles, ``(n, h, w, 3)``."""
+    """Return overlapping tiles of a photograph, ``(n, SIDE, SIDE, 3)``."""
     views = np.lib.stride_tricks.sliding_window_view(photograph, (SIDE, SIDE), axis=(0, 1))
     return views[::STEP, ::STEP].transpose(0, 1, 3, 4, 2).reshape(-1, SIDE, SIDE, 3)
 
@@ -47,7 +50,7 @@ pipeline.fit(np.concatenate([china, flower]), labels)
 
 indices = np.argsort(-np.abs(pipeline[-1].coef_).reshape(2, 256).sum(axis=0))[:36]
 KernelDisplay.from_estimator(pipeline, indices=indices).figure_.savefig(
-    DOCS / "kernels_colour.png", dpi=100
+    DOCS / "kernels_color.png", dpi=100
 )
 ridge = china[5 * 19 + 8]
 ClassActivationDisplay.from_estimator(pipeline, ridge).figure_.savefig(

@@ -2,13 +2,13 @@
 70,000 photographs to features to a classifier
 ==============================================
 
-Run it with the data in a file, or let scikit-learn fetch them from OpenML (30 MB, once)::
+Run this example with the data in a file, or let scikit-learn fetch them from OpenML (30 MB, once)::
 
     python examples/fashion_mnist.py --data fashion_mnist.npz
     python examples/fashion_mnist.py
 
-The file holds X_train, y_train, X_test and y_test, images as uint8 of shape (n, 28, 28). It takes
-more memory and time than other examples, so it was not run for this page.
+The file must contain X_train, y_train, X_test and y_test. The images are uint8 with the shape
+(n, 28, 28). This example needs more memory and time than others, so it was not run for this page.
 
 Data: H. Xiao, K. Rasul and R. Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking
 Machine Learning Algorithms" (2017).
@@ -28,13 +28,14 @@ ALPHAS = [10, 30, 100, 300, 1000, 3000]
 
 @contextmanager
 def timed(what):
+    """Print how long the block takes."""
     start = perf_counter()
     yield
     print(f"{perf_counter() - start:6.1f} s  {what}", flush=True)
 
 
 def load(path):
-    """Return images and labels of the training and of the test part."""
+    """Return the images and labels of the training set and of the test set."""
     if path is not None:
         with np.load(path) as data:
             return [data[name] for name in ("X_train", "y_train", "X_test", "y_test")]
@@ -44,9 +45,9 @@ def load(path):
 
 
 def classify(X_train, y_train, X_test, y_test):
-    """Choose alpha by the leave-one-out errors of training images, and score the test part once."""
+    """Choose alpha by leave-one-out errors on the training images, and score the test set once."""
     classifier = StreamingRidgeClassifier(ALPHAS)
-    with timed(f"choose one of {len(ALPHAS)} alphas and fit {X_train.shape[1]} features"):
+    with timed(f"choose one of {len(ALPHAS)} alphas and fit on {X_train.shape[1]} features"):
         classifier.fit(X_train, y_train)
     with timed("score the test images"):
         accuracy = classifier.score(X_test, y_test)
@@ -54,7 +55,9 @@ def classify(X_train, y_train, X_test, y_test):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Features and classes of Fashion-MNIST.")
+    parser = argparse.ArgumentParser(
+        description="Compute features of Fashion-MNIST and classify them."
+    )
     parser.add_argument("--data", metavar="FILE.npz", help="default: fetch from OpenML")
     with timed("load the images"):
         X_train, y_train, X_test, y_test = load(parser.parse_args().data)
@@ -74,12 +77,12 @@ def main():
         random_state=0,
         n_jobs=-1,
     )
-    print(f"\n{transformer}, and the root of its features")
+    print(f"\n{transformer}, and the square root of its features")
     with timed(f"learn kernels from patches of {len(X_train)} training images"):
         transformer.fit(X_train)
-    with timed("features of these"):
+    with timed("compute their features"):
         features_train = np.sqrt(transformer.transform(X_train))
-    with timed(f"features of {len(X_test)} test images"):
+    with timed(f"compute the features of {len(X_test)} test images"):
         features_test = np.sqrt(transformer.transform(X_test))
     classify(features_train, y_train, features_test, y_test)
 

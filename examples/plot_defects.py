@@ -2,9 +2,9 @@
 What if one small place decides?
 ================================
 
-A scratch, a pore, a fleck: an inspection camera sees surfaces of which one in two has a small
-defect somewhere, and all the rest of the picture says nothing. The mean over a cell drowns it. A
-maximum does not.
+An inspection camera takes pictures of surfaces, and every second surface has a small defect, such
+as a scratch, a pore or a fleck. The rest of the picture contains no information. In a mean over a
+cell, such a small defect makes hardly any difference. In a maximum, it does.
 """
 
 from copy import copy
@@ -22,7 +22,7 @@ SIDE = 64
 
 
 def make_surfaces(n, rng):
-    """Make brushed metal in uneven light: images (n, h, w) of uint8, and which are scratched."""
+    """Return images of brushed metal in uneven light, uint8 (n, h, w), and their labels."""
     rows, columns = np.mgrid[:SIDE, :SIDE]
     grain = 25 * gaussian_filter1d(rng.standard_normal((n, SIDE, SIDE)), 3, axis=2)
     level, down, across, angle, row, column = rng.uniform(
@@ -50,10 +50,11 @@ for row, name in zip(axes, ["good", "scratched"], strict=True):
 plt.show()
 
 # %%
-# The recipe for textures and tiles takes means over the image, and standardises the contrast of
-# each window, which here is what tells. Gabor kernels are short strokes of all directions; whether
-# any of them answers anywhere strongly is ``pooling="max"``. And no padding: zeros around a bright
-# image make an edge that is stronger than any scratch.
+# The recipe for textures and tiles takes means over the image, and standardizes the contrast of
+# each window. But here the contrast is what distinguishes the classes. Gabor kernels are short
+# strokes in all directions, and ``pooling="max"`` is high if one of them has a strong response
+# anywhere. There is no padding, because zeros around a bright image make an edge that is stronger
+# than any scratch.
 
 strokes = {"kernels": "gabor", "kernel_size": 5, "activation": "split", "pool_grid": 1}
 settings = {
@@ -84,14 +85,15 @@ for name, options in settings.items():
     print(f"{accuracies[name]:.3f}  {name}")
 
 # %%
-# A maximum has a place. Of each scratched surface, take the feature that says most for "scratched",
-# weight times value; where its map is largest the circle is drawn. Nobody told where scratches are.
+# A maximum has a position. For each scratched surface, we select the feature with the largest
+# evidence for "scratched", which is weight times value, and draw a circle where its map is largest.
+# The labels do not contain the positions of the scratches.
 
 transformer, scaler, classifier = (step for _, step in pipeline.steps)
 X_shown = X_test[y_test == "scratched"][:10]
 features = transformer.transform(X_shown)
 best = (scaler.transform(features) * classifier.coef_).argmax(axis=1)  # for classes_[1]
-unpooled = copy(transformer).set_params(pooling=None, flatten=False)  # the pipeline stays
+unpooled = copy(transformer).set_params(pooling=None, flatten=False)  # pipeline is unchanged
 maps = unpooled.transform(X_shown)
 
 figure, axes = plt.subplots(2, 5, figsize=(8, 3.4), layout="constrained")

@@ -2,9 +2,9 @@
 Which stride and kernel size suit the digits?
 =============================================
 
-A grid search over stride and kernel size, on the 1,797 handwritten digits of 8 x 8 pixels that ship
-with scikit-learn. The images go in as they are: the transformer is a step of a pipeline like any
-other.
+This example runs a grid search over stride and kernel size on the 1,797 handwritten digits of 8 x 8
+pixels that ship with scikit-learn. The images need no preparation: the transformer is a step of a
+pipeline like any other.
 """
 
 import argparse
@@ -28,7 +28,7 @@ KERNEL_SIZES = [2, 3, 4, 5, 6]
 
 
 def search_settings(images, labels, raw_accuracy):
-    """Search the grid and print a line for each setting as soon as its folds are done."""
+    """Search the grid, and print a line for each setting as soon as its folds are done."""
     scores = []
 
     def score(model, X, y):
@@ -57,7 +57,7 @@ def search_settings(images, labels, raw_accuracy):
 
 
 def plot(search, raw_accuracy):
-    """Draw the accuracy of all settings, and the kernels of the best one."""
+    """Draw the accuracy of all settings, and the kernels of the best setting."""
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(10, 4.6), layout="constrained", width_ratios=[1, 1.25]
     )
@@ -71,7 +71,7 @@ def plot(search, raw_accuracy):
     left.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="k", lw=3))
     left.set_xticks(range(len(STRIDES)), STRIDES)
     left.set_yticks(range(len(KERNEL_SIZES)), KERNEL_SIZES)
-    left.set(xlabel="stride", ylabel="kernel size", title="Cross-validated accuracy, best framed")
+    left.set(xlabel="stride", ylabel="kernel size", title="Cross-validated accuracy (best framed)")
     bar = figure.colorbar(heat_map, ax=left, ticks=[scores.min(), raw_accuracy, scores.max()])
     bar.ax.set_yticklabels(
         [f"{scores.min():.3f}", f"{raw_accuracy:.3f}\nraw pixels", f"{scores.max():.3f}"]
@@ -88,7 +88,7 @@ def plot(search, raw_accuracy):
     limit = np.abs(kernels).max()
     image = right.imshow(gallery, cmap="RdBu_r", vmin=-limit, vmax=limit)
     right.set_axis_off()
-    right.set_title(f"The best {n_kernels} kernels, random, {kh} x {kw} pixels")
+    right.set_title(f"{n_kernels} random kernels of {kh} x {kw} pixels (best setting)")
     figure.colorbar(image, ax=right, label="weight")
     return figure
 

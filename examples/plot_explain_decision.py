@@ -2,15 +2,16 @@
 Where does the evidence lie?
 ============================
 
-A linear model on pooled features decides by a sum over the image. So its decision can be laid on
-the pixels, exactly: what a class activation map shows adds up to ``decision_function``.
+The decision of a linear model on pooled features is a sum over the image. It can therefore be
+attributed to the pixels exactly: the values of a class activation map add up to
+``decision_function``.
 """
 
 # sphinx_gallery_thumbnail_number = 3
 
 # %%
-# A pipeline that tells digits apart. The features are means over a grid of 4 x 4 cells, the scaler
-# and the classifier are linear: that is all it takes.
+# We fit a pipeline that classifies digits. Two properties are needed: the features are means over
+# the cells of a grid, here of 4 x 4 cells, and the scaler and the classifier are linear.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -48,32 +49,34 @@ pipeline.fit(images, labels)
 print(f"accuracy on test images: {pipeline.score(test_images, test_labels):.3f}")
 
 # %%
-# The kernels are windows of the training images, whitened. Smooth ones come first.
+# The kernels are whitened windows of the training images. They are sorted by smoothness, the
+# smoothest first.
 
 KernelDisplay.from_estimator(pipeline)
 plt.show()
 
 # %%
-# Where they respond most in one image, and the cells over which responses are averaged.
+# The feature maps show where the kernels respond most in one image. Lines show the cells over which
+# the responses are averaged.
 
 FeatureMapDisplay.from_estimator(pipeline, test_images[1])
 plt.show()
 
 # %%
-# The evidence for the predicted class: orange pixels speak for it, purple ones against it. It adds
-# up to the decision.
+# The class activation map is the evidence for the predicted class. Orange pixels are evidence for
+# it, purple pixels are evidence against it. The evidence adds up to the decision.
 
 maps = class_activation_map(pipeline, test_images)
 decisions = pipeline.decision_function(test_images)
 print(f"{maps.shape}: images, rows, columns, classes")
-sums = maps.sum(axis=(1, 2)).reshape(decisions.shape)  # of two classes (n,)
-print(f"largest difference to the decision: {np.abs(sums - decisions).max():.0e}")
+sums = maps.sum(axis=(1, 2)).reshape(decisions.shape)  # for two classes (n,)
+print(f"largest difference from the decision: {np.abs(sums - decisions).max():.0e}")
 ClassActivationDisplay.from_estimator(pipeline, test_images[1])
 plt.show()
 
 # %%
-# Most is to be learned from mistakes. Of the test images that were taken for another digit, the
-# first: what speaks for the class that was chosen, and what for the right one?
+# Mistakes are the most instructive. We look at the first test image that is classified wrongly.
+# Which pixels are evidence for the predicted class, and which for the true class?
 
 wrong = np.flatnonzero(pipeline.predict(test_images) != test_labels)
 print(f"{len(wrong)} of {len(test_labels)} are wrong")
@@ -89,9 +92,10 @@ if len(wrong):
     plt.show()
 
 # %%
-# ``FunctionTransformer(numpy.sqrt)``, which the recipes put behind the transformer, and
-# ``pooling="max"`` give other sums, or none: they are refused here, with a message that says so. To
-# explain such a model, fit one without them beside it, and see whether both agree.
+# With ``FunctionTransformer(numpy.sqrt)``, which the recipes put after the transformer, and with
+# ``pooling="max"``, the decision is not a sum over the image. ``class_activation_map`` then raises
+# an error that says so. To explain such a model, fit a second model without them, and compare the
+# predictions of both.
 #
-# The idea is that of B. Zhou, A. Khosla, A. Lapedriza, A. Oliva and A. Torralba, "Learning Deep
+# The idea is from B. Zhou, A. Khosla, A. Lapedriza, A. Oliva and A. Torralba, "Learning Deep
 # Features for Discriminative Localization" (2016).

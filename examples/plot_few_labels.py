@@ -2,8 +2,8 @@
 How far do a few labels go?
 ===========================
 
-Kernels and whitening need no labels. Let them see all images, labelled or not, and the classifier
-the features of those few that somebody has labelled.
+Kernels and whitening need no labels. They can be learned from all images, labeled or not, and the
+classifier from the features of the few images that have labels.
 """
 
 import matplotlib.pyplot as plt
@@ -20,7 +20,7 @@ images, labels = digits.images, digits.target
 is_test = np.arange(len(images)) % 3 == 0
 
 # %%
-# The transformer learns its kernels from all training images, without labels, and once.
+# The transformer learns its kernels once, from all training images and without labels.
 
 transformer = StridedConv2DTransformer(
     128,
@@ -37,13 +37,13 @@ transformer.fit(images[~is_test])
 features = {"raw pixels": digits.data, "features": np.sqrt(transformer.transform(images))}
 
 # %%
-# 2 to 50 labelled images of each digit, ten draws of each number.
+# The classifier is fitted on 2 to 50 labeled images of each digit. Each number is drawn ten times.
 
 N_LABELS, N_DRAWS = [2, 5, 10, 20, 50], 10
 
 
 def draw(n, seed):
-    """Choose n training images of each class."""
+    """Draw n training images of each class, and return their indices."""
     rng = np.random.RandomState(seed)
     classes = [np.flatnonzero(~is_test & (labels == label)) for label in np.unique(labels)]
     return np.concatenate([rng.choice(members, n, replace=False) for members in classes])
@@ -61,7 +61,7 @@ for i, n in enumerate(N_LABELS):
     print(f"{n} labels of each digit: {means}")
 
 # %%
-# The lines are means, the bars standard deviations over the draws.
+# The lines are the means over the draws, and the bars are the standard deviations.
 
 figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 for (name, values), style in zip(scores.items(), ["o--", "s-"], strict=True):
@@ -69,6 +69,6 @@ for (name, values), style in zip(scores.items(), ["o--", "s-"], strict=True):
 ax.set_xscale("log")
 ax.set_xticks(N_LABELS, map(str, N_LABELS))
 ax.minorticks_off()
-ax.set(xlabel="labelled images of each digit", ylabel="accuracy on test images")
+ax.set(xlabel="labeled images of each digit", ylabel="accuracy on test images")
 ax.legend(loc="lower right")
 plt.show()

@@ -2,15 +2,16 @@
 How do I read a folder of pictures?
 ===================================
 
-Files go into one array ``(n, h, w, c)``, and the names of their folders are the labels. Pillow,
-which comes with matplotlib, reads PNG, JPEG and TIFF.
+All files are read into one array ``(n, h, w, c)``, and the names of their folders are the labels.
+Pillow, which is installed with matplotlib, reads PNG, JPEG and TIFF.
 """
 
 # %%
-# The few lines to copy. All pictures are brought to one size, since scikit-learn wants as many
-# numbers of every sample, and to colours, whatever the files hold: grey, a palette, transparency.
-# For microscopes with 16 bits take ``np.asarray(file)[..., np.newaxis]`` in place of the
-# conversion, which would cut them to 8 bits.
+# You can copy these functions. All pictures are resized to the same size, because scikit-learn
+# needs the same number of features for every sample. They are converted to RGB, whether the files
+# are gray-scale, have a palette or are transparent. For images of microscopes with 16 bits, use
+# ``np.asarray(file)[..., np.newaxis]`` instead of this conversion, which would reduce them to 8
+# bits.
 
 import tempfile
 from pathlib import Path
@@ -31,14 +32,14 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
 
 
 def read_image(path, size):
-    """Read a picture as (h, w, 3) of uint8, its middle cut out and resized to (width, height)."""
+    """Return a picture as uint8 (h, w, 3), cropped around its center to size (width, height)."""
     with Image.open(path) as file:
         upright = ImageOps.exif_transpose(file)
         return np.asarray(ImageOps.fit(upright.convert("RGB"), size))
 
 
 def read_folder(folder, size):
-    """Read folder/label/*.png and the like: images (n, h, w, 3), labels (n,)."""
+    """Return images (n, h, w, 3) and labels (n,) from folder/label/*.png and similar files."""
     paths = sorted(path for path in Path(folder).glob("*/*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise ValueError(f"{folder} has no folders with pictures ({', '.join(sorted(SUFFIXES))}).")
@@ -49,8 +50,8 @@ def read_folder(folder, size):
 
 
 # %%
-# So that this page runs, a folder is made of parts of two photographs that ship with scikit-learn,
-# of unequal sizes. Put the path of your own folder in its place.
+# For this page, we create a folder with parts of two photographs that ship with scikit-learn. The
+# parts have different sizes. Replace ``folder`` by the path of your own folder.
 
 rng = np.random.RandomState(0)
 temporary = tempfile.TemporaryDirectory()
@@ -72,7 +73,7 @@ print(
 )
 
 # %%
-# Look at what was read before anything else.
+# Before anything else, look at the images that were read.
 
 figure, axes = plt.subplots(2, 8, figsize=(8, 2.3), layout="constrained")
 for row, name in zip(axes, np.unique(labels), strict=True):
@@ -83,8 +84,8 @@ for row, name in zip(axes, np.unique(labels), strict=True):
 plt.show()
 
 # %%
-# Then a search over stride and kernel size, and one look at the test images. With 300 pictures
-# everything takes seconds; with 30,000 search on a part of them.
+# Then we search over stride and kernel size, and score the best setting on the test images once.
+# With 300 pictures this takes seconds. With 30,000 pictures, search on a subset of them.
 
 train_images, test_images, train_labels, test_labels = train_test_split(
     images, labels, test_size=100, stratify=labels, random_state=0
@@ -112,13 +113,14 @@ GridSearchDisplay.from_estimator(search)
 plt.show()
 
 # %%
-# A new file goes the same way, as a batch of one.
+# To classify a new file, read it in the same way, and pass it as a batch of one image.
 
 path = folder / "temple" / "007.png"
 print(search.predict(read_image(path, (16, 16))[np.newaxis]))
 temporary.cleanup()
 
 # %%
-# Parts of one photograph are easier to tell from those of another than two kinds of pictures in
-# general: nothing here was held out but places. Where your pictures come in series, of one day, one
-# patient or one machine, keep each series together: ``GroupKFold`` instead of ``cv=3``.
+# This task is easier than most. The test images are parts of the same two photographs as the
+# training images, so only their positions were held out. If your pictures come in series, for
+# example from one day, one patient or one machine, keep each series together: use ``GroupKFold``
+# instead of ``cv=3``.

@@ -2,9 +2,9 @@
 What do the kernels look like?
 ==============================
 
-All kernels that have a name, sixteen of each. The learned ones have seen windows of the two
-photographs that ship with scikit-learn, without and with whitening: whitening takes out what
-neighbouring pixels have in common, and leaves fine edges.
+This example draws sixteen kernels of each name. The learned kernels come from windows of the two
+photographs that ship with scikit-learn, without and with whitening. Whitening removes what
+neighboring pixels have in common, so that fine edges remain.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def make_kernels(images):
 
 
 def plot(kernels):
-    """Draw sixteen kernels of each kind, each on a scale of its own, grey where weights are 0."""
+    """Draw sixteen kernels of each name, each on its own scale, in which gray is 0."""
     figure, axes = plt.subplots(3, 5, figsize=(11, 7.4), layout="constrained")
     colors = plt.get_cmap("gray").with_extremes(bad="lightsteelblue")
     for ax, (title, weights) in zip(axes.flat, kernels.items(), strict=False):
@@ -59,10 +59,10 @@ def plot(kernels):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Draw all kernels that have a name.")
+    parser = argparse.ArgumentParser(description="Draw sixteen kernels of each name.")
     parser.add_argument("--output", type=Path, metavar="FILE.png", help="default: the screen")
     path = parser.parse_args().output
-    images = np.stack(load_sample_images().images).mean(axis=3)  # grey
+    images = np.stack(load_sample_images().images).mean(axis=3)  # gray
     kernels = make_kernels(images)
     figure = plot(kernels)
     if path is None:

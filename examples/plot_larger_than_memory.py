@@ -2,8 +2,8 @@
 What if images and features do not fit into memory?
 ===================================================
 
-Images stay in a file, and are read a batch at a time. A classifier that learns from batches never
-sees all features at once either.
+The images stay in a file and are read in batches. The classifier learns from batches of features as
+well, so that the features of all images are never in memory at the same time.
 """
 
 import tempfile
@@ -16,8 +16,9 @@ import numpy as np
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer, save_batches
 
 # %%
-# A file of 6,000 images of 32 x 32 pixels and three channels: waves in one of eight directions,
-# under noise. It has 18 MB; with a hundred times as many nothing below would change but the time.
+# We write a file with 6,000 images of 32 x 32 pixels and three channels. They show waves in one of
+# eight directions, with noise. The file has 18 MB. With a hundred times as many images, only the
+# time would change below.
 
 N, N_CLASSES = 6000, 8
 temporary = tempfile.TemporaryDirectory()
@@ -34,8 +35,8 @@ for i, label in enumerate(labels):
 del stored
 
 # %%
-# From here on the file is all there is. ``fit`` reads what its patches lie in,
-# ``transform_batches`` gives features of one batch after the other.
+# From here on, the images are only in the file. ``fit`` reads the images that contain its training
+# patches, and ``transform_batches`` yields the features of one batch after the other.
 
 images = np.load(path, mmap_mode="r")
 transformer = StridedConv2DTransformer(
@@ -52,8 +53,9 @@ transformer = StridedConv2DTransformer(
 ).fit(images)
 
 # %%
-# The last 1,000 images test. After each batch the classifier is asked for its accuracy, which it
-# could not be if it needed all features first. ``tracemalloc`` counts what the loop holds at most.
+# The last 1,000 images are the test set. After each batch, we compute the accuracy of the
+# classifier, which does not have to see all features first. ``tracemalloc`` measures the peak
+# memory of the loop.
 
 test = images[-1000:]
 test_features = transformer.transform(test)
@@ -70,12 +72,12 @@ print(f"at most {peak / 1e6:.0f} MB for batches, features and classifier")
 
 figure, ax = plt.subplots(figsize=(6, 3.4), layout="constrained")
 ax.plot(seen, accuracies, "o-")
-ax.set(xlabel="images seen so far", ylabel="accuracy on 1,000 others")
+ax.set(xlabel="images seen so far", ylabel="accuracy on 1,000 test images")
 plt.show()
 
 # %%
-# Features that several models are to learn from are written to a file, which is there whole or not
-# at all, and read from it as the images were.
+# If several models are fitted on the same features, write these to a file, and read them from it
+# like the images. The file is written atomically: it exists only if it is complete.
 
 features = save_batches(
     Path(temporary.name) / "features.npy", transformer.transform_batches(images)
@@ -84,4 +86,4 @@ print(type(features).__name__, features.shape, features.dtype)
 temporary.cleanup()
 
 # %%
-# Arrays of zarr, h5py and Dask go in the same way: see :doc:`/scale`.
+# Arrays of zarr, h5py and Dask can be passed in the same way, see :doc:`/scale`.

@@ -2,14 +2,14 @@
 Do two layers see more than one?
 ================================
 
-With ``flatten=False`` the features of one transformer are images again, and a second one sees
-arrangements of what the first one found. Whether that helps is a question to the data.
+With ``flatten=False``, the features of a transformer are images again. A second transformer then
+responds to arrangements of the features of the first one. Whether this helps depends on the data.
 """
 
 # %%
-# Which of two shapes lies in an image? Both are made of the same two short strokes, one across and
-# one down: in one class the strokes meet in a corner, in the other they lie apart. Their place is
-# random, and there is noise.
+# Each image shows one of two shapes. Both consist of the same two short strokes, one horizontal and
+# one vertical. In one class the strokes meet in a corner, in the other class they are apart. Their
+# position is random, and the images have noise.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,7 +24,7 @@ SIDE, LENGTH = 24, 7
 
 
 def draw_strokes(meets, rng):
-    """Draw a stroke across and one down, which meet at their upper left ends or do not."""
+    """Draw a horizontal and a vertical stroke that start at the same pixel or are apart."""
     image = rng.normal(0, 0.25, (SIDE, SIDE))
     row, column = rng.randint(1, SIDE - LENGTH - 1, size=2)
     image[row, column : column + LENGTH] += 1
@@ -52,9 +52,10 @@ for row, name, label in zip(axes, ["apart", "meet"], [0, 1], strict=True):
 plt.show()
 
 # %%
-# The first layer answers strokes of eight directions, and keeps a fine grid of 12 x 12 cells. The
-# second sees 5 x 5 of these cells, eight channels each: which directions lie beside which. It pools
-# over the whole image, since the place says nothing here.
+# The first layer responds to strokes in eight directions, and keeps a fine grid of 12 x 12 cells.
+# The windows of the second layer have 5 x 5 of these cells with eight channels each, so that it
+# responds to combinations of directions. It pools over the whole image, because the position does
+# not matter.
 
 recipe = {
     "kernels": "patches",
@@ -75,8 +76,8 @@ print(f"images {images.shape[1:]}, after the first layer {between.shape[1:]}")
 print(f"after the second layer {second.fit_transform(between).shape[1:]}")
 
 # %%
-# Against both stands one layer with as many features, and kernels of several sizes: the largest see
-# as far as both layers together.
+# We compare both layers with a single layer that has the same number of features, for several
+# kernel sizes. The windows of the largest kernels are as large as those of both layers together.
 
 models = {"two layers": [first, second]}
 for size in (5, 9, 13):
@@ -91,11 +92,11 @@ figure, ax = plt.subplots(figsize=(6, 2.8), layout="constrained")
 values = [score.mean() for score in scores.values()]
 ax.barh(list(scores), values, xerr=[score.std() for score in scores.values()], color="tab:blue")
 ax.axvline(0.5, color="0.3", linestyle="--")
-ax.set(xlim=(0.4, 1), xlabel="accuracy, three folds (dashed: by chance)")
+ax.set(xlim=(0.4, 1), xlabel="accuracy, three folds (dashed: chance level)")
 ax.invert_yaxis()
 plt.show()
 
 # %%
-# Two layers win where an arrangement of simple parts is what counts, as it does here by design.
-# Whether it counts in your images is for a search to say; one layer with more kernels is simpler,
-# so try it first.
+# Two layers are better if the arrangement of simple parts matters, as it does here by design. A
+# search shows whether it matters in your images. A single layer with more kernels is simpler, so
+# try it first.

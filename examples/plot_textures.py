@@ -2,9 +2,10 @@
 Which texture is this?
 ======================
 
-Tiles are cut from the two photographs that ship with scikit-learn, in grey: colour would tell too
-much. Four horizontal bands of the one are mostly sky, roofs, walls and trees, the other is a
-flower. Tiles of the left halves train, tiles of the right halves test: no pixel is seen twice.
+The images are tiles of the two photographs that ship with scikit-learn, in gray, because color
+would make the task too easy. Four horizontal bands of one photograph are mostly sky, roofs, walls
+and trees. The other photograph shows a flower. The left halves are cut into training tiles and the
+right halves into test tiles, so that no pixel is in both.
 """
 
 import matplotlib.pyplot as plt
@@ -38,7 +39,7 @@ for name, region in regions.items():
 print(f"{len(X)} tiles to train, {len(X_test)} to test")
 
 # %%
-# Some tiles of each region.
+# These are tiles of each region.
 
 figure, axes = plt.subplots(4, 5, figsize=(6, 5.2), layout="constrained")
 rng = np.random.RandomState(0)
@@ -50,8 +51,8 @@ for column, name in zip(axes.T, np.unique(y), strict=True):
 plt.show()
 
 # %%
-# Where a pattern lies in a tile says nothing about textures: ``pool_grid=1`` takes the mean over
-# the whole tile. Three sets of features, the same classifier.
+# The position of a pattern in a tile does not matter for textures, so ``pool_grid=1`` takes the
+# mean over the whole tile. We compare three sets of features with the same classifier.
 
 alphas = np.logspace(-1, 5, 13)
 recipe = StridedConv2DTransformer(
@@ -77,8 +78,8 @@ for name, steps in models.items():
     print(f"{name}: {accuracies[name]:.3f}")
 
 # %%
-# Where does the recipe err? The regions are no clean cut: roofs reach into the sky, and trees stand
-# before the walls.
+# The confusion matrix shows the errors of the recipe. The regions are not separated cleanly: roofs
+# reach into the sky, and trees stand in front of the walls.
 
 figure, ax = plt.subplots(figsize=(5.6, 5), layout="constrained")
 ConfusionMatrixDisplay.from_estimator(
@@ -88,7 +89,7 @@ ax.tick_params(axis="x", rotation=90)
 plt.show()
 
 # %%
-# What the kernels look for: edges and lines in all directions, and grain.
+# The kernels respond to edges and lines in all directions, and to grain.
 
 KernelDisplay.from_estimator(model)
 plt.show()

@@ -2,14 +2,14 @@
 Where do the windows lie?
 =========================
 
-Kernel size, stride, dilation and padding say which pixels each window sees. The package itself
-draws this picture: a convolution of an image of row and column numbers, with kernels that each have
-one weight, gives for every window the pixels under its weights.
+Kernel size, stride, dilation and padding determine the pixels of each window. This example computes
+them with the package itself: an image of row numbers, or of column numbers, is convolved with
+kernels that have a single weight each. The results are the pixels under the weights of each window.
 """
 
 # %%
-# For each window, ``pixels_under`` asks where every one of its weights lies. What lies outside the
-# image, in the padding, follows from the weights that lie inside.
+# ``pixels_under`` computes the position of every weight of each window. The positions of weights in
+# the padding, outside the image, follow from those of the weights inside.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,7 +27,10 @@ SETTINGS = {
 
 
 def pixels_under(shape, kernel_size, stride=1, dilation=1, padding="valid"):
-    """Rows and columns under the weights of every window, (windows down, across, weights, 2)."""
+    """Return the rows and columns under the weights of all windows.
+
+    The result has the shape (window rows, window columns, weights, 2).
+    """
     weights = np.eye(kernel_size**2).reshape(kernel_size, kernel_size, 1, -1)
     size = StridedConv2DTransformer(
         kernel_size=kernel_size, stride=stride, dilation=dilation, padding=padding
@@ -36,7 +39,7 @@ def pixels_under(shape, kernel_size, stride=1, dilation=1, padding="valid"):
     for axis in range(2):
         numbers = np.indices(shape)[axis][np.newaxis, :, :, np.newaxis] + 1.0
         seen = conv2d(numbers, weights, stride, dilation=dilation, padding=padding)[0] - 1
-        # What lies in the padding is 0: its place follows from the steps between all others.
+        # The padding is 0. Positions there follow from the steps between the weights.
         steps = np.arange(kernel_size) * dilation
         offset = np.repeat(steps, kernel_size) if axis == 0 else np.tile(steps, kernel_size)
         first = np.where(seen >= 0, seen - offset, -np.inf).max(axis=2, keepdims=True)
@@ -46,9 +49,9 @@ def pixels_under(shape, kernel_size, stride=1, dilation=1, padding="valid"):
 
 
 # %%
-# A 7 x 7 image, the pixels that the first windows see, and how many windows there are: the map has
-# a response for each. The first window is orange, the one beside it blue, and a dashed line shows
-# how far the windows reach.
+# Each panel shows an image of 7 x 7 pixels and the pixels of its first two windows. The first
+# window is orange, the one next to it is blue. The dashed line is the area that all windows cover.
+# The title gives the setting and the number of windows. Each window gives one response in the map.
 
 IMAGE = (7, 7)
 figure, axes = plt.subplots(1, 5, figsize=(12, 3.1), layout="constrained")
@@ -73,6 +76,7 @@ for ax, (title, options) in zip(axes, SETTINGS.items(), strict=True):
 plt.show()
 
 # %%
-# Stride 2 has about a quarter of the windows, and takes as much less time. Dilation sees further
-# with the same number of weights. With ``padding="same"`` there are as many windows as pixels, or,
-# with a stride, as many as it needs to reach all of them.
+# Stride 2 leaves about a quarter of the windows, and the computation takes about a quarter as long.
+# With dilation, windows are larger but have the same number of weights. ``padding="same"`` gives as
+# many windows as pixels. With a stride, the number of windows along an axis is the number of pixels
+# divided by the stride, rounded up.

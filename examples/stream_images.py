@@ -2,8 +2,9 @@
 200,000 images to a classifier, a few megabytes at a time
 =========================================================
 
-The images are made when they are read: waves along one of eight directions, under noise. Arrays of
-zarr or h5py, and ``numpy.memmap``, are read in the same way. It was not run for this page::
+The images are generated when they are read. They show waves in one of eight directions, with noise.
+Arrays of zarr or h5py, and ``numpy.memmap``, are read in the same way. This example was not run for
+this page. To run it::
 
     python examples/stream_images.py
 """
@@ -21,7 +22,7 @@ N_CLASSES = 8
 
 
 class Waves:
-    """Images as a library gives them that reads from a disk: a shape, a dtype, and slices."""
+    """Images that are generated when they are read; an array with shape, dtype and slices."""
 
     dtype = np.dtype(np.uint8)
 
@@ -43,13 +44,15 @@ class Waves:
 
 
 def peak_memory():
-    """The most memory that this process has had so far, in MB."""
+    """Return the peak memory of this process so far in MB."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Features and classes of a stream of images.")
+    parser = argparse.ArgumentParser(
+        description="Compute features of a stream of images and classify them."
+    )
     parser.add_argument("--images", type=int, default=200_000)
     n = parser.parse_args().images
     images, n_train = Waves(n), n * 9 // 10
@@ -79,10 +82,10 @@ def main():
         if not train.all():
             n_right += np.sum(classifier.predict(features[~train]) == labels[~train])
     pixels, d = 32 * 32 * 3 * n / 1e6, features.shape[1]
-    print(f"{n} images and their {d} features each, in {perf_counter() - start:.0f} s")
+    print(f"computed {d} features for each of {n} images in {perf_counter() - start:.0f} s")
     print(f"accuracy on the last {n - n_train}: {n_right / (n - n_train):.4f}")
     print(f"all images would take {pixels:.0f} MB, all features {n * d * 4 / 1e6:.0f} MB")
-    print(f"peak memory: {peak_memory():.0f} MB, {before:.0f} MB of these before the first image")
+    print(f"peak memory: {peak_memory():.0f} MB, including {before:.0f} MB before the first image")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The examples run; on small data here, on real photographs where there is a path to them."""
+"""Run the examples on small data, and on real photographs if `SKLEARN_CONV_DATA` is set."""
 
 import os
 import runpy
@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def run(name, *arguments, monkeypatch, **constants):
-    """Run an example as a program, with other constants."""
+    """Run an example as a program, with some constants replaced."""
     path = str(EXAMPLES / name)
     namespace = runpy.run_path(path, run_name="example")
     namespace["main"].__globals__.update(constants)
@@ -73,17 +73,17 @@ PAGES = {
     "plot_stacked_layers.py": {"np.arange(1000)": "np.arange(200)", "(5, 9, 13)": "(5,)"},
     "plot_larger_than_memory.py": {"N, N_CLASSES = 6000, 8": "N, N_CLASSES = 2500, 8"},
 }
-"""Pages of the gallery, and what is made smaller here; `make docs` runs them as they are."""
+"""Pages of the gallery, and changes that make them smaller; `make docs` runs them unchanged."""
 
 
 @pytest.fixture(name="gallery")
 def _gallery(monkeypatch, tmp_path):
-    """Run a page, and give its names."""
+    """Return a function that runs a page and returns its names."""
 
     def run_page(name):
         code = (EXAMPLES / name).read_text()
         for text, smaller in PAGES[name].items():
-            assert text in code, f"{name} has no {text!r}: what is to be made smaller?"
+            assert text in code, f"{name} has no {text!r}: change PAGES"
             code = code.replace(text, smaller)
         names = {"__name__": "__main__"}
         exec(compile(code, name, "exec"), names)
@@ -118,7 +118,7 @@ def test_image_folder_page(gallery, tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(ValueError, match="has no folders with pictures"):
         names["read_folder"](tmp_path, (8, 8))
-    Image.fromarray(np.full((20, 10), 30000, np.uint16)).save(tmp_path / "a" / "grey.PNG")
+    Image.fromarray(np.full((20, 10), 30000, np.uint16)).save(tmp_path / "a" / "gray.PNG")
     Image.new("RGBA", (9, 7), (255, 0, 0, 0)).save(tmp_path / "a" / "clear.png")
     images, labels = names["read_folder"](tmp_path, (8, 6))
     assert images.shape == (2, 6, 8, 3)
