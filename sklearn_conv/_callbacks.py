@@ -1,4 +1,4 @@
-"""scikit-learn's callbacks, which are told of the progress of ``fit``; public since 1.9."""
+"""Report the progress of ``fit`` to scikit-learn's callbacks, which are public since 1.9."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ try:
 except ImportError:
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Stands for scikit-learn's where this has none: nobody can set a callback."""
+        """Stand in for the class of scikit-learn 1.9: no callbacks can be set."""
 
     def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
         """Return the method."""
@@ -20,11 +20,9 @@ except ImportError:
 
 @contextmanager
 def fit_steps(estimator: Any, X: Any, y: Any, n_steps: int) -> Iterator[Callable[[str], Any]]:
-    """Tell callbacks that ``fit`` begins and ends; ``with step(name):`` does so for each step.
-
-    Where nobody has set any, scikit-learn's context is not touched: it is kept on the estimator,
-    and several threads that fit one estimator would share it.
-    """
+    """Report the begin and the end of ``fit``; use ``with step(name):`` for each of its steps."""
+    # scikit-learn stores the context on the estimator, where several threads that fit it would
+    # share it. So no context is created unless callbacks are set.
     if not getattr(estimator, "_skl_callbacks", None):
         yield lambda name: nullcontext()
         return

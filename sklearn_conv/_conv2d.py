@@ -6,7 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sklearn_conv._engine.activation import ACTIVATIONS
-from sklearn_conv._engine.numpy_engine import Layer, compute_dtype, compute_maps
+from sklearn_conv._engine.geometry import place_windows
+from sklearn_conv._engine.layer import Layer, compute_dtype
+from sklearn_conv._engine.numpy_engine import NumpyEngine
 from sklearn_conv._parameters import check_window_parameters
 from sklearn_conv._validation import cast_numbers, check_integer, check_numbers
 
@@ -26,44 +28,47 @@ def conv2d(
 
     ``(n, h, w, c_in), (kh, kw, c_in // groups, c_out) -> (n, oh, ow, c_out)``
 
-    This is cross-correlation: kernels are not flipped, as in every deep-learning library. With p
-    rows of padding in all, ``oh = (h + p - (dilation * (kh - 1) + 1)) // stride + 1``; ``ow``
-    likewise.
+    This is cross-correlation: kernels are not flipped, as in deep-learning libraries. With p rows
+    of padding in total, ``oh = (h + p - (dilation * (kh - 1) + 1)) // stride + 1``; the same
+    formula with columns gives ``ow``.
 
     Parameters
     ----------
     images : array-like of shape (n, h, w, c_in)
-        Real numbers, channels last, in any memory order; NaN stays where its windows are. float32
-        and float64 keep their dtype; bool, 8- and 16-bit integers and float16 are computed in
-        float32, all others in float64.
+        Real numbers, channels last, in any memory order. NaN affects only the windows that contain
+        it. float32 and float64 keep their dtype; bool, 8- and 16-bit integers and float16 are
+        computed in float32, all other dtypes in float64.
     kernels : array-like of shape (kh, kw, c_in // groups, c_out)
-        Finite; cast to the dtype of the result.
+        Finite real numbers; cast to the dtype of the result.
     stride : int or (rows, columns), default=1
-        Pixels from one window to the next.
+        Distance from one window to the next, in pixels.
     padding : {"valid", "same"}, int or (rows, columns), default="valid"
-        What is added on each side of the image, in pixels. "valid" adds nothing. "same" adds what
-        makes ``oh = ceil(h / stride)``; an odd row or column goes below or to the right.
+        Number of pixels added on each side of the image. "valid" adds none. "same" adds as many as
+        are needed for ``oh = ceil(h / stride)``; if their number is odd, the additional row or
+        column is added below or on the right.
     padding_mode : {"constant", "edge", "reflect", "symmetric", "wrap"}, default="constant"
-        What the added pixels hold, as in `numpy.pad`; "constant" is 0.
+        Values of the added pixels, as in `numpy.pad`; "constant" adds zeros.
     dilation : int or (rows, columns), default=1
-        Pixels from one weight of a kernel to the next.
+        Distance from one weight of a kernel to the next, in pixels.
     groups : int, default=1
-        Channels and kernels are cut into so many groups, and each group of kernels sees its group
-        of channels; ``groups=c_in`` is a depthwise convolution.
+        Number of groups into which channels and kernels are divided. Each group of kernels is
+        applied to its group of channels; ``groups=c_in`` is a depthwise convolution.
     bias : array-like of shape (c_out,), default=None
-        Added to each map.
+        Added to the maps, one number per map.
 
     Returns
     -------
     maps : ndarray of shape (n, oh, ow, c_out)
-        float32 or float64, see ``images``; infinite where responses are beyond its range.
+        Responses of the kernels, in float32 or float64, see ``images``; infinite where they
+        overflow.
 
     Raises
     ------
     TypeError
-        If a parameter is of a wrong kind.
+        If a parameter has a wrong type.
     ValueError
-        If the value of a parameter is wrong, shapes do not match or the kernels do not fit.
+        If a parameter has a wrong value, if shapes do not match, or if the kernels do not fit the
+        padded images.
 
     See Also
     --------
@@ -71,7 +76,7 @@ def conv2d(
 
     Notes
     -----
-    The work is done in blocks of a few megabytes, whatever the size of the result.
+    The convolution is computed in blocks of a few megabytes, whatever the size of the result.
 
     Source: V. Dumoulin and F. Visin, "A guide to convolution arithmetic for deep learning" (2016).
 
@@ -106,24 +111,28 @@ def conv2d(
             f"kernels for images of {c_in} channels and groups={groups} must have shape (kh, kw, "
             f"{c_in // groups}, c_out). Got shape {kernels.shape} instead."
         )
-    bias = np.zeros(c_out) if bias is None else bias
-    bias = check_numbers("conv2d", "bias", bias, (c_out,), finite=True)
-    geometry = parameters.place((h, w), (kh, kw))
+    shift = check_numbers(
+        "conv2d", "bias", np.zeros(c_out) if bias is None else bias, (c_out,), finite=True
+    )
+    geometry = place_windows((h, w), (kh, kw), parameters)
     dtype = compute_dtype(images.dtype)
-    kernels, bias = cast_numbers("kernels", kernels, dtype), cast_numbers("bias", bias, dtype)
+    kernels, shift = cast_numbers("kernels", kernels, dtype), cast_numbers("bias", shift, dtype)
     maps = np.empty((n, *geometry.output_shape, c_out), dtype)
     for channels, outputs in zip(_split(c_in, groups), _split(c_out, groups), strict=True):
         layer = Layer(
-            np.ascontiguousarray(kernels[..., outputs]),
-            np.zeros(outputs.stop - outputs.start, dtype),
-            bias[outputs],
-            ACTIVATIONS["identity"],
-            geometry,
+            kernels=np.ascontiguousarray(kernels[..., outputs]),
+            offset=np.zeros(outputs.stop - outputs.start, dtype),
+            bias=shift[outputs],
+            sides=ACTIVATIONS["identity"],
+            geometry=geometry,
         )
-        compute_maps(images[..., channels], maps[:, :, :, np.newaxis, outputs], layer)
+        # The engine writes (n, oh, ow, poolings, sides, k); there is one pooling and one side.
+        out = maps[:, :, :, np.newaxis, np.newaxis, outputs]
+        NumpyEngine(layer).compute(images[..., channels], out)
     return maps
 
 
 def _split(length: int, groups: int) -> list[slice]:
+    """Divide an axis into groups of equal length."""
     size = length // groups
     return [slice(start, start + size) for start in range(0, length, size)]

@@ -1,4 +1,4 @@
-"""The parameters of `conv2d` and of the estimator: their rules, and one form for each."""
+"""Check the parameters of `conv2d` and of the estimator, and return each in a single form."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sklearn_conv._engine.activation import ACTIVATIONS, Side, activation_sides
-from sklearn_conv._engine.padding import PADDING_MODES, padding_amounts, source_index
+from sklearn_conv._engine.geometry import PADDING_MODES, WindowParameters
 from sklearn_conv._engine.pooling import POOLINGS
-from sklearn_conv._engine.windows import Geometry, window_span
 from sklearn_conv._validation import (
-    MAXIMUM,
+    LIMIT,
     check_integer,
     check_name,
     check_numbers,
@@ -28,50 +27,8 @@ from sklearn_conv.kernels._patches import SHRINKAGE
 from sklearn_conv.kernels._table import KERNELS
 
 
-class WindowParameters(NamedTuple):
-    """``stride``, ``padding``, ``padding_mode`` and ``dilation``, checked; pairs for both axes."""
-
-    stride: tuple[int, int]
-    padding: tuple[str | int, str | int]
-    padding_mode: str
-    dilation: tuple[int, int]
-
-    def place(self, image: tuple[int, int], kernel_size: tuple[int, int]) -> Geometry:
-        """Lay the windows of a kernel on images of that many rows and columns."""
-        span = window_span(kernel_size, self.dilation)
-        index = []
-        for axis, length in enumerate(image):
-            amounts = padding_amounts(self.padding[axis], length, span[axis], self.stride[axis])
-            index.append(source_index(length, amounts, self.padding_mode))
-        geometry = Geometry(kernel_size, self.stride, self.dilation, *index)
-        if min(geometry.output_shape) < 1:
-            dilated = span != kernel_size
-            spread = f" with dilation={self.dilation} covers {span} pixels and" if dilated else ""
-            raise ValueError(
-                f"kernel_size={kernel_size}{spread} does not fit the padded image "
-                f"{tuple(map(len, index))}; use padding='same' or a smaller kernel"
-                f"{' or dilation' if dilated else ''}. Images are (n, h, w, c): where channels "
-                "come first, images.transpose(0, 2, 3, 1) brings them last."
-            )
-        return geometry
-
-
-def check_window_parameters(
-    owner: str, stride: Any, padding: Any, padding_mode: Any, dilation: Any
-) -> WindowParameters:
-    """Check the window parameters of a function or class named ``owner``."""
-    names = ("valid", "same")
-    named = isinstance(padding, str) and padding in names
-    return WindowParameters(
-        check_pair(owner, "stride", stride, 1),
-        (padding, padding) if named else check_pair(owner, "padding", padding, 0, names),
-        check_name(owner, "padding_mode", padding_mode, PADDING_MODES),
-        check_pair(owner, "dilation", dilation, 1),
-    )
-
-
 class Parameters(NamedTuple):
-    """The parameters of the estimator that have several forms, checked and brought to one."""
+    """The parameters of the estimator that have several forms, checked and in a single form."""
 
     n_kernels: int
     kernel_size: tuple[int, int]
@@ -85,8 +42,22 @@ class Parameters(NamedTuple):
     """the regularization; 0: do not whiten"""
 
 
+def check_window_parameters(
+    owner: str, stride: Any, padding: Any, padding_mode: Any, dilation: Any
+) -> WindowParameters:
+    """Check the window parameters of a function or class named ``owner``."""
+    names = ("valid", "same")
+    is_named = isinstance(padding, str) and padding in names
+    return WindowParameters(
+        stride=check_pair(owner, "stride", stride, 1),
+        padding=(padding, padding) if is_named else check_pair(owner, "padding", padding, 0, names),
+        padding_mode=check_name(owner, "padding_mode", padding_mode, PADDING_MODES),
+        dilation=check_pair(owner, "dilation", dilation, 1),
+    )
+
+
 def check_parameters(estimator: Any) -> Parameters:
-    """Check all parameters of a `StridedConv2DTransformer`, without a look at X."""
+    """Check all parameters of a `StridedConv2DTransformer`, without looking at X."""
     owner = type(estimator).__name__
     n_kernels = check_integer(owner, "n_kernels", estimator.n_kernels, 1)
     kernel_size = check_pair(owner, "kernel_size", estimator.kernel_size, 1)
@@ -126,20 +97,20 @@ def check_parameters(estimator: Any) -> Parameters:
     if not isinstance(estimator.verbose, bool):
         check_integer(owner, "verbose", estimator.verbose, 0)
     return Parameters(
-        n_kernels,
-        kernel_size,
-        windows,
-        activation_sides(estimator.activation),
-        poolings,
-        pool_grid,
-        image_shape,
-        n_patches,
-        whiten,
+        n_kernels=n_kernels,
+        kernel_size=kernel_size,
+        windows=windows,
+        sides=activation_sides(estimator.activation),
+        poolings=poolings,
+        pool_grid=pool_grid,
+        image_shape=image_shape,
+        n_patches=n_patches,
+        whiten=whiten,
     )
 
 
 def check_image_shape(owner: str, image_shape: Any, otherwise: str = "") -> tuple[int, int, int]:
-    """Check the shape of an image, and bring it to (h, w, c)."""
+    """Check the shape of an image, and return it as (h, w, c)."""
     rule = f"{otherwise}(h, w) or (h, w, c), integers of at least 1"
     if not is_sequence(image_shape) or not all(map(is_integer, image_shape)):
         raise parameter_error(TypeError, owner, "image_shape", rule, image_shape)
@@ -152,7 +123,7 @@ def check_image_shape(owner: str, image_shape: Any, otherwise: str = "") -> tupl
 def _check_initializer(owner: str, kernels: Callable[..., Any]) -> None:
     try:
         parameters = signature(kernels)
-    except ValueError:  # some functions in C tell nothing
+    except ValueError:  # some functions in C have no signature
         return
     try:
         parameters.bind("shape", "rng", "patches")
@@ -220,5 +191,5 @@ def _check_n_jobs(owner: str, n_jobs: Any) -> None:
         return
     if not is_integer(n_jobs):
         raise parameter_error(TypeError, owner, "n_jobs", rule, n_jobs)
-    if n_jobs == 0 or abs(n_jobs) >= MAXIMUM:
+    if n_jobs == 0 or abs(n_jobs) >= LIMIT:
         raise parameter_error(ValueError, owner, "n_jobs", rule, n_jobs)

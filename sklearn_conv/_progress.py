@@ -1,31 +1,45 @@
-"""``verbose``: tell of the progress through batches."""
+"""Report the progress through the images, if ``verbose`` is above 0."""
 
 from __future__ import annotations
 
 import sys
+from fractions import Fraction
+from threading import Lock
 from time import monotonic
 from typing import Any
 
+EVERY_STEP = 10
+"""``verbose`` from which on every step is reported, not one in a second."""
+
 
 class Progress:
-    """Lines as of `joblib.Parallel`, one a second at most, where an estimator is verbose."""
+    """Print how many images are done, and an estimate of the time left, to stderr.
+
+    At most one line is printed in a second, and one at the end. Several threads may report.
+    """
 
     def __init__(self, estimator: Any, n_images: int) -> None:
         self._name, self._n_images = type(estimator).__name__, n_images
-        self._seconds = 0.0 if estimator.verbose >= 10 else 1.0
-        self._verbose = estimator.verbose > 0
+        self._is_verbose = estimator.verbose > 0
+        self._seconds = 0.0 if estimator.verbose >= EVERY_STEP else 1.0
         self._start = self._last = monotonic()
+        self._n_done = Fraction(0)
+        self._lock = Lock()
 
-    def tell(self, done: int) -> None:
-        """Say how many images are done."""
-        now = monotonic()
-        is_last = done == self._n_images
-        if not self._verbose or (now - self._last < self._seconds and not is_last):
+    def advance(self, n_images: int | Fraction) -> None:
+        """Report that so many more images are done; a fraction for a part of an image."""
+        if not self._is_verbose:
             return
-        self._last = now
-        elapsed = now - self._start
-        print(
-            f"[{self._name}]: Done {done} out of {self._n_images} images | "
-            f"elapsed: {elapsed:.1f}s remaining: {elapsed / done * (self._n_images - done):.1f}s",
-            file=sys.stderr,
-        )
+        with self._lock:
+            self._n_done += n_images
+            now = monotonic()
+            if now - self._last < self._seconds and self._n_done < self._n_images:
+                return
+            self._last = now
+            elapsed = now - self._start
+            remaining = elapsed * float((self._n_images - self._n_done) / self._n_done)
+            print(
+                f"[{self._name}]: Done {int(self._n_done)} out of {self._n_images} images | "
+                f"elapsed: {elapsed:.1f}s remaining: {remaining:.1f}s",
+                file=sys.stderr,
+            )

@@ -1,4 +1,4 @@
-"""`save_batches`: features that do not fit into memory, on a disk."""
+"""`save_batches`: write features that do not fit into memory to a file."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from numpy.lib import format as npy
 def save_batches(
     path: str | os.PathLike[str], batches: Iterable[tuple[slice, np.ndarray]]
 ) -> np.memmap:
-    """Write batches of rows to a .npy file, which is there when it is whole, or not at all.
+    """Write batches of rows to a .npy file atomically.
 
     Parameters
     ----------
     path : str or path-like
-        Where to write; a file of that name is replaced at the end. Until then rows go to a file
-        beside it, whose name ends in ".part". Say ".npy" yourself.
+        Path of the file. The suffix ".npy" is not added automatically. Rows are written to a file
+        beside it, whose name ends in ".part", which replaces a file of that name at the end.
     batches : iterable of (slice, ndarray)
-        As `StridedConv2DTransformer.transform_batches` yields them: each slice begins where the one
-        before it ended, and the arrays differ in the number of rows at most.
+        Batches as yielded by `StridedConv2DTransformer.transform_batches`: each slice begins where
+        the previous one ended, and the arrays differ only in their number of rows.
 
     Returns
     -------
     features : numpy.memmap
-        All rows, read-only and on the disk, as ``numpy.load(path, mmap_mode="r")`` gives them.
+        All rows, as a read-only memory map: ``numpy.load(path, mmap_mode="r")``.
 
     Raises
     ------
     OSError
-        If the file can't be written, on a full disk perhaps. Whatever is raised, by ``batches``,
-        too, no part of a file is left behind.
+        If the file cannot be written, for example because the disk is full. After any error, also
+        one raised by ``batches``, no partial file is left behind.
     ValueError
-        If batches do not follow each other, differ in shape or dtype, or there are none.
+        If batches do not follow each other or differ in shape or dtype, or if there are none.
 
     See Also
     --------
-    StridedConv2DTransformer.transform_batches : Compute them.
+    StridedConv2DTransformer.transform_batches : Compute the batches.
 
     Examples
     --------
@@ -72,12 +72,14 @@ def save_batches(
                     )
                 if (batch.shape[1:], batch.dtype) != (first.shape[1:], first.dtype):
                     raise ValueError(
-                        f"Batches must be alike: the first one was {first.dtype}, of shape "
-                        f"(rows, {str(first.shape[1:])[1:]}, then came {batch.dtype} of shape "
+                        f"Batches must have the same dtype and shape, except for their number of "
+                        f"rows: the first one was {first.dtype} of shape (rows, "
+                        f"{str(first.shape[1:])[1:]}, then came {batch.dtype} of shape "
                         f"{batch.shape}."
                     )
                 if n == 0:
-                    file.write(bytes(len(_header(first, 0))))  # no header: the file is not whole
+                    # Zeros instead of a header, so that a partial file cannot be loaded.
+                    file.write(bytes(len(_header(first, 0))))
                 file.write(np.ascontiguousarray(batch).data.cast("B"))
                 n = rows.stop
             if first is None:
@@ -90,7 +92,7 @@ def save_batches(
     except OSError as error:
         if error.errno != ENOSPC:
             raise
-        message = f"{os.strerror(ENOSPC)} after {n} rows, which are no longer there"
+        message = f"{os.strerror(ENOSPC)} after {n} rows, which have been removed"
         raise OSError(ENOSPC, message, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
@@ -98,7 +100,7 @@ def save_batches(
 
 
 def _header(batch: np.ndarray, n: int) -> bytes:
-    """Make the header of a .npy file of n rows; NumPy leaves room in it for n to grow."""
+    """Return the header of a .npy file with n rows; its length does not depend on n."""
     header = BytesIO()
     fields = {"shape": (n, *batch.shape[1:]), "fortran_order": False}
     npy.write_array_header_1_0(header, fields | {"descr": npy.dtype_to_descr(batch.dtype)})

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import product
 from math import prod
 from typing import Any, NamedTuple, Self
@@ -17,29 +15,32 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
-from sklearn_conv._engine.numpy_engine import Layer, compute_cells, compute_dtype, compute_maps
+from sklearn_conv._engine.geometry import Geometry, place_windows
+from sklearn_conv._engine.layer import Layer, compute_dtype
+from sklearn_conv._engine.numpy_engine import NumpyEngine
 from sklearn_conv._engine.pooling import POOLINGS
-from sklearn_conv._engine.windows import Geometry
-from sklearn_conv._images.images import Images, check_images, remember_columns
+from sklearn_conv._images.batch import DaskImages
+from sklearn_conv._images.checks import check_images, remember_columns
 from sklearn_conv._parameters import Parameters, check_image_shape, check_parameters
 from sklearn_conv._progress import Progress
-from sklearn_conv._validation import cast_numbers, check_integer, check_numbers, is_dask
+from sklearn_conv._validation import cast_numbers, check_integer, check_numbers
 from sklearn_conv._versions import API_LINK
+from sklearn_conv._warnings import warn
 from sklearn_conv.kernels._patches import TrainingPatches
 from sklearn_conv.kernels._table import KERNELS
 
 
 class OutputSize(NamedTuple):
-    """What `StridedConv2DTransformer.output_size` gives, for one image."""
+    """Shapes and cost per image, returned by `StridedConv2DTransformer.output_size`."""
 
     maps: tuple[int, int, int]
-    """rows and columns of the maps, and their number; of "split" two for each kernel"""
+    """rows and columns of the maps, and their number; "split" has two maps for each kernel"""
     features: int
-    """how many numbers `transform` gives"""
+    """number of features"""
     multiply_adds: int
-    """multiplications, and as many additions, of pixels with weights"""
+    """number of multiplications of pixels with weights, and of additions"""
     bytes: int
-    """what the features take in float32; in float64 twice as much"""
+    """size of the features in float32; in float64 they take twice as much"""
 
 
 class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
@@ -47,130 +48,137 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
     ``(n, h, w, c) -> (n, grid rows * grid columns * features of a cell)``
 
-    Each of ``n_kernels`` kernels is laid on every window of the image, ``stride`` pixels from one
-    window to the next. Its response ``z = window . kernel`` goes through the activation, and the
-    activated responses in each cell of a grid over the image are pooled to one number. The number
-    of features does not depend on the size of the images.
+    Each of ``n_kernels`` kernels is applied to every window of the image; windows are ``stride``
+    pixels apart. The response ``z = window . kernel`` goes through the activation. The activated
+    responses in each cell of a grid over the image are then pooled to one number, so that the
+    number of features does not depend on the size of the images.
 
     Parameters
     ----------
     n_kernels : int, default=64
-        Number of kernels; taken from the array when ``kernels`` is one.
+        Number of kernels. If ``kernels`` is an array, the number is taken from it.
     kernel_size : int or (rows, columns), default=3
-        Size of the kernels in pixels; taken from the array when ``kernels`` is one.
+        Size of the kernels in pixels. If ``kernels`` is an array, the size is taken from it.
     stride : int or (rows, columns), default=1
-        Pixels from one window to the next.
+        Distance from one window to the next, in pixels.
     kernels : str, array-like of shape (kh, kw, c, n_kernels) or callable, default="gaussian"
-        A name, of a function in `sklearn_conv.kernels` that says more:
+        Name of an initializer in `sklearn_conv.kernels`, documented there:
 
-        - learned from patches of the images in ``fit``: "patches" are such patches, "kmeans"
-          centers of clusters of them, "pca" the directions in which they vary most; take these
-          with ``normalize_patches=True, whiten=True``;
-        - random: "gaussian" of mean 0 and length 1, "uniform" with a sum, too;
-        - fixed, each on one channel: "sobel" are derivatives along evenly spaced directions,
-          "gabor" waves under a window, "laplace" blobs, "dct" and "haar" the lowest of two bases.
+        - learned from training patches, which are windows of the images in ``fit``: "patches" are
+          random training patches, "kmeans" centers of their clusters, and "pca" their directions of
+          largest variance. Use these with ``normalize_patches=True, whiten=True``.
+        - random: "gaussian" kernels have zero mean and unit norm; "uniform" kernels are not
+          centered, and so respond to brightness.
+        - fixed, each on a single channel: "sobel" are derivatives in evenly spaced directions,
+          "gabor" waves under a Gaussian window, "laplace" blobs, and "dct" and "haar" the lowest
+          frequencies of these two bases.
 
-        "pca", "dct" and "haar" have at most ``kh * kw * c`` kernels, "sobel" needs a kernel size of
-        2, "gabor" and "laplace" of 3. Or:
+        "pca", "dct" and "haar" have at most ``kh * kw * c`` kernels. "sobel" needs a kernel size of
+        at least 2, "gabor" and "laplace" of at least 3.
 
-        - an array, in the layout of `conv2d`;
-        - a callable ``init(shape, rng, patches)`` that returns an array of that shape,
-          ``(kh, kw, c, n_kernels)``. ``rng`` is a `numpy.random.RandomState`. ``patches(n)`` gives
-          n patches of the images in ``fit``, ``(n, kh*kw*c)`` in the order of C, normalized and
-          whitened as the kernels are to see them and none nearly constant; ``patches()`` all there
-          are.
+        An array has the layout of `conv2d`. A callable ``init(shape, rng, patches)`` returns an
+        array of that shape, ``(kh, kw, c, n_kernels)``. ``rng`` is a `numpy.random.RandomState`.
+        ``patches(n)`` returns n training patches, ``(n, kh*kw*c)`` in C order, preprocessed, with
+        nearly constant patches removed; ``patches()`` returns the whole sample.
     bias : float, "quantile" or array-like of shape (n_kernels,), default=0.0
-        What the activation adds to the responses, in their units; below 0 it is a threshold. With
-        ``normalize_patches`` or ``whiten`` some tenths are usual; without, units are those of the
-        pixels, and thresholds for images from 0 to 255 are larger.
-        "quantile" puts the threshold of kernel j at a quantile of its responses to patches of the
-        images in ``fit``, as MiniRocket does. The levels are spread evenly, the fractional parts of
-        ``1.618 * (j + 1)``; half of the biases are above 0, so take "relu" or "step" with them.
+        Added to the responses before the activation; a negative bias is a threshold. With
+        ``normalize_patches`` or ``whiten``, values from -0.1 to -0.5 are typical. Without them,
+        responses have the units of the pixels, and images from 0 to 255 need larger thresholds.
+        "quantile" sets the threshold of kernel j to a quantile of its responses to training
+        patches, as MiniRocket does. The levels of the quantiles are evenly spread: they are the
+        fractional parts of ``1.618 * (j + 1)``. As half of the biases are positive, use it with
+        "relu" or "step".
     padding : {"valid", "same"}, int or (rows, columns), default="same"
-        Pixels that are added on each side of the images, as in `conv2d`.
+        Number of pixels added on each side of the images, as in `conv2d`.
     padding_mode : {"constant", "edge", "reflect", "symmetric", "wrap"}, default="constant"
-        What the added pixels hold, as in `numpy.pad`; "constant" is 0. Take "edge" for images whose
-        background is not 0: kernels see the step to 0 as an edge.
+        Values of the added pixels, as in `numpy.pad`; "constant" adds zeros. Use "edge" for images
+        whose background is not 0, because kernels respond to the step from the background to 0.
     dilation : int or (rows, columns), default=1
-        Pixels from one weight of a kernel to the next.
+        Distance from one weight of a kernel to the next, in pixels.
     normalize_patches : bool, default=False
-        Whether each patch, all of its channels together and its padding included, loses its mean
-        and is divided by ``sqrt(variance + eps)``. ``eps`` is 0.01 times the mean variance of the
-        patches in ``fit``: images in other units in ``fit`` and ``transform`` have the same
-        features. A constant patch becomes 0, and its response ``offset_``.
+        Whether to center each window, including its padding and all of its channels, and to divide
+        it by ``sqrt(variance + eps)``. ``eps`` is 0.01 times the mean variance of the training
+        patches, so that multiplying all images in ``fit`` and ``transform`` by a constant does not
+        change the features. A constant window becomes 0, and its response is ``offset_``.
     whiten : bool or float, default=False
-        Whether patches, after they are normalized, lose the mean patch and are whitened (ZCA):
-        their directions are divided by ``sqrt(variance + whiten * mean variance)``. True means 0.1.
-        This is folded into ``kernels_`` and ``offset_`` and takes no time in ``transform``. With
-        fewer patches than weights of a kernel there are directions of variance 0; it is the added
-        share that keeps their factor finite.
+        Whether to subtract the mean patch from each window, after normalization, and to apply ZCA
+        whitening, which divides the directions of the patches by
+        ``sqrt(variance + whiten * mean variance)``. True means 0.1. Whitening is folded into
+        ``kernels_`` and ``offset_`` and takes no time in ``transform``. If there are fewer training
+        patches than weights of a kernel, some directions have variance 0, and only the term with
+        ``whiten`` keeps their factor finite.
     n_patches : int, default=100000
-        Number of patches of the images in ``fit`` that kernels, whitening, eps and quantiles are
-        made of, if any of these is asked for: drawn from all windows inside the images, or all of
-        these if they are fewer. Kernels are then drawn from the patches, with replacement only if
-        these are fewer. Images smaller than a kernel give windows over their padded border. While
-        ``fit`` runs, each patch takes ``4 * kh * kw * c`` bytes some three times, or 8 where X is
-        float64.
+        Number of training patches. They are drawn only if kernels, whitening, normalization or
+        quantiles need them, without replacement, from all windows inside the images; if there are
+        fewer windows, all are used. Kernels that are patches are drawn with replacement only if
+        there are more kernels than patches. If the images are smaller than a kernel, windows
+        over their padded border are used. During ``fit``, a patch takes about three times
+        ``4 * kh * kw * c`` bytes, or twice as much if X is float64.
     activation : str or callable, default="relu"
-        With z the response and b the bias:
+        Function of the response z and the bias b:
 
         - "identity": z + b;
         - "relu": max(z + b, 0);
         - "abs": abs(z + b);
         - "split": max(z + b, 0) and max(-z + b, 0), two features for each kernel;
-        - "step": 1 where z + b > 0, else 0; pooled by its mean, the proportion of positive values.
-          Over flat regions z is 0 but for rounding, unless images are whitened: give a bias a
-          little below 0, or "quantile";
+        - "step": 1 where z + b > 0, else 0. Its mean is the proportion of positive values. In flat
+          regions z is 0 except for rounding, unless images are whitened: use a bias slightly below
+          0, or "quantile";
         - "square": (z + b)**2;
-        - a callable takes an array of z + b and gives one number for each of its elements.
+        - a callable receives an array of z + b and returns one number for each element.
     pooling : {"max", "mean", "sum"}, list of these or None, default="mean"
-        How the activated responses in a cell become one number. A list gives one feature for each
-        of its names. None pools nothing, whatever ``pool_grid`` says: each response is a feature.
+        Reduction of the activated responses in a cell to one number. A list gives one feature for
+        each of its elements. With None, responses are not pooled, ``pool_grid`` is ignored, and
+        each response is a feature.
     pool_grid : int or (rows, columns), default=2
-        Number of cells that each map is cut into. Along an axis of L responses, cell i of m is
-        ``[i*L//m, max(i*L//m + 1, (i+1)*L//m))``: never empty, and a partition where L >= m.
+        Number of cells into which each map is divided. Along an axis with L responses, cell i of m
+        is ``[i*L//m, max(i*L//m + 1, (i+1)*L//m))``. Cells are never empty, and they are a
+        partition if L >= m.
     flatten : bool, default=True
-        Whether each image becomes one row of features. False keeps the grid,
-        ``(n, rows, columns, features of a cell)``: images again, for a second transformer; give
-        this one a fine ``pool_grid``.
+        Whether each image becomes one row of features. If False, the features keep the shape of
+        the grid, ``(n, rows, columns, features of a cell)``. These are images again, for a second
+        transformer; use a fine ``pool_grid`` in the first one.
     image_shape : (h, w) or (h, w, c), default=None
-        Shape of the images in a 2-D X. None takes a row of s*s numbers as ``(s, s, 1)``, and any
-        other as one row of pixels, ``(1, d, 1)``, with a warning; channels are never guessed.
+        Shape of the images in a 2-D X. If None, a row of s*s numbers is taken as an image of shape
+        ``(s, s, 1)``, and any other row as one row of pixels, ``(1, d, 1)``, with a warning.
+        Channels are never guessed.
     random_state : int, RandomState instance or None, default=None
-        Chooses random kernels and patches. With None, every ``fit`` has others.
+        Determines random kernels and training patches. If None, they differ in every ``fit``.
     n_jobs : int, default=None
-        Number of threads that share the images in ``transform``, where there is work enough for
-        them; -1 means all cores. None means 1, unless in a `joblib.parallel_config` context. One
-        thread leaves the matrix product its own threads. The features are the same to rounding.
+        Number of threads among which ``transform`` divides the images, if there is enough work;
+        -1 means all cores. None means 1, unless in a `joblib.parallel_config` context. With one
+        thread, BLAS uses its own threads for the matrix product. The features are the same except
+        for rounding.
     verbose : int, default=0
-        Above 0, ``transform`` tells of its progress, as `joblib.Parallel` does.
+        If above 0, ``transform`` prints the number of images done and the time left to stderr, at
+        most once a second; from 10 on, after every block of images.
 
     Attributes
     ----------
     kernels_ : ndarray of shape (kh, kw, c, n_kernels)
-        The kernels as they are applied: with the whitening, and with mean 0 where patches are
-        normalized.
+        The kernels as they are applied: including the whitening and, if windows are normalized,
+        with zero mean.
     offset_ : ndarray of shape (n_kernels,)
-        What is added to ``window . kernel`` to make the response z: what whitening does to the mean
-        patch, else 0.
+        Constant that is added to ``window . kernel`` to obtain the response z. It results from the
+        mean patch that whitening subtracts; without whitening it is 0.
     eps_ : float
-        With ``normalize_patches``, a window is divided by ``sqrt(its variance + eps_)`` before it
-        meets the kernels; else 0.0, and windows stay as they are.
+        With ``normalize_patches``, each window is divided by ``sqrt(variance + eps_)`` before it is
+        multiplied with the kernels; otherwise 0.0, and windows are used as they are.
     bias_ : ndarray of shape (n_kernels,)
         The bias of each kernel.
     image_shape_ : tuple
         Shape of the images seen in ``fit``, ``(h, w, c)``.
+    maps_shape_ : tuple
+        Shape of the maps of an image, ``(rows, columns, number of maps)``. `output_size` returns
+        this and the next two before ``fit``.
+    n_features_out_ : int
+        Number of features of an image.
+    multiply_adds_ : int
+        Number of multiplications of pixels with weights for an image, and of additions.
     n_features_in_ : int
         Number of pixels times channels of an image, ``h * w * c``.
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns of X; only if X had names that are all strings.
-    maps_shape_ : tuple
-        Shape of the maps of an image, ``(rows, columns, number of maps)``; `output_size`
-        tells this and the next two before ``fit``.
-    n_features_out_ : int
-        Number of features of an image.
-    multiply_adds_ : int
-        How many multiplications of pixels with weights, and additions, an image takes.
 
     See Also
     --------
@@ -178,14 +186,21 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
     Notes
     -----
-    The features are in the order of C: cell by cell, and in a cell pooling by pooling, side by
-    side ("split" has two), kernel by kernel. `get_feature_names_out` tells which is which.
+    The features are in C order: cell by cell, within a cell pooling by pooling, within a pooling
+    side by side ("split" has two), and then kernel by kernel. `get_feature_names_out` names them.
+
+    Parameters are read when they are used. Those that only ``fit`` uses have no effect on a fitted
+    transformer: ``n_kernels``, ``kernel_size``, ``kernels``, ``bias``, ``normalize_patches``,
+    ``whiten``, ``n_patches``, ``image_shape`` and ``random_state``. The others take effect in the
+    next call of ``transform``: for example, ``set_params(pooling=None, flatten=False)`` makes a
+    fitted transformer return the maps of its kernels. The attributes above keep the values that
+    ``fit`` computed.
 
     References
     ----------
     A. Saxe et al., "On Random Weights and Unsupervised Feature Learning" (2011).
     A. Coates, H. Lee and A. Y. Ng, "An Analysis of Single-Layer Networks in Unsupervised Feature
-    Learning" (2011): normalized and whitened patches, and what stride and kernel size do.
+    Learning" (2011): normalized and whitened patches, and the effect of stride and kernel size.
     L. Thiry, M. Arbel, E. Belilovsky and E. Oyallon, "The Unreasonable Effectiveness of Patches in
     Deep Convolutional Kernels Methods" (2021).
 
@@ -253,16 +268,15 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
     @with_callbacks
     def fit(self, X: npt.ArrayLike, y: Any = None) -> Self:
-        """Make the kernels and learn the shape of the images.
+        """Make the kernels and store the shape of the images.
 
         Parameters
         ----------
-        X : array-like or dask array of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
-            The images: finite real numbers, channels last. Three axes mean images of one channel;
-            a single image goes in as ``image[np.newaxis]``. Of a `numpy.memmap`, and of an array
-            of zarr, h5py and the like, only what is learned from is read, in batches; of a dask
-            array some 32 MB of images are computed. NaN is then found only in what is learned
-            from, and in the rest by `transform`.
+        X : array-like or Dask array of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
+            The images: finite real numbers, channels last. Three axes mean images with one channel;
+            a single image is passed as ``image[np.newaxis]``. For a `numpy.memmap`, zarr or h5py
+            array, only the images needed for fitting are read, in batches; for a Dask array, about
+            32 MB of images are computed. NaN in the other images is found by `transform`.
         y : None
             Ignored.
 
@@ -274,33 +288,38 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Raises
         ------
         TypeError
-            If a parameter or X is of a wrong kind.
+            If a parameter or X has a wrong type.
         ValueError
-            If a parameter has a wrong value, X is no batch of images or the kernels do not fit.
+            If a parameter has a wrong value, if X is not a batch of images, or if the kernels do
+            not fit the images.
         """
         parameters = check_parameters(self)
         if callable(self.activation):  # it may fail: now, not in transform
             probe = np.ones((2, parameters.n_kernels))
             parameters.sides[""].function(probe, probe.copy())
         images = check_images(self, X, parameters.image_shape, reset=True)
-        geometry = parameters.windows.place(images.shape[1:3], parameters.kernel_size)
-        dtype, rng = compute_dtype(images.dtype), self.random_state
-        if not isinstance(rng, np.random.RandomState):
-            rng = np.random.RandomState(rng)  # of its own where None: the global one is left alone
+        geometry = place_windows(images.shape[1:3], parameters.kernel_size, parameters.windows)
+        dtype = compute_dtype(images.dtype)
+        rng = (
+            self.random_state
+            if isinstance(self.random_state, np.random.RandomState)
+            else np.random.RandomState(self.random_state)  # None: not the global state
+        )
         patches = TrainingPatches(
-            images,
-            geometry,
-            parameters.n_patches,
-            self.normalize_patches,
-            parameters.whiten,
-            dtype,
-            rng,
+            images=images,
+            geometry=geometry,
+            n_patches=parameters.n_patches,
+            normalize=self.normalize_patches,
+            whiten=parameters.whiten,
+            dtype=dtype,
+            rng=rng,
         )
         shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
         with (
             fit_steps(self, X, y, 3) as step,
-            np.errstate(over="ignore", invalid="ignore"),  # what is not finite is refused below
+            np.errstate(over="ignore", invalid="ignore"),  # overflow is refused below
         ):
+            # Kernels come first: whitening draws patches from the same random stream.
             with step("kernels"):
                 kernels = self._make_kernels(shape, rng, patches).reshape(-1, parameters.n_kernels)
             with step("preprocessing"):
@@ -310,13 +329,17 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         folded = cast_numbers("kernels", folded.reshape(shape), dtype)
         offset = cast_numbers("offset_", offset, dtype)
         bias = cast_numbers("bias", np.broadcast_to(bias, parameters.n_kernels), dtype)
-        # All that can fail is done: a failed fit leaves the estimator as it was.
+        size = _measure_output(parameters, geometry, shape)
+        # Everything that can fail is done: a failed fit leaves the estimator as it was.
         remember_columns(self, X, images.shape)
         self.kernels_ = folded
         self.offset_ = offset
         self.eps_ = patches.preprocessing.eps
         self.bias_ = bias
         self.image_shape_ = images.shape[1:]
+        self.maps_shape_ = size.maps
+        self.n_features_out_ = size.features
+        self.multiply_adds_ = size.multiply_adds
         return self
 
     def transform(self, X: npt.ArrayLike) -> np.ndarray:
@@ -324,94 +347,91 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
         Parameters
         ----------
-        X : array-like or dask array of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
-            Images of the shape that was seen in ``fit``. A `numpy.memmap`, and an array of zarr,
-            h5py and the like, is read in batches, once.
+        X : array-like or Dask array of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
+            Images of the shape seen in ``fit``. A `numpy.memmap`, zarr or h5py array is read in
+            batches, each image once.
 
         Returns
         -------
         features : ndarray of shape (n, n_features) or (n, rows, columns, features of a cell)
-            float64 where X is float64 or has wider integers than 16 bits, else float32. Of a dask
-            array a dask array, with the same chunks along the images, of which nothing is computed
-            yet.
+            float64 if X is float64 or has integers wider than 16 bits, else float32. For Dask
+            input, a lazy Dask array with the same chunks along axis 0.
 
         Warns
         -----
         UserWarning
-            If features are beyond the range of their dtype, and so infinite or NaN.
+            If features overflow, and so are infinite or NaN.
 
         Raises
         ------
         NotFittedError
-            Before ``fit``.
+            If the transformer is not fitted.
         TypeError
-            If X is of a wrong kind.
+            If X has a wrong type.
         ValueError
-            If X is no batch of images of the shape seen in ``fit``.
+            If X is not a batch of images of the shape seen in ``fit``.
         """
         check_is_fitted(self)
-        self._refuse_tables(X)
-        images, compute, shape, dtype = self._prepare(X)
-        if is_dask(X):
-            from sklearn_conv._dask import map_rows
-
-            return map_rows(self, "transform", X, self._row_shape(shape), dtype)
+        parameters = check_parameters(self)
+        images = check_images(self, X, self.image_shape_, reset=False)
+        self._refuse_tables(is_lazy=isinstance(images, DaskImages))
+        shape, dtype = self._feature_shape(parameters), compute_dtype(images.dtype)
+        if isinstance(images, DaskImages):
+            return images.map(self, "transform", self._row_shape(shape), dtype)
         try:
             out = np.empty((len(images), *shape), dtype)
         except MemoryError as error:
-            size = self._fitted_size()
             raise MemoryError(
-                f"{error}: {len(images)} images have {size.features} features each. Take them in "
+                f"{error}: {len(images)} images have {prod(shape)} features each. Compute them in "
                 "batches, with transform_batches(X), or choose fewer kernels or cells; "
-                "output_size() says what each setting takes."
+                "output_size() returns the size for each setting."
             ) from None
-        batches = [*images.batches()]
-        if len(batches) == 1:
-            compute(images.read(batches[0]), out, verbose=self.verbose)
-        else:
-            progress = Progress(self, len(images))
-            for rows in batches:
-                compute(images.read(rows), out[rows])
-                progress.tell(rows.stop)
-        _warn_of_infinity(out)
+        engine, progress = self._make_engine(parameters, dtype), Progress(self, len(images))
+        for rows in images.batches():
+            engine.compute(images.read(rows), out[rows], self.n_jobs, progress.advance)
+        _warn_of_overflow(out)
         return out.reshape(len(out), *self._row_shape(shape))
 
     def transform_batches(
         self, X: npt.ArrayLike, batch_size: int | None = None
     ) -> Iterator[tuple[slice, np.ndarray]]:
-        """Compute the features of images batch by batch, where all of them do not fit into memory.
+        """Compute the features batch by batch, for features that do not fit into memory.
 
-        ``features[rows] = batch`` for all batches makes what `transform` gives.
+        Setting ``features[rows] = batch`` for all batches gives the result of `transform`.
 
         Parameters
         ----------
         X : array-like of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
-            As in `transform`; of a `numpy.memmap` or an array of zarr or h5py only a batch is read
-            at once.
+            As in `transform`. A `numpy.memmap`, zarr or h5py array is read one batch at a time.
         batch_size : int, default=None
-            Number of images in a batch. None makes images and features of a batch some 16 MB, and
-            takes whole chunks of X where it has any.
+            Number of images in a batch. If None, images and features of a batch take about 16 MB,
+            and a batch consists of whole chunks of X if it has any.
 
         Yields
         ------
         rows : slice
-            Where in X the images of the batch are; one batch follows the other.
+            The images of the batch are ``X[rows]``; batches follow each other without gaps.
         features : ndarray of shape (rows, n_features) or (rows, grid rows, columns, features)
             Their features.
+
+        Warns
+        -----
+        UserWarning
+            If features overflow, and so are infinite or NaN.
 
         Raises
         ------
         NotFittedError
-            Before ``fit``.
+            If the transformer is not fitted.
         TypeError
-            If ``batch_size`` or X is of a wrong kind.
+            If ``batch_size`` or X has a wrong type.
         ValueError
-            If ``batch_size`` has a wrong value or X is no batch of images of the shape seen in
-            ``fit``; for NaN in X when its batch is read.
+            If ``batch_size`` has a wrong value, or if X is not a batch of images of the shape seen
+            in ``fit``; for NaN in X, when its batch is read.
 
         See Also
         --------
-        save_batches : Write them to a file.
+        save_batches : Write the batches to a file.
 
         Examples
         --------
@@ -433,54 +453,53 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         True
         """
         check_is_fitted(self)
-        owner = f"{type(self).__name__}.transform_batches"
         if batch_size is not None:
+            owner = f"{type(self).__name__}.transform_batches"
             batch_size = check_integer(owner, "batch_size", batch_size, 1)
-        if is_dask(X):
+        parameters = check_parameters(self)
+        images = check_images(self, X, self.image_shape_, reset=False)
+        if isinstance(images, DaskImages):
             raise TypeError(
-                "transform_batches reads X itself, but X is a dask array; transform(X) gives the "
-                "features as a dask array, which computes nothing until it is asked."
+                "transform_batches reads X itself, but X is a Dask array; transform(X) returns the "
+                "features as a lazy Dask array."
             )
-        images, compute, shape, dtype = self._prepare(X)
-        if batch_size is None:
-            batch_size = images.reading_length(prod(shape) * dtype.itemsize)
+        shape, dtype = self._feature_shape(parameters), compute_dtype(images.dtype)
+        length = batch_size or images.reading_length(prod(shape) * dtype.itemsize)
 
         def generate() -> Iterator[tuple[slice, np.ndarray]]:
-            progress = Progress(self, len(images))
-            for rows in images.batches(batch_size):
+            engine, progress = self._make_engine(parameters, dtype), Progress(self, len(images))
+            for rows in images.batches(length):
                 out = np.empty((rows.stop - rows.start, *shape), dtype)
-                compute(images.read(rows), out)
-                _warn_of_infinity(out)
-                progress.tell(rows.stop)
+                engine.compute(images.read(rows), out, self.n_jobs, progress.advance)
+                _warn_of_overflow(out)
                 yield rows, out.reshape(len(out), *self._row_shape(shape))
 
-        return generate()
+        return generate()  # a function of its own, so that X is checked before the first batch
 
     def get_feature_names_out(self, input_features: npt.ArrayLike | None = None) -> np.ndarray:
-        """Name the features: kernel, side of a split, pooling, row and column of the cell.
+        """Return the names of the features: kernel, side of a split, pooling, and cell.
 
         Parameters
         ----------
         input_features : array-like of str, default=None
-            Only checked: names of the columns of X.
+            Names of the columns of X. They are only checked.
 
         Returns
         -------
         names : ndarray of str
-            Such as "kernel003_mean_r0_c1", in the order of the flattened features.
+            For example "kernel003_mean_r0_c1", in the order of the flattened features.
 
         Raises
         ------
         NotFittedError
-            Before ``fit``.
+            If the transformer is not fitted.
         ValueError
             If ``input_features`` are not the columns seen in ``fit``.
         """
         check_is_fitted(self)
         self._check_input_features(input_features)
         parameters = check_parameters(self)
-        geometry = parameters.windows.place(self.image_shape_[:2], self.kernels_.shape[:2])
-        *grid, _, _, n_kernels = _feature_shape(parameters, geometry, len(self.bias_))
+        *grid, _, _, n_kernels = self._feature_shape(parameters)
         in_cell = [
             "_".join(filter(None, (f"kernel{kernel:03d}", side, pooling)))
             for pooling, side, kernel in product(
@@ -493,13 +512,13 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     def output_size(
         self, image_shape: tuple[int, int] | tuple[int, int, int] | None = None
     ) -> OutputSize:
-        """Tell shapes and cost of an image before anything is computed.
+        """Return the output shape and the cost per image without computing anything.
 
         Parameters
         ----------
         image_shape : (h, w) or (h, w, c), default=None
-            Shape of the image; two numbers mean one channel. None takes that seen in ``fit``, or
-            else the parameter ``image_shape``.
+            Shape of the image; two numbers mean one channel. If None, the shape seen in ``fit``,
+            or else the parameter ``image_shape``, is used.
 
         Returns
         -------
@@ -510,10 +529,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Raises
         ------
         TypeError
-            If a parameter or ``image_shape`` is of a wrong kind.
+            If a parameter or ``image_shape`` has a wrong type.
         ValueError
-            If a parameter has a wrong value, kernels do not fit an image of that shape, or the
-            shape is not known.
+            If a parameter has a wrong value, if the kernels do not fit an image of that shape, or
+            if the shape is unknown.
 
         Examples
         --------
@@ -532,32 +551,14 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             shape = check_image_shape(f"{type(self).__name__}.output_size", image_shape)
         if shape is None:
             raise ValueError(
-                "The size of the output depends on that of the images, which is not known before "
-                "fit; give it, as in output_size((h, w, c))."
+                "The output size depends on the shape of the images, which is not known before "
+                "fit; pass it, as in output_size((h, w, c))."
             )
         if not (isinstance(self.kernels, str) or callable(self.kernels)):
             _check_channels(np.shape(self.kernels), shape[2])
         kernels = (*parameters.kernel_size, shape[2], parameters.n_kernels)
-        return _measure_output(parameters, shape[:2], kernels)
-
-    @property
-    def maps_shape_(self) -> tuple[int, int, int]:
-        """Rows and columns of the maps of an image, and how many there are."""
-        return self._fitted_size().maps
-
-    @property
-    def n_features_out_(self) -> int:
-        """Number of features of an image."""
-        return self._fitted_size().features
-
-    @property
-    def multiply_adds_(self) -> int:
-        """Multiplications, and as many additions, of an image's pixels with weights."""
-        return self._fitted_size().multiply_adds
-
-    def _fitted_size(self) -> OutputSize:
-        check_is_fitted(self)
-        return _measure_output(check_parameters(self), self.image_shape_[:2], self.kernels_.shape)
+        geometry = place_windows(shape[:2], parameters.kernel_size, parameters.windows)
+        return _measure_output(parameters, geometry, kernels)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -565,37 +566,32 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def _prepare(self, X: Any) -> tuple[Images, Callable[..., None], tuple[int, ...], np.dtype]:
-        """Check X; give the images, what computes a batch of them, and shape and dtype of one."""
-        parameters = check_parameters(self)
-        images = check_images(self, X, self.image_shape_, reset=False)
-        dtype = compute_dtype(images.dtype)
-        geometry = parameters.windows.place(images.shape[1:3], self.kernels_.shape[:2])
-        layer = Layer(
-            cast_numbers("kernels_", self.kernels_, dtype),
-            cast_numbers("offset_", self.offset_, dtype),
-            cast_numbers("bias_", self.bias_, dtype),
-            parameters.sides,
-            geometry,
-            self.eps_,
-        )
-        shape = _feature_shape(parameters, geometry, len(self.bias_))
-        if parameters.poolings is None:
-            compute = partial(compute_maps, layer=layer, n_jobs=self.n_jobs)
-            return images, compute, (*shape[:2], *shape[3:]), dtype
-        poolings = [POOLINGS[name] for name in parameters.poolings]
-        compute = partial(
-            compute_cells,
-            layer=layer,
-            poolings=poolings,
-            pool_grid=parameters.pool_grid,
-            n_jobs=self.n_jobs,
-        )
-        return images, compute, shape, dtype
+    def _fitted_geometry(self, parameters: Parameters) -> Geometry:
+        """Place the windows of the fitted kernels on images of the fitted shape."""
+        return place_windows(self.image_shape_[:2], self.kernels_.shape[:2], parameters.windows)
+
+    def _feature_shape(self, parameters: Parameters) -> tuple[int, int, int, int, int]:
+        """Return (grid rows, grid columns, poolings, sides, kernels) of the features."""
+        geometry = self._fitted_geometry(parameters)
+        return _feature_shape(parameters, geometry, self.kernels_.shape[3])
 
     def _row_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Give the shape of the features of an image, from grid rows, grid columns and more."""
+        """Return the shape of an image in the result, given that of its features."""
         return (prod(shape),) if self.flatten else (*shape[:2], prod(shape[2:]))
+
+    def _make_engine(self, parameters: Parameters, dtype: np.dtype) -> NumpyEngine:
+        poolings = parameters.poolings
+        layer = Layer(
+            kernels=cast_numbers("kernels_", self.kernels_, dtype),
+            offset=cast_numbers("offset_", self.offset_, dtype),
+            bias=cast_numbers("bias_", self.bias_, dtype),
+            geometry=self._fitted_geometry(parameters),
+            sides=parameters.sides,
+            eps=self.eps_,
+            poolings=None if poolings is None else [POOLINGS[name] for name in poolings],
+            pool_grid=parameters.pool_grid,
+        )
+        return NumpyEngine(layer)
 
     def _make_kernels(
         self,
@@ -618,20 +614,24 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         _check_channels(kernels.shape, shape[2])
         return kernels
 
-    def _refuse_tables(self, X: Any) -> None:
+    def _refuse_tables(self, is_lazy: bool) -> None:
+        """Raise an error if ``set_output`` asks for a table that the features do not fit into."""
         container = getattr(self, "_sklearn_output_config", {}).get(
             "transform", get_config()["transform_output"]
         )
-        if container != "default" and is_dask(X):
+        if container == "default":
+            return
+        remedy = "set_output(transform='default') on this step"
+        if is_lazy:
             raise ValueError(
-                f"A dask array of features does not go into the {container} table that set_output "
-                "or set_config asks for; use set_output(transform='default') on this step."
+                f"A Dask array of features does not fit into the {container} table that set_output "
+                f"or set_config asks for; use {remedy}."
             )
-        if not self.flatten and container != "default":
+        if not self.flatten:
             raise ValueError(
-                f"flatten=False gives arrays of shape (n, rows, columns, features), which do not "
+                "flatten=False gives arrays of shape (n, rows, columns, features), which do not "
                 f"fit into the {container} table that set_output or set_config asks for; use "
-                "flatten=True, or set_output(transform='default') on this step."
+                f"flatten=True, or {remedy}."
             )
 
     def _check_input_features(self, input_features: Any) -> None:
@@ -650,22 +650,21 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 def _feature_shape(
     parameters: Parameters, geometry: Geometry, n_kernels: int
 ) -> tuple[int, int, int, int, int]:
-    """Give (grid rows, grid columns, poolings, sides, kernels) of the features of an image."""
     rows, columns = parameters.pool_grid if parameters.poolings else geometry.output_shape
     return rows, columns, len(parameters.poolings or [""]), len(parameters.sides), n_kernels
 
 
 def _measure_output(
-    parameters: Parameters, image: tuple[int, int], kernels: tuple[int, int, int, int]
+    parameters: Parameters, geometry: Geometry, kernels: tuple[int, int, int, int]
 ) -> OutputSize:
-    """Measure the output of images (h, w) and kernels (kh, kw, c, n_kernels)."""
-    geometry = parameters.windows.place(image, kernels[:2])
-    features = _feature_shape(parameters, geometry, kernels[3])
+    """Measure the output for kernels of shape (kh, kw, c, n_kernels)."""
+    shape = _feature_shape(parameters, geometry, kernels[3])
+    n_features, n_maps = prod(shape), shape[3] * shape[4]
     return OutputSize(
-        (*geometry.output_shape, features[3] * features[4]),
-        prod(features),
-        prod(geometry.output_shape) * prod(kernels),
-        prod(features) * np.dtype(np.float32).itemsize,
+        maps=(*geometry.output_shape, n_maps),
+        features=n_features,
+        multiply_adds=prod(geometry.output_shape) * prod(kernels),
+        bytes=n_features * np.dtype(np.float32).itemsize,
     )
 
 
@@ -673,18 +672,17 @@ def _check_channels(kernels: tuple[int, ...], n_channels: int) -> None:
     if kernels[2] != n_channels:
         raise ValueError(
             f"kernels of shape {kernels} see {kernels[2]} channels, but the images have "
-            f"{n_channels}; kernels must have shape (kh, kw, {n_channels}, n_kernels). Those of "
-            "PyTorch go in as weight.detach().numpy().transpose(2, 3, 1, 0)."
+            f"{n_channels}; kernels must have shape (kh, kw, {n_channels}, n_kernels). Pass those "
+            "of PyTorch as weight.detach().numpy().transpose(2, 3, 1, 0)."
         )
 
 
-def _warn_of_infinity(features: np.ndarray) -> None:
+def _warn_of_overflow(features: np.ndarray) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
+        # The sum is finite in the usual case, which spares a comparison of all features.
         if np.isfinite(features.sum()) or np.isfinite([features.min(), features.max()]).all():
             return
-    warnings.warn(
-        f"Some features are infinite or NaN: responses were beyond the range of {features.dtype}. "
-        "Divide the images by their standard deviation first, or make X float64.",
-        UserWarning,
-        stacklevel=3,
+    warn(
+        f"Some features are infinite or NaN: responses overflow in {features.dtype}. Divide the "
+        "images by their standard deviation first, or cast X to float64."
     )

@@ -1,6 +1,6 @@
-"""The rules that parameters share; every error says the parameter, the rule and the value.
+"""Rules that parameters share. Every error names the parameter, the rule and the value.
 
-TypeError where the kind is wrong, ValueError where the value is.
+A TypeError is raised for a wrong type, a ValueError for a wrong value.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 def parameter_error(
     error: type[Exception], owner: str, name: str, rule: str, value: Any
 ) -> Exception:
-    """Make the error for a parameter that breaks its rule."""
+    """Return the error for a parameter that breaks its rule."""
     return error(f"The {name!r} parameter of {owner} must be {rule}. Got {_shown(value)} instead.")
 
 
@@ -27,7 +27,7 @@ def _shown(value: Any) -> str:
 
 
 def is_integer(value: Any) -> bool:
-    """Whether this is a Python or NumPy integer; a bool is none."""
+    """Return whether this is a Python or NumPy integer, excluding bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
@@ -35,25 +35,26 @@ FLOAT_MAX = float(np.finfo(np.float64).max)
 
 
 def is_finite(number: Any) -> bool:
-    """Whether this real number is finite, and not NaN, as a float64."""
+    """Return whether a real number is finite as a float64."""
     if isinstance(number, np.generic):
-        number = number.item()  # a NumPy float32 would take FLOAT_MAX for a float32, infinite
+        # Compared with a NumPy float32, FLOAT_MAX would be cast to float32, and so be infinite.
+        number = number.item()
     return -FLOAT_MAX <= number <= FLOAT_MAX
 
 
 def is_sequence(value: Any) -> bool:
-    """Whether this is a tuple, a list or an array with one axis."""
+    """Return whether this is a tuple, a list or an array with one axis."""
     return isinstance(value, tuple | list) or (isinstance(value, np.ndarray) and value.ndim == 1)
 
 
 def is_dask(value: Any) -> bool:
-    """Whether this is a collection of dask, which computes nothing until it is asked."""
+    """Return whether this is a lazy collection of Dask."""
     graph = getattr(type(value), "__dask_graph__", None)
     return graph is not None and graph(value) is not None  # None: xarray without dask
 
 
-MAXIMUM = 2**31
-"""No size, stride or count of pixels is as large."""
+LIMIT = 2**31
+"""Exclusive upper bound of sizes and counts."""
 
 
 def check_integer(owner: str, name: str, value: Any, minimum: int) -> int:
@@ -61,9 +62,9 @@ def check_integer(owner: str, name: str, value: Any, minimum: int) -> int:
     rule = f"an integer of at least {minimum}"
     if not is_integer(value):
         raise parameter_error(TypeError, owner, name, rule, value)
-    if value >= MAXIMUM:
+    if value >= LIMIT:
         rule += " and below 2**31"
-    if not minimum <= value < MAXIMUM:
+    if not minimum <= value < LIMIT:
         raise parameter_error(ValueError, owner, name, rule, value)
     return int(value)
 
@@ -71,9 +72,10 @@ def check_integer(owner: str, name: str, value: Any, minimum: int) -> int:
 def check_pair(
     owner: str, name: str, value: Any, minimum: int, names: tuple[str, ...] = ()
 ) -> tuple[int, int]:
-    """Check an integer, used for rows and columns alike, or a pair of them.
+    """Check a (rows, columns) pair of integers, or an integer that stands for both.
 
-    ``names`` are what else the parameter may be; the caller has looked for them already.
+    ``names`` are strings that the parameter may be as well. The caller has checked for them before,
+    so that here a string is always an error.
     """
     choices = [repr(name) for name in names] + [
         f"an integer of at least {minimum}",
@@ -85,15 +87,15 @@ def check_pair(
         raise parameter_error(ValueError, owner, name, rule, value)
     if not all(is_integer(length) for length in pair):
         raise parameter_error(TypeError, owner, name, rule, value)
-    if max(pair) >= MAXIMUM:
+    if max(pair) >= LIMIT:
         rule += ", below 2**31"
-    if not minimum <= min(pair) <= max(pair) < MAXIMUM:
+    if not minimum <= min(pair) <= max(pair) < LIMIT:
         raise parameter_error(ValueError, owner, name, rule, value)
     return int(pair[0]), int(pair[1])
 
 
 def check_name(owner: str, name: str, value: Any, names: Iterable[str], otherwise: str = "") -> str:
-    """Check one of the names of a menu; ``otherwise`` tells what else the parameter may be."""
+    """Check that a value is one of the names; ``otherwise`` describes further valid values."""
     rule = f"one of {sorted(names)}{otherwise}"
     if not isinstance(value, str):
         raise parameter_error(TypeError, owner, name, rule, value)
@@ -111,9 +113,9 @@ def check_numbers(
     otherwise: str = "",
     finite: bool = False,
 ) -> np.ndarray:
-    """Check an array of real numbers of that shape; a named axis may have any length.
+    """Check an array of real numbers of that shape; an axis with a name may have any length.
 
-    Only "n", the number of images, may be 0. ``otherwise`` tells what else the parameter may be.
+    Only "n", the number of images, may be 0. ``otherwise`` describes further valid values.
     """
     axes = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
     rule = f"{otherwise}an array of {'finite ' if finite else ''}real numbers of shape {axes}"
@@ -126,7 +128,7 @@ def check_numbers(
     except ValueError:
         raise ValueError(
             f"The {name!r} parameter of {owner} must be {rule}. Got lists or arrays of unequal "
-            "lengths; bring them to one."
+            "lengths; make them equal."
         ) from None
     if array.dtype.kind not in "biuf" or array.ndim == 0:
         raise parameter_error(TypeError, owner, name, rule, value)
@@ -140,18 +142,18 @@ def check_numbers(
         )
     if finite and not np.isfinite(array).all():
         raise ValueError(
-            f"The {name!r} parameter of {owner} must be {rule}. Got NaN or infinity among them."
+            f"The {name!r} parameter of {owner} must be {rule}. Got NaN or infinity instead."
         )
     return array
 
 
 def cast_numbers(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Copy finite numbers to a dtype and the order of C, if they stay finite in it."""
+    """Copy finite numbers to a dtype, in C order; raise ValueError if some overflow."""
     with np.errstate(over="ignore"):
         result = np.array(array, dtype, order="C")
     if not np.isfinite(result).all():
         raise ValueError(
-            f"{name} holds numbers beyond the range of {dtype}, in which images of this dtype are "
-            "computed; make them smaller, or X float64."
+            f"{name} holds numbers that overflow in {dtype}, in which images of this dtype are "
+            "computed; use smaller numbers, or cast X to float64."
         )
     return result

@@ -1,4 +1,4 @@
-"""`show_versions`: what is installed, and whether the matrix product is as fast as it could be."""
+"""`show_versions`: what is installed, and whether OpenBLAS uses the processor fully."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from threadpoolctl import threadpool_info
 API_LINK = (
     "https://sklearn-conv.readthedocs.io/en/stable/api/generated/sklearn_conv.{estimator_name}.html"
 )
-"""Where scikit-learn's representations of our estimators link to."""
+"""Link to the documentation in scikit-learn's HTML representation of estimators."""
 
 AVX2_KERNELS = {"Haswell", "Zen"}
 AVX512_FEATURES = {"AVX512_SKX", "X86_V4"}
-"""NumPy's names, the second since 2.4."""
+"""Names of AVX-512 in NumPy; the second one is used since version 2.4."""
 
 
 def show_versions() -> None:
-    """Print versions, the BLAS behind the matrix product, its kernel and its threads.
+    """Print the versions of this package and its dependencies, and details of BLAS.
 
-    Where OpenBLAS runs an AVX2 kernel on a processor with AVX-512, the last line says so and which
-    environment variable mends it. Nothing is changed.
+    If OpenBLAS uses an AVX2 kernel on a processor with AVX-512, the last line says so and names the
+    environment variable that changes it. Nothing is changed by this function.
 
     Examples
     --------
@@ -35,7 +35,7 @@ def show_versions() -> None:
     sklearn-conv: ...
     """
     print(f"Python: {platform.python_version()}, {platform.platform()}, {cpu_count()} cores")
-    for name in ("sklearn-conv", "numpy", "scikit-learn", "joblib", "threadpoolctl"):
+    for name in ("sklearn-conv", "numpy", "scipy", "scikit-learn", "joblib", "threadpoolctl"):
         print(f"{name}: {version(name)}")
     found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
     hints = set()
@@ -52,7 +52,7 @@ def show_versions() -> None:
 
 
 def kernel_hint(library: str, kernel: str, features: Iterable[str]) -> str | None:
-    """Say how to make OpenBLAS use AVX-512 where the processor has it, if it does not.
+    """Return advice if OpenBLAS does not use the AVX-512 of the processor, else None.
 
     Examples
     --------

@@ -25,10 +25,8 @@ DATA = Path(__file__).parent / "data"
 FITTED = DATA / f"fitted_{sklearn_conv.__version__.replace('.', '_')}"
 GOLDEN_KERNELS = DATA / "golden_kernels.npz"
 TRUSTED = [
-    "sklearn_conv.ridge.Moments",
-    "sklearn_conv.ridge.Solution",
-    "sklearn_conv.ridge.StreamingRidgeClassifier",
-    "sklearn_conv.transformer.StridedConv2DTransformer",
+    "sklearn_conv._ridge.classifier.StreamingRidgeClassifier",
+    "sklearn_conv._transformer.StridedConv2DTransformer",
 ]
 
 # The streams of RandomState are frozen, those of Generator are not (NEP 19).

@@ -68,7 +68,7 @@ def starts(length, size, stride, dilation):
 
 
 def patch(padded, row, column, kh, kw, dilation):
-    """Take the pixels under a kernel, one by one, (kh, kw, c)."""
+    """Return the pixels under a kernel, one by one, (kh, kw, c)."""
     return np.array(
         [
             [padded[row + i * dilation[0], column + j * dilation[1]] for j in range(kw)]
@@ -78,7 +78,7 @@ def patch(padded, row, column, kh, kw, dilation):
 
 
 def normalized(pixels, eps):
-    """Take the mean of a patch off, and divide by the root of its variance and eps."""
+    """Subtract the mean of a patch, and divide by the root of its variance and eps."""
     mean = sum(pixels.ravel()) / pixels.size
     variance = sum((pixel - mean) ** 2 for pixel in pixels.ravel()) / pixels.size
     return (pixels - mean) / (variance + eps) ** 0.5

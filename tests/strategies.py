@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import strategies as st
 
-from sklearn_conv._engine.padding import PADDING_MODES
+from sklearn_conv._engine.geometry import PADDING_MODES
 
 DTYPES = ["float32", "float64", "float16", "uint8", "int8", "uint16", "int64", "bool", ">f4"]
 

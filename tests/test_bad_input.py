@@ -1,4 +1,4 @@
-"""Each wrong parameter and each X that is no batch of images: which error, and what it says."""
+"""Wrong parameters, and X that is not a batch of images: the errors and their messages."""
 
 import re
 import warnings
@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse
 
 from sklearn_conv import StridedConv2DTransformer, conv2d
-from sklearn_conv._images import images
+from sklearn_conv._images import batch
 
 IMAGES = np.random.default_rng(0).random((4, 8, 8))
 SMALL = IMAGES.astype(np.float32)
@@ -56,15 +56,15 @@ BAD_X = {
     "no columns": (np.zeros((3, 0)), ValueError, r"0 feature\(s\)"),
     "1-D": (np.zeros(64), ValueError, r"X.reshape\(1, h, w, c\)"),
     "5-D": (np.zeros((1, 2, 3, 4, 5)), ValueError, r"5 axes, shape \(1, 2, 3, 4, 5\)"),
-    "a number": (3.0, TypeError, "which is no array"),
-    "a 0-d object": (np.array({}, object), TypeError, "which is no array"),
-    "None": (None, TypeError, "X is None, which is no array"),
-    "a string": ("abc", TypeError, "'abc'.*, which is no array"),
-    "a dict": ({"a": 1}, TypeError, "which is no array"),
+    "a number": (3.0, TypeError, "which is not an array"),
+    "a 0-d object": (np.array({}, object), TypeError, "which is not an array"),
+    "None": (None, TypeError, "X is None, which is not an array"),
+    "a string": ("abc", TypeError, "'abc'.*, which is not an array"),
+    "a dict": ({"a": 1}, TypeError, "which is not an array"),
     "masked": (np.ma.masked_greater(IMAGES, 0.5), ValueError, r"X.filled\(0\)"),
     "masked list": ([np.ma.masked_greater(IMAGES[0], 0.5)], ValueError, "masked values; fill"),
     "beyond float64": (np.full((2, 3, 3), np.longdouble("1e4000")), ValueError, "infinity"),
-    "a class": (np.ndarray, TypeError, "which is no array"),
+    "a class": (np.ndarray, TypeError, "which is not an array"),
     "a column": (pl.Series([1.0, 2.0]), ValueError, r"numpy.stack\(X\)"),
     "numbers as strings": (pd.DataFrame({"a": ["1.5"]}), TypeError, "columns of strings"),
     "a table of strings": (pd.DataFrame({"a": ["x"], "b": [1]}), TypeError, "columns of strings"),
@@ -96,7 +96,7 @@ PAIRS = [
     *[(value, ValueError) for value in ((), (3,), (1, 2, 3), (0, 3), (3, -1), [1, 2, 3])],
     *[(value, TypeError) for value in ((True, 3), (1, "2"), (1.0, 2), [[1], [2, 3]], {1, 2})],
 ]
-MENU = r"must be one of \[.*\].*\. Got "
+CHOICES = r"must be one of \[.*\].*\. Got "
 
 
 def name_of(z):
@@ -107,10 +107,10 @@ BAD_PARAMETERS = [
     *[("n_kernels", *case, r"an integer of at least 1.*\. Got ") for case in COUNTS],
     *[(name, *case, PAIR) for case in PAIRS for name in ("kernel_size", "stride")],
     *[(name, *case, PAIR) for case in PAIRS for name in ("dilation", "pool_grid")],
-    ("kernels", "gauss", ValueError, MENU + "'gauss'"),
-    ("kernels", "", ValueError, MENU + "''"),
-    ("kernels", None, TypeError, MENU + "None"),
-    ("kernels", 3, TypeError, MENU + "3"),
+    ("kernels", "gauss", ValueError, CHOICES + "'gauss'"),
+    ("kernels", "", ValueError, CHOICES + "''"),
+    ("kernels", None, TypeError, CHOICES + "None"),
+    ("kernels", 3, TypeError, CHOICES + "3"),
     ("kernels", np.ones((3, 3)), ValueError, r"\(kh, kw, c, n_kernels\). Got shape \(3, 3\)"),
     ("kernels", np.ones((0, 3, 1, 4)), ValueError, r"Got shape \(0, 3, 1, 4\)"),
     ("kernels", [[1, 2], [3]], ValueError, "Got lists or arrays of unequal lengths"),
@@ -118,7 +118,7 @@ BAD_PARAMETERS = [
     ("kernels", np.full((3, 3, 1, 4), np.nan), ValueError, "finite.*Got NaN or infinity"),
     ("kernels", np.full((3, 3, 1, 4), 1j), TypeError, "Got an array of shape .* complex128"),
     ("kernels", np.full((3, 3, 1, 4), "a"), TypeError, "Got an array of shape"),
-    ("kernels", np.full((3, 3, 1, 4), 1e300), ValueError, "beyond the range of float32.*X float64"),
+    ("kernels", np.full((3, 3, 1, 4), 1e300), ValueError, "overflow in float32.*X to float64"),
     ("kernels", lambda shape, rng, patches: np.ones(3), ValueError, r"\(3, 3, 1, 64\). Got shape"),
     ("kernels", lambda shape, rng, patches: None, TypeError, "a callable that returns.*Got None"),
     ("kernels", lambda shape, rng, patches: np.full(shape, np.inf), ValueError, "finite"),
@@ -145,21 +145,21 @@ BAD_PARAMETERS = [
     ("padding", None, TypeError, "Got None"),
     ("padding", True, TypeError, "Got True"),
     ("padding", ["same", "valid"], TypeError, r"Got \['same', 'valid'\]"),
-    ("padding_mode", "zeros", ValueError, MENU + "'zeros'"),
-    ("padding_mode", None, TypeError, MENU + "None"),
-    ("padding_mode", ["edge"], TypeError, MENU + r"\['edge'\]"),
-    ("activation", "rely", ValueError, MENU + "'rely'"),
-    ("activation", None, TypeError, MENU + "None"),
-    ("activation", ["relu"], TypeError, MENU + r"\['relu'\]"),
+    ("padding_mode", "zeros", ValueError, CHOICES + "'zeros'"),
+    ("padding_mode", None, TypeError, CHOICES + "None"),
+    ("padding_mode", ["edge"], TypeError, CHOICES + r"\['edge'\]"),
+    ("activation", "rely", ValueError, CHOICES + "'rely'"),
+    ("activation", None, TypeError, CHOICES + "None"),
+    ("activation", ["relu"], TypeError, CHOICES + r"\['relu'\]"),
     ("activation", np.sum, ValueError, r"shape \(\) .* work on every element"),
     ("activation", name_of, ValueError, "dtype <U1 .* work on every element"),
-    ("pooling", "maxx", ValueError, MENU + "'maxx'"),
-    ("pooling", 3, TypeError, MENU + "3"),
-    ("pooling", [], ValueError, MENU + r"\[\]"),
+    ("pooling", "maxx", ValueError, CHOICES + "'maxx'"),
+    ("pooling", 3, TypeError, CHOICES + "3"),
+    ("pooling", [], ValueError, CHOICES + r"\[\]"),
     ("pooling", ["mean", "mean"], ValueError, "without repetition"),
-    ("pooling", ["mean", None], TypeError, MENU + r"\['mean', None\]"),
-    ("pooling", ["mean", "avg"], ValueError, MENU + r"\['mean', 'avg'\]"),
-    ("pooling", {"mean"}, TypeError, MENU + "{'mean'}"),
+    ("pooling", ["mean", None], TypeError, CHOICES + r"\['mean', None\]"),
+    ("pooling", ["mean", "avg"], ValueError, CHOICES + r"\['mean', 'avg'\]"),
+    ("pooling", {"mean"}, TypeError, CHOICES + "{'mean'}"),
     *[
         (name, value, TypeError, f"True or False. Got {value!r}")
         for name in ("flatten", "normalize_patches")
@@ -242,7 +242,7 @@ BAD_CONV2D = [
     ("dilation", 3, ValueError, r"dilation=\(3, 3\) covers \(7, 7\) pixels and does not fit"),
     ("padding", "full", ValueError, "'valid', 'same'.*Got 'full'"),
     ("padding", -1, ValueError, "at least 0. Got -1"),
-    ("padding_mode", "zero", ValueError, MENU + "'zero'"),
+    ("padding_mode", "zero", ValueError, CHOICES + "'zero'"),
 ]
 
 
@@ -359,7 +359,7 @@ def test_a_table_may_have_a_column_of_any_name():
 
 @pytest.mark.parametrize("place", range(4))
 def test_nan_is_found_in_every_block(place, monkeypatch):
-    monkeypatch.setattr(images, "CHECK_BYTES", 1)
+    monkeypatch.setattr(batch, "CHECK_BYTES", 1)
     X = IMAGES.copy()
     X[place, -1, -1] = np.nan
     with pytest.raises(ValueError, match="X contains NaN"):

@@ -9,7 +9,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info, threadpool_limits
+from helpers import N_BLAS, blas_threads
+from threadpoolctl import threadpool_limits
 
 from sklearn_conv import StridedConv2DTransformer
 from sklearn_conv._engine import numpy_engine as engine
@@ -18,7 +19,6 @@ from sklearn_conv.kernels._table import KERNELS
 
 N_THREADS = 16
 N_ROUNDS = 2
-N_BLAS = 2
 IMAGES = np.random.RandomState(0).standard_normal((20, 8, 7, 2))
 CONFIGURATIONS = {
     "default": {},
@@ -52,10 +52,6 @@ def _many_small_tasks_and_switches(monkeypatch):
     sys.setswitchinterval(1e-4)
     yield
     sys.setswitchinterval(interval)
-
-
-def blas_threads():
-    return {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"}
 
 
 @pytest.fixture

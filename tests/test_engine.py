@@ -2,6 +2,7 @@ import threading
 import time
 import warnings
 
+import helpers
 import numpy as np
 import oracle
 import pytest
@@ -10,21 +11,19 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from joblib import parallel_config
 from strategies import convolutions
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 from sklearn_conv import StridedConv2DTransformer, conv2d
 from sklearn_conv._engine import numpy_engine as engine
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.pooling import POOLINGS
 
-N_BLAS = 2
-
 
 @pytest.fixture
 def blas_threads():
     """BLAS at two threads, and how many there are now."""
-    with threadpool_limits(N_BLAS, user_api="blas"):
-        yield lambda: {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
+    with threadpool_limits(helpers.N_BLAS, user_api="blas"):
+        yield helpers.blas_threads
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +115,7 @@ def test_blas_has_one_thread_meanwhile_and_its_own_afterwards(blas_threads):
     transformer.transform(images)
     assert seen
     assert all(threads == {1} for threads in seen)
-    assert blas_threads() == {N_BLAS}
+    assert blas_threads() == {helpers.N_BLAS}
 
 
 def test_blas_threads_come_back_after_an_error(blas_threads):
@@ -132,7 +131,7 @@ def test_blas_threads_come_back_after_an_error(blas_threads):
     transformer = StridedConv2DTransformer(4, activation=fail_in_transform, n_jobs=2).fit(images)
     with pytest.raises(ArithmeticError, match="on purpose"):
         transformer.transform(images)
-    assert blas_threads() == {N_BLAS}
+    assert blas_threads() == {helpers.N_BLAS}
 
 
 def test_blas_threads_come_back_when_several_transform_at_once(blas_threads):
@@ -151,7 +150,7 @@ def test_blas_threads_come_back_when_several_transform_at_once(blas_threads):
         thread.join()
     for i, result in enumerate(results):
         np.testing.assert_allclose(result, expected[: 20 * (i + 1)], atol=1e-12)
-    assert blas_threads() == {N_BLAS}
+    assert blas_threads() == {helpers.N_BLAS}
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))

@@ -2,16 +2,15 @@
 
 import os
 import signal
-import subprocess
 import sys
 
 import numpy as np
 import pytest
+from helpers import blas_threads, run_python
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from threadpoolctl import threadpool_info
 
 from sklearn_conv import (
     StreamingRidgeClassifier,
@@ -20,7 +19,7 @@ from sklearn_conv import (
 )
 from sklearn_conv._engine import numpy_engine as engine
 from sklearn_conv._engine import threads
-from sklearn_conv._images import images
+from sklearn_conv._images import batch
 
 IMAGES = np.random.default_rng(0).random((200, 12, 12, 2), np.float32)
 both = pytest.mark.parametrize("n_jobs", [None, 2])
@@ -30,10 +29,6 @@ both = pytest.mark.parametrize("n_jobs", [None, 2])
 def small_blocks(monkeypatch):
     monkeypatch.setattr(engine, "BLOCK_BYTES", 2**14)
     monkeypatch.setattr(engine, "MIN_MULTIPLICATIONS", 0)
-
-
-def blas_threads():
-    return [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
 
 
 class Fails:
@@ -62,7 +57,7 @@ def test_an_error_in_a_block_comes_through(n_jobs, error):
     with pytest.raises(type(error)):
         transformer.transform(IMAGES)
     assert blas_threads() == before
-    assert activation.calls < 60  # of some 300
+    assert activation.calls < 60  # of about 300
     expected = transformer.set_params(activation=np.tanh).transform(IMAGES)
     np.testing.assert_array_equal(
         transformer.set_params(activation=Fails(0, error)).transform(IMAGES), expected
@@ -91,8 +86,8 @@ def test_no_memory_for_a_block(n_jobs, monkeypatch):
 INTERRUPT = """
 import os, signal, sys, threading, time
 import numpy as np
-from sklearn_conv import StridedConv2DTransformer
 from threadpoolctl import threadpool_info
+from sklearn_conv import StridedConv2DTransformer
 
 images = np.random.default_rng(0).random((20_000, 32, 32, 3), np.float32)
 transformer = StridedConv2DTransformer(256, 5, random_state=0, n_jobs={n_jobs}).fit(images)
@@ -116,7 +111,7 @@ print("works")
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals of Unix")
 def test_control_c_in_the_middle_of_transform(n_jobs, n_threads):
     code = INTERRUPT.format(n_jobs=n_jobs, n_threads=n_threads)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = run_python(code)
     lines = done.stdout.splitlines()
     assert lines[1:] == ["works"], done.stderr
     assert 0.5 < float(lines[0].removeprefix("interrupted after")) < 5
@@ -146,7 +141,7 @@ def test_a_worker_process_is_killed_in_a_search(tmp_path):
 
 
 def test_a_memory_map_is_cut_between_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "BATCH_BYTES", 50 * IMAGES[0].nbytes)
+    monkeypatch.setattr(batch, "BATCH_BYTES", 50 * IMAGES[0].nbytes)
     path = tmp_path / "images"
     IMAGES.tofile(path)
     stored = np.memmap(path, np.float32, "r", shape=IMAGES.shape)
@@ -181,7 +176,7 @@ save_batches(sys.argv[1], batches())
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals of Unix")
 def test_a_process_that_is_killed_leaves_no_file_that_looks_whole(tmp_path):
     path = tmp_path / "features.npy"
-    done = subprocess.run([sys.executable, "-c", KILLED, str(path)])
+    done = run_python(KILLED, path)
     assert done.returncode == -signal.SIGKILL
     left = os.listdir(tmp_path)
     assert len(left) == 1

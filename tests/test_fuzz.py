@@ -22,7 +22,7 @@ from threadpoolctl import ThreadpoolController
 
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer, conv2d
 from sklearn_conv._engine.activation import ACTIVATIONS
-from sklearn_conv._engine.padding import PADDING_MODES
+from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv.kernels._table import KERNELS
 
@@ -30,7 +30,7 @@ N_LONG = 5_000
 COUNTS = Counter()
 LIBRARIES = ThreadpoolController()
 BARE = ("broadcast", "cannot reshape", "unsupported operand", "object has no attribute", "ufunc")
-WARNINGS = ("which is no square number", "feature names, but", "column-vector y was passed")
+WARNINGS = ("which is not a square number", "feature names, but", "column-vector y was passed")
 WARNINGS += ("Some features are infinite or NaN",)
 
 

@@ -1,24 +1,23 @@
 """Arrays that are strange in memory or in value, and a core that never reads outside of them."""
 
 import signal
-import subprocess
 import sys
 
 import numpy as np
 import oracle
 import pytest
+from helpers import LEARNED, run_python
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import as_strided
 from strategies import convolutions
 
 from sklearn_conv import StridedConv2DTransformer, conv2d
-from sklearn_conv._engine.padding import PADDING_MODES
+from sklearn_conv._engine.geometry import PADDING_MODES
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(6, 9, 8, 2)).astype("f4")
 KERNELS = RNG.normal(size=(3, 2, 2, 4)).astype("f4")
-LEARNED = {"kernels": "patches", "normalize_patches": True, "whiten": True, "bias": "quantile"}
 
 
 class Noisy(np.ndarray):
@@ -218,7 +217,7 @@ os._exit(0)  # the map is still in use
 
 
 def run_guarded(where):
-    return subprocess.run([sys.executable, "-c", GUARDED, where], capture_output=True, text=True)
+    return run_python(GUARDED, where)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs mprotect of Linux")

@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+from helpers import BUILT, ROOT
 
-ROOT = Path(__file__).parents[1]
-BUILT = [ROOT / "docs" / folder for folder in ("_build", "gallery", "api/generated")]
 FOLDERS = ["sklearn_conv", "tests", "examples", "benchmarks", "docs", "."]
 FILES = sorted(
     path
@@ -20,14 +19,16 @@ NOUNS = (
     "list|matrix|name|number|pair|picture|power|search|sequence|square|string|table|tuple"
 )
 BANNED = {
-    r"\blength 1\b": "unit norm",
+    r"\b(?:centers?|directions?|filters?|kernels?|mean 0 and|patches|rows) (?:of )?length 1\b": (
+        "unit norm"
+    ),
     r"\bmean 0\b": "zero mean",
     r"\border of C\b": "C order (row-major)",
     r"\bwords\b": "strings",
     r"\b(?:the|a|an|this|that|which|what|added|its|same) share\b|\bshares? of\b": "fraction",
     r"\bmenu\b": "choices, options",
     r"\bof two classes\b": "for two classes",
-    r"(?:^|[.;:!?] |\"\"\"|# )Of (?:a|an|all|any|the|two|three|several|those)\b": "For ...",
+    r"(?:^|[.;:!?] |\"\"\"|# )(?-i:Of) (?:a|an|all|any|the|two|three|several|those)\b": "For ...",
     r"\bsome (?:\d[\d,.]*|ten|tens|tenths|twenty|hundreds?|thousands?)\b": "about",
     rf"(?<!here )\b(?:is|are|was|were) no (?:{NOUNS})\b": "is not a ...",
     r'"""(?:Give|Tell|Say|Take)s?\b': "Return, Report, Raise, Select",
@@ -63,7 +64,6 @@ def test_terms_are_those_of_the_field(pattern):
     ("pattern", "sentence"),
     [
         (r"\bmenu\b", "the menu of kernels"),
-        (r"\blength 1\b", "kernels of length 1"),
         (r"\border of C\b", "in the order of C"),
     ],
 )

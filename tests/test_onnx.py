@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
 from sklearn_conv._engine.activation import ACTIVATIONS
-from sklearn_conv._engine.padding import PADDING_MODES
+from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv.kernels._table import KERNELS
 
@@ -197,7 +197,7 @@ def test_streaming_ridge(names, dtype):
             StridedConv2DTransformer(activation=np.tanh).fit(IMAGES),
             IMAGES,
             ValueError,
-            "knows the activations that have a name, but activation is <ufunc 'tanh'>",
+            "supports activations with a name, but activation is <ufunc 'tanh'>",
         ),
         (
             StridedConv2DTransformer().fit(IMAGES),
@@ -216,6 +216,7 @@ def test_errors(model, X, error, message):
 @pytest.mark.parametrize("missing", ["onnx", "skl2onnx"])
 def test_without_skl2onnx_the_import_says_what_to_install(missing, monkeypatch):
     monkeypatch.setitem(sys.modules, missing, None)
-    monkeypatch.delitem(sys.modules, "sklearn_conv.onnx")
+    for name in [name for name in sys.modules if name.startswith("sklearn_conv.onnx")]:
+        monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match="pip install skl2onnx"):
         importlib.import_module("sklearn_conv.onnx")

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from sklearn_conv import StridedConv2DTransformer
 
@@ -47,11 +48,10 @@ def test_the_shape_comes_from_the_argument_or_fit_or_the_parameter():
 
 
 def test_nothing_is_told_of_an_unknown_shape():
-    with pytest.raises(ValueError, match=r"not known before fit; give it, as in output_size\(\("):
+    with pytest.raises(ValueError, match=r"not known before fit; pass it, as in output_size\(\("):
         StridedConv2DTransformer().output_size()
     for name in ("maps_shape_", "n_features_out_", "multiply_adds_"):
-        with pytest.raises(NotFittedError):
-            getattr(StridedConv2DTransformer(image_shape=(8, 8)), name)
+        assert not hasattr(StridedConv2DTransformer(image_shape=(8, 8)), name)
 
 
 @pytest.mark.parametrize(
@@ -92,5 +92,18 @@ def test_what_was_fitted_does_not_change_with_parameters():
     transformer = StridedConv2DTransformer(6, kernel_size=3, random_state=0).fit(images)
     transformer.set_params(n_kernels=50, kernel_size=5)
     assert transformer.n_features_out_ == transformer.transform(images).shape[1]
+    transformer.set_params(stride=2, pooling=None)
+    assert transformer.transform(images).shape == (5, 4 * 4 * 6)  # read when it is used
     assert transformer.maps_shape_ == (8, 8, 6)
+    assert transformer.n_features_out_ == 24
     assert transformer.multiply_adds_ == 8 * 8 * 3 * 3 * 3 * 6
+
+
+@pytest.mark.parametrize("bad", [{"stride": 0}, {"padding": "valid", "dilation": 9}, {"bias": "x"}])
+def test_a_fitted_transformer_is_shown_whatever_its_parameters_became(bad):
+    transformer = StridedConv2DTransformer(6, random_state=0).fit(np.ones((5, 8, 8)))
+    transformer.set_params(**bad)
+    pipeline = make_pipeline(transformer, StandardScaler())
+    for estimator in (transformer, pipeline):
+        assert "StridedConv2DTransformer" in estimator._repr_html_()
+    assert transformer.maps_shape_ == (8, 8, 6)

@@ -12,7 +12,8 @@ from strategies import ORDERS, convolutions, in_order
 
 from sklearn_conv import StridedConv2DTransformer
 from sklearn_conv._engine import numpy_engine as engine
-from sklearn_conv._images.images import Images
+from sklearn_conv._engine.geometry import place_windows
+from sklearn_conv._images.batch import ArrayImages
 from sklearn_conv._parameters import check_window_parameters
 from sklearn_conv.kernels._patches import (
     CHUNK,
@@ -29,10 +30,11 @@ IMAGES = (
 
 def sample(images, n_patches=10**6, kernel_size=(3, 2), seed=0, **options):
     options = {"stride": 1, "padding": "same", "padding_mode": "edge", "dilation": 1} | options
-    geometry = check_window_parameters("test", **options).place(images.shape[1:3], kernel_size)
+    parameters = check_window_parameters("test", **options)
+    geometry = place_windows(images.shape[1:3], kernel_size, parameters)
     rng = np.random.RandomState(seed)
-    images = Images(images, images.shape[1:], in_memory=True)
-    return sample_patches(images, n_patches, geometry, np.dtype("f8"), rng)
+    images = ArrayImages(images, images.shape[1:])
+    return sample_patches(images, geometry, n_patches, np.dtype("f8"), rng)
 
 
 def all_windows(images, kernel_size, dilation):
@@ -265,11 +267,17 @@ def test_nearly_constant_patches_make_no_kernels():
     np.testing.assert_allclose(lengths, 1)
 
 
-def test_what_initialisers_get():
-    geometry = check_window_parameters("test", 1, "same", "edge", 1).place((12, 10), (3, 2))
-    rng = np.random.RandomState(0)
-    images = Images(IMAGES, IMAGES.shape[1:], in_memory=True)
-    patches = TrainingPatches(images, geometry, 500, True, 0.1, np.dtype("f4"), rng)
+def test_what_initializers_get():
+    parameters = check_window_parameters("test", 1, "same", "edge", 1)
+    patches = TrainingPatches(
+        images=ArrayImages(IMAGES, IMAGES.shape[1:]),
+        geometry=place_windows((12, 10), (3, 2), parameters),
+        n_patches=500,
+        normalize=True,
+        whiten=0.1,
+        dtype=np.dtype("f4"),
+        rng=np.random.RandomState(0),
+    )
     varied = len(patches())
     assert 450 < varied < 500  # those of the darkest images are nearly constant
     assert patches().dtype == np.float32
@@ -281,7 +289,7 @@ def test_what_initialisers_get():
 
 
 def test_quantiles_are_spread_evenly():
-    """A kernel's step is active in the share of windows that its level leaves above it."""
+    """A kernel's step is active in the fraction of windows above its level."""
     images = RNG.random((60, 14, 14))
     transformer = StridedConv2DTransformer(
         21,
@@ -308,5 +316,7 @@ def test_no_patches_are_drawn_unless_somebody_asks():
 
 def test_whitening_of_pixels_whose_squares_are_beyond_float64():
     images = RNG.random((20, 4, 4)) * 1e300
-    with pytest.raises(ValueError, match=r"whiten needs squares of pixels .* divide the images by"):
+    with pytest.raises(
+        ValueError, match=r"whiten needs the squares .* overflow in float64; divide"
+    ):
         StridedConv2DTransformer(whiten=True, random_state=0).fit(images)

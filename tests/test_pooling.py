@@ -1,39 +1,46 @@
-from itertools import chain
-
 import numpy as np
 import oracle
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from sklearn_conv._engine.pooling import POOLINGS, pool_cells
+from sklearn_conv._engine.pooling import (
+    POOLINGS,
+    join_parts,
+    join_plain_split,
+    join_positions,
+)
 
-
-@given(st.integers(1, 60), st.integers(1, 60))
-def test_cells_agree_with_asking_each_position(length, n_cells):
-    cells = [list(range(*cell)) for cell in pool_cells(length, n_cells)]
-    assert cells == oracle.cell_members(length, n_cells)
-
-
-@given(st.integers(1, 60), st.integers(1, 60))
-def test_cells_are_never_empty_and_a_partition_where_there_is_room(length, n_cells):
-    cells = [list(range(*cell)) for cell in pool_cells(length, n_cells)]
-    assert len(cells) == n_cells
-    assert all(cells)
-    if length >= n_cells:
-        assert list(chain(*cells)) == list(range(length))
-    assert {position for cell in cells for position in cell} <= set(range(length))
+VALUES = np.random.default_rng(0).standard_normal((10, 3, 4))  # (positions, b, k)
 
 
-def test_menu():
+def test_the_oracle_knows_all_poolings():
     assert set(POOLINGS) == set(oracle.POOLINGS)
+
+
+def pool(name, values):
+    return np.apply_along_axis(lambda column: oracle.POOLINGS[name](column.tolist()), 0, values)
 
 
 @pytest.mark.parametrize("name", POOLINGS)
 def test_pooling_in_parts_agrees_with_pooling_at_once(name):
-    values = np.random.default_rng(0).standard_normal((10, 4))
     pooling = POOLINGS[name]
-    parts = [pooling.join.reduce(part, axis=0) for part in np.split(values, [3, 4])]
-    result = pooling.finish(pooling.join.reduce(parts, axis=0), 10)
-    expected = [oracle.POOLINGS[name](column.tolist()) for column in values.T]
-    np.testing.assert_allclose(result, expected)
+    parts = [
+        join_positions(pooling.join, part)[np.newaxis, np.newaxis]
+        for part in np.split(VALUES, [3, 4])
+    ]
+    joined = join_parts([pooling.join], parts)  # (poolings, sides, b, k)
+    np.testing.assert_allclose(pooling.finish(joined, 10)[0, 0], pool(name, VALUES))
+
+
+def test_parts_of_several_poolings_are_joined_by_their_own_rule():
+    parts = list(np.random.default_rng(1).standard_normal((5, 2, 1, 3, 4)))
+    joined = join_parts([np.maximum, np.add], parts)
+    np.testing.assert_array_equal(joined[0], np.max(parts, axis=0)[0])
+    np.testing.assert_allclose(joined[1], np.sum(parts, axis=0)[1])
+    assert join_parts([np.add], parts[:1]) is parts[0]
+
+
+def test_both_sides_of_a_split_come_from_one_sum():
+    positive, negative = join_plain_split(VALUES.copy())
+    np.testing.assert_allclose(positive, pool("sum", np.maximum(VALUES, 0)))
+    np.testing.assert_allclose(negative, pool("sum", np.maximum(-VALUES, 0)))
+    assert not join_plain_split(np.abs(VALUES))[1].any()

@@ -2,12 +2,12 @@
 
 import errno
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import run_python
 
 from sklearn_conv import StridedConv2DTransformer, save_batches
 
@@ -95,7 +95,7 @@ except OSError as error:
     print(error.errno, error)
 print(os.listdir({str(tmp_path)!r}))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_python(code, check=True)
     assert done.stdout.splitlines()[0].startswith(f"{errno.EFBIG} ")
     assert done.stdout.splitlines()[1] == "[]"
 

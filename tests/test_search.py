@@ -22,7 +22,7 @@ GRID = {
 
 
 def note_threads(X, path):
-    """Give X, and note this process and how many threads its BLAS libraries take."""
+    """Return X, and note this process and the number of threads of its BLAS libraries."""
     counts = [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
     with open(path, "a") as file:
         file.write(f"{os.getpid()} {max(counts)}\n")

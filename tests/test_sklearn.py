@@ -21,7 +21,7 @@ from sklearn.utils import estimator_checks
 
 from sklearn_conv import StridedConv2DTransformer
 from sklearn_conv._engine.activation import ACTIVATIONS
-from sklearn_conv._engine.padding import PADDING_MODES
+from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv.kernels._table import KERNELS
 
@@ -61,7 +61,7 @@ BY_HAND = [
 ]
 
 configurations = pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
-not_square = pytest.mark.filterwarnings("ignore:X has .* columns, which is no square:UserWarning")
+not_square = pytest.mark.filterwarnings("ignore:X has .* columns, which is not:UserWarning")
 
 
 @configurations

@@ -1,4 +1,4 @@
-"""``activation``: what is done to the responses of the kernels before they are pooled."""
+"""Activations: what is done to the responses of the kernels before they are pooled. NumPy only."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import numpy as np
 Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """``function(values, out) -> out``, element by element, (..., k); ``out`` may be ``values``."""
 
-
 ZEROS = np.zeros(2**14, np.float32)
-"""A row of them, also as half as many of float64."""
+"""16,384 zeros in float32; viewed as float64, 8,192 zeros."""
 
 
 class Side(NamedTuple):
@@ -32,15 +31,16 @@ def identity(values: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 def relu(values: np.ndarray, out: np.ndarray) -> np.ndarray:
     """Return max(value, 0)."""
-    # With a single zero, or rows of zeros that are short, NumPy takes longer.
+    # NumPy's maximum of an array and a single zero takes several times as long as that of two
+    # arrays, and many short rows take longer than a few long ones.
     if not (values.flags.c_contiguous and out.flags.c_contiguous):
         return np.maximum(values, np.zeros(values.shape[-1], values.dtype), out=out)
     zeros = ZEROS.view(values.dtype)
-    rows = values.size // len(zeros) * len(zeros)
+    n_in_rows = values.size // len(zeros) * len(zeros)
     flat, flat_out = values.reshape(-1), out.reshape(-1)
-    for part, shape in (slice(rows), (-1, len(zeros))), (slice(rows, None), (-1,)):
-        some = flat[part].reshape(shape)
-        np.maximum(some, zeros[: some.shape[-1]], out=flat_out[part].reshape(shape))
+    for part, shape in (slice(n_in_rows), (-1, len(zeros))), (slice(n_in_rows, None), (-1,)):
+        block = flat[part].reshape(shape)
+        np.maximum(block, zeros[: block.shape[-1]], out=flat_out[part].reshape(shape))
     return out
 
 
@@ -71,29 +71,40 @@ ACTIVATIONS: dict[str, dict[str, Side]] = {
 
 
 def activation_sides(activation: str | Callable[[np.ndarray], np.ndarray]) -> Mapping[str, Side]:
-    """Look up the sides of a named activation, or make a single one of the user's function."""
+    """Return the sides of a named activation, or a single side for the user's function."""
     if isinstance(activation, str):
         return ACTIVATIONS[activation]
     return {"": Side(1, partial(_call, activation))}
 
 
+def activate(side: Side, shifted: np.ndarray, bias: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Compute one side of the activation from ``shifted = z + b``, (..., k); return ``out``.
+
+    ``out`` may be ``shifted``, which is overwritten then.
+    """
+    if side.sign > 0:
+        return side.function(shifted, out)
+    return side.function(np.subtract(2 * bias, shifted, out=out), out)  # of -z + b
+
+
 def _call(
     function: Callable[[np.ndarray], np.ndarray], values: np.ndarray, out: np.ndarray
 ) -> np.ndarray:
+    """Call the user's function with values as (positions, k), and check what it returns."""
     rows = values.reshape(-1, values.shape[-1])
     result = np.asarray(function(rows))
     if result.shape != rows.shape or result.dtype.kind not in "biuf":
         raise ValueError(
             "The 'activation' parameter must be a function that gives a real number for every "
-            f"response: {function!r} made an array of shape {result.shape} and dtype "
-            f"{result.dtype} from one of shape {rows.shape} and dtype {rows.dtype}. "
+            f"response: {function!r} returned an array of shape {result.shape} and dtype "
+            f"{result.dtype} for one of shape {rows.shape} and dtype {rows.dtype}. "
             "Use NumPy functions that work on every element."
         )
     if not np.isfinite(result).all():
         raise ValueError(
-            f"The 'activation' parameter must give finite numbers: {function!r} made NaN or "
-            "infinity from finite responses. Use a function that is defined for every real "
-            "number, below 0 too."
+            f"The 'activation' parameter must give finite numbers: {function!r} returned NaN or "
+            "infinity for finite responses. Use a function that is defined for every real number, "
+            "also for negative ones."
         )
     out[...] = result.reshape(out.shape)
     return out

@@ -1,8 +1,8 @@
-"""``pooling``, how the responses in a cell become one number, and ``pool_grid``, the cells."""
+"""Pooling: how the activated responses in a cell become one number. NumPy only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,15 +27,32 @@ POOLINGS: dict[str, Pooling] = {
 """Name -> how the responses in a cell become one number per kernel."""
 
 
-def pool_cells(length: int, n_cells: int) -> list[tuple[int, int]]:
-    """Cut ``length`` rows into ``n_cells`` (start, stop), never empty; they overlap if too many.
+def join_positions(join: np.ufunc, values: np.ndarray) -> np.ndarray:
+    """Reduce over the positions, ``(positions, b, k) -> (b, k)``."""
+    if join is np.add:
+        # A product with ones is the fastest sum in NumPy. `numpy.dot` releases the GIL;
+        # `numpy.matmul` with a vector keeps other threads waiting.
+        ones = np.ones(len(values), values.dtype)
+        return np.dot(ones, values.reshape(len(values), -1)).reshape(values.shape[1:])
+    return join.reduce(values, axis=0)
 
-    Examples
-    --------
-    >>> pool_cells(7, 3)
-    [(0, 2), (2, 4), (4, 7)]
-    >>> pool_cells(2, 3)
-    [(0, 1), (0, 1), (1, 2)]
+
+def join_plain_split(responses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sum max(z, 0) and max(-z, 0) over the positions; the responses are overwritten.
+
+    ``(positions, b, k) -> (b, k), (b, k)``
+
+    max(z, 0) is (abs(z) + z) / 2, so both sides share the sum of abs(z). Both sums add the same
+    numbers in the same order, so that a side that is never active is exactly 0.
     """
-    starts = [i * length // n_cells for i in range(n_cells)]
-    return [(start, max(start + 1, (i + 1) * length // n_cells)) for i, start in enumerate(starts)]
+    total = join_positions(np.add, responses)
+    absolute = join_positions(np.add, np.abs(responses, out=responses))
+    return (absolute + total) / 2, (absolute - total) / 2
+
+
+def join_parts(joins: Sequence[np.ufunc], parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Join parts of a cell, each ``(poolings, sides, b, k)``."""
+    if len(parts) == 1:
+        return parts[0]
+    together = np.stack(parts)  # (parts, poolings, sides, b, k)
+    return np.stack([join.reduce(together[:, p], axis=0) for p, join in enumerate(joins)])

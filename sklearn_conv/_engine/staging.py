@@ -1,181 +1,184 @@
-"""Copy what the windows of a block see: the pixels, then their runs along the rows."""
+"""Copy what the windows of a block see, so that a matrix product can read it.
+
+Three copies or views, from the pixels to the windows:
+
+1. *pixels*: the part of the padded images that the windows see, cast to the dtype of the
+   computation;
+2. *runs*: for every row of pixels, the ``kw * c`` numbers that a row of weights sees at each column
+   of the map, and constants behind them;
+3. *patches*: whole windows. ``kh`` runs that lie one after the other are a window, so that this is
+   a view (`view_patches`) unless something has to be computed on whole windows (`copy_patches`).
+
+Two orders of axes occur. With the images innermost, copied pieces are as long as the block has
+images, whatever the stride and the width of the image, which is fast for small images. With
+``by_image``, the images are outermost: maps that are not pooled must be written image by image.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from sklearn_conv._engine.geometry import Reach
 from sklearn_conv._engine.threads import Workspace
-from sklearn_conv._engine.windows import Geometry, strided_view
 
-Span = tuple[int, int]
-"""(start, stop) of rows or columns."""
+OFFSET_TO_RANGE = 16
+"""An offset is subtracted if it exceeds the range of the pixels this many times."""
 
-
-class Reach(NamedTuple):
-    """The pixels that some windows see along an axis of the padded images."""
-
-    n_pixels: int
-    to: slice
-    """the pixels that are in the image, and ..."""
-    source: slice | np.ndarray
-    """... where these come from"""
-    outside: np.ndarray | None
-    """which pixels are constant zeros, if any"""
-    stride: int
-    dilation: int
-
-    def n_windows(self, size: int) -> int:
-        """Count the windows of that many pixels."""
-        return (self.n_pixels - self.dilation * (size - 1) - 1) // self.stride + 1
+N_SAMPLED = 8
+"""Rows and columns of an image from which its offset is estimated."""
 
 
-def find_reach(geometry: Geometry, axis: int, span: Span) -> Reach:
-    """Find the pixels that the windows from start to stop see, and how they lie on these.
+@dataclass(frozen=True, kw_only=True)
+class BlockWindows:
+    """The windows over a rectangle of the map, in a block of images."""
 
-    Where windows leave out more pixels than they share, each gets its own.
-    """
-    size, stride = geometry.kernel_size[axis], geometry.stride[axis]
-    dilation = geometry.dilation[axis]
-    places = np.arange(*span) * stride
-    n_pixels = places[-1] - places[0] + dilation * (size - 1) + 1
-    if n_pixels <= len(places) * size:
-        places = places[0] + np.arange(n_pixels)
-    else:
-        places = (places[:, np.newaxis] + np.arange(size) * dilation).ravel()
-        stride, dilation = size, 1
-    index = (geometry.rows, geometry.columns)[axis][places]
-    inside = np.flatnonzero(index >= 0)
-    outside = index < 0 if len(inside) < len(index) else None
-    if not len(inside):
-        return Reach(len(index), slice(0), slice(0), outside, stride, dilation)
-    to = slice(inside[0], inside[-1] + 1)
-    source = np.maximum(index[to], 0)
-    consecutive = (np.diff(source) == 1).all()
-    taken = slice(source[0], source[-1] + 1) if consecutive else source  # a slice copies nothing
-    return Reach(len(index), to, taken, outside, stride, dilation)
+    images: np.ndarray
+    """(b, h, w, c)"""
+    center: np.ndarray | None
+    """(b,): subtracted from the pixels of each image, if anything is"""
+    rows: Reach
+    columns: Reach
+    dtype: np.dtype
+    by_image: bool
+    """whether images are the outermost axis of the result, or the innermost"""
 
 
-def gather_runs(
-    images: np.ndarray,
-    center: np.ndarray | None,
-    kw: int,
-    rows: Reach,
-    columns: Reach,
-    dtype: np.dtype,
-    constant: bool,
-    by_image: bool,
-    workspace: Workspace,
+def copy_runs(
+    windows: BlockWindows, constants: Sequence[float | np.ndarray], workspace: Workspace
 ) -> np.ndarray:
-    """Copy the windows along the rows of what some windows see, and append constants to each.
+    """Copy the runs of all windows, and append constants to each.
 
-    ``(b, h, w, c) -> (rows, kw * c + constants, output columns, b)``, ``by_image``
-    ``(rows, kw * c + constants, b, output columns)``
-
-    The constants are a 1, if there is a ``constant``, or, where a ``center`` is taken from the
-    images, a 1 and that center.
+    ``(b, h, w, c) -> (rows, kw * c + constants, columns of the map, b)``; ``by_image``
+    ``(rows, kw * c + constants, b, columns of the map)``
     """
-    pixels = _stage(images, center, rows, columns, dtype, by_image, workspace)
+    pixels = _copy_pixels(windows, workspace)
     n_rows, c, n_lines, line = pixels.shape
-    ow, b, plane = columns.n_windows(kw), len(images), n_lines * line
-    # From one pixel to the next along kw, and along the last two axes.
-    if by_image:
+    columns, b, plane = windows.columns, len(windows.images), n_lines * line
+    kw, ow = columns.size, columns.n_windows
+    # Steps, in numbers, from one weight to the next and along the last two axes of the result.
+    if windows.by_image:
         shape, steps = (b, ow), (columns.dilation, line, columns.stride)
     else:
         shape, steps = (ow, b), (columns.dilation * b, columns.stride * b, 1)
-    n_constants = int(constant) if center is None else 2
-    runs = workspace.empty("runs", (n_rows, kw * c + n_constants, *shape), dtype)
-    windows = strided_view(
+    runs = workspace.empty("runs", (n_rows, kw * c + len(constants), *shape), windows.dtype)
+    seen = strided_view(
         pixels, (n_rows, kw, c, *shape), (c * plane, steps[0], plane, steps[1], steps[2])
     )
-    np.copyto(runs[:, : kw * c].reshape(windows.shape), windows)
-    runs[:, kw * c : kw * c + 1] = 1
-    if center is not None:
-        runs[:, kw * c + 1] = center[:, np.newaxis] if by_image else center
+    np.copyto(runs[:, : kw * c].reshape(seen.shape), seen)
+    for i, constant in enumerate(constants, start=kw * c):
+        by_image = windows.by_image and np.ndim(constant)
+        runs[:, i] = np.expand_dims(constant, 1) if by_image else constant
     return runs
 
 
-def view_patches(runs: np.ndarray, kh: int, rows: Reach) -> np.ndarray:
-    """View the patches as one matrix for each row of the map.
+def view_patches(runs: np.ndarray, rows: Reach) -> np.ndarray:
+    """View the windows as one matrix for each row of the map.
 
-    ``(rows, line, columns, b) -> (output rows, kh * line, columns * b)``
+    ``(rows, line, columns, b) -> (rows of the map, kh * line, columns * b)``
 
-    Rows of weights lie one after the other, so that this is a view, where dilation is 1.
+    Runs below each other lie one after the other, so that this is a view if dilation is 1.
     """
     _, line, nx, ny = runs.shape
     row, n_inner = line * nx * ny, nx * ny
-    shape = (rows.n_windows(kh), kh, line, n_inner)
+    shape = (rows.n_windows, rows.size, line, n_inner)
     patches = strided_view(runs, shape, (rows.stride * row, rows.dilation * row, n_inner, 1))
-    return patches.reshape(shape[0], kh * line, n_inner)
+    return patches.reshape(shape[0], rows.size * line, n_inner)
 
 
 def copy_patches(
-    runs: np.ndarray, kh: int, rows: Reach, by_image: bool, n_more: int, workspace: Workspace
+    runs: np.ndarray, windows: BlockWindows, workspace: Workspace, n_constants: int = 0
 ) -> np.ndarray:
-    """Copy the patches into one matrix, with so many more rows for the caller to fill.
+    """Copy the windows into one matrix, with rows at its end for constants, which are not filled.
 
-    ``(rows, line, columns, b) -> (kh * line + n_more, output rows * columns * b)``, ``by_image``
-    ``(rows, line, b, columns) -> (kh * line + n_more, b * output rows * columns)``
+    ``(rows, line, columns, b) -> (kh * line + constants, rows of the map * columns * b)``;
+    ``by_image`` ``(rows, line, b, columns) -> (kh * line + constants, b * rows of the map *
+    columns)``
     """
+    rows = windows.rows
     _, line, nx, ny = runs.shape
-    oh, row = rows.n_windows(kh), line * nx * ny
-    patches = workspace.empty("patches", (kh * line + n_more, oh * nx * ny), runs.dtype)
-    shape, steps = (oh, nx, ny), (rows.stride * row, ny, 1)
-    if by_image:
+    kh, oh, row = rows.size, rows.n_windows, line * nx * ny
+    patches = workspace.empty("patches", (kh * line + n_constants, oh * nx * ny), runs.dtype)
+    if windows.by_image:
         shape, steps = (nx, oh, ny), (ny, rows.stride * row, 1)
+    else:
+        shape, steps = (oh, nx, ny), (rows.stride * row, ny, 1)
     source = strided_view(runs, (kh, line, *shape), (rows.dilation * row, nx * ny, *steps))
     np.copyto(patches[: kh * line].reshape(source.shape), source)
     return patches
 
 
-def _stage(
-    images: np.ndarray,
-    center: np.ndarray | None,
-    rows: Reach,
-    columns: Reach,
-    dtype: np.dtype,
-    by_image: bool,
-    workspace: Workspace,
-) -> np.ndarray:
-    """Copy the pixels at some rows and columns of the padded images, less their center.
+def normalize_patches(patches: np.ndarray, eps: float) -> None:
+    """Divide windows by ``sqrt(variance + eps)``, in place, ``(d, positions)``.
 
-    ``(b, h, w, c) -> (rows, c, columns, b)``, ``by_image`` ``(rows, c, b, columns)``
-
-    With the images innermost, windows are copied in runs of ``b`` numbers whatever the stride and
-    the width.
+    The kernels ignore what all pixels of a window have in common, so one of its pixels is
+    subtracted instead of the mean: then a constant window is exactly 0, and a large offset does not
+    spoil the variance.
     """
+    patches -= patches[len(patches) // 2].copy()
+    mean = np.dot(np.full(len(patches), 1 / len(patches), patches.dtype), patches)
+    variance = np.einsum("dp,dp->p", patches, patches) / len(patches) - np.square(mean)
+    patches /= np.sqrt(np.maximum(variance, 0) + eps)
+
+
+def find_center(images: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
+    """Find a large offset of images that are computed in float32, ``(b, h, w, c) -> (b,)``.
+
+    Without subtracting it, float32 would round away the small differences on top of it.
+    """
+    if dtype != np.float32 or images.dtype.itemsize == 1:
+        return None
+    rows, columns = (-(-length // N_SAMPLED) for length in images.shape[1:3])
+    sample = images[:, ::rows, ::columns].reshape(len(images), -1).astype(dtype, copy=False)
+    low, high = sample.min(axis=1), sample.max(axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite, or almost: no offset
+        is_large = np.maximum(low, -high) / OFFSET_TO_RANGE > high - low
+    return np.where(is_large, low, np.float32(0)) if is_large.any() else None
+
+
+def strided_view(array: np.ndarray, shape: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
+    """View a contiguous array with the given steps, in numbers, along each axis.
+
+    NumPy checks that the view stays inside the array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> row = np.arange(7)
+    >>> strided_view(row, (3, 3), (2, 1))  # windows of 3, 2 apart
+    array([[0, 1, 2],
+           [2, 3, 4],
+           [4, 5, 6]])
+    """
+    # `as_strided` and `sliding_window_view` do the same, but take longer than copying a small
+    # block.
+    strides = [step * array.itemsize for step in steps]
+    return np.ndarray(shape, array.dtype, array, strides=strides)
+
+
+def _copy_pixels(windows: BlockWindows, workspace: Workspace) -> np.ndarray:
+    """Copy the pixels that the windows see, minus their center.
+
+    ``(b, h, w, c) -> (rows, c, columns, b)``; ``by_image`` ``(rows, c, b, columns)``
+    """
+    images, rows, columns = windows.images, windows.rows, windows.columns
     b, _, _, c = images.shape
-    inner = (b, columns.n_pixels) if by_image else (columns.n_pixels, b)
-    staged = workspace.empty("pixels", (rows.n_pixels, c, *inner), dtype)
-    pixels = staged.transpose((2, 0, 3, 1) if by_image else (3, 0, 2, 1))  # as the images
+    inner = (b, columns.n_pixels) if windows.by_image else (columns.n_pixels, b)
+    staged = workspace.empty("pixels", (rows.n_pixels, c, *inner), windows.dtype)
+    pixels = staged.transpose((2, 0, 3, 1) if windows.by_image else (3, 0, 2, 1))  # (b, h, w, c)
     if isinstance(rows.source, slice):
         source = images[:, rows.source][:, :, columns.source]
     elif isinstance(columns.source, slice):
         source = images[:, :, columns.source][:, rows.source]
     else:
         source = images[:, rows.source[:, np.newaxis], columns.source]
-    pixels[:, rows.to, columns.to] = source
+    pixels[:, rows.inside, columns.inside] = source
     if rows.outside is not None:
         pixels[:, rows.outside] = 0
     if columns.outside is not None:
         pixels[:, :, columns.outside] = 0
-    if center is not None:
-        pixels -= center[:, np.newaxis, np.newaxis, np.newaxis]
+    if windows.center is not None:
+        pixels -= windows.center[:, np.newaxis, np.newaxis, np.newaxis]
     return staged
-
-
-def find_center(images: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
-    """Find a large offset of images that are to be float32, ``(b, h, w, c) -> (b,)``.
-
-    If it stayed, float32 would round the small differences on it away. An offset is large beside
-    the range of a sample of the pixels.
-    """
-    if dtype != np.float32 or images.dtype.itemsize == 1:
-        return None
-    rows, columns = (-(-length // 8) for length in images.shape[1:3])
-    sample = images[:, ::rows, ::columns].reshape(len(images), -1).astype(dtype, copy=False)
-    low, high = sample.min(axis=1), sample.max(axis=1)
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite, or almost: no offset
-        large = np.maximum(low, -high) / 16 > high - low
-    return np.where(large, low, np.float32(0)) if large.any() else None

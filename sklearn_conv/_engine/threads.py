@@ -1,10 +1,9 @@
-"""``n_jobs``: tasks shared between threads, with BLAS at one thread each."""
+"""Share tasks between threads, and limit BLAS to one thread meanwhile."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import cached_property
 from math import prod
 from threading import Lock, RLock, local
@@ -17,13 +16,16 @@ from threadpoolctl import LibController, ThreadpoolController
 
 
 class Workspace(local):
-    """Arrays that each thread uses again: fresh ones of megabytes cost more than filling them."""
+    """Buffers that a thread uses again and again.
+
+    To get megabytes of new memory from the system takes longer than to fill them.
+    """
 
     def __init__(self) -> None:
         self._buffers: dict[str, np.ndarray] = {}
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Give the array of that name, with any content; the last one of that name is invalid."""
+        """Return an array with arbitrary content; it replaces the last array of that name."""
         n_bytes = prod(shape) * dtype.itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.nbytes < n_bytes:
@@ -34,8 +36,8 @@ class Workspace(local):
 def count_threads(n_jobs: int | None) -> int:
     """Count the threads that joblib allows.
 
-    `joblib.effective_n_jobs` counts processes, of which it allows one, with a warning, where it
-    allows many threads: in the processes of `multiprocessing`.
+    `joblib.effective_n_jobs` counts processes: inside a process of `multiprocessing` it returns 1,
+    with a warning, although joblib allows many threads there.
     """
     if n_jobs is None:
         _, n_jobs = get_active_backend()
@@ -43,50 +45,48 @@ def count_threads(n_jobs: int | None) -> int:
     return backend.effective_n_jobs(n_jobs)
 
 
-def run(
-    function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int, verbose: int
-) -> list[Any]:
-    """Call the function on every task, shared between threads, and return the results in order."""
+def run(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int) -> list[Any]:
+    """Call the function with every task, in that many threads, and return the results in order."""
     results: list[Any] = [None] * len(tasks)
     todo = iter(range(len(tasks)))
     lock = Lock()
 
-    def work(n_tasks: int) -> None:
+    def work() -> None:
         nonlocal todo
-        for _ in range(n_tasks):
+        while True:
             with lock:
                 i = next(todo, None)
             if i is None:
                 return
             try:
-                with np.errstate(over="ignore", invalid="ignore"):  # infinite: the result says it
+                # Overflow is reported once, by what checks the result.
+                with np.errstate(over="ignore", invalid="ignore"):
                     results[i] = function(*tasks[i])
             except BaseException:
-                todo = iter(())  # the others stop
+                todo = iter(())  # stop the other threads
                 raise
 
-    if workers == 1 and not verbose:
-        work(len(tasks))
+    if workers == 1:
+        work()
         return results
-    # Each call costs joblib as much as a small task: threads fetch their tasks themselves, but
-    # for those who want to see joblib count them.
-    calls = [1] * len(tasks) if verbose else [len(tasks)] * workers
-    # sklearn's Parallel would hand its configuration and the filters of warnings on to the threads,
-    # and so change these for everyone.
-    parallel = Parallel(n_jobs=workers, prefer="threads", require="sharedmem", verbose=verbose)
+    # A call costs joblib as much time as a small task, so the threads fetch their tasks themselves.
+    # This is joblib's Parallel and not scikit-learn's, which sets and restores warning filters in
+    # its threads, and so changes them for the whole process. With processes instead of "sharedmem",
+    # what tasks write to the result would be lost.
+    parallel = Parallel(n_jobs=workers, prefer="threads", require="sharedmem")
     try:
-        with one_blas_thread if workers > 1 else nullcontext():
-            parallel(delayed(work)(n_tasks) for n_tasks in calls)
+        with one_blas_thread:
+            parallel(delayed(work)() for _ in range(workers))
     finally:
         todo = iter(())  # after an interrupt, too
     return results
 
 
 class _OneBlasThread:
-    """BLAS at one thread while anyone is inside, then as the first one found it.
+    """Limit BLAS to one thread while any thread is inside, and restore the limit afterwards.
 
-    Limits that several threads open and close on their own restore each other's limits, and BLAS
-    stays at one thread for good; so there is one limit, and a count of those inside.
+    If several threads set and restore limits independently, they restore each other's limits, and
+    BLAS stays at one thread for good. So there is one limit, and a count of the threads inside.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ class _OneBlasThread:
 
     @cached_property
     def _libraries(self) -> list[LibController]:
-        # looks for them, which takes milliseconds
+        # cached, because the search takes milliseconds
         return ThreadpoolController().select(user_api="blas").lib_controllers
 
     def __enter__(self) -> None:
@@ -124,7 +124,7 @@ class _OneBlasThread:
             _set_threads(library, n_threads)
 
     def _leave_to_parent(self) -> None:
-        """Forget, in a forked process, the threads inside: they run in the parent alone."""
+        """Forget the threads inside, in a forked process: they run in the parent only."""
         if self._n_inside:
             self._n_inside = 0
             self._restore()
@@ -132,16 +132,16 @@ class _OneBlasThread:
 
 
 def _set_threads(library: LibController, n_threads: int) -> None:
-    """Set them from any thread, and leave this to any other.
+    """Set the number of threads of a library, from any thread.
 
-    threadpoolctl 3.8 lets only the thread that was first to set those of OpenBLAS set them again,
-    and ignores all others, until that one is done with a limit of its own.
+    In threadpoolctl 3.8, the first thread that sets the limit of OpenBLAS controls it, and calls
+    from other threads are ignored until that thread has restored it.
     """
-    let_go = getattr(library, "clear_controlling_thread", lambda force: None)
-    let_go(force=True)
+    release = getattr(library, "clear_controlling_thread", lambda force: None)
+    release(force=True)
     library.set_num_threads(n_threads)
-    let_go(force=True)
+    release(force=True)
 
 
 one_blas_thread = _OneBlasThread()
-"""``with one_blas_thread:``, in any number of threads at once."""
+"""Use as ``with one_blas_thread:``, in any number of threads at the same time."""

@@ -1,6 +1,6 @@
-"""Kernels that depend on nothing but their shape.
+"""Initializers that depend only on the shape of the kernels.
 
-Each is one filter on one channel: kernel j is filter ``j // c`` on channel ``j % c``.
+Each kernel is a filter on a single channel: kernel j is filter ``j // c`` on channel ``j % c``.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-Shape = tuple[int, int, int, int]
+from sklearn_conv.kernels._initializer import Shape
 
 
 def sobel(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
-    """Take derivatives of the smoothed image along evenly spaced directions, one channel each.
+    """Return derivatives of the smoothed image in evenly spaced directions, one channel each.
 
-    Kernel j looks at channel ``j % c``, in direction ``j // c`` of ``m = ceil(n_kernels / c)``:
-    at an angle of ``180 / m * (j // c)`` degrees, from left to right first. With ``m = 2`` these
-    are Sobel's two kernels, in other directions their steered mixtures; other sizes than 3 x 3 are
-    made, as in OpenCV, of binomial smoothing and its differences.
+    Kernel j is applied to channel ``j % c``, in direction ``j // c`` of ``m = ceil(n_kernels / c)``
+    directions, at an angle of ``180 / m * (j // c)`` degrees; the first direction is from left to
+    right. With ``m = 2`` these are the two Sobel kernels; other directions are mixtures of the two.
+    Sizes other than 3 x 3 are products of binomial smoothing and its differences, as in OpenCV.
 
     Source: I. Sobel and G. Feldman, "A 3x3 Isotropic Gradient Operator for Image Processing"
     (1968); W. T. Freeman and E. H. Adelson, "The Design and Use of Steerable Filters" (1991).
@@ -40,21 +40,21 @@ def sobel(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
     filters = []
     for i in range(n_directions):
         angle = np.pi * i / n_directions
-        # Rounded, so that a right angle mixes in nothing of the other kernel.
+        # Rounded, so that at a right angle the other kernel has a weight of exactly 0.
         along, across = np.round([np.cos(angle), np.sin(angle)], 15)
         filters.append(along * right + across * down)
     return _on_each_channel(filters, shape)
 
 
 def gabor(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
-    """Make waves under a Gaussian window, at several frequencies and orientations.
+    """Return waves under a Gaussian window, at several frequencies and orientations.
 
-    With ``m = ceil(n_kernels / c)`` filters: a cosine, then a sine, of 8 orientations (of
-    ``ceil(m / 2)``, if that is fewer), evenly spaced over half a turn, of
-    ``ceil(m / (2 * orientations))`` frequencies, evenly spaced on a logarithmic scale between one
-    period in the shorter side of the kernel and half a period in a pixel, the lowest first. The
-    Gaussian has the bandwidth of one octave, but a standard deviation of at most a quarter of that
-    side. Each has mean 0 and length 1.
+    There are ``m = ceil(n_kernels / c)`` filters: for each frequency and orientation, a cosine and
+    then a sine. The orientations, 8 or ``ceil(m / 2)`` if that is fewer, are evenly spaced over
+    half a turn. The ``ceil(m / (2 * orientations))`` frequencies are evenly spaced on a logarithmic
+    scale between one period per shorter side of the kernel and half a period per pixel, the lowest
+    first. The Gaussian window has a bandwidth of one octave, but a standard deviation of at most a
+    quarter of the shorter side. Each filter has zero mean and unit norm.
 
     Source: A. K. Jain and F. Farrokhnia, "Unsupervised Texture Segmentation Using Gabor Filters"
     (1991).
@@ -81,11 +81,11 @@ def gabor(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
 
 
 def laplace(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
-    """Make Laplacians of Gaussians of several widths: they answer blobs and edges of any direction.
+    """Return Laplacians of Gaussians, which respond to blobs and to edges of any direction.
 
-    ``ceil(n_kernels / c)`` standard deviations are evenly spaced on a logarithmic scale between
+    The ``ceil(n_kernels / c)`` standard deviations are evenly spaced on a logarithmic scale between
     half a pixel and a quarter of the kernel's shorter side, the smallest first. Each filter has
-    mean 0 and length 1, and is negative in its center.
+    zero mean and unit norm, and is negative in its center.
 
     Source: D. Marr and E. Hildreth, "Theory of Edge Detection" (1980).
 
@@ -107,10 +107,11 @@ def laplace(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
 
 
 def dct(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
-    """Take the lowest frequencies of the discrete cosine transform (DCT-II) of a window.
+    """Return the lowest frequencies of the discrete cosine transform (DCT-II) of a window.
 
-    The first filter is constant and sees the brightness. The sum of the two frequencies grows, that
-    along the rows first. Filters have length 1 and are orthogonal; there are kh * kw.
+    The first filter is constant and responds to brightness. Filters are sorted by the sum of their
+    two frequencies, then by the vertical one. They have unit norm and are orthogonal; there are
+    kh * kw of them.
 
     Source: N. Ahmed, T. Natarajan and K. R. Rao, "Discrete Cosine Transform" (1974).
 
@@ -125,11 +126,11 @@ def dct(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
 
 
 def haar(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
-    """Take Haar wavelets of a window: differences between halves of it, of these halves, and so on.
+    """Return Haar wavelets: differences between the halves of a window, their halves, and so on.
 
-    The first filter is constant and sees the brightness. The sum of the levels grows, that along
-    the rows first. Filters have length 1 and are orthogonal; there are kh * kw. Of an odd number
-    of pixels the first half is the larger one.
+    The first filter is constant and responds to brightness. Filters are sorted by the sum of their
+    two levels, then by the vertical one. They have unit norm and are orthogonal; there are kh * kw
+    of them. If the number of pixels is odd, the first half is the larger one.
 
     Source: A. Haar, "Zur Theorie der orthogonalen Funktionensysteme" (1910); M. Girardi and
     W. Sweldens, "A New Class of Unbalanced Haar Wavelets That Form an Unconditional Basis for Lp on
@@ -146,6 +147,7 @@ def haar(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
 
 
 def _on_each_channel(filters: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
+    """Apply each filter, (kh, kw), to every channel in turn."""
     c = shape[2]
     kernels = np.zeros(shape)
     for j in range(shape[3]):
@@ -167,7 +169,7 @@ def _products(
     down: Sequence[tuple[int, np.ndarray]],
     across: Sequence[tuple[int, np.ndarray]],
 ) -> list[np.ndarray]:
-    """Multiply each of some (level, weights) of rows with each of columns, by sum of levels."""
+    """Return the products of all vertical and horizontal (level, weights), sorted by level."""
     kh, kw, c, n_kernels = shape
     if n_kernels > kh * kw * c:
         raise ValueError(
@@ -185,9 +187,9 @@ def _cosine(frequency: int, size: int) -> np.ndarray:
 
 
 def _wavelets(size: int) -> list[tuple[int, np.ndarray]]:
-    """Make an orthonormal basis of (level, weights), level 0 constant."""
+    """Return an orthonormal basis as (level, weights); level 0 is constant."""
     basis, parts = [(0, np.full(size, size**-0.5))], [(1, 0, size)]
-    for level, start, stop in parts:  # which grows
+    for level, start, stop in parts:  # halves are appended while the loop runs
         if stop - start > 1:
             middle = (start + stop + 1) // 2
             left, right, n = middle - start, stop - middle, stop - start
@@ -200,7 +202,7 @@ def _wavelets(size: int) -> list[tuple[int, np.ndarray]]:
 
 
 def _between(low: float, high: float, n: int) -> np.ndarray:
-    """Take the middles of n equal parts of a range, on a logarithmic scale."""
+    """Return the centers of n equal parts of a range, on a logarithmic scale."""
     return low * (high / low) ** ((np.arange(n) + 0.5) / n)
 
 
@@ -209,7 +211,7 @@ def _from_center(size: int) -> np.ndarray:
 
 
 def _standard(weights: np.ndarray) -> np.ndarray:
-    """Bring to mean 0 and length 1."""
+    """Center, and divide by the norm."""
     weights = weights - weights.mean()
     return weights / np.linalg.norm(weights)
 

@@ -1,23 +1,21 @@
-"""Kernels that see patches of the training images, as normalized and whitened as they are to be."""
+"""Initializers that use preprocessed training patches."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 from sklearn.cluster import MiniBatchKMeans
 
 from sklearn_conv._engine.threads import one_blas_thread
+from sklearn_conv.kernels._initializer import Patches, Shape
 
-Patches = Callable[..., np.ndarray]
+KMEANS_BATCH = 4096
+"""Patches in a batch of k-means; the first centers are chosen from three times as many."""
 
 
-def patches(
-    shape: tuple[int, int, int, int], rng: np.random.RandomState, patches: Patches
-) -> np.ndarray:
-    """Take random patches of the training images, with mean 0 and length 1.
+def patches(shape: Shape, rng: np.random.RandomState, patches: Patches) -> np.ndarray:
+    """Return random training patches, centered and divided by their norm.
 
-    Two are the same only where there are fewer patches than kernels.
+    Patches are repeated only if there are fewer patches than kernels.
 
     Source: A. Coates and A. Y. Ng, "The Importance of Encoding Versus Training with Sparse Coding
     and Vector Quantization" (2011).
@@ -25,15 +23,13 @@ def patches(
     return _standard(patches(shape[3])).T.reshape(shape)
 
 
-def kmeans(
-    shape: tuple[int, int, int, int], rng: np.random.RandomState, patches: Patches
-) -> np.ndarray:
-    """Take the centers of clusters of the training patches, spherical k-means.
+def kmeans(shape: Shape, rng: np.random.RandomState, patches: Patches) -> np.ndarray:
+    """Return the centers of clusters of the training patches, by spherical k-means.
 
-    Patches and centers have mean 0 and length 1. Where there are fewer patches than kernels, the
-    patches themselves are taken. A patch between two clusters may fall to either by rounding, so
-    that images in another dtype or other units may have other centers, as good as these; and so
-    may another version of scikit-learn, of which 1.9 draws its batches otherwise.
+    Patches and centers are centered and have unit norm. If there are fewer patches than kernels,
+    the patches themselves are returned. Rounding may decide to which of two clusters a patch
+    belongs. So the centers may differ, without being worse, for images in another dtype or in other
+    units, and between versions of scikit-learn, because version 1.9 draws other batches than 1.8.
 
     Source: A. Coates and A. Y. Ng, "Learning Feature Representations with K-Means" (2012);
     D. Sculley, "Web-Scale K-Means Clustering" (2010).
@@ -42,19 +38,23 @@ def kmeans(
     if len(sample) <= shape[3]:
         return _standard(patches(shape[3])).T.reshape(shape)
     clusters = MiniBatchKMeans(
-        shape[3], batch_size=4096, init_size=3 * max(4096, shape[3]), n_init=1, random_state=rng
+        shape[3],
+        batch_size=KMEANS_BATCH,
+        init_size=3 * max(KMEANS_BATCH, shape[3]),
+        n_init=1,
+        random_state=rng,
     )
-    with one_blas_thread:  # which it limits on its own: with several at once, for good
+    # scikit-learn limits BLAS as well. If several threads did so, the limit would stay for good.
+    with one_blas_thread:
         clusters.fit(sample)
     return _standard(clusters.cluster_centers_).T.reshape(shape)
 
 
-def pca(
-    shape: tuple[int, int, int, int], rng: np.random.RandomState, patches: Patches
-) -> np.ndarray:
-    """Take the directions in which the training patches vary most, of length 1, first the largest.
+def pca(shape: Shape, rng: np.random.RandomState, patches: Patches) -> np.ndarray:
+    """Return the directions of largest variance of the training patches, the largest first.
 
-    There are no more than kh * kw * c. The largest weight of each is positive.
+    There are at most kh * kw * c directions. They have unit norm, and the weight of each with the
+    largest absolute value is positive.
 
     Source: T.-H. Chan et al., "PCANet: A Simple Deep Learning Baseline for Image Classification?"
     (2015).
@@ -74,8 +74,8 @@ def pca(
 
 
 def _standard(rows: np.ndarray) -> np.ndarray:
-    """Bring rows to mean 0, if they are longer than 1, and to length 1, if they have any length."""
+    """Center rows that have several elements, and divide rows that are not 0 by their norm."""
     if rows.shape[1] > 1:
         rows = rows - rows.mean(axis=1, keepdims=True)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths > 0, lengths, 1)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1)

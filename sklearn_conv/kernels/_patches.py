@@ -1,56 +1,62 @@
-"""``n_patches``, ``normalize_patches``, ``whiten``: what is learned from windows of the images."""
+"""Training patches: windows of the training images, and how they are preprocessed.
+
+The same preprocessing is applied in ``transform`` without touching the windows: the whitening, and
+the subtraction of the mean of a window, are folded into the kernels (`Preprocessing.fold`), so that
+only the division of normalized windows is left to the engine.
+"""
 
 from __future__ import annotations
 
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
 from sklearn.utils.random import sample_without_replacement
 
-from sklearn_conv._engine.windows import Geometry, window_span
-from sklearn_conv._images.images import Images, check_finite
+from sklearn_conv._engine.geometry import Geometry
+from sklearn_conv._images.batch import DaskImages, ReadableImages, check_finite
 from sklearn_conv._validation import check_integer
 
 CONTRAST = 0.01
-"""The share of the mean variance of patches that is added to the variance of each, and below which
-a patch is nearly constant."""
+"""Fraction of the mean variance of the training patches that is added to the variance of each; a
+patch with a smaller variance counts as nearly constant."""
 
 SHRINKAGE = 0.1
-"""The share of the mean variance of a weight that `whiten=True` adds to that of every direction."""
+"""Fraction of the mean variance of the weights that ``whiten=True`` adds to that of every
+direction."""
 
 CHUNK = 10_000
-"""Patches that are gathered, or multiplied in float64, at once."""
+"""Number of patches that are gathered, or multiplied in float64, at once."""
+
+SAFE_FACTOR = 1e6
+"""How far ``eps`` must stay from the smallest and the largest number of its dtype."""
 
 
 def sample_patches(
-    images: Images,
-    n_patches: int,
+    images: ReadableImages,
     geometry: Geometry,
+    n_patches: int,
     dtype: np.dtype,
     rng: np.random.RandomState,
 ) -> np.ndarray:
-    """Copy windows from random places, in random order; each once, if there are fewer.
+    """Copy random windows, in random order and without replacement; all if there are fewer.
 
     ``(n, h, w, c) -> (n_patches, kh*kw*c)``
 
-    The windows lie inside the images. Only where these are smaller than a kernel, windows over
-    their padded border are taken, as they are in ``transform``.
+    The windows lie inside the images. Only if the images are smaller than a kernel, windows over
+    their padded border are drawn, as ``transform`` sees them.
     """
-    images = images.sample(rng)
-    (kh, kw), (n, _, _, c) = geometry.kernel_size, images.shape
-    index, weights, counts = [], [], [n]
-    for axis, span in enumerate(window_span(geometry.kernel_size, geometry.dilation)):
-        inside = np.arange(images.shape[axis + 1])
-        index.append(inside if span <= len(inside) else (geometry.rows, geometry.columns)[axis])
-        weights.append(np.arange(geometry.kernel_size[axis]) * geometry.dilation[axis])
-        counts.append(len(index[axis]) - span + 1)
-    n_places = int(np.prod(counts, dtype=object))
+    rows, columns = (windows.sampled() for windows in geometry)
+    counts = len(images), rows.n_windows, columns.n_windows
+    n_places = prod(counts)
     n_patches = min(n_patches, n_places)
     places = rng.permutation(sample_without_replacement(n_places, n_patches, random_state=rng))
-    patches = np.empty((n_patches, kh, kw, c), dtype)
-    in_order = np.argsort(places)  # of the images, so that each is read once
-    image, *corner = np.unravel_index(places[in_order], counts)
+    patches = np.empty((n_patches, *geometry.kernel_size, images.shape[3]), dtype)
+    by_image = np.argsort(places)  # so that each image is read once
+    image, top, left = np.unravel_index(places[by_image], counts)
+    seen_rows, seen_columns = rows.pixels, columns.pixels  # (windows, kh), (windows, kw)
     for batch in images.batches():
         chosen = slice(*np.searchsorted(image, [batch.start, batch.stop]))
         if chosen.start == chosen.stop:
@@ -59,15 +65,13 @@ def sample_patches(
         pixels = images.read(slice(first, last + 1), check=False)
         for start in range(chosen.start, chosen.stop, CHUNK):
             chunk = slice(start, min(start + CHUNK, chosen.stop))
-            rows, columns = (
-                index[axis][corner[axis][chunk, np.newaxis] + weights[axis]] for axis in (0, 1)
-            )
-            rows, columns = rows[:, :, np.newaxis], columns[:, np.newaxis]
-            windows = pixels[image[chunk, np.newaxis, np.newaxis] - first, rows, columns]
+            y = seen_rows[top[chunk]][:, :, np.newaxis]  # (patches, kh, 1)
+            x = seen_columns[left[chunk]][:, np.newaxis]  # (patches, 1, kw)
+            windows = pixels[image[chunk, np.newaxis, np.newaxis] - first, y, x]
             check_finite(windows)
             windows = windows.astype(dtype)
-            windows[(rows < 0) | (columns < 0)] = 0
-            patches[in_order[chunk]] = windows
+            windows[(y < 0) | (x < 0)] = 0
+            patches[by_image[chunk]] = windows
     return patches.reshape(n_patches, -1)
 
 
@@ -79,11 +83,10 @@ class Whitening(NamedTuple):
 
 
 class Preprocessing(NamedTuple):
-    """What is done to patches before they meet the kernels."""
+    """How patches are normalized and whitened before they are multiplied with kernels."""
 
     eps: float = 0.0
-    """added to the variance of each patch, which loses its mean and is divided by the root of this;
-    0: patches stay as they are"""
+    """patches are centered and divided by ``sqrt(variance + eps)``; 0: they are not normalized"""
     whitening: Whitening | None = None
 
     def apply(self, patches: np.ndarray) -> np.ndarray:
@@ -97,9 +100,10 @@ class Preprocessing(NamedTuple):
         return patches
 
     def fold(self, kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Take whitening and the mean of each patch into kernels, ``(d, k) -> (d, k), (k,)``.
+        """Fold whitening and centering of patches into kernels, ``(d, k) -> (d, k), (k,)``.
 
-        What is left to do with patches is the division; the second result is an offset.
+        Returns the folded kernels, and the offset to add to their responses. Only the division of
+        normalized patches is left to do.
         """
         offset = np.zeros(kernels.shape[1])
         if self.whitening:
@@ -111,20 +115,21 @@ class Preprocessing(NamedTuple):
 
 
 def learn_preprocessing(patches: np.ndarray, normalize: bool, whiten: float) -> Preprocessing:
-    """Learn how to normalize, and how to whiten if ``whiten``, the regularization, is not 0.
+    """Learn how to normalize patches, and how to whiten them if ``whiten`` is not 0.
 
-    ZCA: the directions of the patches' covariance are divided by ``sqrt(variance + whiten * mean
-    variance)``. A direction in which the patches do not vary, as there must be with fewer patches
-    than weights, has variance 0: regularization alone keeps its factor finite.
+    The whitening is ZCA: the directions of the covariance of the patches are divided by
+    ``sqrt(variance + whiten * mean variance)``. Directions in which the patches do not vary, which
+    exist if there are fewer patches than weights, have variance 0; the regularization keeps their
+    factor finite.
     """
     preprocessing = Preprocessing()
     if normalize:
         eps, limits = _eps(_variances(patches)), np.finfo(patches.dtype)
-        if not float(limits.tiny) * 1e6 < eps < float(limits.max) / 1e6:
+        if not float(limits.tiny) * SAFE_FACTOR < eps < float(limits.max) / SAFE_FACTOR:
             raise ValueError(
                 "normalize_patches=True needs variances that can be computed in "
-                f"{patches.dtype}, but {eps:.0e} is a hundredth of that of the windows of X; "
-                "divide the images by their standard deviation first."
+                f"{patches.dtype}, but a hundredth of the variance of the windows of X is "
+                f"{eps:.0e}; divide the images by their standard deviation first."
             )
         preprocessing = Preprocessing(eps)
     if not whiten:
@@ -137,8 +142,8 @@ def learn_preprocessing(patches: np.ndarray, normalize: bool, whiten: float) -> 
         products += chunk.T @ chunk
     if not np.isfinite(products).all():
         raise ValueError(
-            "whiten needs squares of pixels that can be computed in float64, but some are beyond "
-            "its range; divide the images by their standard deviation first."
+            "whiten needs the squares of the pixels, but some overflow in float64; divide the "
+            "images by their standard deviation first."
         )
     mean = total / len(patches)
     variances, directions = np.linalg.eigh(products / len(patches) - np.outer(mean, mean))
@@ -148,54 +153,55 @@ def learn_preprocessing(patches: np.ndarray, normalize: bool, whiten: float) -> 
     return preprocessing._replace(whitening=Whitening(mean, matrix))
 
 
+@dataclass(kw_only=True)
 class TrainingPatches:
-    """A sample of patches, drawn when somebody asks; ``patches(n)`` is what initialisers call."""
+    """A sample of training patches, drawn when it is first used. Initializers get it as a function.
 
-    def __init__(
-        self,
-        images: Images,
-        geometry: Geometry,
-        n_patches: int,
-        normalize: bool,
-        whiten: float,
-        dtype: np.dtype,
-        rng: np.random.RandomState,
-    ) -> None:
-        self._draw = partial(sample_patches, images, n_patches, geometry, dtype, rng)
-        self._normalize, self._whiten, self._rng = normalize, whiten, rng
+    ``patches(n)`` returns n of the patches, ``patches()`` all of them.
+    """
+
+    images: ReadableImages | DaskImages
+    geometry: Geometry
+    n_patches: int
+    normalize: bool
+    whiten: float
+    dtype: np.dtype
+    rng: np.random.RandomState
 
     @cached_property
     def sample(self) -> np.ndarray:
         """The patches as they are in the images, ``(n_patches, d)``."""
-        return self._draw()
+        images = self.images.sample(self.rng)
+        return sample_patches(images, self.geometry, self.n_patches, self.dtype, self.rng)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """How patches are normalized and whitened."""
-        if self._normalize or self._whiten:
-            return learn_preprocessing(self.sample, self._normalize, self._whiten)
+        if self.normalize or self.whiten:
+            return learn_preprocessing(self.sample, self.normalize, self.whiten)
         return Preprocessing()
 
     @cached_property
     def varied(self) -> np.ndarray:
-        """The patches as the kernels see them, without nearly constant ones unless all are."""
+        """The preprocessed patches, without nearly constant ones unless all are."""
         variances = _variances(self.sample)
-        varied = variances >= _eps(variances)
-        return self.preprocessing.apply(self.sample[varied] if varied.any() else self.sample)
+        is_varied = variances >= _eps(variances)
+        kept = self.sample[is_varied] if is_varied.any() else self.sample
+        return self.preprocessing.apply(kept)
 
     def __call__(self, n: int | None = None) -> np.ndarray:
-        """Choose n of the patches, different ones if there are enough; None: all."""
+        """Return n of the preprocessed patches, different ones if there are enough; None: all."""
         if n is None:
             return self.varied
         check_integer("patches() in the callable kernels", "n", n, 1)
         n_varied = len(self.varied)
-        return self.varied[self._rng.choice(n_varied, n, replace=n > n_varied)]
+        return self.varied[self.rng.choice(n_varied, n, replace=n > n_varied)]
 
     def thresholds(self, kernels: np.ndarray) -> np.ndarray:
-        """Take the negative of a quantile of the responses of each kernel, ``(d, k) -> (k,)``.
+        """Return minus a quantile of the responses of each kernel, ``(d, k) -> (k,)``.
 
-        As in MiniRocket, the levels are the fractional parts of multiples of the golden ratio:
-        evenly spread, however many kernels there are.
+        As in MiniRocket, the levels of the quantiles are the fractional parts of multiples of the
+        golden ratio, which are evenly spread for any number of kernels.
 
         Source: A. Dempster, D. F. Schmidt and G. I. Webb, "MiniRocket: A Very Fast (Almost)
         Deterministic Transform for Time Series Classification" (2021).

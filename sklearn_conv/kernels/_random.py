@@ -1,4 +1,4 @@
-"""Kernels that see nothing but the random state."""
+"""Initializers that use only the random state."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_conv.kernels._initializer import Shape
 
-def gaussian(
-    shape: tuple[int, int, int, int], rng: np.random.RandomState, patches: Any = None
-) -> np.ndarray:
-    """Draw normally distributed weights, and give each kernel mean 0 and length 1.
 
-    A kernel of several weights so ignores the brightness of its window, and answers independent
-    pixels of unit variance with unit variance. A kernel of one weight is 1 or -1. Kernels are
-    orthogonal to each other where there are fewer than kh * kw * c, the most that mean 0 leaves
-    room for: that measured better (benchmarks/gaussian_kernels.py).
+def gaussian(shape: Shape, rng: np.random.RandomState, patches: Any = None) -> np.ndarray:
+    """Draw normally distributed weights, center each kernel, and divide it by its norm.
+
+    A centered kernel ignores the brightness of its window, and for independent pixels with unit
+    variance its response has unit variance. A kernel with a single weight is 1 or -1. If there are
+    fewer than kh * kw * c kernels, they are orthogonal to each other, which measured better
+    (benchmarks/gaussian_kernels.py); zero mean leaves no room for more orthogonal kernels.
 
     Source: A. Saxe et al., "On Random Weights and Unsupervised Feature Learning" (2011).
     """
@@ -25,16 +25,15 @@ def gaussian(
         weights -= weights.mean(axis=0)
     if shape[3] < n_weights:
         weights, triangle = np.linalg.qr(weights)
-        weights *= np.sign(np.diag(triangle))  # the one choice that QR leaves open
+        weights *= np.sign(np.diag(triangle))  # QR leaves the signs open
     return (weights / np.linalg.norm(weights, axis=0)).reshape(shape)
 
 
-def uniform(
-    shape: tuple[int, int, int, int], rng: np.random.RandomState, patches: Any = None
-) -> np.ndarray:
-    """Draw weights from a uniform distribution of mean 0 and variance 1 / (kh * kw * c).
+def uniform(shape: Shape, rng: np.random.RandomState, patches: Any = None) -> np.ndarray:
+    """Draw weights from a uniform distribution with zero mean and variance 1 / (kh * kw * c).
 
-    Unlike "gaussian", a kernel may have a sum: it sees the brightness of its window too.
+    Unlike "gaussian" kernels, these are not centered, and so respond to the brightness of their
+    window.
 
     Source: Y. LeCun, L. Bottou, G. B. Orr and K.-R. Mueller, "Efficient BackProp" (1998).
     """

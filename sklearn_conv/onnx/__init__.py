@@ -1,10 +1,11 @@
 """Export to ONNX with skl2onnx.
 
 ``import sklearn_conv.onnx`` registers converters for `StridedConv2DTransformer` and
-`StreamingRidgeClassifier`; `skl2onnx.to_onnx` then exports pipelines with these. This module has no
-names of its own.
+`StreamingRidgeClassifier`, so that `skl2onnx.to_onnx` exports pipelines that contain them. This
+module has no names of its own.
 """
 
-from sklearn_conv.onnx import _converters as _converters
+from sklearn_conv.onnx import _ridge as _ridge
+from sklearn_conv.onnx import _transformer as _transformer
 
 __all__: list[str] = []

@@ -1,0 +1,248 @@
+"""Where the windows of a convolution lie. NumPy only.
+
+Everything about windows is separable: rows and columns follow the same rules, so `Windows` answers
+every question for one axis, and `Geometry` holds the two. Along an axis, weight ``j`` of window
+``i`` sees pixel ``i * stride + j * dilation`` of the padded image. A padded image is never built:
+padding is an index, which pixel of the image stands at each place of the padded axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple, Self
+
+import numpy as np
+
+OUTSIDE = -1
+"""Index of a row or column outside the image: zeros stand there."""
+
+PADDING_MODES: dict[str, Callable[[np.ndarray, tuple[int, int]], np.ndarray]] = {
+    "constant": partial(np.pad, mode="constant", constant_values=OUTSIDE),
+    "edge": partial(np.pad, mode="edge"),
+    "reflect": partial(np.pad, mode="reflect"),
+    "symmetric": partial(np.pad, mode="symmetric"),
+    "wrap": partial(np.pad, mode="wrap"),
+}
+"""Name -> how the indices ``0 ... length - 1`` of an axis continue before and after it."""
+
+Span = tuple[int, int]
+"""(start, stop) of windows along an axis."""
+
+
+class WindowParameters(NamedTuple):
+    """``stride``, ``padding``, ``padding_mode`` and ``dilation``, checked; pairs for both axes."""
+
+    stride: tuple[int, int]
+    padding: tuple[str | int, str | int]
+    padding_mode: str
+    dilation: tuple[int, int]
+
+
+class Reach(NamedTuple):
+    """The pixels that the windows of a span see along an axis, in the order in which to copy them.
+
+    In the copy, weight ``j`` of window ``i`` sees pixel ``i * stride + j * dilation``.
+    """
+
+    n_pixels: int
+    n_windows: int
+    size: int
+    """weights of a window"""
+    stride: int
+    dilation: int
+    inside: slice
+    """the pixels of the copy that come from the image ..."""
+    source: slice | np.ndarray
+    """... and where in the image they are"""
+    outside: np.ndarray | None
+    """mask of the pixels of the copy that are zeros, if any"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """The windows of a convolution along the rows, or along the columns, of an image."""
+
+    length: int
+    """pixels of the image"""
+    size: int
+    """weights of the kernel"""
+    stride: int
+    dilation: int
+    n_before: int
+    """pixels of padding before the first pixel of the image"""
+    index: np.ndarray
+    """(padded length,): the pixel of the image at each place of the padded axis, or `OUTSIDE`"""
+
+    @classmethod
+    def place(
+        cls,
+        length: int,
+        size: int,
+        *,
+        stride: int = 1,
+        padding: str | int = "valid",
+        padding_mode: str = "constant",
+        dilation: int = 1,
+    ) -> Self:
+        """Place windows of ``size`` weights on ``length`` pixels.
+
+        "same" adds what ``ceil(length / stride)`` windows need, the smaller half first, as
+        TensorFlow, JAX and ONNX's SAME_UPPER do.
+
+        Examples
+        --------
+        >>> Windows.place(4, 3, padding=2, padding_mode="reflect").index
+        array([2, 1, 0, 1, 2, 3, 2, 1])
+        >>> Windows.place(4, 2, padding="same").index
+        array([ 0,  1,  2,  3, -1])
+        """
+        if padding == "same":
+            n_windows = -(-length // stride)
+            total = max((n_windows - 1) * stride + dilation * (size - 1) + 1 - length, 0)
+            amounts = total // 2, total - total // 2
+        else:
+            n_each = 0 if padding == "valid" else int(padding)
+            amounts = n_each, n_each
+        return cls(
+            length=length,
+            size=size,
+            stride=stride,
+            dilation=dilation,
+            n_before=amounts[0],
+            index=PADDING_MODES[padding_mode](np.arange(length), amounts),
+        )
+
+    @property
+    def span(self) -> int:
+        """Pixels from the first to the last weight of a window."""
+        return self.dilation * (self.size - 1) + 1
+
+    @property
+    def n_windows(self) -> int:
+        """Number of windows that fit the padded axis; below 1 if none does."""
+        return (len(self.index) - self.span) // self.stride + 1
+
+    @property
+    def places(self) -> np.ndarray:
+        """Places of all weights on the padded axis, ``(n_windows, size)``."""
+        return self._places(0, self.n_windows)
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Pixels of the image under all weights, or `OUTSIDE`, ``(n_windows, size)``."""
+        return self.index[self.places]
+
+    def center(self, window: float | np.ndarray) -> float | np.ndarray:
+        """Find the center of a window in pixels of the image; 0.5 is between windows 0 and 1."""
+        return window * self.stride + (self.span - 1) / 2 - self.n_before
+
+    def sampled(self) -> Windows:
+        """Place windows at every pixel, inside the image if one fits there, else as here.
+
+        Training patches are drawn from these windows.
+        """
+        if self.span <= self.length:
+            return replace(self, stride=1, n_before=0, index=np.arange(self.length))
+        return replace(self, stride=1)
+
+    def reach(self, windows: Span) -> Reach:
+        """Find the pixels that the windows from start to stop see.
+
+        If the gaps between windows exceed their overlap, each window is copied separately, so that
+        the size of the copy is bounded by the number of windows and not by their distance.
+        """
+        places = self._places(*windows)
+        stride, dilation = self.stride, self.dilation
+        if places[-1, -1] - places[0, 0] + 1 <= places.size:
+            places = np.arange(places[0, 0], places[-1, -1] + 1)
+        else:
+            places, stride, dilation = places.ravel(), self.size, 1
+        index = self.index[places]
+        in_image = np.flatnonzero(index >= 0)
+        inside = slice(in_image[0], in_image[-1] + 1) if len(in_image) else slice(0)
+        pixels = np.maximum(index[inside], 0)
+        is_run = len(pixels) > 0 and np.array_equal(pixels, pixels[0] + np.arange(len(pixels)))
+        return Reach(
+            n_pixels=len(index),
+            n_windows=windows[1] - windows[0],
+            size=self.size,
+            stride=stride,
+            dilation=dilation,
+            inside=inside,
+            # Indexing with a slice copies nothing.
+            source=slice(pixels[0], pixels[-1] + 1) if is_run else pixels,
+            outside=index < 0 if len(in_image) < len(index) else None,
+        )
+
+    def _places(self, start: int, stop: int) -> np.ndarray:
+        starts = np.arange(start, stop) * self.stride
+        return starts[:, np.newaxis] + np.arange(self.size) * self.dilation
+
+
+class Geometry(NamedTuple):
+    """The windows of a convolution along both axes of an image."""
+
+    rows: Windows
+    columns: Windows
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        """Rows and columns of a kernel."""
+        return self.rows.size, self.columns.size
+
+    @property
+    def output_shape(self) -> tuple[int, int]:
+        """Rows and columns of a map: how many windows fit."""
+        return self.rows.n_windows, self.columns.n_windows
+
+
+def place_windows(
+    image: tuple[int, int], kernel_size: tuple[int, int], parameters: WindowParameters
+) -> Geometry:
+    """Place the windows of kernels on images of that many rows and columns.
+
+    Raises
+    ------
+    ValueError
+        If no window fits.
+    """
+    geometry = Geometry(
+        *(
+            Windows.place(
+                image[axis],
+                kernel_size[axis],
+                stride=parameters.stride[axis],
+                padding=parameters.padding[axis],
+                padding_mode=parameters.padding_mode,
+                dilation=parameters.dilation[axis],
+            )
+            for axis in (0, 1)
+        )
+    )
+    if min(geometry.output_shape) < 1:
+        span = tuple(windows.span for windows in geometry)
+        is_dilated = span != kernel_size
+        covers = f" with dilation={parameters.dilation} covers {span} pixels and"
+        raise ValueError(
+            f"kernel_size={kernel_size}{covers if is_dilated else ''} does not fit the padded "
+            f"image {tuple(len(windows.index) for windows in geometry)}; use padding='same' or a "
+            f"smaller kernel{' or dilation' if is_dilated else ''}. Images are (n, h, w, c): where "
+            "channels come first, images.transpose(0, 2, 3, 1) brings them last."
+        )
+    return geometry
+
+
+def pool_cells(length: int, n_cells: int) -> list[Span]:
+    """Cut ``length`` windows into ``n_cells`` spans, never empty; they overlap if too many.
+
+    Examples
+    --------
+    >>> pool_cells(7, 3)
+    [(0, 2), (2, 4), (4, 7)]
+    >>> pool_cells(2, 3)
+    [(0, 1), (0, 1), (1, 2)]
+    """
+    starts = [i * length // n_cells for i in range(n_cells)]
+    return [(start, max(start + 1, (i + 1) * length // n_cells)) for i, start in enumerate(starts)]

@@ -1,0 +1,71 @@
+"""The matrix that windows are multiplied with, and the constants that go with it.
+
+Offset and bias are added by the matrix product itself: a constant 1 is appended to what the product
+sees of a window, and a row ``offset + bias`` to the weights, so that
+
+    [window, 1] . [kernel; offset + bias] = window . kernel + offset + bias
+
+and no pass over the responses is needed. Likewise, if a large ``center`` has been subtracted from
+the pixels of an image, ``[window - center, 1, center] . [kernel; offset + bias; sum(kernel)]``
+restores it.
+
+A window consists of ``kh`` runs of ``kw * c`` pixels, and runs are shared by the windows above each
+other, so constants are appended to every run: their weights are those above in the first run of a
+window, and 0 in the others.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from sklearn_conv._engine.layer import Layer
+
+
+class Weights(NamedTuple):
+    """A matrix of weights and the constants that its rows expect."""
+
+    matrix: np.ndarray
+    """(weights of a window and its constants, k)"""
+    run_constants: tuple[float | np.ndarray, ...] = ()
+    """what is appended to every run: a number, or one for each image, (b,)"""
+
+
+class LayerWeights:
+    """The matrices of a layer, each made when it is first used."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._kernels = layer.kernels
+        self._shift = layer.offset + layer.bias
+        self._has_shift = bool(self._shift.any())
+
+    def for_windows(self, center: np.ndarray | None) -> Weights:
+        """Return the weights for windows from which ``center``, (b,), has been subtracted."""
+        if center is not None:
+            return Weights(self._centered, (1.0, center))
+        return Weights(self._plain, (1.0,) if self._has_shift else ())
+
+    @cached_property
+    def normalized(self) -> np.ndarray:
+        """The weights for normalized windows, which end with a single 1."""
+        kernels = self._kernels.reshape(-1, self._kernels.shape[-1])
+        return np.concatenate([kernels, self._shift[np.newaxis]])
+
+    @cached_property
+    def _plain(self) -> np.ndarray:
+        return self._append(self._shift[np.newaxis][: int(self._has_shift)])
+
+    @cached_property
+    def _centered(self) -> np.ndarray:
+        sums = self._kernels.sum(axis=(0, 1, 2), dtype=np.float64)
+        return self._append(np.stack([self._shift, sums]))
+
+    def _append(self, constants: np.ndarray) -> np.ndarray:
+        """Append the weights of constants, (constants, k), to those of every run."""
+        kh, kw, c, k = self._kernels.shape
+        weights = np.zeros((kh, kw * c + len(constants), k), self._kernels.dtype)
+        weights[:, : kw * c] = self._kernels.reshape(kh, kw * c, k)
+        weights[0, kw * c :] = constants
+        return weights.reshape(-1, k)

@@ -1,0 +1,196 @@
+"""Batches of images, read in the same way whether they are in memory, stored or lazy."""
+
+from __future__ import annotations
+
+import mmap
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+import numpy as np
+from sklearn.utils import assert_all_finite
+
+from sklearn_conv._validation import is_integer
+
+RULE = (
+    "X must be a batch of images of one size: an array of finite real numbers of shape "
+    "(n, h, w, c), (n, h, w) or, with one image in each row, (n, h*w*c)."
+)
+
+CHECK_BYTES = 4 * 2**20
+"""Size of the blocks of X that are checked for NaN and infinity."""
+
+BATCH_BYTES = 16 * 2**20
+"""Approximate size of the batches that are read from X, if it is not in memory."""
+
+WIDEST = 8
+"""Size in bytes of float64 and of the widest integers; longdouble is wider."""
+
+ImageShape = tuple[int, int, int]
+"""(h, w, c)"""
+
+
+class Images:
+    """A batch of images, (n, h, w, c)."""
+
+    def __init__(self, values: Any, shape: ImageShape) -> None:
+        self.values = values
+        self.shape = (values.shape[0], *shape)
+        # The computation knows no wider dtype than float64: longdouble is cast when it is read.
+        dtype = np.dtype(values.dtype)
+        self.dtype = dtype if dtype.itemsize <= WIDEST else np.dtype(np.float64)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+
+class ReadableImages(Images, ABC):
+    """Images that are read as NumPy arrays, in batches."""
+
+    @abstractmethod
+    def read(self, rows: slice, check: bool = True) -> np.ndarray:
+        """Return some of the images, (b, h, w, c); ``check`` them unless known to be finite."""
+
+    def batches(self, length: int | None = None) -> Iterator[slice]:
+        """Yield the rows of batches of that length; if None, of a suitable length."""
+        length = self.reading_length() if length is None else length
+        for start in range(0, len(self), length):
+            yield slice(start, min(start + length, len(self)))
+
+    def reading_length(self, more_bytes: int = 0) -> int:
+        """Return a suitable number of images for a batch.
+
+        ``more_bytes`` is the memory that an image takes besides its pixels.
+        """
+        return max(1, BATCH_BYTES // self._bytes_per_image(more_bytes))
+
+    def sample(self, rng: np.random.RandomState) -> ReadableImages:
+        """Return the images from which training patches are drawn: all of them."""
+        return self
+
+    def _bytes_per_image(self, more_bytes: int) -> int:
+        return prod(self.shape[1:]) * self.dtype.itemsize + more_bytes
+
+
+class ArrayImages(ReadableImages):
+    """Images in memory, known to be finite. They are read without a copy, in a single batch."""
+
+    def read(self, rows: slice, check: bool = True) -> np.ndarray:
+        """Return a view of some of the images, (b, h, w, c)."""
+        check_map(self.values)  # it may be a view of a memory map
+        batch = self.values[rows]
+        return batch.reshape(len(batch), *self.shape[1:])
+
+    def batches(self, length: int | None = None) -> Iterator[slice]:
+        """Yield the rows of batches of that length; if None, of all images."""
+        return super().batches(len(self) if length is None else length)
+
+
+class StoredImages(ReadableImages):
+    """Images in a memory map, or in an array of another library, such as zarr or h5py.
+
+    They are read in batches, each image once, and checked when they are read.
+    """
+
+    def read(self, rows: slice, check: bool = True) -> np.ndarray:
+        """Read some of the images, (b, h, w, c)."""
+        if isinstance(self.values, np.ndarray):
+            check_map(self.values)
+            batch = self.values[rows]
+        else:
+            batch = self._read_slice(rows)
+        if batch.dtype.itemsize > WIDEST:
+            batch = to_float64(batch)
+        if check:
+            check_finite(batch)
+        return batch.reshape(len(batch), *self.shape[1:])
+
+    def reading_length(self, more_bytes: int = 0) -> int:
+        """Return a suitable number of images to read at once: whole chunks, if they are small."""
+        length = super().reading_length(more_bytes)
+        chunks = getattr(self.values, "chunks", None)
+        chunk = chunks[0] if isinstance(chunks, tuple) and is_integer(chunks[0]) else 1
+        if chunk * self._bytes_per_image(more_bytes) > 2 * BATCH_BYTES:
+            return length
+        return max(chunk, length - length % chunk)
+
+    def _read_slice(self, rows: slice) -> np.ndarray:
+        try:
+            values = self.values[rows]
+            batch = np.asarray(values)
+        except Exception as error:
+            error.add_note(f"This came while X[{rows.start}:{rows.stop}] was read.")
+            raise
+        if np.ma.is_masked(values):
+            raise ValueError(
+                f"X[{rows.start}:{rows.stop}] has masked values; fill them in the file, or wrap X "
+                f"in a class whose slices are filled. {RULE}"
+            )
+        expected = (rows.stop - rows.start, *self.values.shape[1:])
+        if batch.shape != expected or batch.dtype != self.values.dtype:
+            raise ValueError(
+                f"X has shape {self.values.shape} and dtype {self.values.dtype}, but "
+                f"X[{rows.start}:{rows.stop}] is an array of shape {batch.shape} and dtype "
+                f"{batch.dtype}; is its file complete?"
+            )
+        return batch
+
+
+class DaskImages(Images):
+    """Images in a Dask array. None is computed before it is needed."""
+
+    def sample(self, rng: np.random.RandomState) -> ReadableImages:
+        """Compute the images from which training patches are drawn: about 32 MB of them."""
+        from sklearn_conv._dask import sample_images
+
+        return StoredImages(sample_images(self.values, rng), self.shape[1:])
+
+    def map(self, estimator: Any, method: str, row_shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """Call a method of the estimator with every chunk, lazily."""
+        from sklearn_conv._dask import map_rows
+
+        return map_rows(estimator, method, self.values, row_shape, dtype)
+
+
+def check_finite(values: np.ndarray) -> None:
+    """Raise ValueError for NaN and infinity.
+
+    scikit-learn checks the sum first. If that is inconclusive, it compares all values, in a copy;
+    blocks bound the size of this copy.
+    """
+    step = max(1, CHECK_BYTES // max(1, values[0].nbytes))
+    try:
+        for start in range(0, len(values), step):
+            assert_all_finite(values[start : start + step], input_name="X")
+    except ValueError as error:
+        remedy = "Fill such pixels first, for example with numpy.nan_to_num, or drop their images."
+        raise ValueError(f"{error} {remedy} {RULE}") from error
+
+
+def check_map(array: np.ndarray) -> None:
+    """Raise OSError for a memory map whose file has become too short.
+
+    Reading it would end the process.
+    """
+    offset: int | None = None
+    name: Any = None
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap):
+            offset, name = base.offset, base.filename
+        base = base.base
+    if offset is None or not isinstance(base, mmap.mmap):
+        return
+    start = offset - offset % mmap.ALLOCATIONGRANULARITY
+    if base.size() < start + len(base):
+        raise OSError(
+            f"{name or 'The file'} was cut after it had been mapped to memory: it has "
+            f"{base.size()} bytes, the map needs {start + len(base)}. Write it again."
+        )
+
+
+def to_float64(images: np.ndarray) -> np.ndarray:
+    """Cast longdouble to float64; overflow gives infinity, which is refused later."""
+    with np.errstate(over="ignore"):
+        return images.astype(np.float64)

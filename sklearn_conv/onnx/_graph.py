@@ -1,0 +1,82 @@
+"""Build the graph of an exported model, and the types of its inputs and outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+try:
+    from onnx import TensorProto
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common.data_types import (
+        DoubleTensorType,
+        FloatTensorType,
+        Int64TensorType,
+        StringTensorType,
+    )
+except ImportError as error:
+    raise ImportError(
+        "sklearn_conv.onnx exports with skl2onnx, which is not installed; "
+        "pip install skl2onnx, and onnxruntime where the model runs."
+    ) from error
+
+__all__ = [
+    "Graph",
+    "Int64TensorType",
+    "StringTensorType",
+    "float_type",
+    "graph_dtype",
+    "update_registered_converter",
+]
+
+FLOAT32_TYPES = {"FloatTensorType", "BooleanTensorType", "UInt8TensorType", "Int8TensorType"}
+"""Input types that are computed in float32, as are those of 16 bits, whose names differ between
+versions of skl2onnx."""
+
+
+class Graph:
+    """Nodes and constants, added one after the other. Each method returns the name of a result."""
+
+    def __init__(self, scope: Any, container: Any, dtype: np.dtype) -> None:
+        self._scope, self._container, self.dtype = scope, container, dtype
+        self.onnx_type = TensorProto.FLOAT if dtype == np.float32 else TensorProto.DOUBLE
+
+    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """Add a node."""
+        output = output or self._scope.get_unique_variable_name(operator.lower())
+        name = self._scope.get_unique_operator_name(operator)
+        self._container.add_node(operator, [*inputs], [output], name=name, **attributes)
+        return output
+
+    def constant(self, values: Any) -> str:
+        """Add a constant: integers as int64, strings, other numbers in the dtype of the graph."""
+        array: np.ndarray = np.asarray(values)
+        kind = self.onnx_type
+        if array.dtype.kind in "biu":
+            array, kind = array.astype(np.int64), TensorProto.INT64
+        elif array.dtype.kind in "OU":
+            array, kind = np.char.encode(array.astype(str)), TensorProto.STRING
+        else:
+            array = array.astype(self.dtype)
+        name = self._scope.get_unique_variable_name("constant")
+        self._container.add_initializer(name, kind, array.shape, array.ravel().tolist())
+        return name
+
+    def reduce(self, operator: str, values: str, axis: int) -> str:
+        """Add a reduction along an axis, which is kept with length 1."""
+        opset = self._container.target_opset_any_domain("")
+        if opset >= 18 or (operator == "ReduceSum" and opset >= 13):
+            return self.add(operator, values, self.constant([axis]))
+        return self.add(operator, values, axes=[axis])
+
+
+def graph_dtype(operator: Any) -> np.dtype:
+    """Return the dtype in which an input of that type is computed."""
+    kind = type(operator.inputs[0].type).__name__
+    return np.dtype(np.float32 if kind in FLOAT32_TYPES or "16" in kind else np.float64)
+
+
+def float_type(operator: Any) -> type[FloatTensorType | DoubleTensorType]:
+    """Return the type of real outputs."""
+    return FloatTensorType if graph_dtype(operator) == np.float32 else DoubleTensorType

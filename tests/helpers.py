@@ -1,0 +1,32 @@
+"""What several test modules need."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from threadpoolctl import threadpool_info
+
+ROOT = Path(__file__).parents[1]
+BUILT = [ROOT / "docs" / folder for folder in ("_build", "gallery", "api/generated")]
+PAGES = sorted(
+    page
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    if not any(folder in page.parents for folder in BUILT)
+)
+"""Markdown pages that are written by hand."""
+
+LEARNED = {"kernels": "patches", "normalize_patches": True, "whiten": True, "bias": "quantile"}
+"""Parameters with which everything is learned from training patches."""
+
+N_BLAS = 2
+
+
+def blas_threads():
+    """Return the numbers of threads to which the BLAS libraries are limited now."""
+    return {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"}
+
+
+def run_python(code, *arguments, **options):
+    """Run code in a process of its own, and return what it prints."""
+    options = {"capture_output": True, "text": True, "timeout": 120} | options
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], **options)
