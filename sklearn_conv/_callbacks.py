@@ -11,18 +11,18 @@ try:
 except ImportError:
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Stand in for the class of scikit-learn 1.9: no callbacks can be set."""
+        """Replacement for the class of scikit-learn 1.9, with which no callbacks can be set."""
 
     def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the method."""
+        """Return the method unchanged."""
         return method
 
 
 @contextmanager
 def fit_steps(estimator: Any, X: Any, y: Any, n_steps: int) -> Iterator[Callable[[str], Any]]:
-    """Report the begin and the end of ``fit``; use ``with step(name):`` for each of its steps."""
-    # scikit-learn stores the context on the estimator, where several threads that fit it would
-    # share it. So no context is created unless callbacks are set.
+    """Report the start and the end of ``fit``; use ``with step(name):`` for each of its steps."""
+    # scikit-learn stores the context on the estimator, so several threads that fit the same
+    # estimator would share it. Therefore no context is created unless callbacks are set.
     if not getattr(estimator, "_skl_callbacks", None):
         yield lambda name: nullcontext()
         return

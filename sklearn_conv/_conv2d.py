@@ -28,24 +28,24 @@ def conv2d(
 
     ``(n, h, w, c_in), (kh, kw, c_in // groups, c_out) -> (n, oh, ow, c_out)``
 
-    This is cross-correlation: kernels are not flipped, as in deep-learning libraries. With p rows
-    of padding in total, ``oh = (h + p - (dilation * (kh - 1) + 1)) // stride + 1``; the same
-    formula with columns gives ``ow``.
+    As in deep-learning libraries, kernels are not flipped, so this is a cross-correlation. With p
+    rows of padding in total, ``oh = (h + p - (dilation * (kh - 1) + 1)) // stride + 1``. The same
+    formula applies to ``ow``.
 
     Parameters
     ----------
     images : array-like of shape (n, h, w, c_in)
-        Real numbers, channels last, in any memory order. NaN affects only the windows that contain
-        it. float32 and float64 keep their dtype; bool, 8- and 16-bit integers and float16 are
-        computed in float32, all other dtypes in float64.
+        Images of real numbers, channels last, in any memory order. NaN affects only the windows
+        that contain it. The result is float32 if the images are float32, float16, bool or integers
+        of at most 16 bits, else float64.
     kernels : array-like of shape (kh, kw, c_in // groups, c_out)
-        Finite real numbers; cast to the dtype of the result.
+        Kernels of finite real numbers. They are cast to the dtype of the result.
     stride : int or (rows, columns), default=1
         Distance from one window to the next, in pixels.
     padding : {"valid", "same"}, int or (rows, columns), default="valid"
         Number of pixels added on each side of the image. "valid" adds none. "same" adds as many as
-        are needed for ``oh = ceil(h / stride)``; if their number is odd, the additional row or
-        column is added below or on the right.
+        are needed for ``oh = ceil(h / stride)``; if their number is odd, the extra row is added at
+        the bottom and the extra column on the right.
     padding_mode : {"constant", "edge", "reflect", "symmetric", "wrap"}, default="constant"
         Values of the added pixels, as in `numpy.pad`; "constant" adds zeros.
     dilation : int or (rows, columns), default=1
@@ -54,13 +54,13 @@ def conv2d(
         Number of groups into which channels and kernels are divided. Each group of kernels is
         applied to its group of channels; ``groups=c_in`` is a depthwise convolution.
     bias : array-like of shape (c_out,), default=None
-        Added to the maps, one number per map.
+        Bias added to each map. None means 0.
 
     Returns
     -------
     maps : ndarray of shape (n, oh, ow, c_out)
-        Responses of the kernels, in float32 or float64, see ``images``; infinite where they
-        overflow.
+        Responses of the kernels, in float32 or float64, see ``images``. Responses that overflow are
+        infinite or NaN.
 
     Raises
     ------

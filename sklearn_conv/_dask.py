@@ -1,6 +1,6 @@
-"""Dask arrays: features and predictions as Dask arrays, and samples of their images.
+"""Support for Dask arrays: sample their images, and call a method with each chunk.
 
-It is the only module that imports Dask, and it is imported when a Dask array is passed.
+This is the only module that imports Dask. It is imported only if a Dask array is passed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ SAMPLE_BYTES = 32 * 2**20
 """Approximate size of the images that are computed in ``fit``."""
 
 N_RUNS = 8
-"""Number of runs of consecutive images of which these consist."""
+"""Number of runs of consecutive images that are computed in ``fit``."""
 
 
 def check_dask_array(X: Any) -> None:
-    """Raise an error if X is not a Dask array, or if an axis but the first has unknown length."""
+    """Raise an error if X is not a Dask array, or if the length of an axis is unknown.
+
+    Only the length of the first axis may be unknown.
+    """
     if not isinstance(X, da.Array):
         raise TypeError(
             f"X is a {type(X).__module__.partition('.')[0]} {type(X).__name__}; pass its Dask "
@@ -37,9 +40,10 @@ def check_dask_array(X: Any) -> None:
 
 
 def sample_images(X: Any, rng: np.random.RandomState) -> np.ndarray:
-    """Compute runs of consecutive images, one from each of 8 parts of X; all of a small X.
+    """Compute a sample of the images: a run of consecutive images from each of 8 parts of X.
 
-    The images do not depend on the chunks, unless their lengths are unknown.
+    If X is small, all images are computed. The sample does not depend on the chunks, unless their
+    lengths are unknown.
     """
     n_images = max(N_RUNS, int(SAMPLE_BYTES // (prod(X.shape[1:]) * X.dtype.itemsize)))
     if isnan(X.shape[0]):
@@ -81,7 +85,7 @@ def map_rows(estimator: Any, method: str, X: Any, shape: tuple[int, ...], dtype:
     """
     estimator = copy(estimator)
     if hasattr(estimator, "n_jobs"):
-        estimator.set_params(n_jobs=1, verbose=0)  # Dask uses threads of its own
+        estimator.set_params(n_jobs=1, verbose=0)  # Dask runs the tasks in its own threads.
     axes = [f"x{axis}" for axis in range(1, X.ndim)]
     new = {f"y{axis}": length for axis, length in enumerate(shape)}
     return da.blockwise(

@@ -1,4 +1,4 @@
-"""Check the parameters of `conv2d` and of the estimator, and return each in a single form."""
+"""Check the parameters of `conv2d` and of the transformer, and return each in a single form."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from sklearn_conv.kernels._table import KERNELS
 
 
 class Parameters(NamedTuple):
-    """The parameters of the estimator that have several forms, checked and in a single form."""
+    """Parameters of the transformer that can be passed in several forms, each in a single form."""
 
     n_kernels: int
     kernel_size: tuple[int, int]
@@ -39,13 +39,13 @@ class Parameters(NamedTuple):
     image_shape: tuple[int, int, int] | None
     n_patches: int
     whiten: float
-    """the regularization; 0: do not whiten"""
+    """Regularization of the whitening; 0 means no whitening."""
 
 
 def check_window_parameters(
     owner: str, stride: Any, padding: Any, padding_mode: Any, dilation: Any
 ) -> WindowParameters:
-    """Check the window parameters of a function or class named ``owner``."""
+    """Check the window parameters of the function or class named ``owner``."""
     names = ("valid", "same")
     is_named = isinstance(padding, str) and padding in names
     return WindowParameters(
@@ -57,7 +57,7 @@ def check_window_parameters(
 
 
 def check_parameters(estimator: Any) -> Parameters:
-    """Check all parameters of a `StridedConv2DTransformer`, without looking at X."""
+    """Check all parameters of a `StridedConv2DTransformer`. X is not needed."""
     owner = type(estimator).__name__
     n_kernels = check_integer(owner, "n_kernels", estimator.n_kernels, 1)
     kernel_size = check_pair(owner, "kernel_size", estimator.kernel_size, 1)
@@ -123,7 +123,7 @@ def check_image_shape(owner: str, image_shape: Any, otherwise: str = "") -> tupl
 def _check_initializer(owner: str, kernels: Callable[..., Any]) -> None:
     try:
         parameters = signature(kernels)
-    except ValueError:  # some functions in C have no signature
+    except ValueError:  # Some functions written in C have no signature.
         return
     try:
         parameters.bind("shape", "rng", "patches")
@@ -167,7 +167,7 @@ def _check_pooling(owner: str, pooling: Any) -> list[str] | None:
     if pooling is None:
         return None
     names = list(pooling) if isinstance(pooling, list | tuple) else [pooling]
-    rule = f"one of {sorted(POOLINGS)}, a list of them without repetition, or None"
+    rule = f"one of {sorted(POOLINGS)}, a list of these names without repetition, or None"
     if not all(isinstance(name, str) for name in names):
         raise parameter_error(TypeError, owner, "pooling", rule, pooling)
     if not names or len(set(names)) < len(names) or not set(names) <= set(POOLINGS):

@@ -1,4 +1,4 @@
-"""Report the progress through the images, if ``verbose`` is above 0."""
+"""Print the number of finished images if ``verbose`` is above 0."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from time import monotonic
 from typing import Any
 
 EVERY_STEP = 10
-"""``verbose`` from which on every step is reported, not one in a second."""
+"""Value of ``verbose`` from which every step is printed, and not only one step in a second."""
 
 
 class Progress:
-    """Print how many images are done, and an estimate of the time left, to stderr.
+    """Print the number of finished images and the estimated time left to stderr.
 
-    At most one line is printed in a second, and one at the end. Several threads may report.
+    At most one line is printed in a second, and one at the end. Several threads may call `advance`.
     """
 
     def __init__(self, estimator: Any, n_images: int) -> None:
@@ -27,7 +27,7 @@ class Progress:
         self._lock = Lock()
 
     def advance(self, n_images: int | Fraction) -> None:
-        """Report that so many more images are done; a fraction for a part of an image."""
+        """Report that ``n_images`` more images, or a fraction of an image, are done."""
         if not self._is_verbose:
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""`save_batches`: write features that do not fit into memory to a file."""
+"""`save_batches`: write features that do not fit into memory to a .npy file."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ def save_batches(
     Parameters
     ----------
     path : str or path-like
-        Path of the file. The suffix ".npy" is not added automatically. Rows are written to a file
-        beside it, whose name ends in ".part", which replaces a file of that name at the end.
+        Path of the file. The suffix ".npy" is not added automatically. Rows are first written to a
+        temporary file in the same folder, whose name ends in ".part". At the end this file is
+        renamed to ``path``, which replaces an existing file.
     batches : iterable of (slice, ndarray)
-        Batches as yielded by `StridedConv2DTransformer.transform_batches`: each slice begins where
-        the previous one ended, and the arrays differ only in their number of rows.
+        Batches as yielded by `StridedConv2DTransformer.transform_batches`: the first slice begins
+        at 0, each other slice begins where the previous one ended, and the arrays differ only in
+        their number of rows.
 
     Returns
     -------
     features : numpy.memmap
-        All rows, as a read-only memory map: ``numpy.load(path, mmap_mode="r")``.
+        Read-only memory map of all rows, as returned by ``numpy.load(path, mmap_mode="r")``.
 
     Raises
     ------
     OSError
-        If the file cannot be written, for example because the disk is full. After any error, also
-        one raised by ``batches``, no partial file is left behind.
+        If the file cannot be written, for example because the disk is full. After any error,
+        including an error raised by ``batches``, no partial file is left behind.
     ValueError
-        If batches do not follow each other or differ in shape or dtype, or if there are none.
+        If batches are not consecutive, if they differ in dtype or in the shape of their rows, or if
+        there are none.
 
     See Also
     --------
@@ -67,25 +70,25 @@ def save_batches(
                 first = batch[:0] if first is None else first
                 if (rows.start, rows.stop) != (n, n + len(batch)):
                     raise ValueError(
-                        f"Batches must follow each other: {n} rows were written, then came "
-                        f"{len(batch)} as {rows}."
+                        f"Batches must follow each other: {n} rows were written, but the next "
+                        f"batch has {len(batch)} rows and the slice {rows}."
                     )
                 if (batch.shape[1:], batch.dtype) != (first.shape[1:], first.dtype):
                     raise ValueError(
                         f"Batches must have the same dtype and shape, except for their number of "
-                        f"rows: the first one was {first.dtype} of shape (rows, "
-                        f"{str(first.shape[1:])[1:]}, then came {batch.dtype} of shape "
+                        f"rows: the first one is {first.dtype} of shape (rows, "
+                        f"{str(first.shape[1:])[1:]}, but a later one is {batch.dtype} of shape "
                         f"{batch.shape}."
                     )
                 if n == 0:
-                    # Zeros instead of a header, so that a partial file cannot be loaded.
+                    # Zeros take the place of the header, so that a partial file cannot be loaded.
                     file.write(bytes(len(_header(first, 0))))
                 file.write(np.ascontiguousarray(batch).data.cast("B"))
                 n = rows.stop
             if first is None:
                 raise ValueError("There are no batches to save.")
             file.seek(0)
-            file.write(_header(first, n))  # as long as the first one
+            file.write(_header(first, n))  # It has the length of the zeros.
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

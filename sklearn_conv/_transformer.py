@@ -34,13 +34,13 @@ class OutputSize(NamedTuple):
     """Shapes and cost per image, returned by `StridedConv2DTransformer.output_size`."""
 
     maps: tuple[int, int, int]
-    """rows and columns of the maps, and their number; "split" has two maps for each kernel"""
+    """Number of rows, columns and maps; "split" has two maps for each kernel."""
     features: int
-    """number of features"""
+    """Number of features."""
     multiply_adds: int
-    """number of multiplications of pixels with weights, and of additions"""
+    """Number of multiply-add operations: multiply a pixel by a weight and add the product."""
     bytes: int
-    """size of the features in float32; in float64 they take twice as much"""
+    """Size of the features in float32, in bytes; float64 takes twice as much."""
 
 
 class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
@@ -49,8 +49,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     ``(n, h, w, c) -> (n, grid rows * grid columns * features of a cell)``
 
     Each of ``n_kernels`` kernels is applied to every window of the image; windows are ``stride``
-    pixels apart. The response ``z = window . kernel`` goes through the activation. The activated
-    responses in each cell of a grid over the image are then pooled to one number, so that the
+    pixels apart. The activation function is applied to the response ``z = window . kernel``. The
+    activated responses in each cell of a grid over the image are then pooled to one number, so the
     number of features does not depend on the size of the images.
 
     Parameters
@@ -64,56 +64,59 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     kernels : str, array-like of shape (kh, kw, c, n_kernels) or callable, default="gaussian"
         Name of an initializer in `sklearn_conv.kernels`, documented there:
 
-        - learned from training patches, which are windows of the images in ``fit``: "patches" are
-          random training patches, "kmeans" centers of their clusters, and "pca" their directions of
-          largest variance. Use these with ``normalize_patches=True, whiten=True``.
-        - random: "gaussian" kernels have zero mean and unit norm; "uniform" kernels are not
-          centered, and so respond to brightness.
-        - fixed, each on a single channel: "sobel" are derivatives in evenly spaced directions,
-          "gabor" waves under a Gaussian window, "laplace" blobs, and "dct" and "haar" the lowest
-          frequencies of these two bases.
+        - Learned from training patches, which are windows of the images passed to ``fit``:
+          "patches" are random training patches, "kmeans" are the centers of their clusters, and
+          "pca" are their directions of largest variance. Use these with
+          ``normalize_patches=True, whiten=True``.
+        - Random: "gaussian" kernels have zero mean and unit norm; "uniform" kernels are not
+          centered and therefore respond to brightness.
+        - Fixed, each on a single channel: "sobel" kernels are derivatives in evenly spaced
+          directions, "gabor" kernels are waves under a Gaussian window, "laplace" kernels detect
+          blobs, and "dct" and "haar" kernels are the lowest frequencies of the discrete cosine
+          transform and of the Haar wavelets.
 
-        "pca", "dct" and "haar" have at most ``kh * kw * c`` kernels. "sobel" needs a kernel size of
-        at least 2, "gabor" and "laplace" of at least 3.
+        "pca", "dct" and "haar" provide at most ``kh * kw * c`` kernels. The kernel size must be at
+        least 2 for "sobel", and at least 3 for "gabor" and "laplace".
 
         An array has the layout of `conv2d`. A callable ``init(shape, rng, patches)`` returns an
         array of that shape, ``(kh, kw, c, n_kernels)``. ``rng`` is a `numpy.random.RandomState`.
-        ``patches(n)`` returns n training patches, ``(n, kh*kw*c)`` in C order, preprocessed, with
-        nearly constant patches removed; ``patches()`` returns the whole sample.
+        ``patches(n)`` returns n preprocessed training patches as rows of shape ``(n, kh*kw*c)``,
+        each flattened in C order. ``patches()`` returns all of them. Nearly constant patches are
+        left out.
     bias : float, "quantile" or array-like of shape (n_kernels,), default=0.0
-        Added to the responses before the activation; a negative bias is a threshold. With
+        Bias added to the responses before the activation; a negative bias is a threshold. With
         ``normalize_patches`` or ``whiten``, values from -0.1 to -0.5 are typical. Without them,
         responses have the units of the pixels, and images from 0 to 255 need larger thresholds.
-        "quantile" sets the threshold of kernel j to a quantile of its responses to training
-        patches, as MiniRocket does. The levels of the quantiles are evenly spread: they are the
-        fractional parts of ``1.618 * (j + 1)``. As half of the biases are positive, use it with
-        "relu" or "step".
+        "quantile" sets the threshold of kernel j, which is minus its bias, to a quantile of its
+        responses to training patches, as MiniRocket does. The levels of the quantiles are evenly
+        spread: they are the fractional parts of ``1.618 * (j + 1)``. About half of the biases are
+        positive, so use "quantile" with "relu" or "step".
     padding : {"valid", "same"}, int or (rows, columns), default="same"
         Number of pixels added on each side of the images, as in `conv2d`.
     padding_mode : {"constant", "edge", "reflect", "symmetric", "wrap"}, default="constant"
         Values of the added pixels, as in `numpy.pad`; "constant" adds zeros. Use "edge" for images
-        whose background is not 0, because kernels respond to the step from the background to 0.
+        whose background is not 0; otherwise kernels respond to the step from the background to 0.
     dilation : int or (rows, columns), default=1
         Distance from one weight of a kernel to the next, in pixels.
     normalize_patches : bool, default=False
         Whether to center each window, including its padding and all of its channels, and to divide
         it by ``sqrt(variance + eps)``. ``eps`` is 0.01 times the mean variance of the training
-        patches, so that multiplying all images in ``fit`` and ``transform`` by a constant does not
+        patches, so multiplying all images in ``fit`` and ``transform`` by a constant does not
         change the features. A constant window becomes 0, and its response is ``offset_``.
     whiten : bool or float, default=False
         Whether to subtract the mean patch from each window, after normalization, and to apply ZCA
         whitening, which divides the directions of the patches by
         ``sqrt(variance + whiten * mean variance)``. True means 0.1. Whitening is folded into
         ``kernels_`` and ``offset_`` and takes no time in ``transform``. If there are fewer training
-        patches than weights of a kernel, some directions have variance 0, and only the term with
+        patches than weights in a kernel, some directions have variance 0, and only the term with
         ``whiten`` keeps their factor finite.
     n_patches : int, default=100000
         Number of training patches. They are drawn only if kernels, whitening, normalization or
-        quantiles need them, without replacement, from all windows inside the images; if there are
-        fewer windows, all are used. Kernels that are patches are drawn with replacement only if
-        there are more kernels than patches. If the images are smaller than a kernel, windows
-        over their padded border are used. During ``fit``, a patch takes about three times
-        ``4 * kh * kw * c`` bytes, or twice as much if X is float64.
+        quantiles need them, without replacement, from all windows that lie inside the images. If
+        there are fewer windows than ``n_patches``, all are used. If the images are smaller than a
+        kernel, windows that extend into the padding are used. With ``kernels="patches"``, patches
+        are repeated only if there are fewer patches than kernels. During ``fit``, a patch takes
+        about three times ``4 * kh * kw * c`` bytes, or twice as much if the features are float64.
     activation : str or callable, default="relu"
         Function of the response z and the bias b:
 
@@ -121,64 +124,66 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         - "relu": max(z + b, 0);
         - "abs": abs(z + b);
         - "split": max(z + b, 0) and max(-z + b, 0), two features for each kernel;
-        - "step": 1 where z + b > 0, else 0. Its mean is the proportion of positive values. In flat
-          regions z is 0 except for rounding, unless images are whitened: use a bias slightly below
-          0, or "quantile";
+        - "step": 1 where z + b > 0, else 0. With ``pooling="mean"``, the feature is the proportion
+          of positive values. In flat regions, z is 0 except for rounding, unless ``whiten`` is
+          used. Therefore use a bias slightly below 0, or "quantile";
         - "square": (z + b)**2;
-        - a callable receives an array of z + b and returns one number for each element.
+        - a callable that receives an array of z + b and returns one number for each element.
     pooling : {"max", "mean", "sum"}, list of these or None, default="mean"
-        Reduction of the activated responses in a cell to one number. A list gives one feature for
-        each of its elements. With None, responses are not pooled, ``pool_grid`` is ignored, and
-        each response is a feature.
+        Reduction of the activated responses in a cell to one number. A list produces one feature
+        for each of its elements. With None, responses are not pooled, ``pool_grid`` is ignored, and
+        each activated response is a feature.
     pool_grid : int or (rows, columns), default=2
-        Number of cells into which each map is divided. Along an axis with L responses, cell i of m
-        is ``[i*L//m, max(i*L//m + 1, (i+1)*L//m))``. Cells are never empty, and they are a
-        partition if L >= m.
+        Number of cells into which each map is divided along each axis. Along an axis with L
+        responses, cell i of m is ``[i*L//m, max(i*L//m + 1, (i+1)*L//m))``. Cells are never empty.
+        If L >= m, each response belongs to exactly one cell; otherwise cells overlap.
     flatten : bool, default=True
         Whether each image becomes one row of features. If False, the features keep the shape of
-        the grid, ``(n, rows, columns, features of a cell)``. These are images again, for a second
-        transformer; use a fine ``pool_grid`` in the first one.
+        the grid, ``(n, rows, columns, features of a cell)``. The result can be passed as images to
+        a second transformer; use a fine ``pool_grid`` in the first one.
     image_shape : (h, w) or (h, w, c), default=None
-        Shape of the images in a 2-D X. If None, a row of s*s numbers is taken as an image of shape
-        ``(s, s, 1)``, and any other row as one row of pixels, ``(1, d, 1)``, with a warning.
-        Channels are never guessed.
+        Shape of the images in a 2-D X. If None, a row of s*s numbers is interpreted as an image of
+        shape ``(s, s, 1)``, and any other row of d numbers as an image with a single row of pixels,
+        ``(1, d, 1)``, with a warning. Channels are never guessed.
     random_state : int, RandomState instance or None, default=None
-        Determines random kernels and training patches. If None, they differ in every ``fit``.
+        Seed or generator of the random kernels and the training patches. If None, they differ in
+        every call of ``fit``.
     n_jobs : int, default=None
-        Number of threads among which ``transform`` divides the images, if there is enough work;
-        -1 means all cores. None means 1, unless in a `joblib.parallel_config` context. With one
+        Number of threads among which ``transform`` divides the work, if there is enough of it.
+        None means 1 unless in a `joblib.parallel_config` context; -1 means all cores. With one
         thread, BLAS uses its own threads for the matrix product. The features are the same except
         for rounding.
     verbose : int, default=0
-        If above 0, ``transform`` prints the number of images done and the time left to stderr, at
-        most once a second; from 10 on, after every block of images.
+        Verbosity level. If above 0, ``transform`` prints the number of finished images and the
+        estimated time left to stderr, at most once a second; if at least 10, after every block of
+        images.
 
     Attributes
     ----------
     kernels_ : ndarray of shape (kh, kw, c, n_kernels)
-        The kernels as they are applied: including the whitening and, if windows are normalized,
-        with zero mean.
+        The kernels that are applied to the images. They include the whitening, and they have zero
+        mean if windows are normalized.
     offset_ : ndarray of shape (n_kernels,)
         Constant that is added to ``window . kernel`` to obtain the response z. It results from the
         mean patch that whitening subtracts; without whitening it is 0.
     eps_ : float
         With ``normalize_patches``, each window is divided by ``sqrt(variance + eps_)`` before it is
-        multiplied with the kernels; otherwise 0.0, and windows are used as they are.
+        multiplied by the kernels. Without it, ``eps_`` is 0.0, and windows are used as they are.
     bias_ : ndarray of shape (n_kernels,)
         The bias of each kernel.
     image_shape_ : tuple
         Shape of the images seen in ``fit``, ``(h, w, c)``.
     maps_shape_ : tuple
         Shape of the maps of an image, ``(rows, columns, number of maps)``. `output_size` returns
-        this and the next two before ``fit``.
+        this shape and the next two numbers before ``fit``.
     n_features_out_ : int
         Number of features of an image.
     multiply_adds_ : int
-        Number of multiplications of pixels with weights for an image, and of additions.
+        Number of multiply-add operations for an image.
     n_features_in_ : int
-        Number of pixels times channels of an image, ``h * w * c``.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the columns of X; only if X had names that are all strings.
+        Number of values in an image, ``h * w * c``.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns of X. Defined only if X has column names that are all strings.
 
     See Also
     --------
@@ -186,15 +191,16 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
     Notes
     -----
-    The features are in C order: cell by cell, within a cell pooling by pooling, within a pooling
-    side by side ("split" has two), and then kernel by kernel. `get_feature_names_out` names them.
+    The features of an image are an array of shape ``(grid rows, grid columns, poolings, sides,
+    n_kernels)``, flattened in C order. "split" has two sides; all other activations have one.
+    `get_feature_names_out` returns the name of each feature.
 
-    Parameters are read when they are used. Those that only ``fit`` uses have no effect on a fitted
-    transformer: ``n_kernels``, ``kernel_size``, ``kernels``, ``bias``, ``normalize_patches``,
-    ``whiten``, ``n_patches``, ``image_shape`` and ``random_state``. The others take effect in the
-    next call of ``transform``: for example, ``set_params(pooling=None, flatten=False)`` makes a
-    fitted transformer return the maps of its kernels. The attributes above keep the values that
-    ``fit`` computed.
+    Parameters are read when they are used. Changing a parameter that only ``fit`` uses has no
+    effect on a fitted transformer: ``n_kernels``, ``kernel_size``, ``kernels``, ``bias``,
+    ``normalize_patches``, ``whiten``, ``n_patches``, ``image_shape`` and ``random_state``. All
+    other parameters take effect in the next call of ``transform``. For example,
+    ``set_params(pooling=None, flatten=False)`` makes a fitted transformer return its activated
+    maps. The attributes above keep the values that ``fit`` computed.
 
     References
     ----------
@@ -273,10 +279,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Parameters
         ----------
         X : array-like or Dask array of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
-            The images: finite real numbers, channels last. Three axes mean images with one channel;
-            a single image is passed as ``image[np.newaxis]``. For a `numpy.memmap`, zarr or h5py
-            array, only the images needed for fitting are read, in batches; for a Dask array, about
-            32 MB of images are computed. NaN in the other images is found by `transform`.
+            Images of finite real numbers, channels last. An X with three axes contains images with
+            one channel; pass a single image as ``image[np.newaxis]``. For a `numpy.memmap`, zarr or
+            h5py array, only the images needed for fitting are read, in batches; for a Dask array,
+            about 32 MB of images are computed. NaN in the other images is found by `transform`.
         y : None
             Ignored.
 
@@ -294,7 +300,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             not fit the images.
         """
         parameters = check_parameters(self)
-        if callable(self.activation):  # it may fail: now, not in transform
+        if callable(self.activation):  # An invalid function raises here, not only in transform.
             probe = np.ones((2, parameters.n_kernels))
             parameters.sides[""].function(probe, probe.copy())
         images = check_images(self, X, parameters.image_shape, reset=True)
@@ -303,7 +309,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         rng = (
             self.random_state
             if isinstance(self.random_state, np.random.RandomState)
-            else np.random.RandomState(self.random_state)  # None: not the global state
+            else np.random.RandomState(self.random_state)  # None does not use NumPy's global state.
         )
         patches = TrainingPatches(
             images=images,
@@ -317,9 +323,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
         with (
             fit_steps(self, X, y, 3) as step,
-            np.errstate(over="ignore", invalid="ignore"),  # overflow is refused below
+            np.errstate(over="ignore", invalid="ignore"),  # `cast_numbers` raises for overflow.
         ):
-            # Kernels come first: whitening draws patches from the same random stream.
+            # Kernels are made first, because whitening draws patches from the same random stream.
             with step("kernels"):
                 kernels = self._make_kernels(shape, rng, patches).reshape(-1, parameters.n_kernels)
             with step("preprocessing"):
@@ -330,7 +336,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         offset = cast_numbers("offset_", offset, dtype)
         bias = cast_numbers("bias", np.broadcast_to(bias, parameters.n_kernels), dtype)
         size = _measure_output(parameters, geometry, shape)
-        # Everything that can fail is done: a failed fit leaves the estimator as it was.
+        # All steps that can fail are done, so a failed fit leaves the estimator as it was.
         remember_columns(self, X, images.shape)
         self.kernels_ = folded
         self.offset_ = offset
@@ -353,23 +359,25 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
         Returns
         -------
-        features : ndarray of shape (n, n_features) or (n, rows, columns, features of a cell)
-            float64 if X is float64 or has integers wider than 16 bits, else float32. For Dask
-            input, a lazy Dask array with the same chunks along axis 0.
+        features : ndarray or Dask array of shape (n, n_features_out_) or (n, rows, columns, f)
+            Features of the images; with ``flatten=False``, f features in each cell of the grid.
+            The dtype is float64 if X is float64 or has integers wider than 16 bits, else float32.
+            For a Dask array, the result is a lazy Dask array with the same chunks along axis 0.
 
         Warns
         -----
         UserWarning
-            If features overflow, and so are infinite or NaN.
+            If features overflow and are therefore infinite or NaN.
 
         Raises
         ------
         NotFittedError
             If the transformer is not fitted.
         TypeError
-            If X has a wrong type.
+            If a parameter or X has a wrong type.
         ValueError
-            If X is not a batch of images of the shape seen in ``fit``.
+            If a parameter has a wrong value, if X is not a batch of images of the shape seen in
+            ``fit``, or if ``set_output`` requests a table that cannot hold the features.
         """
         check_is_fitted(self)
         parameters = check_parameters(self)
@@ -383,8 +391,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         except MemoryError as error:
             raise MemoryError(
                 f"{error}: {len(images)} images have {prod(shape)} features each. Compute them in "
-                "batches, with transform_batches(X), or choose fewer kernels or cells; "
-                "output_size() returns the size for each setting."
+                "batches with transform_batches(X), or choose fewer kernels or cells; "
+                "output_size() returns the size of the features."
             ) from None
         engine, progress = self._make_engine(parameters, dtype), Progress(self, len(images))
         for rows in images.batches():
@@ -397,37 +405,40 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """Compute the features batch by batch, for features that do not fit into memory.
 
-        Setting ``features[rows] = batch`` for all batches gives the result of `transform`.
+        Assigning ``features[rows] = batch`` for all batches produces the result of `transform`.
 
         Parameters
         ----------
         X : array-like of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
-            As in `transform`. A `numpy.memmap`, zarr or h5py array is read one batch at a time.
+            Images of the shape seen in ``fit``, but not a Dask array. A `numpy.memmap`, zarr or
+            h5py array is read one batch at a time.
         batch_size : int, default=None
-            Number of images in a batch. If None, images and features of a batch take about 16 MB,
-            and a batch consists of whole chunks of X if it has any.
+            Number of images in a batch. If None, the images and the features of a batch take about
+            16 MB, and a batch of a zarr or h5py array consists of whole chunks, unless one chunk
+            takes more than 32 MB.
 
         Yields
         ------
         rows : slice
-            The images of the batch are ``X[rows]``; batches follow each other without gaps.
-        features : ndarray of shape (rows, n_features) or (rows, grid rows, columns, features)
-            Their features.
+            Rows of the batch, whose images are ``X[rows]``; batches follow each other without gaps.
+        features : ndarray of shape (b, n_features_out_) or (b, rows, columns, f)
+            Features of the b images of the batch, as in `transform`.
 
         Warns
         -----
         UserWarning
-            If features overflow, and so are infinite or NaN.
+            If features overflow and are therefore infinite or NaN.
 
         Raises
         ------
         NotFittedError
             If the transformer is not fitted.
         TypeError
-            If ``batch_size`` or X has a wrong type.
+            If a parameter, ``batch_size`` or X has a wrong type.
         ValueError
-            If ``batch_size`` has a wrong value, or if X is not a batch of images of the shape seen
-            in ``fit``; for NaN in X, when its batch is read.
+            If a parameter or ``batch_size`` has a wrong value, or if X is not a batch of images of
+            the shape seen in ``fit``. For an array that is read in batches, NaN and infinity raise
+            this error only when their batch is read.
 
         See Also
         --------
@@ -474,20 +485,21 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
                 _warn_of_overflow(out)
                 yield rows, out.reshape(len(out), *self._row_shape(shape))
 
-        return generate()  # a function of its own, so that X is checked before the first batch
+        # The generator is a separate function, so that X is checked before the first batch.
+        return generate()
 
     def get_feature_names_out(self, input_features: npt.ArrayLike | None = None) -> np.ndarray:
-        """Return the names of the features: kernel, side of a split, pooling, and cell.
+        """Return the names of the features, made of kernel, side, pooling and cell.
 
         Parameters
         ----------
         input_features : array-like of str, default=None
-            Names of the columns of X. They are only checked.
+            Names of the columns of X. They are checked, but do not change the result.
 
         Returns
         -------
         names : ndarray of str
-            For example "kernel003_mean_r0_c1", in the order of the flattened features.
+            Names such as "kernel003_mean_r0_c1", in the order of the flattened features.
 
         Raises
         ------
@@ -517,14 +529,14 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Parameters
         ----------
         image_shape : (h, w) or (h, w, c), default=None
-            Shape of the image; two numbers mean one channel. If None, the shape seen in ``fit``,
-            or else the parameter ``image_shape``, is used.
+            Shape of an image; two numbers mean one channel. If None, the shape seen in ``fit`` is
+            used, or before ``fit`` the parameter ``image_shape``.
 
         Returns
         -------
         size : OutputSize
-            A named tuple: ``maps`` (rows, columns, number), ``features``, ``multiply_adds`` and
-            ``bytes``, of the features in float32.
+            Named tuple of ``maps`` (rows, columns, number of maps), ``features``,
+            ``multiply_adds`` and ``bytes`` (size of the features in float32).
 
         Raises
         ------
@@ -615,7 +627,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         return kernels
 
     def _refuse_tables(self, is_lazy: bool) -> None:
-        """Raise an error if ``set_output`` asks for a table that the features do not fit into."""
+        """Raise an error if ``set_output`` requests a table that cannot hold the features."""
         container = getattr(self, "_sklearn_output_config", {}).get(
             "transform", get_config()["transform_output"]
         )
@@ -625,13 +637,13 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         if is_lazy:
             raise ValueError(
                 f"A Dask array of features does not fit into the {container} table that set_output "
-                f"or set_config asks for; use {remedy}."
+                f"or set_config requests; use {remedy}."
             )
         if not self.flatten:
             raise ValueError(
-                "flatten=False gives arrays of shape (n, rows, columns, features), which do not "
-                f"fit into the {container} table that set_output or set_config asks for; use "
-                f"flatten=True, or {remedy}."
+                "With flatten=False, features have shape (n, rows, columns, features of a cell), "
+                f"which does not fit into the {container} table that set_output or set_config "
+                f"requests; use flatten=True or {remedy}."
             )
 
     def _check_input_features(self, input_features: Any) -> None:
@@ -672,14 +684,14 @@ def _check_channels(kernels: tuple[int, ...], n_channels: int) -> None:
     if kernels[2] != n_channels:
         raise ValueError(
             f"kernels of shape {kernels} see {kernels[2]} channels, but the images have "
-            f"{n_channels}; kernels must have shape (kh, kw, {n_channels}, n_kernels). Pass those "
-            "of PyTorch as weight.detach().numpy().transpose(2, 3, 1, 0)."
+            f"{n_channels}; kernels must have shape (kh, kw, {n_channels}, n_kernels). Convert "
+            "PyTorch weights with weight.detach().numpy().transpose(2, 3, 1, 0)."
         )
 
 
 def _warn_of_overflow(features: np.ndarray) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
-        # The sum is finite in the usual case, which spares a comparison of all features.
+        # If the sum is finite, as in the usual case, the features need not be searched.
         if np.isfinite(features.sum()) or np.isfinite([features.min(), features.max()]).all():
             return
     warn(

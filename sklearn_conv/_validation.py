@@ -1,6 +1,7 @@
-"""Rules that parameters share. Every error names the parameter, the rule and the value.
+"""Checks that are shared by many parameters.
 
-A TypeError is raised for a wrong type, a ValueError for a wrong value.
+Every error message contains the name of the parameter, the rule, and the value. A wrong type raises
+TypeError, and a wrong value raises ValueError.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def _shown(value: Any) -> str:
 
 
 def is_integer(value: Any) -> bool:
-    """Return whether this is a Python or NumPy integer, excluding bool."""
+    """Return whether the value is a Python or NumPy integer, excluding bool."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
@@ -37,20 +38,20 @@ FLOAT_MAX = float(np.finfo(np.float64).max)
 def is_finite(number: Any) -> bool:
     """Return whether a real number is finite as a float64."""
     if isinstance(number, np.generic):
-        # Compared with a NumPy float32, FLOAT_MAX would be cast to float32, and so be infinite.
+        # In a comparison with a NumPy float32, FLOAT_MAX would be cast to float32 and overflow.
         number = number.item()
     return -FLOAT_MAX <= number <= FLOAT_MAX
 
 
 def is_sequence(value: Any) -> bool:
-    """Return whether this is a tuple, a list or an array with one axis."""
+    """Return whether the value is a tuple, a list or an array with one axis."""
     return isinstance(value, tuple | list) or (isinstance(value, np.ndarray) and value.ndim == 1)
 
 
 def is_dask(value: Any) -> bool:
-    """Return whether this is a lazy collection of Dask."""
+    """Return whether the value is a lazy Dask collection."""
     graph = getattr(type(value), "__dask_graph__", None)
-    return graph is not None and graph(value) is not None  # None: xarray without dask
+    return graph is not None and graph(value) is not None  # An xarray without Dask returns None.
 
 
 LIMIT = 2**31
@@ -74,8 +75,8 @@ def check_pair(
 ) -> tuple[int, int]:
     """Check a (rows, columns) pair of integers, or an integer that stands for both.
 
-    ``names`` are strings that the parameter may be as well. The caller has checked for them before,
-    so that here a string is always an error.
+    ``names`` are strings that are valid values as well. The caller handles them, so that here every
+    string is an error.
     """
     choices = [repr(name) for name in names] + [
         f"an integer of at least {minimum}",
@@ -95,7 +96,7 @@ def check_pair(
 
 
 def check_name(owner: str, name: str, value: Any, names: Iterable[str], otherwise: str = "") -> str:
-    """Check that a value is one of the names; ``otherwise`` describes further valid values."""
+    """Check that a value is a string in ``names``; ``otherwise`` describes other valid values."""
     rule = f"one of {sorted(names)}{otherwise}"
     if not isinstance(value, str):
         raise parameter_error(TypeError, owner, name, rule, value)
@@ -113,9 +114,10 @@ def check_numbers(
     otherwise: str = "",
     finite: bool = False,
 ) -> np.ndarray:
-    """Check an array of real numbers of that shape; an axis with a name may have any length.
+    """Check an array of real numbers with the given shape.
 
-    Only "n", the number of images, may be 0. ``otherwise`` describes further valid values.
+    A string in ``shape`` is the name of an axis of any length above 0; only "n", the number of
+    images, may be 0. ``otherwise`` describes other valid values.
     """
     axes = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
     rule = f"{otherwise}an array of {'finite ' if finite else ''}real numbers of shape {axes}"
@@ -128,7 +130,7 @@ def check_numbers(
     except ValueError:
         raise ValueError(
             f"The {name!r} parameter of {owner} must be {rule}. Got lists or arrays of unequal "
-            "lengths; make them equal."
+            "lengths; make their lengths equal."
         ) from None
     if array.dtype.kind not in "biuf" or array.ndim == 0:
         raise parameter_error(TypeError, owner, name, rule, value)
@@ -148,12 +150,12 @@ def check_numbers(
 
 
 def cast_numbers(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Copy finite numbers to a dtype, in C order; raise ValueError if some overflow."""
+    """Cast finite numbers to a dtype, in a copy in C order; raise ValueError if some overflow."""
     with np.errstate(over="ignore"):
         result = np.array(array, dtype, order="C")
     if not np.isfinite(result).all():
         raise ValueError(
-            f"{name} holds numbers that overflow in {dtype}, in which images of this dtype are "
-            "computed; use smaller numbers, or cast X to float64."
+            f"{name} contains numbers that overflow in {dtype}, the dtype of the computation for "
+            "these images; use smaller numbers, or cast the images to float64."
         )
     return result

@@ -1,4 +1,4 @@
-"""`show_versions`: what is installed, and whether OpenBLAS uses the processor fully."""
+"""`show_versions`: print versions, and whether OpenBLAS uses the processor fully."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from threadpoolctl import threadpool_info
 API_LINK = (
     "https://sklearn-conv.readthedocs.io/en/stable/api/generated/sklearn_conv.{estimator_name}.html"
 )
-"""Link to the documentation in scikit-learn's HTML representation of estimators."""
+"""Template of the link to the documentation in scikit-learn's HTML display of estimators."""
 
 AVX2_KERNELS = {"Haswell", "Zen"}
 AVX512_FEATURES = {"AVX512_SKX", "X86_V4"}
-"""Names of AVX-512 in NumPy; the second one is used since version 2.4."""
+"""Names of AVX-512 in NumPy; NumPy 2.4 and later use the second one."""
 
 
 def show_versions() -> None:
     """Print the versions of this package and its dependencies, and details of BLAS.
 
-    If OpenBLAS uses an AVX2 kernel on a processor with AVX-512, the last line says so and names the
-    environment variable that changes it. Nothing is changed by this function.
+    If OpenBLAS uses an AVX2 kernel on a processor with AVX-512, the last line reports this and
+    names the environment variable that changes it. This function changes nothing.
 
     Examples
     --------

@@ -17,8 +17,8 @@ INTERNAL = tuple(
 def warn(message: str) -> None:
     """Issue a UserWarning that points to the line which called into this package.
 
-    scikit-learn wraps ``fit`` and ``transform`` differently in each version, and a Pipeline adds
-    further calls, so the number of frames to skip is counted.
+    The number of frames to skip is not constant: scikit-learn wraps ``fit`` and ``transform``
+    differently in each version, and a Pipeline adds further calls.
     """
     frame, stacklevel = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(INTERNAL):

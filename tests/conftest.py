@@ -1,4 +1,4 @@
-"""Hypothesis profiles: "quick" draws the same examples in every run, "long" many others."""
+"""Hypothesis profiles: "quick" draws the same examples in every run, "long" draws many new ones."""
 
 import os
 
@@ -13,6 +13,6 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 @pytest.fixture
 def _own_processes():
-    """End joblib's processes with the test: idle ones end at some time, with a warning perhaps."""
+    """Stop joblib's processes after the test; idle processes may stop later, with a warning."""
     yield
     get_reusable_executor().shutdown(wait=True)

@@ -1,12 +1,13 @@
-"""Files in tests/data that all later versions are compared with: ``python tests/golden.py``.
+"""Make the files in tests/data with which later versions are compared.
 
-Run it for each new kernel and for each new version, with the oldest supported versions (after
-``make test-minimum``: ``.venv-minimum/bin/python tests/golden.py``), and commit what it adds:
+Run ``.venv-minimum/bin/python tests/golden.py`` after ``make test-minimum``, which installs the
+oldest supported versions. Do so for each new kernel and for each new version of the package, and
+commit the files that it adds:
 
-- golden_kernels.npz: what ``fit`` learns with each kernel;
-- fitted_<version>.pkl and .skops: fitted estimators, and .npz: the features that they give.
+- golden_kernels.npz: the kernels, preprocessing and biases that ``fit`` computes for each name;
+- fitted_<version>.pkl and .skops: fitted estimators, and .npz: the features that they compute.
 
-What is there stays as it is; to make an entry or a file anew, delete it first.
+Existing entries and files are not changed; to make one again, delete it first.
 """
 
 import pickle
@@ -29,11 +30,11 @@ TRUSTED = [
     "sklearn_conv._transformer.StridedConv2DTransformer",
 ]
 
-# The streams of RandomState are frozen, those of Generator are not (NEP 19).
+# The random streams of RandomState never change, but those of Generator may change (NEP 19).
 RNG = np.random.RandomState(0)
 IMAGES = RNG.standard_normal((12, 8, 7, 2))
-# Four windows, each many times, none as often as another: neither rounding nor the version of
-# scikit-learn, of which 1.9 draws other batches than 1.8, has a say in their clusters.
+# Four windows, each repeated a different number of times. Their clusters depend neither on rounding
+# nor on the version of scikit-learn, although versions 1.8 and 1.9 draw different batches.
 MOTIFS = np.repeat(RNG.standard_normal((4, 3, 3, 2)), [10, 20, 35, 55], axis=0)
 PREPROCESSING = {
     "plain": {},
@@ -58,7 +59,7 @@ def images_for(name):
 
 
 def learned(name, images, **options):
-    """All that ``fit`` learns, in one row for each preprocessing."""
+    """Return the numbers that ``fit`` learns, in one row for each preprocessing."""
     rows = []
     for preprocessing in PREPROCESSING.values():
         fitted = StridedConv2DTransformer(
@@ -86,7 +87,7 @@ def fitted():
 
 
 def features(estimators):
-    """The features that transformers give, and the scores that classifiers give."""
+    """Return the features of transformers, and the decision functions of classifiers."""
     return {
         name: estimator.decision_function(ROWS[name])
         if name in ROWS

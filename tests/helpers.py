@@ -1,4 +1,4 @@
-"""What several test modules need."""
+"""Constants and functions that several test modules use."""
 
 import subprocess
 import sys
@@ -16,17 +16,17 @@ PAGES = sorted(
 """Markdown pages that are written by hand."""
 
 LEARNED = {"kernels": "patches", "normalize_patches": True, "whiten": True, "bias": "quantile"}
-"""Parameters with which everything is learned from training patches."""
+"""Parameters with which kernels, preprocessing and biases are learned from training patches."""
 
 N_BLAS = 2
 
 
 def blas_threads():
-    """Return the numbers of threads to which the BLAS libraries are limited now."""
+    """Return the current numbers of threads of the BLAS libraries."""
     return {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"}
 
 
 def run_python(code, *arguments, **options):
-    """Run code in a process of its own, and return what it prints."""
+    """Run code in a separate process, and return its result and output."""
     options = {"capture_output": True, "text": True, "timeout": 120} | options
     return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], **options)

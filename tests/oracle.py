@@ -1,10 +1,10 @@
-"""Plain loops that say what is right; they share no formula with the package."""
+"""Reference results from plain loops, independent of the formulas of the package."""
 
 import numpy as np
 
 
 def walk(steps, length, mode):
-    """Index of the pixel that is ``steps`` before the first of ``length``; None outside."""
+    """Return the index of the pixel that padding repeats ``steps`` before the first; None for 0."""
     index, direction = 0, +1
     for _ in range(steps):
         if mode == "constant":
@@ -17,7 +17,7 @@ def walk(steps, length, mode):
             index += direction
         elif mode == "symmetric":
             if _ == 0:
-                continue  # the first pixel, once more
+                continue  # The first pixel is repeated.
             if 0 <= index + direction < length:
                 index += direction
             else:
@@ -26,7 +26,7 @@ def walk(steps, length, mode):
 
 
 def source(position, length, mode):
-    """Index of the pixel at any position, also before 0 and after the last."""
+    """Return the index of the pixel at any position, including positions in the padding."""
     if 0 <= position < length:
         return position
     if position < 0:
@@ -36,13 +36,13 @@ def source(position, length, mode):
 
 
 def same_amounts(length, span, stride):
-    """TensorFlow's documentation of "SAME" padding."""
+    """Return the amounts of "SAME" padding, as in the documentation of TensorFlow."""
     total = max(span - stride, 0) if length % stride == 0 else max(span - length % stride, 0)
     return total // 2, total - total // 2
 
 
 def pad(image, padding, mode, span, stride):
-    """Pad one image (h, w, c), pixel by pixel."""
+    """Pad an image (h, w, c), pixel by pixel."""
     h, w, c = image.shape
     amounts = []
     for axis, length in enumerate((h, w)):
@@ -63,7 +63,7 @@ def pad(image, padding, mode, span, stride):
 
 
 def starts(length, size, stride, dilation):
-    """First pixels of all windows whose last pixel is inside, found by trying every pixel."""
+    """Return the first pixel of each window whose last pixel is inside; every pixel is tried."""
     return [i for i in range(0, length, stride) if i + dilation * (size - 1) < length]
 
 
@@ -78,16 +78,17 @@ def patch(padded, row, column, kh, kw, dilation):
 
 
 def normalized(pixels, eps):
-    """Subtract the mean of a patch, and divide by the root of its variance and eps."""
+    """Subtract the mean of a patch, and divide by the square root of its variance plus eps."""
     mean = sum(pixels.ravel()) / pixels.size
     variance = sum((pixel - mean) ** 2 for pixel in pixels.ravel()) / pixels.size
     return (pixels - mean) / (variance + eps) ** 0.5
 
 
 def preprocessed_responses(images, kernels, eps, mean, matrix, **options):
-    """Normalize each patch if there is an eps, whiten it if there is a mean, and then convolve.
+    """Normalize each patch if ``eps`` is not 0, whiten it if ``mean`` is not None, and convolve.
 
-    The kernels are for whitened patches: nothing is folded. ``(n, oh, ow, k)``
+    The kernels are applied to the preprocessed patches; nothing is folded into them. The result has
+    shape ``(n, oh, ow, k)``.
     """
     kh, kw, _, k = kernels.shape
     stride, dilation = options["stride"], options["dilation"]
@@ -140,7 +141,7 @@ def conv2d(images, kernels, stride, padding, padding_mode, dilation, groups, bia
 
 
 def cell_members(length, n_cells):
-    """Positions in each cell, asked of every position: it lies where its right edge lies."""
+    """Return the positions in each cell. A position belongs to the cell of its right edge."""
     if n_cells > length:
         return [[int(np.floor(i * length / n_cells + 1e-9))] for i in range(n_cells)]
     members = [[] for _ in range(n_cells)]
@@ -167,7 +168,7 @@ POOLINGS = {
 
 
 def features(responses, bias, activation, pooling, pool_grid):
-    """Activate and pool the responses (n, oh, ow, k), number by number."""
+    """Activate and pool responses, (n, oh, ow, k), number by number."""
     n, oh, ow, k = responses.shape
     sides = ACTIVATIONS[activation]
     if pooling is None:

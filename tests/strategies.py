@@ -1,4 +1,4 @@
-"""Hypothesis strategies: images in any dtype and memory order, and all that `conv2d` takes."""
+"""Hypothesis strategies: images in any dtype and memory order, and arguments of `conv2d`."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ def numbers(rng, shape, dtype):
 
 
 def in_order(array, order):
-    """The same numbers, otherwise in memory."""
+    """Return an array with the same numbers in another memory order."""
     if order == "F":
         return np.asfortranarray(array)
     if order == "channels first":
@@ -44,7 +44,7 @@ pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 
 @st.composite
 def convolutions(draw):
-    """Images, kernels and keyword arguments with which at least one window fits."""
+    """Draw images, kernels and keyword arguments with which at least one window fits."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     groups = draw(st.integers(1, 3))
     group_in, group_out = draw(st.integers(1, 2)), draw(st.integers(1, 2))

@@ -9,7 +9,7 @@ RESPONSES[0] = 0
 BIAS = np.array([-0.5, 0.0, 0.7])
 
 
-def test_menu():
+def test_oracle_has_all_activations():
     assert set(ACTIVATIONS) == set(oracle.ACTIVATIONS)
 
 
@@ -40,7 +40,7 @@ def test_relu_of_any_size_and_memory_order(shape, step, dtype):
     np.testing.assert_array_equal(values[:, ::step], expected)
 
 
-def test_callable_gets_every_kernel_in_a_column():
+def test_callable_receives_one_column_per_kernel():
     seen = []
 
     def tanh(values):
@@ -56,7 +56,7 @@ def test_callable_gets_every_kernel_in_a_column():
 
 def test_callable_that_is_not_defined_for_all_responses():
     (side,) = activation_sides(lambda z: np.where(z > 0, z, np.nan)).values()
-    with pytest.raises(ValueError, match=r"must give finite numbers.* NaN or infinity.*negative"):
+    with pytest.raises(ValueError, match=r"returns finite numbers.* NaN or infinity.*negative"):
         side.function(RESPONSES, np.empty_like(RESPONSES))
 
 
@@ -72,5 +72,5 @@ def test_callable_that_is_not_defined_for_all_responses():
 )
 def test_callable_of_another_shape_or_kind(function):
     (side,) = activation_sides(function).values()
-    with pytest.raises(ValueError, match="'activation' parameter must be a function that gives a"):
+    with pytest.raises(ValueError, match=r"'activation' .* must be a function that returns a real"):
         side.function(RESPONSES, np.empty_like(RESPONSES))

@@ -1,4 +1,4 @@
-"""Wrong parameters, and X that is not a batch of images: the errors and their messages."""
+"""Errors and messages for wrong parameters, and for an X that is not a batch of images."""
 
 import re
 import warnings
@@ -118,7 +118,7 @@ BAD_PARAMETERS = [
     ("kernels", np.full((3, 3, 1, 4), np.nan), ValueError, "finite.*Got NaN or infinity"),
     ("kernels", np.full((3, 3, 1, 4), 1j), TypeError, "Got an array of shape .* complex128"),
     ("kernels", np.full((3, 3, 1, 4), "a"), TypeError, "Got an array of shape"),
-    ("kernels", np.full((3, 3, 1, 4), 1e300), ValueError, "overflow in float32.*X to float64"),
+    ("kernels", np.full((3, 3, 1, 4), 1e300), ValueError, "overflow in float32.*images to float64"),
     ("kernels", lambda shape, rng, patches: np.ones(3), ValueError, r"\(3, 3, 1, 64\). Got shape"),
     ("kernels", lambda shape, rng, patches: None, TypeError, "a callable that returns.*Got None"),
     ("kernels", lambda shape, rng, patches: np.full(shape, np.inf), ValueError, "finite"),
@@ -191,7 +191,7 @@ BAD_PARAMETERS = [
     ("image_shape", (64,), ValueError, r"Got \(64,\)"),
     ("image_shape", (8, 0), ValueError, r"Got \(8, 0\)"),
     ("image_shape", (8, 8, 1, 1), ValueError, r"Got \(8, 8, 1, 1\)"),
-    ("image_shape", (4, 16), ValueError, r"\(8, 8, 1\), but image_shape=\(4, 16, 1\); give"),
+    ("image_shape", (4, 16), ValueError, r"\(8, 8, 1\), but image_shape=\(4, 16, 1\); set"),
     ("random_state", "a", TypeError, "Got 'a'"),
     ("random_state", True, TypeError, "Got True"),
     ("random_state", 1.5, TypeError, "Got 1.5"),
@@ -247,7 +247,7 @@ BAD_CONV2D = [
 
 
 def fit_quietly(X, **parameters):
-    """No warning comes before an error either."""
+    """Fit a transformer; a warning is an error as well."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return StridedConv2DTransformer(**parameters).fit(X)
@@ -266,7 +266,7 @@ def test_bad_x_in_transform(X, error, message):
     table_of_two = isinstance(X, pd.DataFrame | pl.DataFrame)
     with pytest.raises(ValueError if table_of_two else error) as caught:
         transformer.transform(X)
-    if not table_of_two:  # its number of columns is wrong as well
+    if not table_of_two:  # The number of columns of tables is wrong as well.
         assert re.search(message, str(caught.value), re.DOTALL)
 
 
@@ -283,7 +283,9 @@ def test_a_single_color_image_in_transform():
 
 
 def test_rows_of_another_length_than_image_shape():
-    with pytest.raises(ValueError, match=r"image_shape=\(4, 4, 1\) makes 16 columns, but X has 64"):
+    with pytest.raises(
+        ValueError, match=r"image_shape=\(4, 4, 1\) requires 16 columns, but X has 64"
+    ):
         fit_quietly(IMAGES.reshape(4, -1), image_shape=(4, 4))
 
 
@@ -295,7 +297,7 @@ def test_bad_parameter(name, value, error, message):
 
 @pytest.mark.parametrize(("name", "value", "error", "message"), BAD_PARAMETERS)
 def test_bad_parameter_is_found_before_any_work(name, value, error, message):
-    """`fit` that fails leaves nothing fitted behind, and makes no kernels."""
+    """If `fit` fails, it sets no attributes and makes no kernels."""
     made = []
 
     def init(shape, rng, patches):
@@ -326,7 +328,7 @@ def test_bad_conv2d(name, value, error, message):
         conv2d(**{"images": CONV_IMAGES, "kernels": CONV_KERNELS, name: value})
 
 
-def test_objects_that_are_numbers_are_numbers():
+def test_object_arrays_of_numbers_are_accepted():
     X = np.array([[1, 2.5, 3, 4]], dtype=object)
     np.testing.assert_array_equal(
         StridedConv2DTransformer(random_state=0).fit_transform(X),
@@ -342,10 +344,10 @@ def test_a_failed_fit_leaves_the_estimator_as_it_was():
         ({}, with_value(np.nan)),
         ({}, np.zeros((2, 0, 3))),
         ({"kernel_size": 9, "padding": "valid"}, np.zeros((2, 5, 5))),
-        ({"bias": 1e39}, SMALL[:, :5]),  # beyond float32
+        ({"bias": 1e39}, SMALL[:, :5]),  # overflow in float32
         ({"kernels": "sobel", "kernel_size": 1}, IMAGES[:, :4]),
     ]:
-        with pytest.raises(ValueError, match=r"X|kernel"):
+        with pytest.raises(ValueError, match=r"X|kernel|bias"):
             transformer.set_params(**parameters).fit(X)
         transformer.set_params(**{name: before[name] for name in parameters})
         assert vars(transformer) == before

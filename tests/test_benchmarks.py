@@ -1,4 +1,4 @@
-"""The benchmarks write the pages as they are, and no program lacks a package that it imports."""
+"""The benchmarks write the pages in docs, and the packages that they import are installed."""
 
 import ast
 import importlib.util
@@ -30,12 +30,12 @@ NOT_INSTALLED = {
     "kymatio.torch": {"Scattering2D": None},
     "skimage.feature": {"hog": None},
 }
-"""Modules that only the measuring parts use -> the attributes that the rest needs."""
+"""Stand-ins for modules that are used only for measuring, with the attributes that are needed."""
 
 
 @pytest.fixture(params=PAGES)
 def program(request, monkeypatch):
-    """Return a benchmark as a module, which is not in `sys.modules`."""
+    """Return a benchmark as a module that is not in `sys.modules`."""
     path = BENCHMARKS / f"{request.param}.py"
     spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
@@ -117,7 +117,7 @@ def test_a_page_without_its_mark_is_not_overwritten(program, monkeypatch, tmp_pa
 
 
 def find_environments():
-    """Return pairs of an environment of the Makefile and a program that runs in it."""
+    """Return pairs of an environment in the Makefile and a program that runs in it."""
     program = r"^[\w-]+: (\S+)\n\t.*?((?:benchmarks|examples)/\w+\.py)"
     pairs = re.findall(program, MAKEFILE, re.MULTILINE)
     others = {

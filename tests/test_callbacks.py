@@ -1,4 +1,4 @@
-"""scikit-learn's callbacks hear of the progress of `fit`; before 1.9 there are none."""
+"""`fit` reports its progress to the callbacks of scikit-learn 1.9 and later."""
 
 from importlib.util import find_spec
 
@@ -19,7 +19,7 @@ LABELS = np.arange(40) % 2
 
 
 class Recorder:
-    """Keeps the names of the tasks that begin (+) and end (-)."""
+    """Callback that records the names of tasks that begin (+) and end (-)."""
 
     max_propagation_depth = None
 
@@ -63,7 +63,7 @@ def test_each_step_begins_and_ends(estimator, X, steps):
 
 @needs_callbacks
 def test_without_callbacks_there_is_no_context(monkeypatch):
-    """scikit-learn keeps it on the estimator, where several threads would share it."""
+    """scikit-learn stores the context on the estimator, so several threads would share it."""
     for estimator in (StridedConv2DTransformer, StreamingRidgeClassifier):
         monkeypatch.setattr(estimator, "_init_callback_context", None)
         estimator().fit(np.ones((4, 9)) * np.arange(9), [0, 1, 0, 1])

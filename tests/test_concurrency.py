@@ -1,4 +1,4 @@
-"""Many threads with one estimator, or one estimator each; forked and spawned processes."""
+"""Many threads with one common or several separate estimators; forked and spawned processes."""
 
 import multiprocessing
 import pickle
@@ -56,14 +56,18 @@ def _many_small_tasks_and_switches(monkeypatch):
 
 @pytest.fixture
 def _two_blas_threads():
-    """Set by a thread that has ended: newer threadpoolctl lets no other set them before."""
+    """Limit BLAS to two threads.
+
+    In newer versions of threadpoolctl, only the thread that has set a limit may change it, unless
+    this thread has ended. Therefore the limit is set in a separate thread, which ends.
+    """
     with threadpool_limits():
         at_once([partial(threadpool_limits, N_BLAS, "blas")])
         yield
 
 
 def at_once(calls):
-    """Make all calls, each in a thread of its own, and give their results."""
+    """Make all calls at the same time, each in its own thread, and return their results."""
     barrier = threading.Barrier(len(calls), timeout=30)
 
     def make(call):
@@ -112,7 +116,7 @@ def test_an_estimator_in_each_of_many_threads():
 
 
 @pytest.mark.usefixtures("_two_blas_threads")
-def test_clusters_in_many_threads_leave_blas_its_threads():
+def test_kmeans_in_many_threads_restores_the_blas_threads():
     transformer = StridedConv2DTransformer(4, kernels="kmeans")
     with ThreadPoolExecutor(N_THREADS) as pool:
         for _ in range(N_ROUNDS):
@@ -122,7 +126,7 @@ def test_clusters_in_many_threads_leave_blas_its_threads():
 
 @pytest.mark.parametrize("last", [0, 1], ids=["who came first", "who came second"])
 @pytest.mark.usefixtures("_two_blas_threads")
-def test_blas_has_its_threads_again_whoever_leaves_last(last):
+def test_blas_threads_are_restored_by_the_last_thread(last):
     with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
         threads = [first, second]
         for thread in threads:
@@ -134,7 +138,7 @@ def test_blas_has_its_threads_again_whoever_leaves_last(last):
 
 
 @pytest.mark.usefixtures("_two_blas_threads")
-def test_limits_of_others_work_as_before():
+def test_limits_set_by_the_user_still_work():
     transformer = StridedConv2DTransformer(4, n_jobs=2).fit(IMAGES)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(transformer.transform, IMAGES).result()
@@ -147,7 +151,7 @@ def test_limits_of_others_work_as_before():
 
 @start_methods
 @forks_with_threads
-def test_other_processes_after_threads_here(method):
+def test_processes_started_after_threads_were_used(method):
     transformer = StridedConv2DTransformer(8, n_jobs=2, random_state=0).fit(IMAGES)
     expected, _ = at_once([partial(transformer.transform, IMAGES)] * 2)
     result = in_process(method, transformer.transform, IMAGES)

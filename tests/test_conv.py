@@ -26,7 +26,7 @@ def test_agrees_with_loops(case):
 
 @given(convolutions(), st.integers(1, 20_000))
 @example((np.ones((2, 9, 9, 1)), np.ones((3, 3, 1, 2)), {"padding": (5, 5)}), 1)
-def test_the_size_of_the_blocks_changes_nothing(case, block_bytes):
+def test_result_does_not_depend_on_the_block_size(case, block_bytes):
     images, kernels, options = case
     expected = conv2d(images, kernels, **options)
     with pytest.MonkeyPatch.context() as patch:
@@ -75,7 +75,7 @@ def test_a_delta_kernel_gives_a_strided_crop(stride, place):
     np.testing.assert_array_equal(conv2d(images, kernel, stride), crop[:, ::rows, ::columns])
 
 
-def test_the_number_of_windows_is_not_the_formula_often_quoted():
+def test_number_of_windows_with_stride_2():
     maps = conv2d(np.zeros((1, 5, 5, 1)), np.zeros((3, 3, 1, 1)), stride=2)
     assert maps.shape == (1, 2, 2, 1)
 
@@ -104,7 +104,7 @@ def test_dtype_follows_the_images(dtype, expected):
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_input_is_left_as_it_was(order):
+def test_input_is_not_changed(order):
     rng = np.random.default_rng(0)
     images, kernels = rng.standard_normal((2, 5, 6, 2)), rng.standard_normal((3, 3, 2, 2))
     bias = np.ones(2)
@@ -132,7 +132,7 @@ def test_no_images_give_no_maps():
     assert conv2d(np.zeros((0, 5, 5, 1)), np.zeros((3, 3, 1, 2))).shape == (0, 3, 3, 2)
 
 
-def test_nan_stays_where_its_windows_are():
+def test_nan_affects_only_the_windows_that_contain_it():
     image = np.zeros((1, 5, 5, 1))
     image[0, 0, 0] = np.nan
     maps = conv2d(image, np.ones((2, 2, 1, 1)))
@@ -147,7 +147,7 @@ def test_large_numbers_give_no_warning():
 
 
 def test_never_reads_outside_the_images():
-    """With NaN around the images in memory, no padding mode finds one."""
+    """The images are surrounded by NaN in memory; no padding mode may read it."""
     more = np.full((3, 9, 9, 2), np.nan)
     images = more[1:2, 2:-2, 2:-2]
     images[...] = 1

@@ -1,4 +1,4 @@
-"""Dask arrays of images and of features: lazy, in any chunks, on workers that may die."""
+"""Dask arrays of images and of features: lazy results, chunks of any size, workers that die."""
 
 import os
 import pickle
@@ -49,7 +49,7 @@ def never(block):
 
 
 def lazy(array, chunks):
-    """A dask array that fails when it is computed."""
+    """Return a Dask array that raises an error if it is computed."""
     return da.from_array(array, chunks).map_blocks(never, dtype=array.dtype, meta=array[:0])
 
 
@@ -71,7 +71,7 @@ def test_transform_is_lazy_and_the_same(options, chunks):
     assert computed.dtype == expected.dtype
 
 
-def test_tasks_are_quiet_and_take_one_thread_each(capfd):
+def test_tasks_print_nothing_and_use_one_thread(capfd):
     seen = []
 
     def watch(z):
@@ -103,7 +103,7 @@ def test_images_of_fewer_axes(shape):
 
 
 @chunkings
-def test_fit_learns_from_a_small_array_what_it_learns_from_numpy(chunks):
+def test_fit_on_a_small_dask_array_equals_fit_on_numpy(chunks):
     transformer = StridedConv2DTransformer(8, random_state=0, **LEARNED)
     expected = transformer.fit(IMAGES).kernels_
     transformer.fit(da.from_array(IMAGES, chunks))
@@ -204,7 +204,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("make", "error", "message"), BAD.values(), ids=BAD)
-def test_dask_collections_that_are_no_images(make, error, message):
+def test_dask_collections_that_are_not_images(make, error, message):
     with pytest.raises(error, match=message):
         StridedConv2DTransformer().fit(make())
     with pytest.raises(error, match=message):
@@ -217,7 +217,7 @@ def test_other_images_than_in_fit():
         transformer.transform(da.ones((3, 9, 9)))
 
 
-def test_what_a_dask_array_is_not_for():
+def test_errors_for_dask_arrays():
     transformer = StridedConv2DTransformer().fit(IMAGES)
     with pytest.raises(TypeError, match=r"Dask array; transform\(X\) returns"):
         transformer.transform_batches(da.from_array(IMAGES))
@@ -256,7 +256,7 @@ def test_sums_over_chunks_are_those_of_all_rows(chunks, n_kept, monkeypatch):
 
 
 def test_merging_changes_neither_part():
-    """A part may be needed again, when a worker is lost."""
+    """Dask may use a part again if a worker is lost."""
     X, y = rows()
     parts = [StreamingRidgeClassifier().fit(X[i::2], y[i::2]).sums_ for i in (0, 1)]
     before = [pickle.dumps(part) for part in parts]
@@ -271,7 +271,7 @@ def test_a_task_sums_at_least_as_many_rows_as_features():
     assert [s.stop - s.start for s in unknown_groups] == [8, 8, 4]
 
 
-def test_sums_do_not_travel_to_the_rows():
+def test_sums_are_not_sent_to_the_chunks():
     X, y = rows()
     model = StreamingRidgeClassifier().fit(X, y)
     graph = dict(model.predict(da.from_array(X, 100)).__dask_graph__())
@@ -289,7 +289,7 @@ def test_two_classes_of_strings():
     assert model.predict(da.from_array(X, 100)).compute().tolist() == model.predict(X).tolist()
 
 
-def test_kept_rows_of_unknown_chunks_are_from_anywhere_in_them(monkeypatch):
+def test_kept_rows_of_chunks_of_unknown_lengths_are_distinct(monkeypatch):
     monkeypatch.setattr(moments, "N_KEPT", 50)
     X, y = rows()
     keep = da.from_array(y > 0, 60)
@@ -307,7 +307,7 @@ def test_rows_in_chunks_of_unknown_lengths():
     np.testing.assert_allclose(model.coef_, expected.coef_, rtol=1e-8, atol=1e-11)
     assert model.score(lazy_X, lazy_y) == expected.score(X[y > 0], y[y > 0])
     for labels, message in (
-        (y[y > 0], "y must be a dask array with the same chunks; or call"),
+        (y[y > 0], "y must be a Dask array with the same chunks; or call"),
         (lazy_y[:, None], "must have shape"),
         (da.from_array(y, 100)[da.from_array(y, 100) > 0], "10 chunks of unknown .* y has 6"),
     ):
@@ -315,7 +315,7 @@ def test_rows_in_chunks_of_unknown_lengths():
             StreamingRidgeClassifier().fit(lazy_X, labels)
 
 
-def test_nothing_but_empty_chunks():
+def test_only_empty_chunks():
     none = np.zeros(90, bool)
     with pytest.raises(ValueError, match="All chunks of X are empty"):
         StridedConv2DTransformer(**LEARNED).fit(unknown(IMAGES, keep=none))
@@ -378,7 +378,7 @@ def slowly(block):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_worker_dies_and_the_result_is_right(client):
+def test_result_is_correct_after_a_worker_died(client):
     X = da.from_array(IMAGES, (6, 5, 5, 2)).rechunk((6, -1, -1, -1))
     X = X.map_blocks(slowly, dtype=IMAGES.dtype, meta=IMAGES[:0])
     pipe = make_pipeline(

@@ -1,4 +1,4 @@
-"""The displays show what they should, and their text can be read."""
+"""The displays show the right data, and their text can be read."""
 
 import subprocess
 import sys
@@ -135,7 +135,7 @@ def test_text_can_be_read_and_does_not_overlap(draw):
 
 
 @pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
-def test_displays_draw_again_into_axes_that_are_given(draw):
+def test_displays_draw_into_given_axes(draw):
     shown = draw()
     figure, (left, right) = plt.subplots(1, 2)
     assert shown.plot(ax=right) is shown
@@ -152,7 +152,8 @@ def test_the_gallery_is_sorted_and_on_one_scale():
     assert shown.order_.tolist() == [1, 0]
     assert [text.get_text() for text in shown.ax_.texts] == ["smooth", "fine"]
     first, second = (image.get_array() for image in shown.ax_.images)
-    np.testing.assert_allclose(second, 0.5 + 0.5 * fine, atol=0.02)  # 100 times as strong, and yet
+    # The weights of the fine kernel are 100 times as large, but it has the same contrast.
+    np.testing.assert_allclose(second, 0.5 + 0.5 * fine, atol=0.02)
     assert first.min() > 0.9
 
 
@@ -339,7 +340,7 @@ def test_settings_that_failed_or_were_not_tried():
         (
             lambda: ClassActivationDisplay.from_estimator(make_model(), COLOR[:2]),
             ValueError,
-            "must be one image",
+            "must be a single image",
         ),
         (
             lambda: ClassActivationDisplay.from_estimator(
@@ -348,7 +349,7 @@ def test_settings_that_failed_or_were_not_tried():
             ValueError,
             r"one of \['corroded', 'sound'\]",
         ),
-        (lambda: GridSearchDisplay.from_estimator(fit()), TypeError, "takes a fitted search"),
+        (lambda: GridSearchDisplay.from_estimator(fit()), TypeError, "requires a fitted search"),
         (
             lambda: GridSearchDisplay.from_estimator(GridSearchCV(RidgeClassifier(), {})),
             NotFittedError,
@@ -391,7 +392,7 @@ def test_errors(draw, error, message):
         draw()
 
 
-def test_without_matplotlib_the_evidence_is_there_and_displays_say_what_is_missing():
+def test_without_matplotlib_only_the_displays_raise_an_error():
     code = """
 import sys
 sys.modules["matplotlib"] = None
@@ -413,7 +414,7 @@ except ImportError as error:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert "(6, 5, 5, 1)" in result.stdout
-    assert "KernelDisplay draws with matplotlib, which is not installed" in result.stdout
+    assert "KernelDisplay requires matplotlib, which is not installed" in result.stdout
 
 
 def test_every_display_keeps_scikit_learns_convention():

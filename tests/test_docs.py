@@ -1,4 +1,4 @@
-"""What the documents say is true: their code runs, their names are those of the code."""
+"""The documentation agrees with the code: its code runs, and its names and defaults are right."""
 
 import inspect
 import re
@@ -34,7 +34,7 @@ CHOICES = {
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_prints_what_the_page_says(page, capsys):
-    """The blocks of a page run one after the other, each followed by what it prints."""
+    """The code blocks of a page run one after the other; each is followed by its output."""
     for needed in {"scale.md": ["dask.array"], "onnx.md": ["skl2onnx", "onnxruntime"]}.get(
         page.name, []
     ):
@@ -133,7 +133,7 @@ def test_public_docstrings_have_their_sections(thing):
 
 
 @pytest.mark.parametrize("kernels", KERNELS.values(), ids=KERNELS)
-def test_kernels_say_their_source(kernels):
+def test_docstrings_of_kernels_cite_their_source(kernels):
     source = re.search(r"Source: .*\(\d{4}\)", inspect.getdoc(kernels), re.DOTALL)
     assert source, 'the docstring ends with "Source: authors, title (year)."'
 

@@ -21,7 +21,7 @@ from sklearn_conv._engine.pooling import POOLINGS
 
 @pytest.fixture
 def blas_threads():
-    """BLAS at two threads, and how many there are now."""
+    """Set BLAS to two threads; return a function that returns the current number."""
     with threadpool_limits(helpers.N_BLAS, user_api="blas"):
         yield helpers.blas_threads
 
@@ -46,7 +46,7 @@ def _threads_for_little_work(monkeypatch):
     st.sampled_from([[0.25, -0.25], [0.0, 0.0]]),
 )
 def test_features_agree_with_loops(case, activation, pooling, pool_grid, block_bytes, n_jobs, bias):
-    """Any block size, down to one window, and any number of threads."""
+    """Blocks may have any size, down to one window, and there may be any number of threads."""
     images, kernels, options = case
     del options["groups"], options["bias"]
     kernels = np.random.default_rng(0).standard_normal((*kernels.shape[:2], images.shape[3], 2))
@@ -66,7 +66,8 @@ def test_features_agree_with_loops(case, activation, pooling, pool_grid, block_b
     expected = oracle.features(responses, bias, activation, pooling, pool_grid)
     assert features.shape == expected.shape
     scale = max(1.0, np.abs(expected).max())
-    if activation == "step":  # a response within rounding of its threshold may fall on either side
+    # Rounding may move a response that is close to its threshold to the other side.
+    if activation == "step":
         assume(np.abs(np.abs(responses) - np.abs(bias)).min() > 1e-4 * scale)
     tolerance = 1e-5 if features.dtype == np.float32 else 1e-12
     np.testing.assert_allclose(features, expected, rtol=1e-12, atol=tolerance * scale)
@@ -74,7 +75,7 @@ def test_features_agree_with_loops(case, activation, pooling, pool_grid, block_b
 
 @pytest.mark.parametrize("shape", [(40, 12, 10, 2), (1, 70, 60, 1)], ids=["many", "one large"])
 @pytest.mark.parametrize("pooling", ["mean", None])
-def test_threads_change_nothing(shape, pooling, monkeypatch):
+def test_result_does_not_depend_on_the_threads(shape, pooling, monkeypatch):
     monkeypatch.setattr(engine, "BLOCK_BYTES", 20_000)
     images = np.random.default_rng(0).standard_normal(shape)
     transformer = StridedConv2DTransformer(8, pooling=pooling, random_state=0).fit(images)
@@ -94,7 +95,7 @@ def test_images_are_shared_between_threads(monkeypatch):
     def watch(z):
         if threading.get_ident() not in seen and threading.current_thread().name != main:
             seen.add(threading.get_ident())
-            both.wait()  # passes only when two threads are here
+            both.wait()  # returns only if two threads wait here
         return z
 
     main = threading.current_thread().name
@@ -103,7 +104,7 @@ def test_images_are_shared_between_threads(monkeypatch):
     assert len(seen) == 2
 
 
-def test_blas_has_one_thread_meanwhile_and_its_own_afterwards(blas_threads):
+def test_blas_is_limited_only_during_the_computation(blas_threads):
     images, seen = np.zeros((20, 8, 8)), []
 
     def watch(z):
@@ -172,7 +173,7 @@ def test_float32_is_within_1e_5_of_float64(activation):
 
 
 def test_a_large_offset_costs_no_precision():
-    """A 16-bit sensor around 30,000; kernels with and without a sum."""
+    """Images are 16-bit integers around 30,000; kernels have a sum of 0 or another sum."""
     rng = np.random.default_rng(0)
     images = (30_000 + 50 * rng.standard_normal((6, 40, 30, 2))).astype(np.uint16)
     for kernels in ("gaussian", "uniform"):
@@ -211,7 +212,7 @@ def test_features_that_are_never_active_are_exactly_0():
     assert not features.any()
 
 
-def test_filters_of_warnings_and_configuration_are_left_alone():
+def test_warning_filters_and_configuration_are_not_changed():
     images = np.zeros((50, 12, 12))
     transformer = StridedConv2DTransformer(8, n_jobs=2).fit(images)
     before = list(warnings.filters)

@@ -1,4 +1,4 @@
-"""Class activation maps add up to the decisions, and put evidence where plain loops put it."""
+"""Class activation maps add up to the decisions, and agree with plain loops."""
 
 import numpy as np
 import pandas as pd
@@ -108,7 +108,7 @@ def test_several_targets_have_a_map_each():
 
 
 def seen_pixels(start, length, size, dilation, amounts, mode):
-    """Return the pixels of the image under the weights of a window; all if there are none."""
+    """Return the pixels of the image under a window; if it covers only padding, all pixels."""
     seen = [source(start + i * dilation - amounts[0], length, mode) for i in range(size)]
     return [pixel for pixel in seen if pixel is not None] or list(range(length))
 
@@ -172,8 +172,8 @@ OUTSIDE = {"stride": (1, 2), "padding": (5, 4), "padding_mode": "constant", "dil
 
 
 @given(layers(), st.integers(0, 2**32 - 1))
-@example(((2, 3), (2, 2), OUTSIDE, (1, 1), "square"), 0)  # windows that only see padding
-def test_evidence_is_where_plain_loops_put_it(layer, seed):
+@example(((2, 3), (2, 2), OUTSIDE, (1, 1), "square"), 0)  # some windows cover only padding
+def test_evidence_agrees_with_plain_loops(layer, seed):
     shape, kernel_size, options, grid, activation = layer
     images = np.random.default_rng(seed).normal(size=(4, *shape, 1))
     transformer = StridedConv2DTransformer(
@@ -188,7 +188,7 @@ def test_evidence_is_where_plain_loops_put_it(layer, seed):
     np.testing.assert_allclose(actual, expected, atol=1e-9 * scale)
 
 
-def test_where_there_is_no_evidence_the_constant_is_everywhere():
+def test_without_evidence_the_constant_is_spread_evenly():
     model = make_model(RidgeClassifier())
     maps = class_activation_map(model, np.zeros((1, 7, 6, 2)))
     np.testing.assert_allclose(maps, np.broadcast_to(model[-1].intercept_ / 42, maps.shape))
@@ -237,7 +237,7 @@ def test_steps_before_and_stacked_transformers():
 
 
 class AlmostLinear(RidgeClassifier):
-    """A classifier whose decisions are linear except for the images that it knows."""
+    """Classifier whose decisions are linear, except for the training images."""
 
     def decision_function(self, X):
         decisions = super().decision_function(X)
@@ -278,16 +278,20 @@ TRANSFORMER = FITTED[0]
         ),
         (TRANSFORMER, TypeError, r"there is none after.*make_pipeline\(transformer"),
         (Pipeline([("conv", TRANSFORMER)]), TypeError, "there is none after"),
-        (RidgeClassifier(), TypeError, "a Pipeline that has one. Got RidgeClassifier"),
+        (RidgeClassifier(), TypeError, "a Pipeline that contains one. Got RidgeClassifier"),
         (GridSearchCV(FITTED, {}).fit(IMAGES, LABELS), TypeError, "pass its best_estimator_"),
         (
             make_pipeline(make_union(TRANSFORMER), RidgeClassifier()).fit(IMAGES, LABELS),
             TypeError,
-            "not inside one of them",
+            "not be nested inside a step",
         ),
         (make_model(RidgeClassifier(), pooling="max"), ValueError, "fit with pooling='mean'"),
         (make_model(RidgeClassifier(), pooling=["mean", "max"]), ValueError, "instead of"),
-        (make_model(RandomForestClassifier(2)), TypeError, "RandomForestClassifier has none"),
+        (
+            make_model(RandomForestClassifier(2)),
+            TypeError,
+            "RandomForestClassifier does not have this",
+        ),
         (make_model(SVC()), ValueError, "step 'svc', SVC, is not linear"),
         (make_model(SVC(kernel="linear")), ValueError, "not linear"),
         (make_model(GradientBoostingClassifier(n_estimators=2)), ValueError, "not linear"),
@@ -303,7 +307,7 @@ TRANSFORMER = FITTED[0]
         ),
     ],
 )
-def test_what_can_not_be_explained_is_refused(model, error, message):
+def test_models_that_cannot_be_explained(model, error, message):
     with pytest.raises(error, match=message):
         class_activation_map(model, IMAGES)
     with pytest.raises(error, match=message):

@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def run(name, *arguments, monkeypatch, **constants):
-    """Run an example as a program, with some constants replaced."""
+    """Run an example as a program in which some constants are replaced."""
     path = str(EXAMPLES / name)
     namespace = runpy.run_path(path, run_name="example")
     namespace["main"].__globals__.update(constants)
@@ -73,12 +73,12 @@ PAGES = {
     "plot_stacked_layers.py": {"np.arange(1000)": "np.arange(200)", "(5, 9, 13)": "(5,)"},
     "plot_larger_than_memory.py": {"N, N_CLASSES = 6000, 8": "N, N_CLASSES = 2500, 8"},
 }
-"""Pages of the gallery, and changes that make them smaller; `make docs` runs them unchanged."""
+"""Pages of the gallery, with changes that make them faster; `make docs` runs them unchanged."""
 
 
 @pytest.fixture(name="gallery")
 def _gallery(monkeypatch, tmp_path):
-    """Return a function that runs a page and returns its names."""
+    """Return a function that runs a page and returns its global variables."""
 
     def run_page(name):
         code = (EXAMPLES / name).read_text()

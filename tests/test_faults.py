@@ -1,4 +1,4 @@
-"""Faults in the middle: a clear error, nothing half-written, and an estimator that still works."""
+"""After a failure, there is a clear error, no partial file, and an estimator that still works."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def small_blocks(monkeypatch):
 
 
 class Fails:
-    """An activation that raises when it is called for the n-th time."""
+    """Activation that raises an error when it is called for the n-th time."""
 
     def __init__(self, n, error):
         self.n, self.error, self.calls = n, error, 0
@@ -48,7 +48,7 @@ class Fails:
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError("mine"), KeyboardInterrupt(), MemoryError("no"), SystemExit(3)]
 )
-def test_an_error_in_a_block_comes_through(n_jobs, error):
+def test_an_error_in_a_block_is_raised(n_jobs, error):
     activation = Fails(10, error)
     transformer = StridedConv2DTransformer(
         8, activation=activation, random_state=0, n_jobs=n_jobs
@@ -57,7 +57,7 @@ def test_an_error_in_a_block_comes_through(n_jobs, error):
     with pytest.raises(type(error)):
         transformer.transform(IMAGES)
     assert blas_threads() == before
-    assert activation.calls < 60  # of about 300
+    assert activation.calls < 60  # There would be about 300 calls.
     expected = transformer.set_params(activation=np.tanh).transform(IMAGES)
     np.testing.assert_array_equal(
         transformer.set_params(activation=Fails(0, error)).transform(IMAGES), expected
@@ -118,7 +118,7 @@ def test_control_c_in_the_middle_of_transform(n_jobs, n_threads):
 
 
 def die_once(X, path):
-    """Kill this process, if nobody has been killed yet."""
+    """Kill this process unless another process was killed before."""
     if not os.path.exists(path):
         open(path, "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -152,7 +152,7 @@ def test_a_memory_map_is_cut_between_batches(tmp_path, monkeypatch):
             yield rows, features
             os.truncate(path, IMAGES.nbytes // 2)
 
-    with pytest.raises(OSError, match="was cut after it had been mapped to memory"):
+    with pytest.raises(OSError, match="was truncated after it had been mapped to memory"):
         save_batches(tmp_path / "features.npy", batches())
     assert os.listdir(tmp_path) == ["images"]
     assert np.isfinite(transformer.transform(IMAGES)).all()
@@ -181,5 +181,5 @@ def test_a_process_that_is_killed_leaves_no_file_that_looks_whole(tmp_path):
     left = os.listdir(tmp_path)
     assert len(left) == 1
     assert left[0].endswith(".part")
-    with pytest.raises(ValueError, match="pickled"):  # it is no .npy
+    with pytest.raises(ValueError, match="pickled"):  # It is not a .npy file.
         np.load(tmp_path / left[0])

@@ -1,7 +1,7 @@
-"""Anything as a parameter and anything as X: documented exceptions only, and no traces left.
+"""Arbitrary parameters and arbitrary X raise only documented errors, and change no global state.
 
-`HYPOTHESIS_PROFILE=long` tries 5,000 cases of each of the three, with a fresh seed. The summary has
-the seed, with which `pytest --hypothesis-seed` tries the same cases.
+`HYPOTHESIS_PROFILE=long` tries 5,000 cases of each of the three tests, with a new seed. The summary
+contains the seed; `pytest --hypothesis-seed` with this seed tries the same cases again.
 """
 
 import os
@@ -35,7 +35,7 @@ WARNINGS += ("Some features are infinite or NaN",)
 
 
 class MineError(Exception):
-    """What a callable of the user raises."""
+    """Error that a user-defined function raises."""
 
 
 def fails(*args):
@@ -120,7 +120,7 @@ GOOD = {
 
 @st.composite
 def parameters(draw, names):
-    """Good parameters of which at most two are rubbish."""
+    """Draw valid parameters, and replace at most two of them by arbitrary objects."""
     chosen = draw(st.sets(st.sampled_from(sorted(names)), max_size=6))
     bad = draw(
         st.sets(st.sampled_from(sorted(names)), max_size=draw(st.sampled_from([0, 0, 1, 2])))
@@ -133,7 +133,7 @@ SHAPES = [(3, 5, 4, 2), (2, 4, 4, 1), (1, 1, 1, 1), (4, 6, 6), (3, 16), (2, 15),
 
 @st.composite
 def images(draw, shapes=SHAPES):
-    """Good images, mostly, and all else that one might pass."""
+    """Draw valid images in most cases, and other objects that users might pass."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     shape = draw(st.sampled_from(shapes))
     X = numbers(rng, shape, draw(st.sampled_from(DTYPES)))
@@ -180,7 +180,7 @@ def bytes_of(X):
 
 
 def state():
-    """What the package has no business to change."""
+    """Return the global state that the package must not change."""
     return (
         random.getstate(),
         [str(part) for part in np.random.get_state()],
@@ -194,7 +194,7 @@ def state():
 
 
 def attempt(name, function, *args):
-    """Call; return None where a documented exception was raised, and check what it says."""
+    """Call a function; if it raises a documented error, check the message and return None."""
     inputs = [bytes_of(arg) for arg in args]
     before = state()
     try:
@@ -220,7 +220,7 @@ def attempt(name, function, *args):
 
 
 def long(n_quick):
-    """Many examples with fresh seeds in the long profile, few and always the same ones else."""
+    """Return settings for many new examples in the long profile, else for few fixed examples."""
     is_long = os.environ.get("HYPOTHESIS_PROFILE") == "long"
     return settings(
         max_examples=N_LONG if is_long else n_quick,

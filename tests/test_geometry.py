@@ -1,4 +1,4 @@
-"""Where windows lie, against plain loops that try every position."""
+"""Positions of windows agree with plain loops that try every position."""
 
 from itertools import chain, pairwise
 
@@ -20,7 +20,7 @@ from sklearn_conv._engine.geometry import (
 
 @st.composite
 def placed(draw):
-    """Windows of which at least one fits."""
+    """Draw windows of which at least one fits the image."""
     size, stride, dilation = (draw(st.integers(1, 5)) for _ in range(3))
     padding = draw(st.sampled_from(["same", "valid", 0, 1, 4]))
     span = dilation * (size - 1) + 1
@@ -71,7 +71,7 @@ def test_the_center_of_a_window_is_the_mean_of_its_places(windows):
 
 
 @given(placed(), st.data())
-def test_a_reach_is_what_its_windows_see(windows, data):
+def test_a_reach_has_the_pixels_of_its_windows(windows, data):
     start = data.draw(st.integers(0, windows.n_windows - 1))
     stop = data.draw(st.integers(start + 1, windows.n_windows))
     reach = windows.reach((start, stop))
@@ -87,7 +87,7 @@ def test_a_reach_is_what_its_windows_see(windows, data):
 
 @given(placed())
 def test_a_reach_is_bounded_by_the_number_of_its_windows(windows):
-    """Whatever the distance of the windows."""
+    """The bound does not depend on the distance of the windows."""
     assert windows.reach((0, windows.n_windows)).n_pixels <= windows.n_windows * windows.size
 
 
@@ -134,7 +134,7 @@ def test_a_kernel_that_does_not_fit_is_an_error():
 
 
 @given(st.integers(1, 60), st.integers(1, 60))
-def test_cells_agree_with_asking_each_position(length, n_cells):
+def test_cells_agree_with_plain_loops(length, n_cells):
     cells = [list(range(*cell)) for cell in pool_cells(length, n_cells)]
     assert cells == oracle.cell_members(length, n_cells)
 

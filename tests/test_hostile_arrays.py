@@ -1,4 +1,4 @@
-"""Arrays that are strange in memory or in value, and a core that never reads outside of them."""
+"""Arrays with unusual memory layouts or values; memory outside of the arrays is never read."""
 
 import signal
 import sys
@@ -21,7 +21,7 @@ KERNELS = RNG.normal(size=(3, 2, 2, 4)).astype("f4")
 
 
 class Noisy(np.ndarray):
-    """A subclass that does other things than an array does."""
+    """Subclass of ndarray whose operations have other results."""
 
     def __getitem__(self, index):
         return super().__getitem__(index) + 1000
@@ -71,7 +71,7 @@ strange = pytest.mark.parametrize("make", STRANGE.values(), ids=STRANGE)
 
 
 def plain(array):
-    """The same numbers, one by one, in a new array."""
+    """Copy the numbers one by one to a new array."""
     flat = np.asarray(array).astype(np.float64).ravel()
     return np.array(flat.tolist()).reshape(array.shape)
 
@@ -173,7 +173,7 @@ PAGE = mmap.PAGESIZE
 memory = mmap.mmap(-1, 8 * PAGE)
 address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
 libc = ctypes.CDLL(None, use_errno=True)
-for first in (0, 7):  # the first and the last page may not be touched
+for first in (0, 7):  # Access to the first and the last page is an error.
     if libc.mprotect(ctypes.c_void_p(address + first * PAGE), ctypes.c_size_t(PAGE), 0):
         sys.exit(77)
 raw = np.frombuffer(memory, np.uint8)
@@ -212,7 +212,7 @@ for shape, dtype, at_the_end in itertools.product(
             np.testing.assert_allclose(features, transformer.fit_transform(order.copy()), atol=1e-4)
             n += 1
 print(n, "calls", flush=True)
-os._exit(0)  # the map is still in use
+os._exit(0)  # The memory map is still in use.
 """
 
 
@@ -227,4 +227,4 @@ def test_pages_before_and_after_the_images_are_never_touched():
         pytest.skip("mprotect is not allowed here")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[0]) > 2000
-    assert run_guarded("outside").returncode == -signal.SIGSEGV  # the guard works
+    assert run_guarded("outside").returncode == -signal.SIGSEGV  # The guard pages work.

@@ -1,4 +1,4 @@
-"""Images that are not in memory: what is read, how often, and what is said when it can't be."""
+"""Images that are not in memory: which images are read and how often, and error messages."""
 
 import os
 import tracemalloc
@@ -18,7 +18,7 @@ IMAGES = RNG.random((60, 12, 10, 2), np.float32)
 
 
 class Stored:
-    """What zarr and h5py have in common; counts how often each image is read."""
+    """Array with the interface of zarr and h5py that counts how often each image is read."""
 
     def __init__(self, array, chunks=None):
         self._array, self.shape, self.dtype = array, array.shape, array.dtype
@@ -86,10 +86,10 @@ def test_fit_reads_nothing_that_it_does_not_need():
     [
         ((4, 12, 10, 2), 20),
         ((7, 3, 5, 1), 21),
-        ((30, 12, 10, 2), 30),  # somewhat more than a batch
-        ((60, 12, 10, 2), 23),  # far more
+        ((30, 12, 10, 2), 30),  # a chunk is a little larger than a batch
+        ((60, 12, 10, 2), 23),  # a chunk is much larger than a batch
         (None, 23),
-        (((30, 30), (12,), (10,), (2,)), 23),  # as dask says it
+        (((30, 30), (12,), (10,), (2,)), 23),  # chunks in the form of Dask
     ],
 )
 def test_batches_are_whole_chunks(chunks, expected, monkeypatch, transformer):
@@ -153,7 +153,7 @@ def test_nan_is_found_where_it_is_read(value, make, tmp_path, transformer, batch
         (np.zeros((2, 9)), ValueError, "9 features.* expecting 240 features"),
     ],
 )
-def test_stored_arrays_that_are_no_images(array, error, message, transformer):
+def test_stored_arrays_that_are_not_images(array, error, message, transformer):
     with pytest.raises(error, match=message):
         transformer.fit(IMAGES).transform(Stored(array))
 
@@ -189,12 +189,12 @@ class Broken(Stored):
         (Broken(IMAGES), OSError, "checksum mismatch"),
     ],
 )
-def test_stored_arrays_that_break_their_word(stored, error, message, transformer, batches_of_7):
+def test_stored_arrays_whose_slices_are_wrong(stored, error, message, transformer, batches_of_7):
     transformer.fit(IMAGES)
     with pytest.raises(error, match=message) as caught:
         transformer.transform(stored)
     if error is OSError:
-        assert caught.value.__notes__ == ["This came while X[14:21] was read."]
+        assert caught.value.__notes__ == ["This error was raised while X[14:21] was read."]
     np.testing.assert_array_equal(transformer.transform(IMAGES), transformer.transform(IMAGES))
 
 
@@ -212,7 +212,7 @@ def test_a_memory_map_is_looked_at_once_and_not_copied(tmp_path, monkeypatch, tr
     monkeypatch.setattr(batch, "assert_all_finite", lambda X, input_name: seen.append(len(X)))
     tracemalloc.start()
     transformer.set_params(n_patches=100).fit(stored)
-    assert sum(seen) == 100  # the windows
+    assert sum(seen) == 100  # only the sampled windows
     seen.clear()
     out = transformer.transform(stored)
     _, peak = tracemalloc.get_traced_memory()
@@ -232,13 +232,15 @@ def test_a_memory_map_whose_file_was_cut(tmp_path, offset, view, transformer):
     features = transformer.fit(stored).transform(stored)
     os.truncate(path, path.stat().st_size - 1)
     for attempt in (transformer.transform, transformer.fit):
-        with pytest.raises(OSError, match=r"images was cut .* bytes, the map needs .* Write it"):
+        with pytest.raises(
+            OSError, match=r"images was truncated .* bytes, but the map needs .* Write the file"
+        ):
             attempt(stored)
     again = view(write_map(path, IMAGES, offset))
     np.testing.assert_array_equal(transformer.transform(again), features)
 
 
-def test_a_result_that_does_not_fit_says_how_to_get_it(transformer, monkeypatch):
+def test_memory_error_suggests_transform_batches(transformer, monkeypatch):
     huge = np.broadcast_to(IMAGES[:1], (10**12, 12, 10, 2))
     transformer.fit(IMAGES)
     monkeypatch.setattr(checks, "check_finite", lambda values: None)
@@ -287,7 +289,7 @@ def test_bad_batch_size(batch_size, error, transformer):
         transformer.transform_batches(IMAGES, batch_size)
 
 
-def test_what_is_wrong_is_said_before_the_first_batch(transformer):
+def test_errors_are_raised_before_the_first_batch(transformer):
     with pytest.raises(ValueError, match="not fitted yet"):
         transformer.transform_batches(IMAGES)
     transformer.fit(IMAGES)
@@ -304,10 +306,12 @@ def test_stored_images_report_progress(capfd, transformer, batches_of_7):
     assert {str(7 * i) for i in range(1, 9)} <= {*done}
 
 
-def test_channels_that_come_first_are_named():
+def test_messages_about_channels_that_come_first():
     transformer = StridedConv2DTransformer(2).fit(np.ones((2, 6, 7, 3)))
-    with pytest.raises(ValueError, match=r"channels come first: X.transpose\(0, 2, 3, 1\)"):
+    with pytest.raises(ValueError, match=r"channels of X come first: X.transpose\(0, 2, 3, 1\)"):
         transformer.transform(np.ones((2, 3, 6, 7)))
     valid = StridedConv2DTransformer(2, kernel_size=5, padding="valid")
-    with pytest.raises(ValueError, match=r"images.transpose\(0, 2, 3, 1\) brings them last"):
+    with pytest.raises(
+        ValueError, match=r"channels come first, use images.transpose\(0, 2, 3, 1\)"
+    ):
         valid.fit(np.ones((2, 3, 6, 7)))

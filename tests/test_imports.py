@@ -1,4 +1,4 @@
-"""Imports run one way, and only what is installed with the package is imported."""
+"""There are no circular imports, and only declared dependencies are imported."""
 
 import ast
 import importlib
@@ -20,7 +20,7 @@ EXTRAS = {
     "sklearn_conv.inspection._drawing": {"matplotlib"},
     "sklearn_conv.onnx._graph": {"onnx", "skl2onnx"},
 }
-"""Optional libraries, each imported by one module; the others import that one when it is needed."""
+"""Modules that import optional libraries; other modules import these modules only if needed."""
 
 PUBLIC = {
     "sklearn_conv": {
@@ -52,7 +52,7 @@ PUBLIC = {
     },
     "sklearn_conv.onnx": set(),
 }
-"""All that users may import."""
+"""Modules and names that users may import."""
 
 
 def module_name(path):
@@ -64,7 +64,7 @@ MODULES = {module_name(path): path for path in FILES}
 
 
 def imported(path):
-    """Yield the modules that a file imports, also inside functions."""
+    """Yield the modules that a file imports, including imports inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -79,23 +79,23 @@ GRAPH = {name: {m for m in imported(path) if m in MODULES} for name, path in MOD
 
 
 def room(name):
-    """The folder or, at the root, the file that a module is in."""
+    """Return the folder of a module or, for a module at the root, the module itself."""
     return ".".join(name.split(".")[:2])
 
 
-def test_modules_do_not_import_each_other_in_a_circle():
+def test_modules_have_no_circular_imports():
     assert [*TopologicalSorter(GRAPH).static_order()]
 
 
-def test_rooms_do_not_import_each_other_in_a_circle():
+def test_folders_have_no_circular_imports():
     rooms = {}
     for name, needed in GRAPH.items():
         rooms.setdefault(room(name), set()).update({*map(room, needed)} - {room(name)})
     assert [*TopologicalSorter(rooms).static_order()]
 
 
-def test_nothing_imports_the_public_front():
-    """Each module imports from where a thing is defined, not from where users find it."""
+def test_no_module_imports_the_public_packages():
+    """Modules import names from the module that defines them."""
     fronts = {name for name in PUBLIC if MODULES[name].name == "__init__.py"}
     for name, needed in GRAPH.items():
         assert not needed & fronts, name
@@ -109,7 +109,7 @@ def test_only_declared_libraries_are_imported(name):
 
 @pytest.mark.parametrize("name", ["geometry", "activation", "pooling"])
 def test_the_engine_is_built_on_pure_functions(name):
-    """What the engine does at a window can be read, and tested, with NumPy alone."""
+    """The basic modules of the engine can be read and tested with only NumPy."""
     packages = {module.partition(".")[0] for module in imported(PACKAGE / f"_engine/{name}.py")}
     assert packages <= {"numpy"} | sys.stdlib_module_names
 
@@ -152,5 +152,5 @@ def code_lines(path):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_is_read_in_one_sitting(name):
+def test_modules_are_short(name):
     assert code_lines(MODULES[name]) < 350

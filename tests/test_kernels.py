@@ -47,7 +47,7 @@ def test_random_kernels_depend_on_the_state(name):
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (1, 2, 1, 1), (1, 1, 3, 5)])
-def test_gaussian_has_mean_0_and_length_1(shape):
+def test_gaussian_has_zero_mean_and_unit_norm(shape):
     kernels = make("gaussian", shape).reshape(-1, shape[3])
     np.testing.assert_allclose(kernels.mean(axis=0), 0, atol=1e-12)
     np.testing.assert_allclose((kernels**2).sum(axis=0), 1)
@@ -61,7 +61,7 @@ def test_gaussian_of_one_weight():
 
 
 @pytest.mark.parametrize("n_kernels", [8, 64])
-def test_gaussian_answers_noise_of_unit_variance_with_unit_variance(n_kernels):
+def test_responses_of_gaussian_to_noise_have_unit_variance(n_kernels):
     images = np.random.default_rng(0).standard_normal((50, 20, 20))
     maps = StridedConv2DTransformer(
         n_kernels, padding="valid", activation="identity", pooling=None, random_state=0
@@ -70,8 +70,8 @@ def test_gaussian_answers_noise_of_unit_variance_with_unit_variance(n_kernels):
     assert maps.std() == pytest.approx(1, abs=0.02)
 
 
-def test_gaussian_kernels_point_anywhere():
-    """No weight is larger than another on the mean, with and without orthogonal kernels."""
+def test_gaussian_has_no_preferred_direction():
+    """All weights have the same distribution, with and without orthogonal kernels."""
     for n_kernels in (4, 40):
         squares = np.mean([make("gaussian", (2, 3, 1, n_kernels), s) ** 2 for s in range(400)], 0)
         np.testing.assert_allclose(squares.mean(axis=3), 1 / 6, rtol=0.1)
@@ -79,7 +79,7 @@ def test_gaussian_kernels_point_anywhere():
         assert np.abs(means).max() < 0.1
 
 
-def test_uniform_has_the_variance_it_says():
+def test_uniform_has_the_documented_variance():
     kernels = make("uniform", (5, 5, 2, 4000))
     assert kernels.var() == pytest.approx(1 / 50, rel=0.02)
     assert np.abs(kernels).max() <= np.sqrt(3 / 50)
@@ -117,7 +117,7 @@ def test_sobel_directions_are_steered():
 
 
 @pytest.mark.parametrize("size", [(1, 3), (3, 1), (1, 1)])
-def test_sobel_needs_room(size):
+def test_sobel_needs_a_kernel_size_of_at_least_2(size):
     transformer = StridedConv2DTransformer(kernel_size=size, kernels="sobel")
     with pytest.raises(ValueError, match=r"kernel_size of at least \(2, 2\)"):
         transformer.fit(np.zeros((1, 5, 5)))
@@ -155,14 +155,14 @@ def test_haar_of_three_pixels():
 def test_haar_is_in_the_order_of_the_sum_of_levels():
     kernels = make("haar", (2, 4, 1, 8))[:, :, 0]
     down = {0: [0.5**0.5, 0.5**0.5], 1: [0.5**0.5, -(0.5**0.5)]}
-    across = make("haar", (1, 4, 1, 4)).reshape(4, 4).T  # of levels 0, 1, 2 and 2
+    across = make("haar", (1, 4, 1, 4)).reshape(4, 4).T  # The levels are 0, 1, 2 and 2.
     order = [(0, 0), (0, 1), (1, 0), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)]
     for kernel, (u, v) in enumerate(order):
         np.testing.assert_allclose(kernels[:, :, kernel], np.outer(down[u], across[v]))
 
 
 def test_gabor_is_a_bank_over_frequencies_and_orientations():
-    """The largest response of a filter is to the wave of its own frequency and orientation."""
+    """A filter responds most strongly to the wave with its own frequency and orientation."""
     kernels = make("gabor", (15, 15, 1, 64))[:, :, 0]
     y, x = np.mgrid[-7:8, -7:8]
     frequencies, angles = np.geomspace(1, 7.5, 9)[1::2] / 15, np.pi * np.arange(8) / 8
@@ -176,7 +176,7 @@ def test_gabor_is_a_bank_over_frequencies_and_orientations():
         np.testing.assert_array_equal(responses[:, :, phase].argmax(axis=1), np.arange(32))
 
 
-def test_gabor_and_laplace_have_mean_0_and_length_1():
+def test_gabor_and_laplace_have_zero_mean_and_unit_norm():
     for name in ("gabor", "laplace"):
         kernels = make(name, (5, 7, 2, 40)).sum(axis=2).reshape(35, 40)
         np.testing.assert_allclose(kernels.mean(axis=0), 0, atol=1e-12)
@@ -206,7 +206,7 @@ def test_pca_agrees_with_scikit_learn(shape):
 
 @pytest.mark.parametrize("name", ["patches", "kmeans"])
 @pytest.mark.parametrize("shape", [(3, 3, 2, 20), (1, 1, 3, 5), (1, 1, 1, 2)])
-def test_patches_and_centers_have_mean_0_and_length_1(name, shape):
+def test_patches_and_centers_have_zero_mean_and_unit_norm(name, shape):
     kernels = make(name, shape).reshape(-1, shape[3])
     np.testing.assert_allclose((kernels**2).sum(axis=0), 1)
     if len(kernels) > 1:
@@ -218,7 +218,7 @@ def test_kmeans_finds_clusters():
     centers = rng.standard_normal((5, 36))
     centers -= centers.mean(axis=1, keepdims=True)
     centers /= np.linalg.norm(centers, axis=1, keepdims=True)
-    lengths = rng.choice([0.1, 1.0, 10.0], (2000, 1))  # which spherical k-means ignores
+    lengths = rng.choice([0.1, 1.0, 10.0], (2000, 1))  # Spherical k-means ignores the norms.
     sample = lengths * (centers[rng.randint(5, size=2000)] + 0.02 * rng.standard_normal((2000, 36)))
     kernels = KERNELS["kmeans"]((6, 6, 1, 5), rng, lambda: sample).reshape(36, 5)
     assert ((centers @ kernels).max(axis=1) > 0.99).all()
@@ -229,6 +229,6 @@ def test_kmeans_with_fewer_patches_than_kernels():
     images = np.random.default_rng(0).random((2, 5, 5))
     kernels = StridedConv2DTransformer(40, kernels="kmeans", random_state=0).fit(images).kernels_
     assert 10 < len(np.unique(kernels.reshape(9, 40), axis=1).T) <= 18
-    images = np.tile(images[:1], (10, 1, 1))  # many patches, but only 9 different ones
+    images = np.tile(images[:1], (10, 1, 1))  # There are many patches, but only 9 distinct ones.
     kernels = StridedConv2DTransformer(40, kernels="kmeans", random_state=0).fit(images).kernels_
     assert np.isfinite(kernels).all()

@@ -1,4 +1,4 @@
-"""Shapes and cost that are told before anything is computed are those that come."""
+"""`output_size` returns the shape and the cost of the actual result."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def test_the_shape_comes_from_the_argument_or_fit_or_the_parameter():
     assert transformer.output_size().maps == (7, 3, 64)
 
 
-def test_nothing_is_told_of_an_unknown_shape():
+def test_an_unknown_shape_raises_an_error():
     with pytest.raises(ValueError, match=r"not known before fit; pass it, as in output_size\(\("):
         StridedConv2DTransformer().output_size()
     for name in ("maps_shape_", "n_features_out_", "multiply_adds_"):
@@ -93,14 +93,15 @@ def test_what_was_fitted_does_not_change_with_parameters():
     transformer.set_params(n_kernels=50, kernel_size=5)
     assert transformer.n_features_out_ == transformer.transform(images).shape[1]
     transformer.set_params(stride=2, pooling=None)
-    assert transformer.transform(images).shape == (5, 4 * 4 * 6)  # read when it is used
+    # Parameters are read when they are used.
+    assert transformer.transform(images).shape == (5, 4 * 4 * 6)
     assert transformer.maps_shape_ == (8, 8, 6)
     assert transformer.n_features_out_ == 24
     assert transformer.multiply_adds_ == 8 * 8 * 3 * 3 * 3 * 6
 
 
 @pytest.mark.parametrize("bad", [{"stride": 0}, {"padding": "valid", "dilation": 9}, {"bias": "x"}])
-def test_a_fitted_transformer_is_shown_whatever_its_parameters_became(bad):
+def test_html_with_invalid_parameters_after_fit(bad):
     transformer = StridedConv2DTransformer(6, random_state=0).fit(np.ones((5, 8, 8)))
     transformer.set_params(**bad)
     pipeline = make_pipeline(transformer, StandardScaler())

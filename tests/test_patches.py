@@ -1,4 +1,4 @@
-"""Sampling, normalizing and whitening patches, against loops and explicit steps."""
+"""Sampling, normalizing and whitening of patches agree with loops and with separate steps."""
 
 import time
 
@@ -63,7 +63,7 @@ def test_a_sample_is_different_windows_from_everywhere():
     assert len(np.unique(patches[:, 0])) == 600
     known = {tuple(window) for window in all_windows(images, (3, 2), (1, 1))}
     assert {tuple(patch) for patch in patches} <= known
-    for part in np.array_split(patches[:, 0], 3):  # in random order: first ones are no better
+    for part in np.array_split(patches[:, 0], 3):  # in random order, every part is representative
         assert 0.4 < part.mean() / images.mean() < 1.6
         assert len(np.unique(part // 120)) > 25
     assert not np.array_equal(patches, sample(images, 600, seed=1))
@@ -82,7 +82,7 @@ def test_images_smaller_than_the_kernel_give_windows_over_their_border(mode):
     images = RNG.random((3, 2, 5, 2)) + 1
     patches = sample(images, kernel_size=(4, 3), padding=(1, 3), padding_mode=mode)
     padded = [oracle.pad(image, (1, 0), mode, (4, 3), (1, 1)) for image in images]
-    expected = all_windows(np.array(padded), (4, 3), (1, 1))  # columns: inside, where they fit
+    expected = all_windows(np.array(padded), (4, 3), (1, 1))  # Columns fit, and are not padded.
     np.testing.assert_array_equal(sorted(map(tuple, patches)), sorted(map(tuple, expected)))
 
 
@@ -108,7 +108,7 @@ def test_whitened_training_patches_have_unit_covariance_to_the_regularization(no
 
 
 def test_hardly_any_regularization():
-    patches = np.repeat(RNG.random((200, 1)), 8, axis=1)  # one direction only
+    patches = np.repeat(RNG.random((200, 1)), 8, axis=1)  # There is only one direction.
     matrix = learn_preprocessing(patches, False, 1e-20).whitening.matrix
     assert np.isfinite(matrix).all()
 
@@ -146,7 +146,7 @@ def test_fewer_patches_than_weights():
 def test_features_agree_with_explicit_steps(
     case, normalize, whiten, pooling, block_bytes, n_jobs, bias
 ):
-    """Folding changes nothing: normalize, whiten, convolve, in loops and one after the other."""
+    """Folded kernels agree with loops that normalize, whiten and convolve separately."""
     images, _, options = case
     del options["groups"], options["bias"]
     kernels = np.random.default_rng(0).standard_normal((3, 2, images.shape[3], 2))
@@ -180,7 +180,7 @@ def test_features_agree_with_explicit_steps(
         matrix = directions.dot(np.diag(variances**-0.5)).dot(directions.T)
     responses = oracle.preprocessed_responses(images, kernels, eps, mean, matrix, **options)
     expected = oracle.features(responses, [bias] * 2, "split", pooling, (2, 2))
-    gain = 0 if matrix is None else np.linalg.norm(matrix, 2)  # of rounding, by whitening
+    gain = 0 if matrix is None else np.linalg.norm(matrix, 2)  # of rounding errors
     scale = max(1.0, np.abs(expected).max(), gain / 100)
     tolerance = 2e-4 if features.dtype == np.float32 else 1e-8
     np.testing.assert_allclose(features, expected, rtol=0, atol=tolerance * scale)
@@ -228,7 +228,7 @@ def test_images_without_any_variance():
 
 
 @pytest.mark.parametrize(("dtype", "factor"), [("f4", 1e30), ("f4", 1e-25), ("f8", 1e200)])
-def test_numbers_that_cannot_be_squared_say_so(dtype, factor):
+def test_variances_outside_the_range_of_the_dtype(dtype, factor):
     images = (IMAGES * factor).astype(dtype)
     with pytest.raises(ValueError, match=r"can be computed in float.*divide the images by"):
         StridedConv2DTransformer(normalize_patches=True).fit(images)
@@ -248,7 +248,7 @@ def test_a_large_offset_costs_no_precision():
 
 @pytest.mark.parametrize("kernels", ["pca", "gaussian"])
 def test_the_order_of_the_training_images_changes_nothing_but_the_sample(kernels):
-    """With all windows in the sample, there is nothing to change."""
+    """If the sample has all windows, the order does not matter."""
     transformer = StridedConv2DTransformer(
         4, kernels=kernels, normalize_patches=True, whiten=True, bias=-0.1, random_state=0
     )
@@ -267,7 +267,7 @@ def test_nearly_constant_patches_make_no_kernels():
     np.testing.assert_allclose(lengths, 1)
 
 
-def test_what_initializers_get():
+def test_patches_passed_to_initializers():
     parameters = check_window_parameters("test", 1, "same", "edge", 1)
     patches = TrainingPatches(
         images=ArrayImages(IMAGES, IMAGES.shape[1:]),
@@ -279,7 +279,7 @@ def test_what_initializers_get():
         rng=np.random.RandomState(0),
     )
     varied = len(patches())
-    assert 450 < varied < 500  # those of the darkest images are nearly constant
+    assert 450 < varied < 500  # Patches of the darkest images are left out.
     assert patches().dtype == np.float32
     chosen = patches(100)
     assert len(np.unique(chosen, axis=0)) == 100
@@ -289,7 +289,7 @@ def test_what_initializers_get():
 
 
 def test_quantiles_are_spread_evenly():
-    """A kernel's step is active in the fraction of windows above its level."""
+    """The fraction of windows in which "step" is 1 is 1 minus the level of the kernel."""
     images = RNG.random((60, 14, 14))
     transformer = StridedConv2DTransformer(
         21,
@@ -306,7 +306,7 @@ def test_quantiles_are_spread_evenly():
     assert transformer.bias_.shape == (21,)
 
 
-def test_no_patches_are_drawn_unless_somebody_asks():
+def test_patches_are_drawn_only_if_needed():
     one, other = (
         StridedConv2DTransformer(4, n_patches=n, random_state=0).fit(IMAGES) for n in (1, 100)
     )

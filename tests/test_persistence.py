@@ -1,4 +1,4 @@
-"""Fitted estimators in files: read by another process, and by later versions."""
+"""Fitted estimators in files can be read by other processes and by later versions."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ for path in map(Path, sys.argv[1:]):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Written here, and read by another process, which writes the features."""
+    """Write estimators to files; another process reads them and writes their features."""
     folder = tmp_path_factory.mktemp("fitted")
     paths = [folder / f"fitted{suffix}" for suffix in SUFFIXES]
     for path in paths:
@@ -65,7 +65,7 @@ def test_a_classifier_goes_on_where_it_was(suffix, name, files):
 
 
 @pytest.mark.parametrize("name", [*golden.ESTIMATORS, *golden.ROWS])
-def test_skops_has_nothing_to_trust_but_our_own_types(name):
+def test_skops_needs_to_trust_only_the_estimator(name):
     file = skops.io.dumps(golden.fitted()[name])
     trusted = golden.TRUSTED[:1] if name in golden.ROWS else golden.TRUSTED[1:]
     assert skops.io.get_untrusted_types(data=file) == trusted

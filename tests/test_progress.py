@@ -1,4 +1,4 @@
-"""`verbose` prints how many images are done, for images in memory and stored ones alike."""
+"""`verbose` prints the number of finished images, for images in memory and in files."""
 
 import re
 import threading
@@ -27,7 +27,7 @@ def test_the_time_left_is_that_of_the_other_images(capsys, monkeypatch):
     progress = Progress(SimpleNamespace(verbose=1), 60)
     for _ in range(4):
         progress.advance(15)
-    first, last = lines(capsys)  # at most one line in a second, and one at the end
+    first, last = lines(capsys)  # at most one line per second, and one at the end
     assert first == "[SimpleNamespace]: Done 30 out of 60 images | elapsed: 3.0s remaining: 3.0s"
     assert last.endswith("Done 60 out of 60 images | elapsed: 9.0s remaining: 0.0s")
 
@@ -74,7 +74,7 @@ def test_transform_reports_images(options, n_jobs, n_images, capsys, monkeypatch
 
 
 def test_verbose_does_not_change_the_scheduling(monkeypatch):
-    """joblib is called in the same way, once in each thread."""
+    """joblib is called in the same way, with one task per thread."""
     monkeypatch.setattr(numpy_engine, "MIN_MULTIPLICATIONS", 0)
     monkeypatch.setattr(numpy_engine, "BLOCK_BYTES", 2**14)
     seen = {}

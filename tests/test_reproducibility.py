@@ -16,9 +16,9 @@ kernel_names = pytest.mark.parametrize("name", KERNELS)
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_openmp_thread():
-    """For k-means: several cost more than they give here, and hang where a fork has cut them off.
+    """Limit OpenMP to one thread, which is faster for k-means on these small arrays.
 
-    That is scikit-learn's, or that of the OpenMP it comes with.
+    With several threads, the OpenMP library of scikit-learn may hang in a forked process.
     """
     with threadpool_limits(1, user_api="openmp"):
         yield

@@ -1,4 +1,4 @@
-"""`StreamingRidgeClassifier` against scikit-learn's ridge classifiers and loops."""
+"""`StreamingRidgeClassifier` agrees with scikit-learn's ridge classifiers and with loops."""
 
 import copy
 import inspect
@@ -52,7 +52,7 @@ def standardized(classifier):
 @pytest.mark.parametrize("alphas", [3.0, ALPHAS, np.array([5]), (0.5, 50)])
 @pytest.mark.parametrize("n_classes", [2, 3, 7])
 @sizes
-def test_it_is_ridge_classification_of_standardized_features(size, n_classes, alphas):
+def test_agrees_with_ridge_classifier_on_standardized_features(size, n_classes, alphas):
     X, y = data(*size, n_classes)
     model = StreamingRidgeClassifier(alphas).fit(X, y)
     several = np.size(alphas) > 1
@@ -150,7 +150,7 @@ def test_leave_one_out_errors_are_those_of_fits_without_the_row():
     assert model.best_score_ == pytest.approx(-min(means))
 
 
-def test_of_many_rows_a_sample_chooses(monkeypatch):
+def test_a_sample_of_many_rows_chooses_alpha(monkeypatch):
     monkeypatch.setattr(moments, "N_KEPT", 200)
     X, y = data(3000, 10)
     model = StreamingRidgeClassifier(ALPHAS).fit(X, y)
@@ -160,7 +160,7 @@ def test_of_many_rows_a_sample_chooses(monkeypatch):
     )
     rows = [np.flatnonzero((row == X).all(axis=1))[0] for row in model.sums_.kept_rows]
     assert len(set(rows)) == 200
-    for part in range(6):  # from everywhere, and of every class
+    for part in range(6):  # The sample has rows from everywhere and of every class.
         assert 15 < sum(part * 500 <= row < part * 500 + 500 for row in rows) < 60
     assert np.bincount(y[rows]).min() > 45
     np.testing.assert_array_equal(y[rows], model.sums_.kept_labels)
@@ -169,7 +169,7 @@ def test_of_many_rows_a_sample_chooses(monkeypatch):
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 @sizes
 def test_an_offset_of_10_000_costs_no_accuracy(size, dtype):
-    offset = 2.0**13  # adding it rounds float32 a little, and nothing more
+    offset = 2.0**13  # Adding a power of 2 rounds float32 only a little.
     X, y = data(*size, offset=offset, dtype=dtype)
     plain = X.astype("f8") - offset
     model = StreamingRidgeClassifier(ALPHAS).fit(X, y)
@@ -220,7 +220,7 @@ def test_features_of_any_dtype(dtype):
 def test_labels_that_are_strings_in_any_order():
     X, y = data(300, 20)
     names = np.array(["ant", "bee", "wasp"])[y]
-    order = np.argsort(y, kind="stable")  # one class after the other
+    order = np.argsort(y, kind="stable")  # sorted by class
     model = StreamingRidgeClassifier(10)
     for part in np.array_split(order, 7):
         model.partial_fit(X[part], names[part])
@@ -244,8 +244,12 @@ def test_all_classes_are_given_in_the_first_call():
 
 BAD_BATCHES = {
     "a new class": ([5], {}, r"classes \[5\], which are not among \[0 1 2\]"),
-    "other classes": ([1], {"classes": [0, 1]}, r"classes=\[0 1\] are not those of earlier rows"),
-    "strings": (["a"], {}, "labels like 'a', but 0 is a class"),
+    "other classes": (
+        [1],
+        {"classes": [0, 1]},
+        r"classes=\[0 1\] differ from the classes of earlier rows",
+    ),
+    "strings": (["a"], {}, "y has the label 'a', and 0 is a known class"),
     "fractions": ([0.5], {}, "continuous"),
     "two labels": ([1, 2], {}, "inconsistent numbers of samples"),
 }
@@ -317,7 +321,7 @@ def test_other_alphas_are_chosen_without_the_rows():
         lambda: model.partial_fit(X, y),
         lambda: StreamingRidgeClassifier().fit(X, y).merge(model),
     ):
-        with pytest.raises(ValueError, match=r"has lost its sums_.* fit again"):
+        with pytest.raises(ValueError, match=r"sums_ of this model were deleted.* fit again"):
             attempt()
 
 
@@ -339,19 +343,19 @@ def test_what_cannot_be_merged():
         StreamingRidgeClassifier().merge(model)
     with pytest.raises(TypeError, match="'other' parameter of merge must be a fitted"):
         model.merge(RidgeClassifier().fit(X, y))
-    with pytest.raises(ValueError, match="5 and 4 features can't be merged"):
+    with pytest.raises(ValueError, match="cannot be merged: they have 5 and 4 features"):
         model.merge(StreamingRidgeClassifier().fit(X[:, :4], y))
     strings = StreamingRidgeClassifier().fit(X, np.array(["a", "b", "c"])[y])
-    with pytest.raises(ValueError, match="labels like 'a', but 0 is a class"):
+    with pytest.raises(ValueError, match="y has the label 'a', and 0 is a known class"):
         model.merge(strings)
     named = StreamingRidgeClassifier().fit(pd.DataFrame(X, columns=list("abcde")), y)
-    with pytest.raises(ValueError, match="other names"):
+    with pytest.raises(ValueError, match="different feature names"):
         model.merge(named)
 
 
 def test_one_class_is_not_enough_for_an_answer():
     X, y = data(50, 5)
-    with pytest.raises(ValueError, match="at least 2 classes, but y has 1 class so far, 0"):
+    with pytest.raises(ValueError, match="at least 2 classes, but y has 1 class so far: 0"):
         StreamingRidgeClassifier().fit(X, np.zeros(50, int))
     model = StreamingRidgeClassifier().partial_fit(X[y == 0], y[y == 0])
     with pytest.raises(ValueError, match="at least 2 classes"):
@@ -360,7 +364,7 @@ def test_one_class_is_not_enough_for_an_answer():
     np.testing.assert_array_equal(model.predict(X), StreamingRidgeClassifier().fit(X, y).predict(X))
 
 
-def test_a_regularization_that_is_too_small_says_so():
+def test_alpha_that_is_too_small_raises_an_error():
     X, y = data(3000, 5)
     X = np.column_stack([X, X])
     for rows in (slice(5), slice(3000)):
@@ -405,7 +409,7 @@ def test_half_added_sums_are_never_used(monkeypatch):
     assert model.fit(X, y).score(X, y) > 0.45
 
 
-def test_too_many_features_for_the_memory_say_so(monkeypatch):
+def test_memory_error_names_the_number_of_features(monkeypatch):
     model = StreamingRidgeClassifier()
     real = np.zeros
 
@@ -415,7 +419,7 @@ def test_too_many_features_for_the_memory_say_so(monkeypatch):
         return real(shape, *args, **kwargs)
 
     monkeypatch.setattr(moments.np, "zeros", full)
-    with pytest.raises(MemoryError, match="1 TiB, which are the products of 20 features; use"):
+    with pytest.raises(MemoryError, match=r"1 TiB; this is .* of 20 features\. Use"):
         model.fit(*data(300, 20))
 
 
@@ -565,7 +569,7 @@ def test_files_name_only_the_estimator(size):
 
 @pytest.fixture
 def blocked():
-    """Return a function that waits until ``release`` is set, and sets ``entered`` before."""
+    """Return a function that sets ``entered``, and then waits until ``release`` is set."""
 
     class Blocked:
         def __init__(self):
@@ -763,7 +767,7 @@ def test_while_a_model_is_being_solved(code):
         capture_output=True,
         text=True,
         timeout=100,
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # quick on a busy machine, too
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # fast even on a busy machine
     )
     assert done.returncode == 0, done.stderr
 
@@ -794,7 +798,7 @@ ACTIONS = {
     ],
 )
 def test_a_signal_handler_in_the_middle_of_a_solve(size, interrupted, act, monkeypatch):
-    """Handlers run in the thread that solves, between two steps of Python."""
+    """A signal handler runs in the solving thread, between two instructions of Python."""
     X, y = data(*SIZES[size])
     expected = StreamingRidgeClassifier(ALPHAS).partial_fit(X, y)
     act(expected, X, y)

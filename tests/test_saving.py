@@ -1,4 +1,4 @@
-"""Features on a disk: the file is whole, or not there."""
+"""`save_batches` writes complete files, or no files at all."""
 
 import errno
 import os
@@ -52,9 +52,13 @@ def test_batches_of_a_transformer_in_another_memory_order(tmp_path):
     ("batches", "error", "message"),
     [
         ([], ValueError, "no batches"),
-        ([(slice(3, 10), ROWS[3:])], ValueError, "0 rows were written, then came 7 as slice"),
+        (
+            [(slice(3, 10), ROWS[3:])],
+            ValueError,
+            "0 rows were written, but the next batch has 7 rows",
+        ),
         ([(slice(0, 5), ROWS[:5]), (slice(6, 10), ROWS[6:])], ValueError, "5 rows were written"),
-        ([(slice(0, 5), ROWS)], ValueError, "then came 10 as"),
+        ([(slice(0, 5), ROWS)], ValueError, "next batch has 10 rows"),
         (
             [(slice(0, 5), ROWS[:5]), (slice(5, 9), ROWS[5:9, :3])],
             ValueError,
@@ -64,7 +68,7 @@ def test_batches_of_a_transformer_in_another_memory_order(tmp_path):
         (in_batches(ROWS, 3, last=6), KeyboardInterrupt, None),
     ],
 )
-def test_nothing_is_left_where_batches_go_wrong(tmp_path, batches, error, message):
+def test_no_file_is_left_after_invalid_batches(tmp_path, batches, error, message):
     path = tmp_path / "features.npy"
     path.write_text("an older file")
     with pytest.raises(error, match=message):
@@ -80,7 +84,7 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of Unix")
 def test_a_file_that_may_not_grow(tmp_path):
-    """A limit on the size of files is the full disk that needs no rights."""
+    """A limit on the size of files simulates a full disk, and needs no privileges."""
     code = f"""
 import os, resource, signal
 import numpy as np

@@ -1,4 +1,4 @@
-"""Grid searches in processes: threads, results, transformers that ask for threads of their own."""
+"""Grid searches in several processes: the number of threads in each process, and the results."""
 
 import os
 
@@ -22,7 +22,7 @@ GRID = {
 
 
 def note_threads(X, path):
-    """Return X, and note this process and the number of threads of its BLAS libraries."""
+    """Return X; record the id of this process and the number of threads of its BLAS libraries."""
     counts = [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
     with open(path, "a") as file:
         file.write(f"{os.getpid()} {max(counts)}\n")

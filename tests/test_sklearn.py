@@ -1,4 +1,4 @@
-"""scikit-learn's own checks, and the estimator inside its tools."""
+"""scikit-learn's checks of estimators, and the transformer inside scikit-learn's tools."""
 
 import pickle
 import warnings
@@ -77,7 +77,7 @@ def test_battery(options):
                 n_run += 1
             except SkipTest:
                 skipped.append(getattr(check, "func", check).__name__)
-    assert set(skipped) <= {"check_array_api_input"}  # runs with SCIPY_ARRAY_API=1 only
+    assert set(skipped) <= {"check_array_api_input"}  # This check runs only with SCIPY_ARRAY_API=1.
     assert n_run >= 45
 
 
@@ -246,7 +246,7 @@ def test_cached_pipeline(digits, tmp_path):
     expected = model.decision_function(images)
     assert len(N_MADE) == 1
     np.testing.assert_array_equal(model.fit(images, y).decision_function(images), expected)
-    assert len(N_MADE) == 1  # from the cache
+    assert len(N_MADE) == 1  # The second result is from the cache.
 
 
 def test_html(digits):
@@ -285,7 +285,7 @@ def test_tables_give_names(frame, digits):
 @pytest.mark.parametrize("container", ["pandas", "polars"])
 def test_images_do_not_fit_into_a_table(container, digits):
     transformer = StridedConv2DTransformer(flatten=False).set_output(transform=container)
-    with pytest.raises(ValueError, match=r"flatten=False .* set_output\(transform='default'\)"):
+    with pytest.raises(ValueError, match=r"flatten=False.* set_output\(transform='default'\)"):
         transformer.fit_transform(digits[0])
     with sklearn.config_context(transform_output=container):
         maps = transformer.set_output(transform="default").fit_transform(digits[0])

@@ -1,4 +1,4 @@
-"""The copies that the engine multiplies, number by number against the windows of a padded image."""
+"""The copies that the engine multiplies agree with the windows of a padded image."""
 
 import numpy as np
 import oracle
@@ -15,7 +15,7 @@ from sklearn_conv._engine.threads import Workspace
 
 @st.composite
 def blocks(draw):
-    """Windows of a block, and all that they see, (rows, columns, b, kh, kw, c)."""
+    """Draw the windows of a block, and their pixels, (rows, columns, b, kh, kw, c)."""
     pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
     size, stride, dilation = draw(pair), draw(pair), draw(pair)
     mode = draw(st.sampled_from(sorted(PADDING_MODES)))
@@ -50,7 +50,7 @@ def blocks(draw):
 
 
 def matrix(windows, seen, constants):
-    """The windows as the columns of a matrix, a row of weights after the other, with constants."""
+    """Return a matrix whose columns are the windows; constants follow each row of weights."""
     oh, ow, b, kh, kw, c = seen.shape
     lines = seen.reshape(oh, ow, b, kh, kw * c)
     more = [np.broadcast_to(np.reshape(x, (1, 1, -1, 1, 1)), (oh, ow, b, kh, 1)) for x in constants]
@@ -104,7 +104,7 @@ def test_normalized_patches():
     patches = np.random.default_rng(0).standard_normal((6, 5)) + 1000
     expected = np.array([oracle.normalized(patch, 0.3) for patch in patches.T]).T
     staging.normalize_patches(patches, 0.3)
-    # The kernels have zero mean, so that windows are right up to a constant.
+    # The kernels have zero mean, so windows may differ by a constant.
     np.testing.assert_allclose(patches - patches.mean(axis=0), expected, atol=1e-12)
     constant = np.full((6, 2), 7.0)
     staging.normalize_patches(constant, 0.3)

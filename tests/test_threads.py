@@ -1,4 +1,4 @@
-"""Tasks that are shared between threads."""
+"""Tasks that are distributed over threads."""
 
 import threading
 

@@ -38,7 +38,7 @@ def test_features_are_the_convolution_activated_and_pooled(images, activation, p
 
 
 def test_names_say_where_each_feature_is(images):
-    """Each name is taken apart, and its feature computed from the response of that kernel."""
+    """The feature of each name is computed again from the kernel, pooling and cell in the name."""
     transformer = StridedConv2DTransformer(
         4, activation="split", pooling=["mean", "max"], pool_grid=(2, 3), random_state=0
     )
@@ -83,7 +83,7 @@ def test_the_number_of_features_does_not_depend_on_the_size_of_the_images(shape)
 
 
 def test_split_has_the_same_threshold_on_both_sides():
-    """Features of an image and of its negative are those of the other side."""
+    """In the features of the negative of an image, the two sides are exchanged."""
     images = np.random.default_rng(0).standard_normal((3, 8, 8))
     transformer = StridedConv2DTransformer(
         5, bias=-0.3, activation="split", flatten=False, random_state=0
@@ -94,7 +94,7 @@ def test_split_has_the_same_threshold_on_both_sides():
 
 
 def test_two_sides_of_a_split_with_an_offset():
-    """The offset belongs to the response: it changes its sign with it, and the bias does not."""
+    """On the second side, the offset changes its sign like the response, but the bias does not."""
     images = np.zeros((1, 4, 4))
     transformer = StridedConv2DTransformer(2, bias=-0.5, activation="split", pool_grid=1)
     transformer.fit(images)
@@ -143,7 +143,7 @@ def test_transform_changes_nothing_on_the_estimator(images):
         np.testing.assert_array_equal(vars(transformer)[name], value)
 
 
-def test_random_state_is_the_only_chance(images):
+def test_only_random_state_changes_the_kernels(images):
     def kernels(random_state):
         return StridedConv2DTransformer(random_state=random_state).fit(images).kernels_
 

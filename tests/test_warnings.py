@@ -1,4 +1,4 @@
-"""Warnings point to the user's line, however scikit-learn wraps the call."""
+"""Warnings point to the line of the user, although scikit-learn wraps the call."""
 
 import warnings
 

@@ -1,4 +1,7 @@
-"""Activations: what is done to the responses of the kernels before they are pooled. NumPy only."""
+"""Activations: functions of the responses of the kernels, applied before pooling.
+
+This module imports only NumPy.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,15 @@ from typing import NamedTuple
 import numpy as np
 
 Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""``function(values, out) -> out``, element by element, (..., k); ``out`` may be ``values``."""
+"""``function(values, out)`` writes its result for each element of ``values``, (..., k), to ``out``
+and returns ``out``, which may be ``values``."""
 
 ZEROS = np.zeros(2**14, np.float32)
-"""16,384 zeros in float32; viewed as float64, 8,192 zeros."""
+"""16,384 zeros in float32, which are 8,192 zeros if viewed as float64."""
 
 
 class Side(NamedTuple):
-    """One feature per kernel: ``function(sign * z + b)`` of response z and bias b."""
+    """One feature for each kernel: ``function(sign * z + b)`` of the response z and the bias b."""
 
     sign: int
     function: Function
@@ -31,8 +35,8 @@ def identity(values: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 def relu(values: np.ndarray, out: np.ndarray) -> np.ndarray:
     """Return max(value, 0)."""
-    # NumPy's maximum of an array and a single zero takes several times as long as that of two
-    # arrays, and many short rows take longer than a few long ones.
+    # In NumPy, the maximum of an array and a single zero takes several times as long as the maximum
+    # of two arrays, and many short rows take longer than a few long rows.
     if not (values.flags.c_contiguous and out.flags.c_contiguous):
         return np.maximum(values, np.zeros(values.shape[-1], values.dtype), out=out)
     zeros = ZEROS.view(values.dtype)
@@ -55,7 +59,7 @@ def square(values: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 
 def step(values: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Return 1 where value > 0, else 0; its mean is ROCKET's proportion of positive values."""
+    """Return 1 where value > 0, else 0. The mean is the proportion of positive values in ROCKET."""
     return np.greater(values, 0, out=out)
 
 
@@ -67,11 +71,11 @@ ACTIVATIONS: dict[str, dict[str, Side]] = {
     "square": {"": Side(1, square)},
     "step": {"": Side(1, step)},
 }
-"""Name -> its sides, each with a suffix for the names of its features."""
+"""Map from the name of an activation to its sides, each with a suffix for the feature names."""
 
 
 def activation_sides(activation: str | Callable[[np.ndarray], np.ndarray]) -> Mapping[str, Side]:
-    """Return the sides of a named activation, or a single side for the user's function."""
+    """Return the sides of a named activation, or a single side for a user-defined function."""
     if isinstance(activation, str):
         return ACTIVATIONS[activation]
     return {"": Side(1, partial(_call, activation))}
@@ -80,31 +84,31 @@ def activation_sides(activation: str | Callable[[np.ndarray], np.ndarray]) -> Ma
 def activate(side: Side, shifted: np.ndarray, bias: np.ndarray, out: np.ndarray) -> np.ndarray:
     """Compute one side of the activation from ``shifted = z + b``, (..., k); return ``out``.
 
-    ``out`` may be ``shifted``, which is overwritten then.
+    ``out`` may be ``shifted``, which is then overwritten.
     """
     if side.sign > 0:
         return side.function(shifted, out)
-    return side.function(np.subtract(2 * bias, shifted, out=out), out)  # of -z + b
+    return side.function(np.subtract(2 * bias, shifted, out=out), out)  # 2b - (z + b) = -z + b
 
 
 def _call(
     function: Callable[[np.ndarray], np.ndarray], values: np.ndarray, out: np.ndarray
 ) -> np.ndarray:
-    """Call the user's function with values as (positions, k), and check what it returns."""
+    """Call a user-defined function with values of shape (positions, k), and check its result."""
     rows = values.reshape(-1, values.shape[-1])
     result = np.asarray(function(rows))
     if result.shape != rows.shape or result.dtype.kind not in "biuf":
         raise ValueError(
-            "The 'activation' parameter must be a function that gives a real number for every "
-            f"response: {function!r} returned an array of shape {result.shape} and dtype "
-            f"{result.dtype} for one of shape {rows.shape} and dtype {rows.dtype}. "
+            "The 'activation' parameter must be a function that returns a real number for every "
+            f"response, but {function!r} returned an array of shape {result.shape} and dtype "
+            f"{result.dtype} for an array of shape {rows.shape} and dtype {rows.dtype}. "
             "Use NumPy functions that work on every element."
         )
     if not np.isfinite(result).all():
         raise ValueError(
-            f"The 'activation' parameter must give finite numbers: {function!r} returned NaN or "
-            "infinity for finite responses. Use a function that is defined for every real number, "
-            "also for negative ones."
+            "The 'activation' parameter must be a function that returns finite numbers, but "
+            f"{function!r} returned NaN or infinity. Use a function that is defined for every real "
+            "number, including negative numbers."
         )
     out[...] = result.reshape(out.shape)
     return out

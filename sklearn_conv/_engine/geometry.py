@@ -1,9 +1,9 @@
-"""Where the windows of a convolution lie. NumPy only.
+"""Positions of the windows of a convolution. This module imports only NumPy.
 
-Everything about windows is separable: rows and columns follow the same rules, so `Windows` answers
-every question for one axis, and `Geometry` holds the two. Along an axis, weight ``j`` of window
-``i`` sees pixel ``i * stride + j * dilation`` of the padded image. A padded image is never built:
-padding is an index, which pixel of the image stands at each place of the padded axis.
+Windows are separable: rows and columns follow the same rules. `Windows` describes the windows along
+one axis, and `Geometry` holds one `Windows` for each axis. Along an axis, weight ``j`` of window
+``i`` is applied to pixel ``i * stride + j * dilation`` of the padded image. A padded image is never
+built: padding is an index array, with the pixel of the image at each place of the padded axis.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 OUTSIDE = -1
-"""Index of a row or column outside the image: zeros stand there."""
+"""Index of a padded row or column of zeros."""
 
 PADDING_MODES: dict[str, Callable[[np.ndarray, tuple[int, int]], np.ndarray]] = {
     "constant": partial(np.pad, mode="constant", constant_values=OUTSIDE),
@@ -25,14 +25,14 @@ PADDING_MODES: dict[str, Callable[[np.ndarray, tuple[int, int]], np.ndarray]] = 
     "symmetric": partial(np.pad, mode="symmetric"),
     "wrap": partial(np.pad, mode="wrap"),
 }
-"""Name -> how the indices ``0 ... length - 1`` of an axis continue before and after it."""
+"""Map from the name of a padding mode to a function that pads the indices of an axis."""
 
 Span = tuple[int, int]
-"""(start, stop) of windows along an axis."""
+"""(start, stop), the first window along an axis and the window after the last one."""
 
 
 class WindowParameters(NamedTuple):
-    """``stride``, ``padding``, ``padding_mode`` and ``dilation``, checked; pairs for both axes."""
+    """Checked ``stride``, ``padding``, ``padding_mode`` and ``dilation``, as (rows, columns)."""
 
     stride: tuple[int, int]
     padding: tuple[str | int, str | int]
@@ -41,39 +41,39 @@ class WindowParameters(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """The pixels that the windows of a span see along an axis, in the order in which to copy them.
+    """Pixels under the windows of a span along an axis, in the order in which they are copied.
 
-    In the copy, weight ``j`` of window ``i`` sees pixel ``i * stride + j * dilation``.
+    In the copy, weight ``j`` of window ``i`` is applied to pixel ``i * stride + j * dilation``.
     """
 
     n_pixels: int
     n_windows: int
     size: int
-    """weights of a window"""
+    """Number of weights of a window."""
     stride: int
     dilation: int
     inside: slice
-    """the pixels of the copy that come from the image ..."""
+    """Pixels of the copy between the first and the last pixel that is inside the image."""
     source: slice | np.ndarray
-    """... and where in the image they are"""
+    """Pixels of the image that are copied to ``inside``."""
     outside: np.ndarray | None
-    """mask of the pixels of the copy that are zeros, if any"""
+    """Mask of the pixels of the copy that are zeros; None if there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """The windows of a convolution along the rows, or along the columns, of an image."""
+    """The windows of a convolution along one axis of an image."""
 
     length: int
-    """pixels of the image"""
+    """Number of pixels of the image."""
     size: int
-    """weights of the kernel"""
+    """Number of weights of the kernel."""
     stride: int
     dilation: int
     n_before: int
-    """pixels of padding before the first pixel of the image"""
+    """Number of padded pixels before the first pixel of the image."""
     index: np.ndarray
-    """(padded length,): the pixel of the image at each place of the padded axis, or `OUTSIDE`"""
+    """(padded length,): the pixel of the image at each place of the padded axis, or `OUTSIDE`."""
 
     @classmethod
     def place(
@@ -88,8 +88,8 @@ class Windows:
     ) -> Self:
         """Place windows of ``size`` weights on ``length`` pixels.
 
-        "same" adds what ``ceil(length / stride)`` windows need, the smaller half first, as
-        TensorFlow, JAX and ONNX's SAME_UPPER do.
+        "same" adds as many pixels as ``ceil(length / stride)`` windows need. If their number is
+        odd, the smaller half is before the image, as in TensorFlow, JAX and ONNX's SAME_UPPER.
 
         Examples
         --------
@@ -116,12 +116,12 @@ class Windows:
 
     @property
     def span(self) -> int:
-        """Pixels from the first to the last weight of a window."""
+        """Number of pixels from the first to the last weight of a window."""
         return self.dilation * (self.size - 1) + 1
 
     @property
     def n_windows(self) -> int:
-        """Number of windows that fit the padded axis; below 1 if none does."""
+        """Number of windows that fit the padded axis; below 1 if none fits."""
         return (len(self.index) - self.span) // self.stride + 1
 
     @property
@@ -135,23 +135,26 @@ class Windows:
         return self.index[self.places]
 
     def center(self, window: float | np.ndarray) -> float | np.ndarray:
-        """Find the center of a window in pixels of the image; 0.5 is between windows 0 and 1."""
+        """Return the center of a window in pixels of the image.
+
+        ``window`` may be a fraction: 0.5 is halfway between windows 0 and 1.
+        """
         return window * self.stride + (self.span - 1) / 2 - self.n_before
 
     def sampled(self) -> Windows:
-        """Place windows at every pixel, inside the image if one fits there, else as here.
+        """Return the windows from which training patches are drawn, with a stride of 1.
 
-        Training patches are drawn from these windows.
+        If a window fits the image, all windows lie inside it. Otherwise the padding is kept.
         """
         if self.span <= self.length:
             return replace(self, stride=1, n_before=0, index=np.arange(self.length))
         return replace(self, stride=1)
 
     def reach(self, windows: Span) -> Reach:
-        """Find the pixels that the windows from start to stop see.
+        """Return the pixels under the windows of a span.
 
         If the gaps between windows exceed their overlap, each window is copied separately, so that
-        the size of the copy is bounded by the number of windows and not by their distance.
+        the size of the copy depends on the number of windows and not on their distance.
         """
         places = self._places(*windows)
         stride, dilation = self.stride, self.dilation
@@ -171,7 +174,7 @@ class Windows:
             stride=stride,
             dilation=dilation,
             inside=inside,
-            # Indexing with a slice copies nothing.
+            # A slice is preferred, because indexing with a slice copies nothing.
             source=slice(pixels[0], pixels[-1] + 1) if is_run else pixels,
             outside=index < 0 if len(in_image) < len(index) else None,
         )
@@ -189,19 +192,19 @@ class Geometry(NamedTuple):
 
     @property
     def kernel_size(self) -> tuple[int, int]:
-        """Rows and columns of a kernel."""
+        """Number of rows and columns of a kernel."""
         return self.rows.size, self.columns.size
 
     @property
     def output_shape(self) -> tuple[int, int]:
-        """Rows and columns of a map: how many windows fit."""
+        """Number of rows and columns of a map."""
         return self.rows.n_windows, self.columns.n_windows
 
 
 def place_windows(
     image: tuple[int, int], kernel_size: tuple[int, int], parameters: WindowParameters
 ) -> Geometry:
-    """Place the windows of kernels on images of that many rows and columns.
+    """Place the windows of a kernel on an image, given the rows and columns of both.
 
     Raises
     ------
@@ -228,14 +231,16 @@ def place_windows(
         raise ValueError(
             f"kernel_size={kernel_size}{covers if is_dilated else ''} does not fit the padded "
             f"image {tuple(len(windows.index) for windows in geometry)}; use padding='same' or a "
-            f"smaller kernel{' or dilation' if is_dilated else ''}. Images are (n, h, w, c): where "
-            "channels come first, images.transpose(0, 2, 3, 1) brings them last."
+            f"smaller kernel{' or dilation' if is_dilated else ''}. Images must have shape "
+            "(n, h, w, c): if their channels come first, use images.transpose(0, 2, 3, 1)."
         )
     return geometry
 
 
 def pool_cells(length: int, n_cells: int) -> list[Span]:
-    """Cut ``length`` windows into ``n_cells`` spans, never empty; they overlap if too many.
+    """Divide ``length`` windows into ``n_cells`` spans, which are never empty.
+
+    If there are more cells than windows, the spans overlap.
 
     Examples
     --------

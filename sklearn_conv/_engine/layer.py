@@ -1,4 +1,4 @@
-"""What an engine computes, as one record."""
+"""Description of the computation of an engine."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class Layer:
     """
 
     kernels: np.ndarray
-    """(kh, kw, c, k), in the dtype of the computation, as are offset and bias"""
+    """(kh, kw, c, k); kernels, offset and bias have the dtype of the computation."""
     offset: np.ndarray
     """(k,)"""
     bias: np.ndarray
     """(k,)"""
     geometry: Geometry
     sides: Mapping[str, Side]
-    """the activation: one feature per kernel for each side"""
+    """Activation; each side makes one feature for each kernel."""
     eps: float = 0.0
-    """0: windows are not normalized"""
+    """If 0, windows are not normalized."""
     poolings: Sequence[Pooling] | None = None
-    """None: maps are not pooled"""
+    """If None, maps are not pooled."""
     pool_grid: tuple[int, int] = (1, 1)
 
 
 def compute_dtype(dtype: np.dtype) -> np.dtype:
-    """Return float32 for float32 and for dtypes that are exact in it, else float64.
+    """Return float32 for all dtypes whose numbers are exact in float32, else float64.
 
     Examples
     --------

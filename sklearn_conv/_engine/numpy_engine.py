@@ -1,20 +1,20 @@
-"""The engine in NumPy: complete, and the reference for other engines.
+"""Engine in NumPy, which is the reference for other engines.
 
-It is the only module that multiplies whole batches of images with kernels. For a block of images
-and a rectangle of the map:
+This is the only module that multiplies whole batches of images by kernels. For each block of images
+and each rectangle of the map, it takes three steps:
 
-1. copy the pixels that its windows see, and gather their runs (``staging``); along the columns,
-   windows overlap in memory, so that the windows of a row of the map are a view;
-2. one matrix product for each row of the map, in one call of `numpy.matmul`;
-3. activate the responses in place, then pool them.
+1. Copy the pixels under the windows, and gather their runs (``staging``). Windows below each other
+   overlap in memory, so the windows of each row of the map are a view.
+2. Compute a matrix product for each row of the map, in one call of `numpy.matmul`.
+3. Activate the responses in place, and pool them.
 
 A block is small, so that windows and responses stay in the cache of the processor, and so that the
-memory in use does not grow with the images. Pooled cells are computed one at a time: the rectangle
-of a block never crosses the border of a cell, so that pooling reduces whole blocks.
+memory in use does not grow with the images. Cells are pooled one at a time: the rectangle of a
+block never crosses the border of a cell, so that pooling reduces whole blocks.
 
-Maps that are not pooled lie image by image. There, and where windows are normalized, whole windows
-are copied, and one product writes all responses of the block; those of maps go straight into the
-result.
+If maps are not pooled, or if windows are normalized, whole windows are copied, and one product
+computes all responses of the block. Maps that are not pooled are stored image by image, and the
+product writes their responses directly into the result.
 """
 
 from __future__ import annotations
@@ -48,16 +48,19 @@ BLOCK_BYTES = 6 * 2**20
 """Approximate size of the windows and the responses of a block, in each thread."""
 
 MIN_POSITIONS = 128
-"""A matrix product with fewer rows is slow; the rows are a row of the map times the images."""
+"""Number of rows below which a matrix product is slow. There is one row for each position in a row
+of the map and each image of the block."""
 
 MIN_MULTIPLICATIONS = 5 * 10**8
-"""With less work, further threads gain nothing: joblib takes about 10 ms to start and end them."""
+"""Number of multiplications below which several threads are not faster than one: joblib takes about
+10 ms to start and stop them."""
 
 MAX_PARTS = 16
-"""Parts of a cell that are kept before they are joined, so that their number is bounded."""
+"""Maximum number of parts of a cell that are kept before they are joined."""
 
 BLOCKS_PER_WORKER = 4
-"""With fewer blocks, threads would wait for the last one, and so share parts of blocks."""
+"""Number of blocks per thread below which blocks are divided, because threads that have no more
+blocks would wait for the last one."""
 
 Advance = Callable[[int | Fraction], None]
 """``advance(m)`` reports that m more images are done."""
@@ -70,24 +73,24 @@ class Block:
     images: np.ndarray
     """(b, h, w, c)"""
     center: np.ndarray | None
-    """(b,): subtracted from their pixels before the product, if anything is"""
+    """(b,): number to subtract from the pixels of each image before the product, or None."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockShape:
-    """How many images, and how many rows and columns of the map, fill a block."""
+    """Number of images, and of rows and columns of the map, in a block."""
 
     images: int
     rows: int
     columns: int
 
     def rectangles(self, rows: Span, columns: Span) -> list[tuple[Span, Span]]:
-        """Cut a rectangle of the map into rectangles of this shape."""
+        """Divide a rectangle of the map into rectangles of this shape."""
         return [*product(_cut(rows, self.rows), _cut(columns, self.columns))]
 
 
 class NumpyEngine:
-    """The interface is described in `sklearn_conv._engine`."""
+    """Engine with the interface that is described in `sklearn_conv._engine`."""
 
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
@@ -129,11 +132,11 @@ class NumpyEngine:
 
         def write(part: slice, rectangle: tuple[Span, Span]) -> None:
             maps = out[part, slice(*rectangle[0]), slice(*rectangle[1])]  # (b, r, c, sides, k)
-            # The responses are written to the place of the last side, which is computed in place.
+            # The responses are written to the memory of the last side, which is computed in place.
             responses = maps[:, :, :, -1]
             block = self._take(images, part)
-            # Maps lie image by image. With the images innermost, the responses would have to be
-            # transposed, which is one more pass over the whole result.
+            # Maps are stored image by image. With the images as the innermost axis, the responses
+            # would have to be transposed, which is another pass over the whole result.
             by_image = len(block.images) > 1 or responses.shape[2] < MIN_POSITIONS
             self._respond(block, rectangle, responses, by_image)
             *others, last = self._layer.sides.values()
@@ -176,7 +179,8 @@ class NumpyEngine:
         if workers == 1 or len(blocks) >= BLOCKS_PER_WORKER * workers:
             run(pool_block, [(part,) for part in blocks], workers)
             return
-        # Few blocks, perhaps of one large image: threads share bands of rows of its cells.
+        # There are few blocks, for example a block of a single large image. The threads compute
+        # bands of rows of its cells.
         n_bands = -(-BLOCKS_PER_WORKER * workers // (len(blocks) * len(cells)))
         bands = [
             (part, i, j, band)
@@ -221,7 +225,7 @@ class NumpyEngine:
             joined[:, 0], joined[:, 1] = join_plain_split(responses)
             return joined
         for i, side in enumerate(sides):
-            out = responses  # the last side may overwrite the responses
+            out = responses  # The last side may overwrite the responses.
             if i < len(sides) - 1:
                 out = self._workspace.empty("other side", responses.shape, responses.dtype)
             values = activate(side, responses, bias, out)
@@ -234,8 +238,8 @@ class NumpyEngine:
     ) -> None:
         """Write ``z + b`` at the windows of a rectangle.
 
-        ``out`` is (rows, columns, b) by k, ``by_image`` (b, rows, columns) by k; its leading axes
-        must be collapsible without a copy.
+        ``out`` has shape (rows * columns, b, k), or (b, rows, columns, k) if ``by_image``; its
+        leading axes must be collapsible without a copy.
         """
         windows = BlockWindows(
             images=block.images,
@@ -248,8 +252,8 @@ class NumpyEngine:
         if self._layer.eps:
             runs = copy_runs(windows, (), self._workspace)
             patches = copy_patches(runs, windows, self._workspace, n_constants=1)
-            # Dividing a window by its norm changes kh * kw * c numbers; dividing its responses
-            # would change n_kernels, which are usually more.
+            # To normalize a window, kh * kw * c numbers are divided. Dividing its responses instead
+            # would change n_kernels numbers, which are usually more.
             normalize_patches(patches[:-1], self._layer.eps)
             patches[-1] = 1
             _multiply(patches[np.newaxis], self._weights.normalized, out)
@@ -263,22 +267,23 @@ class NumpyEngine:
 
     def _take(self, images: np.ndarray, part: slice) -> Block:
         block = images[part]
-        has_center = not self._layer.eps  # normalized windows lose one of their pixels instead
+        has_center = not self._layer.eps  # `normalize_patches` subtracts a pixel instead.
         center = find_center(block, self._layer.kernels.dtype) if has_center else None
         return Block(images=block, center=center)
 
     def _count_workers(self, n_jobs: int | None, n_images: int) -> int:
-        """Count the threads that are worth starting."""
+        """Return the number of threads to use for ``n_images`` images."""
         n_windows = n_images * prod(self._layer.geometry.output_shape)
         is_worth = n_windows * self._layer.kernels.size >= MIN_MULTIPLICATIONS
         return count_threads(n_jobs) if is_worth else 1
 
     def _block_shape(self, n: int, rows: int, columns: int, min_positions: int) -> BlockShape:
-        """Choose how many images, rows and columns fill a block, out of so many.
+        """Choose the number of images, rows and columns in a block, given their total numbers.
 
-        First come all columns, then as many images as a product needs rows, then rows, then
-        images. But all images never make a single block: the memory of a thread's first block is
-        new to the process, which makes it slow, and a second block uses it again.
+        A block has as many columns as possible. Then images are added until a product has
+        ``min_positions`` rows, then rows of the map, and then further images. The images are not
+        all put into one block, because the first block of a thread is slow: its memory is new to
+        the process. Later blocks reuse this memory.
         """
         budget = min(BLOCK_BYTES, get_config()["working_memory"] * 2**20)
         positions = max(1, int(budget // self._position_bytes))
@@ -290,7 +295,7 @@ class NumpyEngine:
 
     @property
     def _position_bytes(self) -> int:
-        """Bytes of a window at most: its copies, its responses and one side of these."""
+        """Maximum number of bytes for a window: its copies, its responses and one more side."""
         kh, kw, c, k = self._layer.kernels.shape
         n_copies = 3 if self._layer.eps else 2
         n_numbers = n_copies * kh * kw * c + k * min(len(self._layer.sides), 2)
@@ -302,12 +307,12 @@ def _find_reach(geometry: Geometry, axis: int, windows: Span) -> Reach:
 
 
 def _multiply(patches: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
-    """Multiply a stack of windows, ``(m, d, positions), (d, k) -> (m * positions, k)``."""
+    """Multiply stacked windows by weights, ``(m, d, positions), (d, k) -> (m * positions, k)``."""
     out = out.reshape(len(patches), -1, matrix.shape[1])
     np.matmul(patches.transpose(0, 2, 1), matrix, out=out)
 
 
 def _cut(whole: Span, length: int) -> list[Span]:
-    """Cut a span into spans of that length; the last one may be shorter."""
+    """Divide a span into spans of that length; the last one may be shorter."""
     start, stop = whole
     return [(i, min(i + length, stop)) for i in range(start, stop, length)]

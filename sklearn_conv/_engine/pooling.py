@@ -1,4 +1,7 @@
-"""Pooling: how the activated responses in a cell become one number. NumPy only."""
+"""Pooling: reduce the activated responses in a cell to one number.
+
+This module imports only NumPy.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ import numpy as np
 
 
 class Pooling(NamedTuple):
-    """A reduction that can be done in parts: ``finish(join.reduce(responses), n_positions)``."""
+    """A reduction that can be computed in parts.
+
+    The result is ``finish(join.reduce(responses), n_positions)``.
+    """
 
     join: np.ufunc
     finish: Callable[[np.ndarray, int], np.ndarray]
@@ -24,14 +30,14 @@ POOLINGS: dict[str, Pooling] = {
     "mean": Pooling(np.add, np.divide),
     "sum": Pooling(np.add, _as_joined),
 }
-"""Name -> how the responses in a cell become one number per kernel."""
+"""Map from the name of a pooling to the reduction of the responses in a cell."""
 
 
 def join_positions(join: np.ufunc, values: np.ndarray) -> np.ndarray:
-    """Reduce over the positions, ``(positions, b, k) -> (b, k)``."""
+    """Reduce responses over the positions, ``(positions, b, k) -> (b, k)``."""
     if join is np.add:
-        # A product with ones is the fastest sum in NumPy. `numpy.dot` releases the GIL;
-        # `numpy.matmul` with a vector keeps other threads waiting.
+        # A product with ones is the fastest sum in NumPy. `numpy.dot` releases the GIL, but
+        # `numpy.matmul` with a vector does not, so other threads would wait.
         ones = np.ones(len(values), values.dtype)
         return np.dot(ones, values.reshape(len(values), -1)).reshape(values.shape[1:])
     return join.reduce(values, axis=0)
@@ -42,8 +48,9 @@ def join_plain_split(responses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     ``(positions, b, k) -> (b, k), (b, k)``
 
-    max(z, 0) is (abs(z) + z) / 2, so both sides share the sum of abs(z). Both sums add the same
-    numbers in the same order, so that a side that is never active is exactly 0.
+    max(z, 0) is (abs(z) + z) / 2, so the sum of abs(z) is used for both sides. The sums of z and
+    abs(z) are computed in the same order, so the result of a side that is never active is exactly
+    0.
     """
     total = join_positions(np.add, responses)
     absolute = join_positions(np.add, np.abs(responses, out=responses))
@@ -51,7 +58,7 @@ def join_plain_split(responses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def join_parts(joins: Sequence[np.ufunc], parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Join parts of a cell, each ``(poolings, sides, b, k)``."""
+    """Join the reduced parts of a cell, each ``(poolings, sides, b, k)``."""
     if len(parts) == 1:
         return parts[0]
     together = np.stack(parts)  # (parts, poolings, sides, b, k)

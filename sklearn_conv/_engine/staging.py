@@ -1,17 +1,17 @@
-"""Copy what the windows of a block see, so that a matrix product can read it.
+"""Copy the pixels under the windows of a block, so that a matrix product can read them.
 
-Three copies or views, from the pixels to the windows:
+There are three stages from the pixels to the windows:
 
-1. *pixels*: the part of the padded images that the windows see, cast to the dtype of the
-   computation;
-2. *runs*: for every row of pixels, the ``kw * c`` numbers that a row of weights sees at each column
-   of the map, and constants behind them;
-3. *patches*: whole windows. ``kh`` runs that lie one after the other are a window, so that this is
-   a view (`view_patches`) unless something has to be computed on whole windows (`copy_patches`).
+1. *pixels*: the part of the padded images under the windows, cast to the dtype of the computation;
+2. *runs*: for every row of pixels and every column of the map, the ``kw * c`` numbers under a row
+   of weights, followed by constants;
+3. *patches*: whole windows. A window consists of ``kh`` consecutive runs, so the patches are a view
+   of the runs (`view_patches`). They are copied (`copy_patches`) only if whole windows are needed.
 
-Two orders of axes occur. With the images innermost, copied pieces are as long as the block has
-images, whatever the stride and the width of the image, which is fast for small images. With
-``by_image``, the images are outermost: maps that are not pooled must be written image by image.
+The axes have one of two orders. By default, the images are the innermost axis. Each contiguous
+piece of a copy then has one number of each image of the block, whatever the stride and the width of
+the images, which is fast for small images. With ``by_image``, the images are the outermost axis,
+because maps that are not pooled must be written image by image.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ from sklearn_conv._engine.geometry import Reach
 from sklearn_conv._engine.threads import Workspace
 
 OFFSET_TO_RANGE = 16
-"""An offset is subtracted if it exceeds the range of the pixels this many times."""
+"""Ratio of an offset to the range of the pixels above which the offset is subtracted."""
 
 N_SAMPLED = 8
-"""Rows and columns of an image from which its offset is estimated."""
+"""Number of rows and of columns of an image from which its offset is estimated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockWindows:
-    """The windows over a rectangle of the map, in a block of images."""
+    """The windows of a rectangle of the map, in a block of images."""
 
     images: np.ndarray
     """(b, h, w, c)"""
     center: np.ndarray | None
-    """(b,): subtracted from the pixels of each image, if anything is"""
+    """(b,): number to subtract from the pixels of each image, or None."""
     rows: Reach
     columns: Reach
     dtype: np.dtype
     by_image: bool
-    """whether images are the outermost axis of the result, or the innermost"""
+    """Whether the images are the outermost axis of the result instead of the innermost."""
 
 
 def copy_runs(
     windows: BlockWindows, constants: Sequence[float | np.ndarray], workspace: Workspace
 ) -> np.ndarray:
-    """Copy the runs of all windows, and append constants to each.
+    """Copy the runs of all windows, and append constants to each run.
 
-    ``(b, h, w, c) -> (rows, kw * c + constants, columns of the map, b)``; ``by_image``
-    ``(rows, kw * c + constants, b, columns of the map)``
+    ``(b, h, w, c) -> (rows, kw * c + constants, columns of the map, b)``; with ``by_image``,
+    ``(b, h, w, c) -> (rows, kw * c + constants, b, columns of the map)``
     """
     pixels = _copy_pixels(windows, workspace)
     n_rows, c, n_lines, line = pixels.shape
     columns, b, plane = windows.columns, len(windows.images), n_lines * line
     kw, ow = columns.size, columns.n_windows
-    # Steps, in numbers, from one weight to the next and along the last two axes of the result.
+    # The steps, in numbers, are from one weight to the next and along the last two axes.
     if windows.by_image:
         shape, steps = (b, ow), (columns.dilation, line, columns.stride)
     else:
@@ -79,7 +79,7 @@ def view_patches(runs: np.ndarray, rows: Reach) -> np.ndarray:
 
     ``(rows, line, columns, b) -> (rows of the map, kh * line, columns * b)``
 
-    Runs below each other lie one after the other, so that this is a view if dilation is 1.
+    Runs below each other are consecutive in memory, so the result is a view if dilation is 1.
     """
     _, line, nx, ny = runs.shape
     row, n_inner = line * nx * ny, nx * ny
@@ -91,10 +91,10 @@ def view_patches(runs: np.ndarray, rows: Reach) -> np.ndarray:
 def copy_patches(
     runs: np.ndarray, windows: BlockWindows, workspace: Workspace, n_constants: int = 0
 ) -> np.ndarray:
-    """Copy the windows into one matrix, with rows at its end for constants, which are not filled.
+    """Copy the windows into one matrix. Its last rows are left empty for constants.
 
-    ``(rows, line, columns, b) -> (kh * line + constants, rows of the map * columns * b)``;
-    ``by_image`` ``(rows, line, b, columns) -> (kh * line + constants, b * rows of the map *
+    ``(rows, line, columns, b) -> (kh * line + constants, rows of the map * columns * b)``; with
+    ``by_image``, ``(rows, line, b, columns) -> (kh * line + constants, b * rows of the map *
     columns)``
     """
     rows = windows.rows
@@ -111,11 +111,11 @@ def copy_patches(
 
 
 def normalize_patches(patches: np.ndarray, eps: float) -> None:
-    """Divide windows by ``sqrt(variance + eps)``, in place, ``(d, positions)``.
+    """Divide windows, ``(d, positions)``, by ``sqrt(variance + eps)``, in place.
 
-    The kernels ignore what all pixels of a window have in common, so one of its pixels is
-    subtracted instead of the mean: then a constant window is exactly 0, and a large offset does not
-    spoil the variance.
+    The kernels have zero mean, so a constant may be subtracted from the pixels of a window. This is
+    one of its pixels instead of their mean: a constant window then becomes exactly 0, and a large
+    offset does not make the variance inaccurate.
     """
     patches -= patches[len(patches) // 2].copy()
     mean = np.dot(np.full(len(patches), 1 / len(patches), patches.dtype), patches)
@@ -124,22 +124,24 @@ def normalize_patches(patches: np.ndarray, eps: float) -> None:
 
 
 def find_center(images: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
-    """Find a large offset of images that are computed in float32, ``(b, h, w, c) -> (b,)``.
+    """Return the large offset of each image, 0 for other images, ``(b, h, w, c) -> (b,)``.
 
-    Without subtracting it, float32 would round away the small differences on top of it.
+    In float32, small differences between pixels would be lost by rounding if the offset were not
+    subtracted. Return None if nothing needs to be subtracted.
     """
     if dtype != np.float32 or images.dtype.itemsize == 1:
         return None
     rows, columns = (-(-length // N_SAMPLED) for length in images.shape[1:3])
     sample = images[:, ::rows, ::columns].reshape(len(images), -1).astype(dtype, copy=False)
     low, high = sample.min(axis=1), sample.max(axis=1)
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite, or almost: no offset
+    # For infinite or very large pixels, the range overflows, and no offset is found.
+    with np.errstate(over="ignore", invalid="ignore"):
         is_large = np.maximum(low, -high) / OFFSET_TO_RANGE > high - low
     return np.where(is_large, low, np.float32(0)) if is_large.any() else None
 
 
 def strided_view(array: np.ndarray, shape: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
-    """View a contiguous array with the given steps, in numbers, along each axis.
+    """View a contiguous array with the given steps along each axis; a step of 1 is one number.
 
     NumPy checks that the view stays inside the array.
 
@@ -152,16 +154,17 @@ def strided_view(array: np.ndarray, shape: tuple[int, ...], steps: tuple[int, ..
            [2, 3, 4],
            [4, 5, 6]])
     """
-    # `as_strided` and `sliding_window_view` do the same, but take longer than copying a small
+    # `as_strided` and `sliding_window_view` do the same, but take longer than the copy of a small
     # block.
     strides = [step * array.itemsize for step in steps]
     return np.ndarray(shape, array.dtype, array, strides=strides)
 
 
 def _copy_pixels(windows: BlockWindows, workspace: Workspace) -> np.ndarray:
-    """Copy the pixels that the windows see, minus their center.
+    """Copy the pixels under the windows, and subtract the center.
 
-    ``(b, h, w, c) -> (rows, c, columns, b)``; ``by_image`` ``(rows, c, b, columns)``
+    ``(b, h, w, c) -> (rows, c, columns, b)``; with ``by_image``,
+    ``(b, h, w, c) -> (rows, c, b, columns)``
     """
     images, rows, columns = windows.images, windows.rows, windows.columns
     b, _, _, c = images.shape

@@ -1,4 +1,4 @@
-"""Share tasks between threads, and limit BLAS to one thread meanwhile."""
+"""Run tasks in several threads, and limit BLAS to one thread during this time."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from threadpoolctl import LibController, ThreadpoolController
 
 
 class Workspace(local):
-    """Buffers that a thread uses again and again.
+    """Buffers that a thread reuses.
 
-    To get megabytes of new memory from the system takes longer than to fill them.
+    Requesting megabytes of new memory from the system takes longer than filling them.
     """
 
     def __init__(self) -> None:
         self._buffers: dict[str, np.ndarray] = {}
 
     def empty(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Return an array with arbitrary content; it replaces the last array of that name."""
+        """Return an uninitialized array; it overwrites the previous array of that name."""
         n_bytes = prod(shape) * dtype.itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.nbytes < n_bytes:
@@ -34,10 +34,10 @@ class Workspace(local):
 
 
 def count_threads(n_jobs: int | None) -> int:
-    """Count the threads that joblib allows.
+    """Return the number of threads that joblib allows.
 
-    `joblib.effective_n_jobs` counts processes: inside a process of `multiprocessing` it returns 1,
-    with a warning, although joblib allows many threads there.
+    `joblib.effective_n_jobs` counts processes. In a process started by `multiprocessing`, it
+    returns 1 with a warning, although joblib allows several threads there.
     """
     if n_jobs is None:
         _, n_jobs = get_active_backend()
@@ -46,7 +46,7 @@ def count_threads(n_jobs: int | None) -> int:
 
 
 def run(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int) -> list[Any]:
-    """Call the function with every task, in that many threads, and return the results in order."""
+    """Call the function with every task in ``workers`` threads, and return the results in order."""
     results: list[Any] = [None] * len(tasks)
     todo = iter(range(len(tasks)))
     lock = Lock()
@@ -59,41 +59,42 @@ def run(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers:
             if i is None:
                 return
             try:
-                # Overflow is reported once, by what checks the result.
+                # Overflow is reported once, when the result is checked.
                 with np.errstate(over="ignore", invalid="ignore"):
                     results[i] = function(*tasks[i])
             except BaseException:
-                todo = iter(())  # stop the other threads
+                todo = iter(())  # Stop the other threads.
                 raise
 
     if workers == 1:
         work()
         return results
-    # A call costs joblib as much time as a small task, so the threads fetch their tasks themselves.
-    # This is joblib's Parallel and not scikit-learn's, which sets and restores warning filters in
-    # its threads, and so changes them for the whole process. With processes instead of "sharedmem",
-    # what tasks write to the result would be lost.
+    # A call by joblib takes as much time as a small task, so each thread fetches its tasks itself.
+    # joblib's Parallel is used instead of scikit-learn's, which sets and restores warning filters
+    # in its threads, and thereby changes them for the whole process. "sharedmem" is required: in
+    # other processes, tasks could not write to the result.
     parallel = Parallel(n_jobs=workers, prefer="threads", require="sharedmem")
     try:
         with one_blas_thread:
             parallel(delayed(work)() for _ in range(workers))
     finally:
-        todo = iter(())  # after an interrupt, too
+        todo = iter(())  # After an interrupt, the threads must stop as well.
     return results
 
 
 class _OneBlasThread:
     """Limit BLAS to one thread while any thread is inside, and restore the limit afterwards.
 
-    If several threads set and restore limits independently, they restore each other's limits, and
-    BLAS stays at one thread for good. So there is one limit, and a count of the threads inside.
+    If several threads set and restored limits independently, they would restore each other's
+    limits, and BLAS would stay limited to one thread. Therefore there is one common limit, and a
+    count of the threads inside.
     """
 
     def __init__(self) -> None:
-        self._lock = RLock()  # for a signal that forks while it is held
+        self._lock = RLock()  # Reentrant, because a signal handler may fork while it is held.
         self._n_inside = 0
         self._before: list[tuple[LibController, int]] = []
-        if hasattr(os, "register_at_fork"):  # not on Windows
+        if hasattr(os, "register_at_fork"):  # This function does not exist on Windows.
             os.register_at_fork(
                 before=self._lock.acquire,
                 after_in_parent=self._lock.release,
@@ -102,7 +103,7 @@ class _OneBlasThread:
 
     @cached_property
     def _libraries(self) -> list[LibController]:
-        # cached, because the search takes milliseconds
+        # The result is cached, because the search takes milliseconds.
         return ThreadpoolController().select(user_api="blas").lib_controllers
 
     def __enter__(self) -> None:
@@ -124,7 +125,7 @@ class _OneBlasThread:
             _set_threads(library, n_threads)
 
     def _leave_to_parent(self) -> None:
-        """Forget the threads inside, in a forked process: they run in the parent only."""
+        """Forget the threads inside in a forked process, because they run only in the parent."""
         if self._n_inside:
             self._n_inside = 0
             self._restore()

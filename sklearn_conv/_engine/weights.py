@@ -1,17 +1,16 @@
-"""The matrix that windows are multiplied with, and the constants that go with it.
+"""Matrix of weights for windows to which constants are appended.
 
-Offset and bias are added by the matrix product itself: a constant 1 is appended to what the product
-sees of a window, and a row ``offset + bias`` to the weights, so that
+Offset and bias are added by the matrix product itself, so that no further pass over the responses
+is needed. A constant 1 is appended to each window, and a row ``offset + bias`` to the weights:
 
     [window, 1] . [kernel; offset + bias] = window . kernel + offset + bias
 
-and no pass over the responses is needed. Likewise, if a large ``center`` has been subtracted from
-the pixels of an image, ``[window - center, 1, center] . [kernel; offset + bias; sum(kernel)]``
-restores it.
+Likewise, if a large ``center`` has been subtracted from the pixels of an image, its part of the
+response is added back by ``[window - center, 1, center] . [kernel; offset + bias; sum(kernel)]``.
 
-A window consists of ``kh`` runs of ``kw * c`` pixels, and runs are shared by the windows above each
-other, so constants are appended to every run: their weights are those above in the first run of a
-window, and 0 in the others.
+A window consists of ``kh`` runs of ``kw * c`` pixels each. Windows below each other share runs, so
+constants are appended to every run. For the first run of a window, the weights of the constants are
+the rows above; for the other runs they are 0.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ from sklearn_conv._engine.layer import Layer
 
 
 class Weights(NamedTuple):
-    """A matrix of weights and the constants that its rows expect."""
+    """A matrix of weights, and the constants that must be appended to the windows."""
 
     matrix: np.ndarray
     """(weights of a window and its constants, k)"""
     run_constants: tuple[float | np.ndarray, ...] = ()
-    """what is appended to every run: a number, or one for each image, (b,)"""
+    """Constants appended to every run; each is a number, or an array (b,) of a number per image."""
 
 
 class LayerWeights:
-    """The matrices of a layer, each made when it is first used."""
+    """The matrices of a layer. Each is computed when it is first used."""
 
     def __init__(self, layer: Layer) -> None:
         self._kernels = layer.kernels
@@ -49,7 +48,7 @@ class LayerWeights:
 
     @cached_property
     def normalized(self) -> np.ndarray:
-        """The weights for normalized windows, which end with a single 1."""
+        """The weights for normalized windows, to each of which a single 1 is appended."""
         kernels = self._kernels.reshape(-1, self._kernels.shape[-1])
         return np.concatenate([kernels, self._shift[np.newaxis]])
 
@@ -63,7 +62,7 @@ class LayerWeights:
         return self._append(np.stack([self._shift, sums]))
 
     def _append(self, constants: np.ndarray) -> np.ndarray:
-        """Append the weights of constants, (constants, k), to those of every run."""
+        """Append the weights of constants, (constants, k), to the weights of every run."""
         kh, kw, c, k = self._kernels.shape
         weights = np.zeros((kh, kw * c + len(constants), k), self._kernels.dtype)
         weights[:, : kw * c] = self._kernels.reshape(kh, kw * c, k)

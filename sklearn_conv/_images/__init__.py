@@ -1,9 +1,10 @@
-"""What X may be: a batch of images in memory, stored elsewhere, or a Dask array.
+"""Batches of images: in memory, in a file, or in a Dask array.
 
-`checks.check_images` decides once, and returns an object of a class in ``batch``: `ArrayImages`,
-`StoredImages` or `DaskImages`. All have ``shape``, ``(n, h, w, c)``, and ``dtype``; the engine only
-sees the NumPy arrays that ``read(rows)`` returns for the slices that ``batches()`` yields.
+`checks.check_images` checks X and returns an object of a class in ``batch``: `ArrayImages`,
+`StoredImages` or `DaskImages`. All classes have the attributes ``shape``, ``(n, h, w, c)``, and
+``dtype``. The engine receives NumPy arrays only: ``read(rows)`` returns one for each slice that
+``batches()`` yields.
 
-A new kind of source is a subclass of `batch.Images` with its own ``read``, and a line in
-`checks.check_images` that recognizes it.
+To support another kind of source, write a subclass of `batch.ReadableImages` with its own ``read``,
+and add a condition to `checks.check_images` that selects it.
 """

@@ -1,4 +1,4 @@
-"""Batches of images, read in the same way whether they are in memory, stored or lazy."""
+"""Batches of images, with the same interface for images in memory, in files and in Dask arrays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHECK_BYTES = 4 * 2**20
 """Size of the blocks of X that are checked for NaN and infinity."""
 
 BATCH_BYTES = 16 * 2**20
-"""Approximate size of the batches that are read from X, if it is not in memory."""
+"""Approximate size of the batches that are read from X if it is not in memory."""
 
 WIDEST = 8
 """Size in bytes of float64 and of the widest integers; longdouble is wider."""
@@ -37,7 +37,7 @@ class Images:
     def __init__(self, values: Any, shape: ImageShape) -> None:
         self.values = values
         self.shape = (values.shape[0], *shape)
-        # The computation knows no wider dtype than float64: longdouble is cast when it is read.
+        # The widest dtype of the computation is float64; longdouble is cast when it is read.
         dtype = np.dtype(values.dtype)
         self.dtype = dtype if dtype.itemsize <= WIDEST else np.dtype(np.float64)
 
@@ -50,10 +50,10 @@ class ReadableImages(Images, ABC):
 
     @abstractmethod
     def read(self, rows: slice, check: bool = True) -> np.ndarray:
-        """Return some of the images, (b, h, w, c); ``check`` them unless known to be finite."""
+        """Return the images in ``rows``, (b, h, w, c); ``check`` that they are finite."""
 
     def batches(self, length: int | None = None) -> Iterator[slice]:
-        """Yield the rows of batches of that length; if None, of a suitable length."""
+        """Yield slices of ``length`` images; if None, a suitable length is chosen."""
         length = self.reading_length() if length is None else length
         for start in range(0, len(self), length):
             yield slice(start, min(start + length, len(self)))
@@ -61,7 +61,7 @@ class ReadableImages(Images, ABC):
     def reading_length(self, more_bytes: int = 0) -> int:
         """Return a suitable number of images for a batch.
 
-        ``more_bytes`` is the memory that an image takes besides its pixels.
+        ``more_bytes`` is the memory that an image takes in addition to its pixels.
         """
         return max(1, BATCH_BYTES // self._bytes_per_image(more_bytes))
 
@@ -74,27 +74,27 @@ class ReadableImages(Images, ABC):
 
 
 class ArrayImages(ReadableImages):
-    """Images in memory, known to be finite. They are read without a copy, in a single batch."""
+    """Finite images in memory, which are read without a copy, in a single batch."""
 
     def read(self, rows: slice, check: bool = True) -> np.ndarray:
-        """Return a view of some of the images, (b, h, w, c)."""
-        check_map(self.values)  # it may be a view of a memory map
+        """Return a view of the images in ``rows``, (b, h, w, c)."""
+        check_map(self.values)  # The array may be a view of a memory map.
         batch = self.values[rows]
         return batch.reshape(len(batch), *self.shape[1:])
 
     def batches(self, length: int | None = None) -> Iterator[slice]:
-        """Yield the rows of batches of that length; if None, of all images."""
+        """Yield slices of ``length`` images; if None, a single slice of all images."""
         return super().batches(len(self) if length is None else length)
 
 
 class StoredImages(ReadableImages):
-    """Images in a memory map, or in an array of another library, such as zarr or h5py.
+    """Images in a memory map, or in an array of another library such as zarr or h5py.
 
     They are read in batches, each image once, and checked when they are read.
     """
 
     def read(self, rows: slice, check: bool = True) -> np.ndarray:
-        """Read some of the images, (b, h, w, c)."""
+        """Read the images in ``rows``, (b, h, w, c)."""
         if isinstance(self.values, np.ndarray):
             check_map(self.values)
             batch = self.values[rows]
@@ -107,7 +107,7 @@ class StoredImages(ReadableImages):
         return batch.reshape(len(batch), *self.shape[1:])
 
     def reading_length(self, more_bytes: int = 0) -> int:
-        """Return a suitable number of images to read at once: whole chunks, if they are small."""
+        """Return a suitable number of images for a batch: whole chunks unless these are large."""
         length = super().reading_length(more_bytes)
         chunks = getattr(self.values, "chunks", None)
         chunk = chunks[0] if isinstance(chunks, tuple) and is_integer(chunks[0]) else 1
@@ -120,7 +120,7 @@ class StoredImages(ReadableImages):
             values = self.values[rows]
             batch = np.asarray(values)
         except Exception as error:
-            error.add_note(f"This came while X[{rows.start}:{rows.stop}] was read.")
+            error.add_note(f"This error was raised while X[{rows.start}:{rows.stop}] was read.")
             raise
         if np.ma.is_masked(values):
             raise ValueError(
@@ -138,7 +138,7 @@ class StoredImages(ReadableImages):
 
 
 class DaskImages(Images):
-    """Images in a Dask array. None is computed before it is needed."""
+    """Images in a Dask array, which are computed only when they are needed."""
 
     def sample(self, rng: np.random.RandomState) -> ReadableImages:
         """Compute the images from which training patches are drawn: about 32 MB of them."""
@@ -171,7 +171,7 @@ def check_finite(values: np.ndarray) -> None:
 def check_map(array: np.ndarray) -> None:
     """Raise OSError for a memory map whose file has become too short.
 
-    Reading it would end the process.
+    Reading such a memory map would crash the process.
     """
     offset: int | None = None
     name: Any = None
@@ -185,12 +185,12 @@ def check_map(array: np.ndarray) -> None:
     start = offset - offset % mmap.ALLOCATIONGRANULARITY
     if base.size() < start + len(base):
         raise OSError(
-            f"{name or 'The file'} was cut after it had been mapped to memory: it has "
-            f"{base.size()} bytes, the map needs {start + len(base)}. Write it again."
+            f"{name or 'The file'} was truncated after it had been mapped to memory: it has "
+            f"{base.size()} bytes, but the map needs {start + len(base)}. Write the file again."
         )
 
 
 def to_float64(images: np.ndarray) -> np.ndarray:
-    """Cast longdouble to float64; overflow gives infinity, which is refused later."""
+    """Cast longdouble to float64; overflow becomes infinity, for which `check_finite` raises."""
     with np.errstate(over="ignore"):
         return images.astype(np.float64)

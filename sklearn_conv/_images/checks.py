@@ -1,4 +1,4 @@
-"""Check X: what counts as a batch of images, and which of its axes is what."""
+"""Check that X is a batch of images, and find the shape of the images."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from sklearn_conv._images.batch import (
 from sklearn_conv._validation import is_dask
 from sklearn_conv._warnings import warn
 
-SINGLE = " A single image goes in as X[np.newaxis]."
+SINGLE = " Pass a single image as X[np.newaxis]."
 
 
 def check_images(
     estimator: Any, X: Any, expected: ImageShape | None, reset: bool
 ) -> ReadableImages | DaskImages:
-    """Check X and return it as images, without copying an array.
+    """Check X and return it as images. Arrays are not copied.
 
-    ``expected`` is the shape of the images where it is known: the parameter ``image_shape`` in
-    ``fit`` (``reset``), the attribute ``image_shape_`` in ``transform``.
+    ``expected`` is the shape of the images if it is known: the parameter ``image_shape`` in ``fit``
+    (``reset=True``), and the attribute ``image_shape_`` in ``transform``.
     """
     kind: type[ReadableImages | DaskImages]
     if is_dask(X):
@@ -41,7 +41,7 @@ def check_images(
     elif _is_lazy(X):
         kind, values = StoredImages, _check_lazy(X)
     else:
-        if not reset and hasattr(X, "columns"):  # names before values, as in scikit-learn
+        if not reset and hasattr(X, "columns"):  # scikit-learn checks names before values as well.
             validate_data(estimator, X, reset=False, skip_check_array=True)
         kind = StoredImages if isinstance(X, np.memmap) else ArrayImages
         values = _as_numbers(estimator, X)
@@ -60,10 +60,10 @@ def check_images(
 
 
 def remember_columns(estimator: Any, X: Any, shape: tuple[int, ...], reset: bool = True) -> None:
-    """Have scikit-learn store, or without ``reset`` compare, number and names of the columns.
+    """Store the number and the names of the columns; without ``reset``, compare them instead.
 
-    Flattening images that are not C-contiguous would copy them, so a broadcast array that takes no
-    memory stands in for them.
+    scikit-learn does this for 2-D arrays. Flattening images that are not C-contiguous would copy
+    them, so a broadcast array that takes no memory is passed instead.
     """
     if not hasattr(X, "columns"):
         X = np.broadcast_to(np.float32(0), (1, prod(shape[1:])))
@@ -71,7 +71,7 @@ def remember_columns(estimator: Any, X: Any, shape: tuple[int, ...], reset: bool
 
 
 def _is_lazy(X: Any) -> bool:
-    """Return whether X is an array of another library whose slices NumPy can read, as in zarr."""
+    """Return whether X is an array of another library, such as zarr, that is read by slicing."""
     if isinstance(X, np.ndarray | np.generic) or hasattr(X, "columns") or issparse(X):
         return False
     try:
@@ -101,7 +101,9 @@ def _check_lazy(X: Any) -> Any:
 def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
     """Return X as an array of real numbers with 2 to 4 axes; arrays are not copied."""
     if np.ma.is_masked(X):
-        raise ValueError(f"X has masked values; fill them first, with X.filled(0) perhaps. {RULE}")
+        raise ValueError(
+            f"X has masked values; fill them first, for example with X.filled(0). {RULE}"
+        )
     try:
         if not isinstance(getattr(X, "shape", None), tuple):
             X = _from_list(X)
@@ -119,7 +121,7 @@ def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
             estimator=estimator,
             input_name="X",
         )
-        if images.dtype.kind == "O":  # a polars DataFrame with columns of several types
+        if images.dtype.kind == "O":  # X is a polars DataFrame with columns of several types.
             images = images.astype(np.float64)
         if images.dtype.itemsize > WIDEST:
             images = to_float64(images)
@@ -130,7 +132,7 @@ def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
 
 
 def _with_rule(error: Exception) -> Exception:
-    """Return an error of the same kind that also tells what X must be."""
+    """Return an error of the same kind whose message also contains `RULE`."""
     kind = TypeError if isinstance(error, TypeError) else ValueError
     return kind(f"{error} {RULE}")
 
@@ -163,29 +165,30 @@ def _check_kind(X: Any) -> None:
         raise TypeError(f"X has dtype {X.dtype}; convert it to numbers first.")
     if ndim == 1:
         raise ValueError(
-            f"X has 1 axis, of length {X.shape[0]}. Reshape your data: a single image goes in as "
-            "X.reshape(1, h, w, c), a column of images of one size as numpy.stack(X)."
+            f"X has 1 axis, of length {X.shape[0]}. Reshape your data: pass a single image as "
+            "X.reshape(1, h, w, c), and a column of images of one size as numpy.stack(X)."
         )
     if ndim > 4:
         raise ValueError(f"X has {ndim} axes, shape {X.shape}.")
 
 
 def _shape_of_rows(n_columns: int, expected: ImageShape | None) -> ImageShape:
-    """Return the shape of the image that a row of that many columns holds."""
+    """Return the shape of the image in a row of ``n_columns`` numbers."""
     if expected is not None:
         if prod(expected) != n_columns:
             raise ValueError(
-                f"image_shape={expected} makes {prod(expected)} columns, but X has {n_columns}; "
-                "set it to the (h, w) or (h, w, c) of the images in the rows of X."
+                f"image_shape={expected} requires {prod(expected)} columns, but X has {n_columns}; "
+                "set image_shape to the (h, w) or (h, w, c) of the images in the rows of X."
             )
         return expected
     side = isqrt(n_columns)
     if side * side == n_columns:
         return side, side, 1
     warn(
-        f"X has {n_columns} columns, which is not a square number: each row is taken as an image "
-        f"of one row of {n_columns} pixels. If X holds other images, set image_shape=(h, w) or "
-        "(h, w, c); in a transformer before this one, set flatten=False."
+        f"X has {n_columns} columns, which is not a square number: each row of X is interpreted as "
+        f"an image with one row of {n_columns} pixels. If X contains other images, set "
+        "image_shape=(h, w) or (h, w, c); if X contains the features of another transformer, set "
+        "flatten=False in that transformer."
     )
     return 1, n_columns, 1
 
@@ -194,15 +197,15 @@ def _other_shape(
     estimator: Any, X_shape: tuple[int, ...], shape: ImageShape, expected: ImageShape, reset: bool
 ) -> str:
     rule = (
-        f"image_shape={expected}; give image_shape=None or the shape of the images"
+        f"image_shape={expected}; set image_shape to None or to the shape of the images"
         if reset
-        else f"{type(estimator).__name__} was fitted on images of shape {expected}; bring X to "
-        "that shape, or fit again"
+        else f"{type(estimator).__name__} was fitted on images of shape {expected}; crop or resize "
+        "the images to that shape, or fit again"
     )
     hint = SINGLE if X_shape in (expected, expected[:2]) else ""
     if shape == (expected[2], *expected[:2]):
-        hint = " Its channels come first: X.transpose(0, 2, 3, 1) brings them last."
-    return f"X of shape {X_shape} holds images of shape {shape}, but {rule}.{hint}"
+        hint = " The channels of X come first: X.transpose(0, 2, 3, 1) moves them to the end."
+    return f"X of shape {X_shape} contains images of shape {shape}, but {rule}.{hint}"
 
 
 def _other_length(estimator: Any, X_shape: tuple[int, ...]) -> str:

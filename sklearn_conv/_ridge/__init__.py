@@ -4,6 +4,6 @@
 - `solving` computes the coefficients for each alpha from the sums, and chooses one alpha.
 - `classifier` is the estimator. It checks rows and labels, decides when to solve, and predicts.
 
-Each module imports only those above it. The sums and the solver know labels, but no estimator, so
-that other estimators can be built on them.
+Each module imports only modules that are listed before it. The sums and the solver use labels, but
+no estimator, so that other estimators can be built on them.
 """

@@ -1,4 +1,4 @@
-"""`StreamingRidgeClassifier`: ridge classification of rows that are added batch by batch."""
+"""`StreamingRidgeClassifier`: ridge classification, fitted batch by batch."""
 
 from __future__ import annotations
 
@@ -23,52 +23,53 @@ from sklearn_conv._validation import is_dask, parameter_error
 from sklearn_conv._versions import API_LINK
 
 SOLVED_ATTRIBUTES = {"coef_", "intercept_", "alpha_", "best_score_", "mean_", "scale_"}
-"""Fitted attributes that are known once the model is solved."""
+"""Fitted attributes that exist only if the model is solved."""
 
 
 class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
-    """Ridge classification of standardized features, from sums over batches of rows.
+    """Ridge classification of standardized features, fitted in one pass over batches of rows.
 
-    The model is that of ``StandardScaler`` followed by ``RidgeClassifier``, or by
-    ``RidgeClassifierCV`` for several ``alphas``. It is fitted in one pass over the rows, in memory
-    that does not depend on their number: the centered products of ``d`` features take ``8 * d**2``
-    bytes, 0.5 GB for 8,192 features.
+    The model is equivalent to ``StandardScaler`` followed by ``RidgeClassifier``, or by
+    ``RidgeClassifierCV`` for several ``alphas``. Only sums over the rows and a sample of the rows
+    are stored, so the memory in use does not depend on the number of rows: the centered products of
+    ``d`` features take ``8 * d**2`` bytes, 0.5 GB for 8,192 features.
 
     Parameters
     ----------
     alphas : float or sequence of float, default=(0.1, 1.0, 10.0, 100.0, 1000.0)
-        Regularization, above 0: that of `sklearn.linear_model.RidgeClassifier` for features with
-        unit variance. If several are given, the one with the smallest mean squared leave-one-out
-        error, over rows and classes, is chosen. For up to 2,000 rows, these are the errors of all
-        rows, as in `sklearn.linear_model.RidgeClassifierCV`; for more, the errors of a sample of
-        2,000 rows, drawn by row number. The model is always fitted on all rows.
+        Regularization strengths, each above 0, as in `sklearn.linear_model.RidgeClassifier` for
+        features with unit variance. If there are several, the alpha with the smallest mean squared
+        leave-one-out error, over rows and classes, is chosen. For up to 2,000 rows, the errors of
+        all rows are used, as in `sklearn.linear_model.RidgeClassifierCV`. For more rows, the errors
+        of a sample of 2,000 rows are used, which depends only on the row numbers. The model is
+        always fitted on all rows.
 
-        ``alphas`` is read whenever the model is solved: ``set_params(alphas=...)`` followed by
-        `predict` chooses again, without the rows.
+        ``alphas`` is read whenever the model is solved: after ``set_params(alphas=...)``, `predict`
+        chooses an alpha again, without the rows.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         Class labels.
     coef_ : ndarray of shape (n_classes, n_features), or (1, n_features) for two classes
-        Coefficients of the features as they are, not standardized.
+        Coefficients for the original features, which are not standardized.
     intercept_ : ndarray of shape (n_classes,) or (1,)
         Intercepts of the decision function.
     alpha_ : float
-        The chosen regularization.
+        The chosen regularization strength.
     best_score_ : float or None
-        Minus the mean squared leave-one-out error for ``alpha_``; None if there is one alpha only.
+        Minus the mean squared leave-one-out error for ``alpha_``; None if there is only one alpha.
     mean_ : ndarray of shape (n_features,)
         Mean of each feature.
     scale_ : ndarray of shape (n_features,)
         Standard deviation of each feature; 1 for constant features.
     sums_ : object
-        The sums that `partial_fit` and `merge` add to: counts, means, products and 2,000 rows.
-        Delete them, ``del model.sums_``, before you save a model that is only used to predict.
+        Sums that `partial_fit` and `merge` update: counts, means, products and up to 2,000 rows. To
+        save a model that is only used to predict, delete them first with ``del model.sums_``.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features; only defined if X has feature names that are all strings.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features. Defined only if X has feature names that are all strings.
 
     See Also
     --------
@@ -76,18 +77,19 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
 
     Notes
     -----
-    For each alpha, one Cholesky factor of the products is computed, in the other half of their
-    array. For fewer than about 20 alphas, this is faster than one eigendecomposition, and it takes
-    a third of the memory.
+    For each alpha, one Cholesky factor of the products is computed. The products are symmetric, so
+    the factor is stored in the other half of their array. For fewer than about 20 alphas, this is
+    faster than one eigendecomposition, and it takes a third of the memory.
 
-    The model is solved by `fit`, and after `partial_fit` or `merge` by the first method or
-    attribute that needs the solution. If there is none, for example because all rows are of one
-    class, methods raise an error that states the reason, and the attributes of the solution, such
-    as ``coef_``, raise it as a `~sklearn.exceptions.NotFittedError`. ``dir(model)`` lists these
-    attributes only if the model is solved for the present ``alphas``.
+    The model is solved by `fit`. After `partial_fit` or `merge`, it is solved by the first method
+    or attribute that needs the solution. If there is no solution, for example because all rows
+    belong to one class, methods raise an error that states the reason, and the attributes of the
+    solution, such as ``coef_``, raise a `~sklearn.exceptions.NotFittedError` with the same message.
+    ``dir(model)`` lists these attributes only if the model is solved for the current ``alphas``.
 
-    Threads may share a model: those that add rows or solve wait for each other. While rows are
-    added to a solved model, other threads predict with its last solution, without waiting.
+    Several threads may share a model. Threads that add rows or solve the model wait for each other.
+    While rows are added to a solved model, other threads predict with its last solution, without
+    waiting.
 
     References
     ----------
@@ -106,7 +108,7 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
     >>> model.alpha_, round(model.score(X[1500:], y[1500:]), 2)
     (100.0, 0.87)
 
-    Two models, perhaps fitted on two machines, can be merged to the same model:
+    Two models, for example fitted on two machines, can be merged into one:
 
     >>> first = StreamingRidgeClassifier(alphas=100).fit(X[:700], y[:700])
     >>> second = StreamingRidgeClassifier(alphas=100).fit(X[700:1500], y[700:1500])
@@ -129,14 +131,14 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
 
     @with_callbacks
     def fit(self, X: Any, y: Any) -> Self:
-        """Fit the model to all rows at once.
+        """Fit the model to all rows, and discard earlier rows.
 
         Parameters
         ----------
-        X : array-like or dask array of shape (n, n_features)
-            Finite features. For a Dask array, the sums over its chunks are computed where the
-            chunks are.
-        y : array-like or dask array of shape (n,)
+        X : array-like or Dask array of shape (n, n_features)
+            Finite features. The sums over the chunks of a Dask array are computed where the chunks
+            are.
+        y : array-like or Dask array of shape (n,)
             Class labels.
 
         Returns
@@ -147,9 +149,9 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         Raises
         ------
         TypeError
-            If ``alphas`` or X is of a wrong type.
+            If ``alphas``, X or y has a wrong type.
         ValueError
-            If ``alphas``, X or y has wrong values, or y has only one class.
+            If ``alphas``, X or y has wrong values, or if y has only one class.
         """
         with fit_steps(self, X, y, 2) as step:
             with step("sums"), self._lock():
@@ -159,17 +161,17 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: npt.ArrayLike | None = None) -> Self:
-        """Add a batch of rows to those that the model is fitted on.
+        """Fit the model to a batch of rows, in addition to all earlier rows.
 
         Parameters
         ----------
-        X : array-like or dask array of shape (n, n_features)
+        X : array-like or Dask array of shape (n, n_features)
             Finite features.
-        y : array-like or dask array of shape (n,)
+        y : array-like or Dask array of shape (n,)
             Class labels.
         classes : array-like of shape (n_classes,), default=None
-            All classes, in the first call; other labels then raise an error. If None, any batch
-            may add new classes.
+            All classes, passed in the first call; other labels then raise an error. If None in the
+            first call, any batch may add new classes.
 
         Returns
         -------
@@ -179,7 +181,7 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         Raises
         ------
         TypeError
-            If ``alphas`` or X is of a wrong type.
+            If ``alphas``, X or y has a wrong type.
         ValueError
             If ``alphas``, X, y or ``classes`` has wrong values.
         """
@@ -188,17 +190,17 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         return self
 
     def merge(self, other: StreamingRidgeClassifier) -> Self:
-        """Add the rows that another classifier is fitted on.
+        """Add the rows of another fitted classifier.
 
         Parameters
         ----------
         other : StreamingRidgeClassifier
-            A fitted classifier, which is not changed.
+            The other classifier, which is not changed.
 
         Returns
         -------
         self : StreamingRidgeClassifier
-            The classifier, as if it had been fitted on the rows of both.
+            The classifier, as if it were fitted on the rows of both classifiers.
 
         Raises
         ------
@@ -207,7 +209,8 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         TypeError
             If ``other`` is not a `StreamingRidgeClassifier`.
         ValueError
-            If the features of the two classifiers differ, or the labels of only one are strings.
+            If the features of the two classifiers differ, if the labels of only one classifier are
+            strings, or if the ``sums_`` of a classifier were deleted.
         """
         check_is_fitted(self)
         if not isinstance(other, StreamingRidgeClassifier):
@@ -215,7 +218,8 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
                 TypeError, "merge", "other", "a fitted StreamingRidgeClassifier", other
             )
         check_is_fitted(other)
-        # Two threads that merge two models with each other take the locks in the same order.
+        # The locks are taken in the same order by two threads that merge two models with each other
+        # in opposite directions, so neither waits for the other forever.
         models: list[StreamingRidgeClassifier] = sorted((self, other), key=id)
         with models[0]._lock(), models[1]._lock():
             own_names, other_names = (
@@ -225,8 +229,9 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
                 own_names, other_names
             ):
                 raise ValueError(
-                    f"Models of {self.n_features_in_} and {other.n_features_in_} features can't be "
-                    "merged, or their features have other names; fit both on the same features."
+                    f"The models cannot be merged: they have {self.n_features_in_} and "
+                    f"{other.n_features_in_} features, or different feature names; fit both on the "
+                    "same features."
                 )
             _check_kinds(other.classes_, self.classes_)
             self._require_sums().merge(other._require_sums())
@@ -239,14 +244,14 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
 
         Parameters
         ----------
-        X : array-like or dask array of shape (n, n_features)
+        X : array-like or Dask array of shape (n, n_features)
             Features.
 
         Returns
         -------
-        scores : ndarray or dask array of shape (n, n_classes), or (n,) for two classes
-            The predicted class has the highest score; for two classes, a positive score predicts
-            ``classes_[1]``.
+        scores : ndarray or Dask array of shape (n, n_classes), or (n,) for two classes
+            Score of each class. The class with the highest score is predicted; for two classes, a
+            positive score predicts ``classes_[1]``.
         """
         check_is_fitted(self)
         if is_dask(X):
@@ -260,12 +265,12 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
 
         Parameters
         ----------
-        X : array-like or dask array of shape (n, n_features)
+        X : array-like or Dask array of shape (n, n_features)
             Features.
 
         Returns
         -------
-        y : ndarray or dask array of shape (n,)
+        y : ndarray or Dask array of shape (n,)
             Predicted class labels.
         """
         check_is_fitted(self)
@@ -277,13 +282,13 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         ]
 
     def score(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> float:
-        """Return the accuracy.
+        """Return the accuracy of the predictions for X.
 
         Parameters
         ----------
-        X : array-like or dask array of shape (n, n_features)
+        X : array-like or Dask array of shape (n, n_features)
             Features.
-        y : array-like or dask array of shape (n,)
+        y : array-like or Dask array of shape (n,)
             True class labels.
         sample_weight : array-like of shape (n,), default=None
             Weights of the samples.
@@ -291,7 +296,7 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         Returns
         -------
         accuracy : float
-            Fraction of samples whose class is predicted.
+            Fraction of samples whose class is predicted correctly.
         """
         predicted = self.predict(X)
         if is_dask(predicted):
@@ -333,22 +338,23 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
 
     def __sklearn_is_fitted__(self) -> bool:
         """Return whether rows have been added; the solution may still have to be computed."""
-        return "_solution" in vars(self)  # it is the last attribute that is set
+        return "_solution" in vars(self)  # This attribute is set last.
 
     def __dir__(self) -> list[str]:
-        """List all attributes, but those of the solution only if it is known.
+        """List all attributes; list those of the solution only if the model is solved.
 
-        `inspect.getmembers`, and with it the HTML display of scikit-learn 1.9, evaluates all
-        attributes that are listed here: displaying a model must not solve it.
+        `inspect.getmembers`, and therefore the HTML display of scikit-learn 1.9, evaluates all
+        attributes that are listed here. Displaying a model must not solve it.
         """
         if self._is_solved():
             return super().__dir__()
-        # BaseEstimator.__dir__ leaves out what hasattr denies, and so evaluates all attributes.
+        # BaseEstimator.__dir__ calls hasattr, and therefore evaluates, every attribute. So
+        # object.__dir__ is used, and hasattr is called for the other attributes only.
         names = set(object.__dir__(self)) - SOLVED_ATTRIBUTES
         return [name for name in names if hasattr(self, name)]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return plain data, so that files name no class of this package but the estimator."""
+        """Return plain data, so that files refer to no class of this package but the estimator."""
         with self._lock():
             state = {**super().__getstate__()}
             if "sums_" in state:
@@ -367,17 +373,17 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         super().__setstate__(restored)
 
     def _lock(self) -> AbstractContextManager[Any]:
-        """Return the lock of this model, held by whoever adds rows, solves or saves.
+        """Return the lock of this model, which a thread holds while it adds rows, solves or saves.
 
-        A forked process gets a lock of its own: a thread of the parent that holds the parent's
-        lock does not exist in the child, and would never release it. The lock is reentrant for
-        signal handlers, which may interrupt their own thread while it holds the lock.
+        A forked process has its own lock: a thread of the parent that holds the parent's lock does
+        not exist in the child, and would never release it. The lock is reentrant because a signal
+        handler may interrupt its own thread while this thread holds the lock.
         """
         locks = self.__dict__.setdefault("_locks", {})
         return locks.setdefault(os.getpid(), RLock())
 
     def _is_solved(self) -> bool:
-        """Return whether there is a solution for the present ``alphas``."""
+        """Return whether there is a solution for the current ``alphas``."""
         solution = vars(self).get("_solution")
         try:
             return solution is not None and solution.alphas == self._check_alphas()
@@ -388,22 +394,22 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         return check_alphas(type(self).__name__, self.alphas)
 
     def _solve(self) -> Solution:
-        """Return the solution for the present ``alphas``, and compute it if it is not known."""
+        """Return the solution for the current ``alphas``; compute it if there is none."""
         check_is_fitted(self)
         alphas = self._check_alphas()
-        # A reader of a solved model takes no lock.
+        # No lock is needed to read the solution of a solved model.
         solution = self._solution
         if solution is not None and solution.alphas == alphas:
             return solution
         with self._lock():
-            # Another thread, or a signal handler in the middle of the loop, may have solved it.
+            # Another thread, or a signal handler during this loop, may have solved the model.
             while (solution := self._solution) is None or solution.alphas != alphas:
                 moments = self._require_sums()
                 moments.require_whole()
                 if len(self.classes_) < 2:
                     raise ValueError(
                         f"{type(self).__name__} needs rows of at least 2 classes, but y has 1 "
-                        f"class so far, {self.classes_.tolist()[0]!r}."
+                        f"class so far: {self.classes_.tolist()[0]!r}."
                     )
                 solved = solve(moments, self.classes_, alphas)
                 if solved is not None:
@@ -411,7 +417,7 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
             return solution
 
     def _fitted(self) -> Solution:
-        """Return the solution; raise NotFittedError, for `hasattr`, if there is none."""
+        """Return the solution; raise NotFittedError if there is none, so that `hasattr` works."""
         try:
             return self._solve()
         except NotFittedError:
@@ -422,14 +428,14 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
     def _require_sums(self) -> Moments:
         if not hasattr(self, "sums_"):
             raise ValueError(
-                "This model has lost its sums_, and can only predict; to add rows or to choose "
-                "other alphas, fit again."
+                "The sums_ of this model were deleted, so it can only predict; to add rows or to "
+                "choose other alphas, fit again."
             )
         return self.sums_
 
     def _add_rows(self, X: Any, y: Any, classes: Any, reset: bool) -> None:
-        """Check rows and add them to the sums, or to new sums; the caller holds the lock."""
-        # All checks come before the sums change: a bad batch leaves them as they are.
+        """Check rows and add them to the sums, or to new sums. The caller must hold the lock."""
+        # All checks are made before the sums change, so an invalid batch does not change them.
         self._check_alphas()
         earlier = None if reset else self._require_sums()
         if is_dask(X):
@@ -455,7 +461,7 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         from sklearn_conv._ridge.dask_rows import check_dask_rows, sum_rows
 
         check_dask_rows(X)
-        # scikit-learn checks the number of features of an array; this one takes no memory.
+        # scikit-learn checks the number of features. It needs an array; this one takes no memory.
         stand_in = np.broadcast_to(np.float32(0), (1, X.shape[1]))
         validate_data(self, stand_in, skip_check_array=True, reset=reset)
         return sum_rows(X, y, start, _check_chunk)
@@ -463,12 +469,12 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
     def _check_classes(
         self, batch_classes: np.ndarray, classes: Any, reset: bool
     ) -> tuple[np.ndarray, bool]:
-        """Check the classes of a batch; return all classes, and whether others are errors."""
+        """Check the classes of a batch; return all classes and whether others raise errors."""
         given = None if classes is None else np.unique(column_or_1d(classes))
         if given is not None and not reset and not np.array_equal(given, self.classes_):
             raise ValueError(
-                f"classes={given} are not those of earlier rows, {self.classes_}; pass classes in "
-                "the first call of partial_fit only."
+                f"classes={given} differ from the classes of earlier rows, {self.classes_}; pass "
+                "classes in the first call of partial_fit only."
             )
         known = given if reset else self.classes_
         is_fixed = given is not None if reset else self._has_fixed_classes
@@ -478,14 +484,15 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         if is_fixed and not np.isin(batch_classes, known).all():
             raise ValueError(
                 f"y has the classes {np.setdiff1d(batch_classes, known)}, which are not among "
-                f"{known}, the classes given in the first call of partial_fit."
+                f"{known}, the classes passed in the first call of partial_fit."
             )
         return np.union1d(known, batch_classes), is_fixed
 
     def _predict_scores(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores, ``(n, k)`` or ``(n, 1)`` for two classes, and the classes they are for.
+        """Return scores, ``(n, k)`` or ``(n, 1)`` for two classes, and the classes of the solution.
 
-        Both are of one solution, since another thread may add classes to the model meanwhile.
+        Both belong to the same solution, because another thread may add classes to the model at the
+        same time.
         """
         _require_unmasked(X)
         rows = validate_data(self, X, dtype="numeric", reset=False)
@@ -494,7 +501,7 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         return solution.predict(rows), solution.classes
 
     def _map_chunks(self, method: str, X: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Call a method for each chunk of a Dask array, lazily; ``shape`` is that of one result."""
+        """Call a method with each chunk of a Dask array, lazily, as in `map_rows`."""
         from sklearn_conv._dask import map_rows
         from sklearn_conv._ridge.dask_rows import check_dask_rows
 
@@ -513,7 +520,7 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
 
 
 def _check_chunk(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Check a chunk of a Dask array, in a task, as `fit` checks X and y."""
+    """Check a chunk of a Dask array inside a task, as `fit` checks X and y."""
     _require_unmasked(X, y)
     rows, labels = check_X_y(X, y, dtype="numeric")
     _check_dtypes(rows, labels)
@@ -522,7 +529,7 @@ def _check_chunk(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _require_unmasked(*arrays: Any) -> None:
     if any(map(np.ma.is_masked, arrays)):
-        raise ValueError("X or y has masked values; fill them first, or leave out their rows.")
+        raise ValueError("X or y has masked values; fill them first, or remove their rows.")
 
 
 def _check_dtypes(X: np.ndarray, y: np.ndarray | None = None) -> None:
@@ -536,8 +543,9 @@ def _check_dtypes(X: np.ndarray, y: np.ndarray | None = None) -> None:
 
 
 def _check_kinds(labels: np.ndarray, known: np.ndarray) -> None:
-    """Raise an error for strings among numbers, which NumPy would cast, and vice versa."""
+    """Raise an error if only one of the arrays has strings; NumPy would cast the numbers."""
     if (known.dtype.kind in "OUS") != (labels.dtype.kind in "OUS"):
         raise ValueError(
-            f"y has labels like {labels.tolist()[0]!r}, but {known.tolist()[0]!r} is a class."
+            "Class labels must be all strings or all numbers, but y has the label "
+            f"{labels.tolist()[0]!r}, and {known.tolist()[0]!r} is a known class."
         )

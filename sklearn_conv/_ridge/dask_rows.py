@@ -18,7 +18,8 @@ UNKNOWN_GROUP = 8
 """Number of chunks that one task adds up if the chunk sizes are unknown."""
 
 UNKNOWN_CHUNK = 1 << 32
-"""Distance between the first row numbers of chunks of unknown sizes: more rows than a chunk has."""
+"""Difference between the first row numbers of two consecutive chunks whose sizes are unknown. It is
+larger than the number of rows in any chunk."""
 
 CheckRows = Callable[[Any, Any], tuple[np.ndarray, np.ndarray]]
 """Function that checks the features and the labels of a chunk, and returns them as arrays."""
@@ -29,7 +30,7 @@ def check_dask_rows(X: Any) -> None:
     check_dask_array(X)
     if X.ndim != 2 or X.dtype.kind not in "biuf" or 0 in X.shape:
         raise ValueError(
-            "X must be a dask array of real numbers of shape (n, n_features), with no empty axis. "
+            "X must be a Dask array of real numbers of shape (n, n_features), with no empty axis. "
             f"Got shape {X.shape} and dtype {X.dtype} instead."
         )
 
@@ -37,9 +38,9 @@ def check_dask_rows(X: Any) -> None:
 def sum_rows(X: Any, y: Any, start: int, check_rows: CheckRows) -> Moments:
     """Compute the moments of all rows, the first of which is row number ``start``.
 
-    Each task adds up chunks with at least as many rows as there are features, so that its result,
-    the products, is not larger than the rows. Then the results are merged in pairs. No task changes
-    its arguments: Dask may repeat tasks if a worker is lost.
+    Each task adds up chunks with at least as many rows as there are features, so that the products
+    in its result are not larger than the rows. Then the results are merged in pairs. No task
+    changes its arguments, because Dask may repeat tasks if a worker is lost.
     """
     rows = whole_rows(X)
     lengths = rows.chunks[0]
@@ -69,7 +70,7 @@ def _align_labels(y: Any, rows: Any, is_known: bool) -> Any:
     """Return the labels as a Dask array with the chunks of the rows."""
     if not isinstance(y, da.Array) and not is_known:
         raise ValueError(
-            "The chunks of X have unknown lengths, so y must be a dask array with the same "
+            "The chunks of X have unknown lengths, so y must be a Dask array with the same "
             "chunks; or call X.compute_chunk_sizes() first."
         )
     labels = y if isinstance(y, da.Array) else da.from_array(np.asarray(y), chunks=-1)
@@ -89,7 +90,10 @@ def _align_labels(y: Any, rows: Any, is_known: bool) -> Any:
 
 
 def _group_chunks(lengths: Sequence[float], n_rows: int | None) -> Iterator[slice]:
-    """Yield groups of chunks with at least so many rows, or of `UNKNOWN_GROUP` chunks if None."""
+    """Yield groups of chunks with at least ``n_rows`` rows each; the last one may have fewer.
+
+    If ``n_rows`` is None, yield groups of `UNKNOWN_GROUP` chunks.
+    """
     first, n_in_group = 0, 0.0
     for i, length in enumerate(lengths):
         n_in_group += length

@@ -1,4 +1,4 @@
-"""The coefficients that moments give for each alpha, and the choice of one alpha."""
+"""Compute the coefficients for each alpha from moments, and choose one alpha."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from sklearn_conv._ridge.moments import Moments, row_blocks
 from sklearn_conv._validation import is_finite, is_sequence, parameter_error
 
 TRIANGLE_BLOCK = 256
-"""Number of rows mirrored at once: few enough for a small copy, many enough for few steps."""
+"""Number of rows that are mirrored at once. A larger number makes larger copies, and a smaller one
+more steps."""
 
 
 class Solution(NamedTuple):
-    """What the moments give for the chosen alpha, with k columns, or 1 for two classes."""
+    """Solution for the chosen alpha; k is the number of classes, or 1 for two classes."""
 
     alphas: tuple[float, ...]
     alpha: float
@@ -25,7 +26,7 @@ class Solution(NamedTuple):
     """Minus the mean squared leave-one-out error; None if there is only one alpha."""
     classes: np.ndarray
     coef: np.ndarray
-    """Coefficients ``(k, d)`` of the features as they are, not standardized."""
+    """Coefficients ``(k, d)`` for the original features, which are not standardized."""
     mean: np.ndarray
     """Mean of each feature ``(d,)``."""
     level: np.ndarray
@@ -38,7 +39,7 @@ class Solution(NamedTuple):
         predicted = np.empty((len(rows), len(self.level)))
         with np.errstate(over="ignore", invalid="ignore"):
             for block in row_blocks(rows):
-                # Rows are centered first, so that an offset makes no large products that cancel.
+                # Rows are centered first: a large offset would cause large products that cancel.
                 np.dot(rows[block] - self.mean, self.coef.T, out=predicted[block])
             predicted += self.level
         if not np.isfinite(predicted).all():
@@ -61,9 +62,9 @@ class Targets(NamedTuple):
 
 
 def check_alphas(owner: str, value: Any) -> tuple[float, ...]:
-    """Return the values of ``alphas``, one or several, as floats."""
+    """Check ``alphas``, a number or a sequence, and return its values as floats."""
     alphas = tuple(np.asarray(value, dtype=object)) if is_sequence(value) else (value,)
-    rule = "a finite number above 0 or a sequence of these"
+    rule = "a finite number above 0 or a sequence of such numbers"
     if not all(isinstance(alpha, Real) and not isinstance(alpha, bool) for alpha in alphas):
         raise parameter_error(TypeError, owner, "alphas", rule, value)
     if not alphas or not all(alpha > 0 and is_finite(alpha) for alpha in alphas):
@@ -74,10 +75,11 @@ def check_alphas(owner: str, value: Any) -> tuple[float, ...]:
 def solve(moments: Moments, classes: np.ndarray, alphas: tuple[float, ...]) -> Solution | None:
     """Return the solution for the alpha with the smallest mean squared leave-one-out error.
 
-    The moments must be whole, and no other thread may use them. Return None if they were written to
-    in the meantime, which only a signal handler in this thread can do; then solve again.
+    The moments must be whole, and no other thread may use them. Return None if they were changed
+    during the call, which only a signal handler in this thread can do; the caller then solves
+    again.
     """
-    moments.n_writes += 1  # the work space is about to be overwritten
+    moments.n_writes += 1  # The work space is about to be overwritten.
     n_writes = moments.n_writes
     solve_moments = _solve_rows if moments.gram is None else _solve_products
     try:
@@ -94,10 +96,11 @@ def _compute_targets(moments: Moments, classes: np.ndarray) -> Targets:
     """Return targets of +1 and -1, one column per class (one column for two classes)."""
     counts = np.zeros(len(classes))
     products = np.zeros((len(classes), len(moments.mean)))
-    # Classes without rows so far are not among those of the moments.
+    # The moments contain only classes that have rows so far.
     seen = np.searchsorted(classes, moments.classes)
     counts[seen] = moments.counts
-    # A target is twice the indicator of the class, minus 1, and the centered features sum to zero.
+    # A target is twice the indicator of the class, minus 1. The centered features sum to zero, so
+    # the 1 contributes nothing.
     products[seen] = 2 * moments.counts[:, np.newaxis] * (moments.class_means - moments.mean)
     kept = np.where(moments.kept_labels[:, np.newaxis] == classes, 1.0, -1.0)
     columns = slice(1, None) if len(classes) == 2 else slice(None)
@@ -113,7 +116,8 @@ def _solve_rows(moments: Moments, classes: np.ndarray, alphas: tuple[float, ...]
     scale = np.sqrt(moments.variances)
     targets = _compute_targets(moments, classes)
     rows = (moments.kept_rows - moments.mean) / scale  # (n, d), standardized
-    if min(alphas) < rows.size * np.finfo(np.float64).eps:  # rows.size: the sum of all squares
+    # rows.size is the sum of the squares of all standardized rows.
+    if min(alphas) < rows.size * np.finfo(np.float64).eps:
         raise _too_small(min(alphas))
     ridge = RidgeCV(list(alphas)).fit(rows, targets.kept)
     return Solution(
@@ -131,12 +135,12 @@ def _solve_rows(moments: Moments, classes: np.ndarray, alphas: tuple[float, ...]
 def _solve_products(moments: Moments, classes: np.ndarray, alphas: tuple[float, ...]) -> Solution:
     """Solve for many rows, with one Cholesky factor for each alpha.
 
-    Ridge regression with ``alpha`` on standardized features is that with ``alpha * variance`` on
-    the features as they are; so the products need not be scaled.
+    Ridge regression with ``alpha`` on standardized features is equivalent to ridge regression with
+    ``alpha * variance`` on the original features, so the products need not be scaled.
 
-    The factors are computed in the upper triangle and the diagonal of ``gram``. Each begins from
-    the lower triangle and the separate diagonal, so that it does not matter what an interrupted
-    solve, or one that runs in the parent of a forked process, has left there.
+    The factors are computed in the upper triangle and the diagonal of ``gram``. Each computation
+    begins from the lower triangle and the separate diagonal. Numbers that an interrupted solve, or
+    a solve in the parent of a forked process, has left in the upper triangle are therefore ignored.
     """
     assert moments.gram is not None
     gram, variances = moments.gram, moments.variances
@@ -173,10 +177,12 @@ def _leave_one_out_score(
 ) -> float:
     """Return minus the mean squared leave-one-out error of the kept rows.
 
-    Source: R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007): the error of the
-    fit on all rows, divided by 1 minus the leverage of the row.
+    The leave-one-out error of a row is the error of the fit on all rows, divided by 1 minus the
+    leverage of the row.
+
+    Source: R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007).
     """
-    # (d, m), in Fortran order, in which BLAS overwrites them
+    # (d, m); BLAS overwrites arrays in Fortran order without a copy
     kept = np.subtract(moments.kept_rows.T, moments.mean[:, np.newaxis], order="F")
     errors = targets.kept - targets.mean - kept.T @ coef  # (m, k)
     solved = blas.dtrsm(1.0, factor, kept, lower=0, trans_a=1, overwrite_b=1)  # (d, m)
@@ -186,8 +192,8 @@ def _leave_one_out_score(
 
 def _too_small(alpha: float) -> ValueError:
     return ValueError(
-        f"alpha={alpha} is too small for these features, some of which depend on the others; "
-        "choose a larger one."
+        f"alpha={alpha} is too small for these features, some of which depend linearly on the "
+        "others; choose a larger alpha."
     )
 
 

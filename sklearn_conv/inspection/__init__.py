@@ -1,6 +1,6 @@
-"""Pictures of kernels, of their responses, and of the evidence for a decision.
+"""Draw kernels, their responses, and the evidence for a decision.
 
-The displays need matplotlib (extra ``plot``); `class_activation_map` does not.
+The displays require matplotlib (extra ``plot``); `class_activation_map` does not.
 """
 
 from sklearn_conv.inspection._class_activation import ClassActivationDisplay

@@ -16,15 +16,15 @@ MAX_ALPHA = 0.9
 
 
 class ClassActivationDisplay:
-    """An image, and the evidence for a class in color over the same image in gray.
+    """Display of an image, and of the evidence for a class in color over the same image in gray.
 
     Parameters
     ----------
     image : ndarray of shape (h, w, c)
         The image.
     evidence : ndarray of shape (h, w)
-        The evidence of each pixel. Negative values are evidence against the class; the sum is the
-        decision.
+        The evidence of each pixel. Negative values are evidence against the class. The sum over all
+        pixels is the decision.
     class_name : str
         Name of the class, or of the output of a regressor.
 
@@ -35,11 +35,11 @@ class ClassActivationDisplay:
     figure_ : matplotlib Figure
         The figure of the axes.
     axes_ : list of matplotlib Axes
-        The panels: the image, the evidence.
+        The panels of the image and of the evidence.
 
     See Also
     --------
-    class_activation_map : Compute the evidence as an array; says how it is mapped to pixels.
+    class_activation_map : Compute the evidence as an array; its page explains how this is done.
 
     Examples
     --------
@@ -75,12 +75,12 @@ class ClassActivationDisplay:
         Parameters
         ----------
         pipeline : Pipeline
-            A fitted pipeline that `class_activation_map` can explain.
+            A fitted pipeline that `class_activation_map` accepts.
         image : array-like of shape (h, w) or (h, w, c)
             An image of the shape seen in ``fit``.
         class_of_interest : int, float, bool or str, default=None
-            One of the pipeline's ``classes_``; None selects the predicted class. For a regressor,
-            the index of a target; None selects the first one.
+            A label in the pipeline's ``classes_``; None selects the predicted class. For a
+            regressor, the index of a target; None selects the first one.
         ax : matplotlib Axes, default=None
             Axes to draw into. If None, a figure is made.
 
@@ -94,11 +94,12 @@ class ClassActivationDisplay:
         NotFittedError
             If the pipeline is not fitted.
         TypeError
-            If ``pipeline`` has no `StridedConv2DTransformer` or no ``decision_function``.
+            If ``pipeline`` has no `StridedConv2DTransformer`, or if it is not a regressor and has
+            no ``decision_function``.
         ValueError
-            If the pipeline is not linear after the transformer, ``pooling`` includes "max",
-            ``image`` is not an image of the shape seen in ``fit``, ``class_of_interest`` does not
-            exist, or the pipeline does not have one decision per class.
+            If the pipeline is not linear after the transformer, if ``pooling`` includes "max", if
+            ``image`` is not an image of the shape seen in ``fit``, if ``class_of_interest`` does
+            not exist, or if the pipeline does not have one decision per class.
         """
         images = as_batch(image)
         maps = class_activation_map(pipeline, images)[0]  # (h, w, outputs)
@@ -117,7 +118,7 @@ class ClassActivationDisplay:
         ax : matplotlib Axes, default=None
             Axes to draw into. If None, a figure is made.
         cmap : str, default="PuOr_r"
-            A diverging color map; its center stands for no evidence.
+            Diverging color map, whose center stands for no evidence.
 
         Returns
         -------
@@ -132,7 +133,7 @@ class ClassActivationDisplay:
         show_image(right, self.image, as_background=True)
         strength = np.abs(self.evidence)
         limit = float(strength.max()) or 1.0
-        # With the root, weak evidence is visible, too.
+        # The square root makes weak evidence visible as well.
         alpha = MAX_ALPHA * np.sqrt(strength / limit)
         shown = show(right, self.evidence, cmap=cmap, vmin=-limit, vmax=limit, alpha=alpha)
         add_color_bar(self.ax_, shown, "evidence per pixel")
@@ -155,7 +156,7 @@ def _select_class(
     owner: str, maps: np.ndarray, chosen: Any, classes: np.ndarray
 ) -> tuple[np.ndarray, str]:
     """Return the evidence for one class, ``(h, w)``, and its name."""
-    is_binary = maps.shape[2] == 1  # evidence for the second class only
+    is_binary = maps.shape[2] == 1  # The only map is the evidence for the second class.
     by_class = np.concatenate([-maps, maps], axis=2) if is_binary else maps
     names = classes.tolist()
     n_outputs = by_class.shape[2]

@@ -1,7 +1,8 @@
 """`class_activation_map`: where in an image the evidence for a linear decision lies.
 
-A feature that is a mean or a sum over positions is multiplied by a weight in a linear model, so its
-part of the decision is a sum over these positions. The whole decision is then a sum over the image.
+A linear model multiplies each feature by a weight. If the feature is a mean or a sum over
+positions, its contribution to the decision is a sum over these positions as well. The whole
+decision is therefore a sum over the image.
 
 Source: B. Zhou, A. Khosla, A. Lapedriza, A. Oliva and A. Torralba, "Learning Deep Features for
 Discriminative Localization" (2016), who use one mean over the whole image.
@@ -31,10 +32,10 @@ PROBE_BYTES = 2**25
 """Approximate size of a batch of probe rows in bytes."""
 
 N_CHECKED = 100
-"""Number of images whose decisions are compared with the weights."""
+"""Number of images whose decisions are compared with those that the weights predict."""
 
 N_RANDOM_ROWS = 8
-"""Number of pairs of random rows at which a step is checked to be linear."""
+"""Number of pairs of random rows with which the linearity of a step is checked."""
 
 TOLERANCE = 1e-6
 """Largest deviation of a linear step, as a fraction of its largest term."""
@@ -46,37 +47,38 @@ def class_activation_map(pipeline: Pipeline, images: npt.ArrayLike) -> np.ndarra
     ``(n, h, w, c) -> (n, h, w, n_outputs)``
 
     The evidence of all pixels of an image adds up to the pipeline's ``decision_function``, apart
-    from rounding, which is that of float32 unless the images are float64. The constants that a
-    scaler and the classifier add are spread evenly over all pixels. The evidence of a window is
-    spread evenly over the pixels of the image under the weights of its kernel. A padded pixel that
-    repeats a pixel of the image counts as that pixel.
+    from rounding errors, which are those of float32 unless the features are float64. The constants
+    that a scaler and the classifier add are spread evenly over all pixels. The evidence of a window
+    is spread evenly over the pixels of the image under the weights of its kernel. A padded pixel
+    that repeats a pixel of the image counts as that pixel.
 
     Parameters
     ----------
     pipeline : Pipeline
-        A fitted pipeline. It has a `StridedConv2DTransformer` with ``pooling`` "mean", "sum" or
-        None, and any activation; then, optionally, steps that compute weighted sums of features
-        and constants, such as ``StandardScaler`` or ``PCA``; and at the end a linear classifier, or
-        a linear regressor, whose ``predict`` is then explained. Steps before the transformer may
-        change pixels.
+        A fitted pipeline of a `StridedConv2DTransformer` with ``pooling`` "mean", "sum" or None and
+        any activation, then optional steps that compute weighted sums of features and constants,
+        such as ``StandardScaler`` or ``PCA``, and at the end a linear classifier or a linear
+        regressor. For a regressor, the result of ``predict`` is explained. Steps before the
+        transformer may change pixels.
     images : array-like of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
-        The images, in a form that the pipeline accepts.
+        Images in a form that the pipeline accepts.
 
     Returns
     -------
     maps : ndarray of shape (n, h, w, n_outputs)
-        Evidence in float64. The outputs are the columns of ``decision_function``: one per class,
-        but for two classes a single one, the evidence for ``classes_[1]``. For a regressor, they
-        are the targets.
+        Evidence in float64. The outputs are the columns of ``decision_function``: one per class, or
+        for two classes a single one, the evidence for ``classes_[1]``. The outputs of a regressor
+        are its targets.
 
     Raises
     ------
     NotFittedError
         If the pipeline is not fitted.
     TypeError
-        If ``pipeline`` has no `StridedConv2DTransformer` or no ``decision_function``.
+        If ``pipeline`` has no `StridedConv2DTransformer`, or if it is not a regressor and has no
+        ``decision_function``.
     ValueError
-        If the pipeline is not linear after the transformer, ``pooling`` includes "max", or
+        If the pipeline is not linear after the transformer, if ``pooling`` includes "max", or if
         ``images`` is not a batch of images of the shape seen in ``fit``.
 
     See Also
@@ -112,22 +114,22 @@ def class_activation_map(pipeline: Pipeline, images: npt.ArrayLike) -> np.ndarra
         raise TypeError(
             f"{OWNER} explains the decision of a linear model, but there is none after the "
             "StridedConv2DTransformer; put both into a pipeline, as in make_pipeline(transformer, "
-            "StandardScaler(), RidgeClassifier()). They may be fitted before."
+            "StandardScaler(), RidgeClassifier()). Steps that are already fitted may be used."
         )
     parameters = check_parameters(transformer)
     if "max" in (parameters.poolings or []):
         raise ValueError(
             f"{OWNER} needs features that are sums over positions, but a maximum depends on one "
             "position only; fit with pooling='mean' or 'sum' instead of "
-            f"{transformer.pooling!r}. If a small part of the image decides, try a negative bias, "
-            "and compare the scores."
+            f"{transformer.pooling!r}. If a small part of the image determines the class, try a "
+            "negative bias, and compare the scores."
         )
     for step in (pipeline, transformer):
         check_is_fitted(step)
     X: Any = pipeline[:position].transform(images) if position else images
     quiet = copy(transformer).set_params(verbose=0)
     responses = copy(quiet).set_params(pooling=None, flatten=False)
-    batches = responses.transform_batches(X)  # raises if X is not valid
+    batches = responses.transform_batches(X)  # This call raises an error if X is not valid.
     features = quiet.transform(X[:N_CHECKED])
     constant, weights = _find_weights(pipeline[position + 1 :], features)
 
@@ -145,8 +147,8 @@ def class_activation_map(pipeline: Pipeline, images: npt.ArrayLike) -> np.ndarra
 def _find_weights(head: Pipeline, features: Any) -> tuple[np.ndarray, np.ndarray]:
     """Find the constant, ``(outputs,)``, and the weights, ``(d, outputs)``, of a linear pipeline.
 
-    The pipeline is called with rows in which one feature is not 0, so that nothing needs to be
-    known about its steps except that they are linear.
+    The pipeline is called with rows in which only one feature is not 0. This works for all linear
+    steps, whatever their attributes.
     """
     rows = features
     for name, step in head.steps[:-1]:
@@ -171,7 +173,7 @@ def _find_weights(head: Pipeline, features: Any) -> tuple[np.ndarray, np.ndarray
         probes[probed - start, probed] = scale[probed]
         decisions = _call(respond, features, probes)  # (n_probes, outputs)
         weights[probed] = (decisions - constant) / scale[probed, np.newaxis]
-    # The decisions for real features must be those that the weights predict.
+    # The decisions for the features of images must be those that the weights predict.
     difference = _call(respond, features, values) - (constant + values @ weights)  # (m, outputs)
     terms = np.abs(constant) + np.abs(values) @ np.abs(weights)
     _require_small(description, difference, terms)
@@ -179,7 +181,7 @@ def _find_weights(head: Pipeline, features: Any) -> tuple[np.ndarray, np.ndarray
 
 
 def _find_response(step: Any) -> Callable[[Any], np.ndarray]:
-    """Return the method whose results are explained."""
+    """Return the method of a step whose results are explained."""
     if hasattr(step, "decision_function"):
         return step.decision_function
     if is_regressor(step):
@@ -187,8 +189,8 @@ def _find_response(step: Any) -> Callable[[Any], np.ndarray]:
     last = step.steps[-1][1] if isinstance(step, Pipeline) else step
     raise TypeError(
         f"{OWNER} explains the decision_function of a linear classifier, but "
-        f"{type(last).__name__} has none; use RidgeClassifier, LogisticRegression, LinearSVC or "
-        "StreamingRidgeClassifier."
+        f"{type(last).__name__} does not have this method; use RidgeClassifier, "
+        "LogisticRegression, LinearSVC or StreamingRidgeClassifier."
     )
 
 
@@ -221,23 +223,23 @@ def _require_small(description: str, difference: np.ndarray, terms: np.ndarray) 
 def _not_linear(description: str) -> str:
     return (
         f"{OWNER} needs a decision that is a weighted sum of the features, but {description} is "
-        "not linear; remove it, or use steps such as StandardScaler and PCA, and RidgeClassifier, "
-        "LogisticRegression, LinearSVC or StreamingRidgeClassifier. To see what any other model "
-        "looks at, hide parts of the image and compare its predictions."
+        "not linear; remove it, or use linear steps such as StandardScaler and PCA, followed by "
+        "RidgeClassifier, LogisticRegression, LinearSVC or StreamingRidgeClassifier. To explain "
+        "any other model, hide parts of the image and compare its predictions."
     )
 
 
 def _call(function: Callable[[Any], Any], like: Any, rows: np.ndarray) -> np.ndarray:
     """Call a method with rows in the form of ``like``, ``(m, d) -> (m, outputs)``.
 
-    ``like`` is what the step was fitted on: an array of any number of axes, or a data frame of
-    pandas or polars.
+    ``like`` has the form of the data that the step was fitted on: an array with any number of axes,
+    or a data frame of pandas or polars.
     """
     table: Any = rows.reshape(len(rows), *like.shape[1:])
     if hasattr(like, "columns"):
         names = {"columns" if hasattr(like, "iloc") else "schema": list(like.columns)}
         table = type(like)(table, **names)
-    with np.errstate(all="ignore"):  # results that are not finite are refused as not linear
+    with np.errstate(all="ignore"):  # `_require_small` raises for results that are not finite.
         return _as_rows(function(table))
 
 
@@ -264,7 +266,7 @@ def _weigh(
     evidence = np.zeros((*values.shape[:3], n_outputs))
     for (i, (top, bottom)), (j, (left, right)) in product(enumerate(rows), enumerate(columns)):
         n_positions = (bottom - top) * (right - left)
-        # A position contributes to a sum as it is, and to a mean divided by their number.
+        # Each position contributes its value to a sum, and a fraction of its value to a mean.
         factors = [1 if name == "sum" else 1 / n_positions for name in poolings]
         weight = np.tensordot(factors, by_cell[i, j], 1)  # (n_maps, outputs)
         # Cells may overlap, so their evidence is added.
@@ -273,10 +275,10 @@ def _weigh(
 
 
 def _spread(windows: Windows) -> np.ndarray:
-    """Return the fractions of the evidence of each window that the pixels along an axis get.
+    """Return the fraction of the evidence of each window that each pixel along an axis receives.
 
-    Returns an array of shape ``(length, n_windows)``. The evidence of a window that only sees
-    padding is spread over all pixels.
+    The result has shape ``(length, n_windows)``. The evidence of a window that covers only padding
+    is spread over all pixels.
     """
     is_seen = windows.pixels[:, :, np.newaxis] == np.arange(windows.length)
     counts = is_seen.sum(axis=1, dtype=np.float64)  # (n_windows, length)

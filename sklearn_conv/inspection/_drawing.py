@@ -1,4 +1,4 @@
-"""Draw what the displays share: axes, panels, a color bar and an image."""
+"""Functions that the displays share: make axes, and draw panels, a color bar and an image."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SMALL_SIZE = 8
 """Font sizes in points."""
 
 MAX_ASPECT = 4
-"""An image or a map is stretched to its panel if one side exceeds the other by this factor."""
+"""Ratio of two sides above which an image or a map is stretched to its panel."""
 
 BLACK_OF_BACKGROUND = 0.35
-"""Gray that stands for black in a background, from 0 to 1."""
+"""Gray level, from 0 to 1, that stands for black in a background."""
 
 
 def make_axes(owner: str, ax: Any, inches: tuple[float, float]) -> tuple[Any, Any]:
@@ -27,7 +27,7 @@ def make_axes(owner: str, ax: Any, inches: tuple[float, float]) -> tuple[Any, An
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(
-            f"{owner} draws with matplotlib, which is not installed; pip install matplotlib."
+            f"{owner} requires matplotlib, which is not installed; run pip install matplotlib."
         ) from error
     if ax is None:
         _, ax = plt.subplots(figsize=inches, layout="constrained")
@@ -43,9 +43,10 @@ def add_panels(
     size: float = TITLE_SIZE,
     pad: float | None = None,
 ) -> list[Any]:
-    """Add panels inside the axes, at (left, bottom, width, height) in fractions of the axes.
+    """Add panels with titles inside the axes.
 
-    The size of the titles, and the padding below them, are in points.
+    ``bounds`` has (left, bottom, width, height) of each panel, in fractions of the axes. ``size``
+    of the titles and ``pad``, the gap below them, are in points.
     """
     panels = [ax.inset_axes(panel_bounds) for panel_bounds in bounds]
     for panel, title in zip(panels, titles, strict=True):
@@ -54,7 +55,7 @@ def add_panels(
 
 
 def add_color_bar(ax: Any, shown: Any, label: str) -> None:
-    """Add a color bar at the right of the axes, opaque even if the colors shown are not."""
+    """Add an opaque color bar to the right of the axes, even if the colors are transparent."""
     bar = ax.figure.colorbar(shown, ax=ax, fraction=0.04, pad=0.02)
     bar.set_label(label, size=SMALL_SIZE)
     bar.ax.tick_params(labelsize=SMALL_SIZE)
@@ -62,7 +63,7 @@ def add_color_bar(ax: Any, shown: Any, label: str) -> None:
 
 
 def show(panel: Any, values: np.ndarray, **options: Any) -> Any:
-    """Show an image or a map without ticks, and stretch a very narrow one."""
+    """Show an image or a map without ticks, and stretch it if it is very narrow."""
     h, w = values.shape[:2]
     is_narrow = max(h / w, w / h) > MAX_ASPECT
     shown = panel.imshow(values, aspect="auto" if is_narrow else "equal", **options)
@@ -73,9 +74,9 @@ def show(panel: Any, values: np.ndarray, **options: Any) -> Any:
 def show_image(panel: Any, image: np.ndarray, *, as_background: bool = False) -> None:
     """Show an image, scaled so that its smallest value is black and its largest white.
 
-    Three channels are red, green and blue, scaled together. For any other number of channels, each
-    is scaled, and their mean is shown in gray. A background is always gray, and lighter, so that
-    the colors over it can be seen.
+    Three channels are shown as red, green and blue, scaled together. For any other number of
+    channels, each channel is scaled, and their mean is shown in gray. A background is always gray,
+    and lighter, so that the colors over it are visible.
     """
     pixels = np.asarray(image, np.float64)  # (h, w, c)
     is_color = pixels.shape[2] == 3

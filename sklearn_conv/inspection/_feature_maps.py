@@ -1,4 +1,4 @@
-"""`FeatureMapDisplay`: an image, and where the kernels respond most strongly."""
+"""`FeatureMapDisplay`: an image and its strongest maps."""
 
 from __future__ import annotations
 
@@ -16,36 +16,37 @@ from sklearn_conv.inspection._drawing import add_color_bar, add_panels, make_axe
 from sklearn_conv.inspection._inputs import as_batch, find_transformer
 
 MAX_COLUMNS = 4
-"""Panels in a row."""
+"""Maximum number of panels in a row."""
 
 TITLE_SIZE = 8
-"""Font size of the titles in points; larger ones would not fit."""
+"""Font size of the titles in points; larger titles would not fit."""
 
 PANEL_INCHES = 1.9
+"""Width of a cell, which holds a panel, its title and a gap."""
 
 PANEL_WIDTH, PANEL_HEIGHT = 0.93, 0.86
-"""Fractions of the cell that a panel shares with its title and a gap."""
+"""Width and height of a panel, as fractions of its cell."""
 
 
 class FeatureMapDisplay:
-    """An image and its strongest maps, with the pooling grid drawn over them.
+    """Display of an image and its strongest maps, with the pooling grid drawn over them.
 
-    A map holds the activated responses of a kernel, before pooling.
+    A map consists of the activated responses of a kernel, before pooling.
 
     Parameters
     ----------
     image : ndarray of shape (h, w, c)
         The image.
     maps : ndarray of shape (rows, columns, n_maps)
-        Activated responses. The strongest map, whose mean of absolute values is largest, comes
-        first.
+        Activated responses, the strongest map first. The strength of a map is the mean of its
+        absolute values.
     names : sequence of str
         Names of the maps.
     cuts : pair of ndarray
-        Rows and columns of the maps at which one cell of the pooling grid ends and the next begins;
-        0.5 is between the first two rows or columns.
+        Positions on the maps, along rows and along columns, at which one cell of the pooling grid
+        ends and the next begins; 0.5 is between the first two rows or columns.
     image_cuts : pair of ndarray
-        The same in pixels of the image.
+        The same positions in pixels of the image.
 
     Attributes
     ----------
@@ -54,7 +55,7 @@ class FeatureMapDisplay:
     figure_ : matplotlib Figure
         The figure of the axes.
     axes_ : list of matplotlib Axes
-        The panels: the image, then the maps.
+        The panels of the image and of the maps, in this order.
 
     See Also
     --------
@@ -95,8 +96,8 @@ class FeatureMapDisplay:
         Parameters
         ----------
         estimator : StridedConv2DTransformer or Pipeline
-            A fitted transformer, or a pipeline that has one; steps before it are applied to the
-            image.
+            A fitted transformer, or a pipeline that contains one. The steps of the pipeline before
+            the transformer are applied to the image.
         image : array-like of shape (h, w) or (h, w, c)
             An image of the shape seen in ``fit``.
         n_maps : int, default=7
@@ -114,9 +115,10 @@ class FeatureMapDisplay:
         NotFittedError
             If the transformer is not fitted.
         TypeError
-            If ``estimator`` is not, and does not contain, a `StridedConv2DTransformer`.
+            If ``estimator`` is not, and does not contain, a `StridedConv2DTransformer`, or if
+            ``n_maps`` is not an integer.
         ValueError
-            If ``image`` is not an image of the shape seen in ``fit``, or ``n_maps`` is below 1.
+            If ``image`` is not an image of the shape seen in ``fit``, or if ``n_maps`` is below 1.
         """
         n_drawn = check_integer(cls.__name__, "n_maps", n_maps, 1)
         position, transformer = find_transformer(cls.__name__, estimator)
@@ -125,7 +127,8 @@ class FeatureMapDisplay:
         responses = copy(transformer).set_params(pooling=None, flatten=False, verbose=0)
         _, (maps,) = next(responses.transform_batches(images))  # maps: (oh, ow, n_maps)
         order = np.argsort(-np.abs(maps).mean(axis=(0, 1)), kind="stable")[:n_drawn]
-        # Unpooled features are named by row, column and map: the first ones belong to one position.
+        # Unpooled features are ordered by row, column and map, so the first ones belong to the maps
+        # at row 0 and column 0.
         features = responses.get_feature_names_out()[: maps.shape[2]]
 
         parameters = check_parameters(transformer)
@@ -151,8 +154,8 @@ class FeatureMapDisplay:
         ax : matplotlib Axes, default=None
             Axes to draw into. If None, a figure is made.
         cmap : str, default=None
-            Color map of the maps. None means "viridis", or "PuOr" with white at 0 if there are
-            negative responses.
+            Color map of the maps. None means "viridis" or, if there are negative responses, "PuOr"
+            with white at 0.
 
         Returns
         -------
@@ -183,7 +186,7 @@ class FeatureMapDisplay:
 
 
 def _draw_cuts(panel: Any, cuts: Sequence[np.ndarray], shape: tuple[int, ...], color: str) -> None:
-    """Draw the cuts between rows and between columns that lie inside a picture of that shape."""
+    """Draw the cuts between rows and between columns that lie inside an image of that shape."""
     for draw, cut, length in zip((panel.axhline, panel.axvline), cuts, shape, strict=True):
         for place in cut[(cut > -0.5) & (cut < length - 0.5)]:
             draw(place, color=color, linewidth=1)

@@ -15,17 +15,17 @@ NUMBER_SIZE = 9
 
 
 class GridSearchDisplay:
-    """Heat maps of the scores and of the fit times of a search over two parameters.
+    """Display of the scores and the fit times of a search over two parameters, as heat maps.
 
     If more than two parameters were searched, each square shows the best score over the other
-    parameters, and the fit time of that score.
+    parameters, and the fit time of the combination with that score.
 
     Parameters
     ----------
     scores : ndarray of shape (len(y_values), len(x_values))
-        Mean test scores; NaN if a combination was not tried or failed.
+        Mean test scores; NaN for combinations that were not tried or that failed.
     fit_times : ndarray of shape (len(y_values), len(x_values))
-        Mean fit times in seconds.
+        Mean fit times in seconds; NaN as in ``scores``.
     x_values, y_values : sequence
         Values of the parameters.
     x, y : str
@@ -38,7 +38,7 @@ class GridSearchDisplay:
     figure_ : matplotlib Figure
         The figure of the axes.
     axes_ : list of matplotlib Axes
-        The panels: the scores, the fit times.
+        The panels of the scores and of the fit times.
 
     See Also
     --------
@@ -87,14 +87,15 @@ class GridSearchDisplay:
         Parameters
         ----------
         search : GridSearchCV or similar
-            A fitted search with one metric and ``cv_results_``.
+            A fitted search that has ``cv_results_`` and one metric.
         x : str, default=None
-            Name of the searched parameter along the horizontal axis, with or without its step:
-            "stridedconv2dtransformer__stride" or "stride". If exactly two parameters were searched,
-            ``x`` and ``y`` may be None. If one of them is None, it is the other parameter. If both
-            are None, ``y`` is the first and ``x`` the second parameter in alphabetical order.
+            Name of the searched parameter along the horizontal axis, with or without the name of
+            its step: "stridedconv2dtransformer__stride" or "stride". If exactly two parameters were
+            searched, ``x``, ``y`` or both may be None. If only one is None, it is set to the
+            remaining parameter. If both are None, ``y`` is the first and ``x`` the second parameter
+            in alphabetical order.
         y : str, default=None
-            Name of the searched parameter along the vertical axis, in the same way.
+            Name of the searched parameter along the vertical axis, with the same rules as ``x``.
         ax : matplotlib Axes, default=None
             Axes to draw into. If None, a figure is made.
 
@@ -111,8 +112,8 @@ class GridSearchDisplay:
             If ``search`` is not a search.
         ValueError
             If fewer than two parameters were searched, if more than two were searched and ``x`` or
-            ``y`` is None, if no searched parameter or several have the name ``x`` or ``y``, or if
-            there are several metrics.
+            ``y`` is None, if ``x`` or ``y`` is not the name of exactly one searched parameter, or
+            if there are several metrics.
         """
         results = _check_results(cls.__name__, search)
         points = results["params"]
@@ -123,14 +124,15 @@ class GridSearchDisplay:
         x_values, y_values = _list_values(x_points), _list_values(y_points)
         scores = np.full((len(y_values), len(x_values)), np.nan)
         fit_times = np.full_like(scores, np.nan)
-        # In ascending order of scores, so that the best score of a square is written last.
+        # The results are visited in ascending order of their scores, so that the best score of a
+        # square is written last.
         for i in np.argsort(results["mean_test_score"], kind="stable"):
             score = results["mean_test_score"][i]
             if not np.isnan(score):
                 square = y_values.index(y_points[i]), x_values.index(x_points[i])
                 scores[square], fit_times[square] = score, results["mean_fit_time"][i]
         labels = [name.rpartition("__")[2] for name in (x_name, y_name)]
-        if labels[0] == labels[1]:  # parameters of two steps
+        if labels[0] == labels[1]:  # Parameters of two steps have the same name.
             labels = [x_name, y_name]
         return cls(scores, fit_times, x_values, y_values, *labels).plot(ax=ax)
 
@@ -171,12 +173,15 @@ def _check_results(owner: str, search: Any) -> dict[str, Any]:
     if not hasattr(search, "best_params_"):
         if not hasattr(search, "cv") or not hasattr(search, "fit"):
             raise TypeError(
-                f"{owner} takes a fitted search, such as GridSearchCV. "
+                f"{owner} requires a fitted search, such as GridSearchCV. "
                 f"Got {type(search).__name__} instead."
             )
         check_is_fitted(search)
     if "mean_test_score" not in search.cv_results_:
-        raise ValueError(f"{owner} takes a search with one metric; pass a single scoring to it.")
+        raise ValueError(
+            f"{owner} requires a search with one metric; set the scoring of the search to a single "
+            "metric."
+        )
     return search.cv_results_
 
 
@@ -196,7 +201,7 @@ def _find_parameters(
         )
     found = [None if name is None else _find_parameter(searched, name) for name in (x, y)]
     rest = [name for name in searched if name not in found]
-    # If both are left, x is the last and y the first in alphabetical order.
+    # If both names are None, x is the last and y the first parameter in alphabetical order.
     x_name, y_name = (name or rest.pop() for name in found)
     return x_name, y_name
 
@@ -213,9 +218,9 @@ def _find_parameter(searched: list[str], name: str) -> str:
 
 
 def _list_values(values: Sequence[Any]) -> list[Any]:
-    """List different values in ascending order if they have one, else in order of appearance.
+    """List the distinct values, sorted if they can be compared, else in order of appearance.
 
-    Values need not be hashable: they may be [rows, columns] lists.
+    Values need not be hashable; they may be lists such as [rows, columns].
     """
     found: list[Any] = []
     for value in values:
@@ -228,7 +233,7 @@ def _list_values(values: Sequence[Any]) -> list[Any]:
 
 
 def _write_numbers(panel: Any, values: np.ndarray, form: str) -> None:
-    """Write each value into its square, in black or white, whichever is easier to read."""
+    """Write each value into its square, in black or white, depending on the color behind it."""
     is_finite = np.isfinite(values)
     middle = (np.nanmin(values) + np.nanmax(values)) / 2 if is_finite.any() else 0.0
     for (row, column), value in np.ndenumerate(values):

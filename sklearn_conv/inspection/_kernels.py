@@ -14,19 +14,20 @@ from sklearn_conv.inspection._drawing import SMALL_SIZE, TITLE_SIZE, make_axes
 from sklearn_conv.inspection._inputs import find_transformer
 
 MAX_KERNELS = 64
-"""Number of kernels to draw if the user does not choose."""
+"""Maximum number of kernels to draw if ``indices`` is None."""
 
 SATURATION = 0.995
 """Quantile of the absolute weights; larger weights are drawn as black or white."""
 
 TILE_INCHES = 0.75
-"""Length of the longer side of a kernel, if a figure is made."""
+"""Length of the longer side of a kernel in a new figure."""
 
 GAP = 0.15
-"""Gap between kernels as a fraction of their longer side; doubled above a kernel, for its name."""
+"""Gap between kernels as a fraction of their longer side. The gap above a kernel, which holds its
+name, is twice as large."""
 
 MIN_SIZE = 4
-"""Names that would be smaller, in points, are left out."""
+"""Minimum font size of the names in points; smaller names are left out."""
 
 LETTER_WIDTH = 0.65
 """Width of a letter as a fraction of the font size."""
@@ -35,11 +36,12 @@ POINTS_PER_INCH = 72
 
 
 class KernelDisplay:
-    """A gallery of kernels, the smoothest first.
+    """Display of kernels as a gallery, the smoothest kernel first.
 
     Each kernel is divided by its norm, so that the pattern of a weak kernel is as visible as that
-    of a strong one. All are drawn on the same scale, with 0 in the middle gray. Kernels of three
-    channels are drawn in color; for any other number, the channels of a kernel are side by side.
+    of a strong one. All kernels are drawn on the same scale, and weights of 0 are medium gray.
+    Kernels with three channels are drawn in color. For any other number of channels, the channels
+    of a kernel are drawn side by side.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ class KernelDisplay:
     figure_ : matplotlib Figure
         The figure of the axes.
     order_ : ndarray of int
-        Indices of the kernels that are drawn, in the order of the gallery: row by row.
+        Indices of the drawn kernels, in the order of the gallery, row by row.
 
     See Also
     --------
@@ -90,12 +92,13 @@ class KernelDisplay:
         Parameters
         ----------
         estimator : StridedConv2DTransformer or Pipeline
-            A fitted transformer, or a pipeline that has one.
+            A fitted transformer, or a pipeline that contains one.
         indices : array-like of int, default=None
-            Kernels to draw, in that order. None draws all kernels; if there are more than 64, it
-            draws 64 of them, evenly spaced from the smoothest to the finest.
+            Indices of the kernels to draw, in this order. If None, all kernels are drawn, from the
+            smoothest to the finest; if there are more than 64 kernels, 64 evenly spaced ones.
         channels : int or sequence of int, default=None
-            Channels to draw; three channels are red, green and blue. None draws all.
+            Channels to draw; three channels are drawn as red, green and blue. If None, all channels
+            are drawn.
         ax : matplotlib Axes, default=None
             Axes to draw into. If None, a figure is made.
 
@@ -109,7 +112,7 @@ class KernelDisplay:
         NotFittedError
             If the transformer is not fitted.
         TypeError
-            If ``estimator`` is not, and does not contain, a `StridedConv2DTransformer`, or
+            If ``estimator`` is not, and does not contain, a `StridedConv2DTransformer`, or if
             ``indices`` or ``channels`` are not integers.
         ValueError
             If a kernel or a channel does not exist.
@@ -155,9 +158,11 @@ class KernelDisplay:
         tiles = _make_tiles(weights[..., self.order_])
         names = [self.names[k] for k in self.order_]
 
-        # The unit is the longer side of a tile. The first tile is at (0, 0), and y points down.
+        # The unit of length is the longer side of a tile. The first tile is at (0, 0), and the y
+        # axis points down.
         h, w = (length / max(tiles[0].shape[:2]) for length in tiles[0].shape[:2])
-        n_square = round(np.sqrt(len(tiles) * (h + GAP) / (w + GAP)))  # as wide as high
+        # With n_square columns, the gallery is about as wide as high.
+        n_square = round(np.sqrt(len(tiles) * (h + GAP) / (w + GAP)))
         n_columns = min(len(tiles), max(1, n_square))
         n_rows = -(-len(tiles) // n_columns)
         width, height = n_columns * (w + GAP), n_rows * (h + 2 * GAP)
@@ -215,15 +220,16 @@ def _fineness(kernels: np.ndarray) -> np.ndarray:
 
 
 def _make_tiles(weights: np.ndarray) -> list[np.ndarray]:
-    """Make a picture of each kernel, from 0 to 1 with weights of 0 at 0.5.
+    """Convert each kernel to an image of values from 0 to 1; weights of 0 become 0.5.
 
-    Pictures of three channels are (kh, kw, 3). For any other number of channels, these are side by
-    side with a white line between them: (kh, c * (kw + 1) - 1).
+    The image of a kernel with three channels has shape (kh, kw, 3). For any other number of
+    channels, the channels are side by side with a white line between them, and the image has shape
+    (kh, c * (kw + 1) - 1).
     """
     limit = np.quantile(np.abs(weights), SATURATION) or 1
     kernels = np.clip(np.moveaxis(weights, 3, 0) / limit / 2 + 0.5, 0, 1)  # (k, kh, kw, c)
     if kernels.shape[3] == 3:
         return list(kernels)
-    # A white column after each channel, the last of which is cut off.
+    # A white column is added after each channel; the last one is cut off.
     parted = np.pad(kernels, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=1)
     return [np.hstack(np.moveaxis(kernel, 2, 0))[:, :-1] for kernel in parted]

@@ -1,8 +1,8 @@
-"""Initializers: the functions behind the names of the parameter ``kernels``.
+"""Initializers: functions that make the kernels, selected by name with the parameter ``kernels``.
 
-Each is called as ``init(shape, rng, patches)`` and returns an array of that shape,
-``(kh, kw, c, n_kernels)``. Pass a function of your own with this signature as ``kernels``, or call
-one of these in it.
+Each function is called as ``init(shape, rng, patches)`` and returns an array of this shape,
+``(kh, kw, c, n_kernels)``. A user-defined function with the same signature can be passed as
+``kernels``; it may call the functions of this module.
 """
 
 from sklearn_conv.kernels._fixed import dct, gabor, haar, laplace, sobel

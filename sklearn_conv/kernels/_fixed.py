@@ -16,10 +16,11 @@ from sklearn_conv.kernels._initializer import Shape
 def sobel(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
     """Return derivatives of the smoothed image in evenly spaced directions, one channel each.
 
-    Kernel j is applied to channel ``j % c``, in direction ``j // c`` of ``m = ceil(n_kernels / c)``
-    directions, at an angle of ``180 / m * (j // c)`` degrees; the first direction is from left to
-    right. With ``m = 2`` these are the two Sobel kernels; other directions are mixtures of the two.
-    Sizes other than 3 x 3 are products of binomial smoothing and its differences, as in OpenCV.
+    There are ``m = ceil(n_kernels / c)`` directions. Kernel j is applied to channel ``j % c``, in
+    direction ``j // c``, at an angle of ``180 / m * (j // c)`` degrees; the first direction is from
+    left to right. With ``m = 2`` and a size of 3 x 3, these are the two Sobel kernels; other
+    directions are linear combinations of these kernels. Kernels of other sizes are products of
+    binomial weights and of differences of binomial weights, as in OpenCV.
 
     Source: I. Sobel and G. Feldman, "A 3x3 Isotropic Gradient Operator for Image Processing"
     (1968); W. T. Freeman and E. H. Adelson, "The Design and Use of Steerable Filters" (1991).
@@ -40,7 +41,7 @@ def sobel(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
     filters = []
     for i in range(n_directions):
         angle = np.pi * i / n_directions
-        # Rounded, so that at a right angle the other kernel has a weight of exactly 0.
+        # Rounding makes the cosine of a right angle exactly 0.
         along, across = np.round([np.cos(angle), np.sin(angle)], 15)
         filters.append(along * right + across * down)
     return _on_each_channel(filters, shape)
@@ -50,11 +51,11 @@ def gabor(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
     """Return waves under a Gaussian window, at several frequencies and orientations.
 
     There are ``m = ceil(n_kernels / c)`` filters: for each frequency and orientation, a cosine and
-    then a sine. The orientations, 8 or ``ceil(m / 2)`` if that is fewer, are evenly spaced over
-    half a turn. The ``ceil(m / (2 * orientations))`` frequencies are evenly spaced on a logarithmic
-    scale between one period per shorter side of the kernel and half a period per pixel, the lowest
-    first. The Gaussian window has a bandwidth of one octave, but a standard deviation of at most a
-    quarter of the shorter side. Each filter has zero mean and unit norm.
+    then a sine. The ``min(8, ceil(m / 2))`` orientations are evenly spaced over 180 degrees. The
+    ``ceil(m / (2 * orientations))`` frequencies are evenly spaced on a logarithmic scale between
+    one period per shorter side of the kernel and half a period per pixel, the lowest first. The
+    Gaussian window has a bandwidth of one octave, but a standard deviation of at most a quarter of
+    the shorter side. Each filter has zero mean and unit norm.
 
     Source: A. K. Jain and F. Farrokhnia, "Unsupervised Texture Segmentation Using Gabor Filters"
     (1991).
@@ -110,8 +111,8 @@ def dct(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
     """Return the lowest frequencies of the discrete cosine transform (DCT-II) of a window.
 
     The first filter is constant and responds to brightness. Filters are sorted by the sum of their
-    two frequencies, then by the vertical one. They have unit norm and are orthogonal; there are
-    kh * kw of them.
+    two frequencies, then by the vertical frequency. There are kh * kw filters, which are orthogonal
+    and have unit norm.
 
     Source: N. Ahmed, T. Natarajan and K. R. Rao, "Discrete Cosine Transform" (1974).
 
@@ -129,8 +130,8 @@ def haar(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
     """Return Haar wavelets: differences between the halves of a window, their halves, and so on.
 
     The first filter is constant and responds to brightness. Filters are sorted by the sum of their
-    two levels, then by the vertical one. They have unit norm and are orthogonal; there are kh * kw
-    of them. If the number of pixels is odd, the first half is the larger one.
+    two levels, then by the vertical level. There are kh * kw filters, which are orthogonal and have
+    unit norm. If the number of pixels is odd, the first half is larger.
 
     Source: A. Haar, "Zur Theorie der orthogonalen Funktionensysteme" (1910); M. Girardi and
     W. Sweldens, "A New Class of Unbalanced Haar Wavelets That Form an Unconditional Basis for Lp on
@@ -147,7 +148,7 @@ def haar(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
 
 
 def _on_each_channel(filters: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
-    """Apply each filter, (kh, kw), to every channel in turn."""
+    """Return kernels that apply each filter, (kh, kw), to every channel in turn."""
     c = shape[2]
     kernels = np.zeros(shape)
     for j in range(shape[3]):
@@ -158,8 +159,8 @@ def _on_each_channel(filters: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
 def _check_size(name: str, shape: Shape, minimum: int) -> None:
     if min(shape[:2]) < minimum:
         raise ValueError(
-            f"kernels={name!r} cannot be made in kernel_size={shape[:2]}; use a kernel_size of at "
-            f"least {(minimum, minimum)}."
+            f"kernels={name!r} cannot be made with kernel_size={shape[:2]}; use a kernel_size of "
+            f"at least {(minimum, minimum)}."
         )
 
 
@@ -189,7 +190,7 @@ def _cosine(frequency: int, size: int) -> np.ndarray:
 def _wavelets(size: int) -> list[tuple[int, np.ndarray]]:
     """Return an orthonormal basis as (level, weights); level 0 is constant."""
     basis, parts = [(0, np.full(size, size**-0.5))], [(1, 0, size)]
-    for level, start, stop in parts:  # halves are appended while the loop runs
+    for level, start, stop in parts:  # The loop appends both halves of each part.
         if stop - start > 1:
             middle = (start + stop + 1) // 2
             left, right, n = middle - start, stop - middle, stop - start
@@ -211,7 +212,7 @@ def _from_center(size: int) -> np.ndarray:
 
 
 def _standard(weights: np.ndarray) -> np.ndarray:
-    """Center, and divide by the norm."""
+    """Center the weights, and divide them by their norm."""
     weights = weights - weights.mean()
     return weights / np.linalg.norm(weights)
 

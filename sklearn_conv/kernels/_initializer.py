@@ -1,4 +1,4 @@
-"""What an initializer is: the types of its arguments and of its result."""
+"""Types of the arguments and of the result of an initializer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ Shape = tuple[int, int, int, int]
 """(kh, kw, c, n_kernels)"""
 
 Patches = Callable[..., np.ndarray]
-"""``patches(n)`` returns n training patches, ``(n, kh*kw*c)``, and ``patches()`` the whole sample;
-they are normalized and whitened as the kernels will see them."""
+"""``patches(n)`` returns n training patches, ``(n, kh*kw*c)``, and ``patches()`` returns all of
+them. They are normalized and whitened like the windows to which the kernels are applied."""
 
 Initializer = Callable[[Shape, np.random.RandomState, Patches], np.ndarray]
-"""``init(shape, rng, patches) -> kernels``, an array of that shape; what an initializer does not
-need, it ignores."""
+"""``init(shape, rng, patches)`` returns kernels of that shape. Initializers ignore arguments that
+they do not need."""

@@ -9,7 +9,8 @@ from sklearn_conv._engine.threads import one_blas_thread
 from sklearn_conv.kernels._initializer import Patches, Shape
 
 KMEANS_BATCH = 4096
-"""Patches in a batch of k-means; the first centers are chosen from three times as many."""
+"""Number of patches in a batch of k-means. The initial centers are chosen from three times this
+number, or three times the number of kernels if that is larger."""
 
 
 def patches(shape: Shape, rng: np.random.RandomState, patches: Patches) -> np.ndarray:
@@ -24,12 +25,13 @@ def patches(shape: Shape, rng: np.random.RandomState, patches: Patches) -> np.nd
 
 
 def kmeans(shape: Shape, rng: np.random.RandomState, patches: Patches) -> np.ndarray:
-    """Return the centers of clusters of the training patches, by spherical k-means.
+    """Return the cluster centers of the training patches, computed by spherical k-means.
 
-    Patches and centers are centered and have unit norm. If there are fewer patches than kernels,
-    the patches themselves are returned. Rounding may decide to which of two clusters a patch
-    belongs. So the centers may differ, without being worse, for images in another dtype or in other
-    units, and between versions of scikit-learn, because version 1.9 draws other batches than 1.8.
+    Both the patches and the cluster centers have zero mean and unit norm. If there are fewer
+    patches than kernels, the patches themselves are returned. Rounding may decide to which of two
+    clusters a patch belongs, so images with another dtype or in other units may lead to different
+    centers, which are not worse. The centers may also differ between versions of scikit-learn,
+    because versions 1.8 and 1.9 draw different batches.
 
     Source: A. Coates and A. Y. Ng, "Learning Feature Representations with K-Means" (2012);
     D. Sculley, "Web-Scale K-Means Clustering" (2010).
@@ -44,7 +46,8 @@ def kmeans(shape: Shape, rng: np.random.RandomState, patches: Patches) -> np.nda
         n_init=1,
         random_state=rng,
     )
-    # scikit-learn limits BLAS as well. If several threads did so, the limit would stay for good.
+    # scikit-learn limits BLAS to one thread as well. If several threads did so at the same time,
+    # the limit would never be removed.
     with one_blas_thread:
         clusters.fit(sample)
     return _standard(clusters.cluster_centers_).T.reshape(shape)
@@ -53,8 +56,8 @@ def kmeans(shape: Shape, rng: np.random.RandomState, patches: Patches) -> np.nda
 def pca(shape: Shape, rng: np.random.RandomState, patches: Patches) -> np.ndarray:
     """Return the directions of largest variance of the training patches, the largest first.
 
-    There are at most kh * kw * c directions. They have unit norm, and the weight of each with the
-    largest absolute value is positive.
+    There are at most kh * kw * c directions. Each has unit norm, and its weight with the largest
+    absolute value is positive.
 
     Source: T.-H. Chan et al., "PCANet: A Simple Deep Learning Baseline for Image Classification?"
     (2015).

@@ -1,8 +1,8 @@
-"""Training patches: windows of the training images, and how they are preprocessed.
+"""Training patches: windows of the training images, and their preprocessing.
 
-The same preprocessing is applied in ``transform`` without touching the windows: the whitening, and
-the subtraction of the mean of a window, are folded into the kernels (`Preprocessing.fold`), so that
-only the division of normalized windows is left to the engine.
+In ``transform``, the windows are preprocessed in the same way. The whitening and the subtraction of
+the mean of a window are folded into the kernels (`Preprocessing.fold`), so that the engine only
+divides normalized windows by their standard deviation.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from sklearn_conv._images.batch import DaskImages, ReadableImages, check_finite
 from sklearn_conv._validation import check_integer
 
 CONTRAST = 0.01
-"""Fraction of the mean variance of the training patches that is added to the variance of each; a
-patch with a smaller variance counts as nearly constant."""
+"""Fraction of the mean variance of the training patches that is added to the variance of each
+patch. A patch with a variance below this fraction counts as nearly constant."""
 
 SHRINKAGE = 0.1
-"""Fraction of the mean variance of the weights that ``whiten=True`` adds to that of every
+"""Fraction of the mean variance of all directions that ``whiten=True`` adds to the variance of each
 direction."""
 
 CHUNK = 10_000
-"""Number of patches that are gathered, or multiplied in float64, at once."""
+"""Number of patches that are gathered, or multiplied in float64, at once. Quantiles are computed
+from this number of patches."""
 
 SAFE_FACTOR = 1e6
-"""How far ``eps`` must stay from the smallest and the largest number of its dtype."""
+"""Minimum ratio of ``eps`` to the smallest number, and of the largest number to ``eps``, in the
+dtype of the patches."""
 
 
 def sample_patches(
@@ -41,12 +43,12 @@ def sample_patches(
     dtype: np.dtype,
     rng: np.random.RandomState,
 ) -> np.ndarray:
-    """Copy random windows, in random order and without replacement; all if there are fewer.
+    """Copy ``n_patches`` random windows, without replacement; all if there are fewer.
 
     ``(n, h, w, c) -> (n_patches, kh*kw*c)``
 
-    The windows lie inside the images. Only if the images are smaller than a kernel, windows over
-    their padded border are drawn, as ``transform`` sees them.
+    The order is random. The windows lie inside the images. Only if the images are smaller than a
+    kernel, windows that extend into the padding are drawn, as in ``transform``.
     """
     rows, columns = (windows.sampled() for windows in geometry)
     counts = len(images), rows.n_windows, columns.n_windows
@@ -54,7 +56,7 @@ def sample_patches(
     n_patches = min(n_patches, n_places)
     places = rng.permutation(sample_without_replacement(n_places, n_patches, random_state=rng))
     patches = np.empty((n_patches, *geometry.kernel_size, images.shape[3]), dtype)
-    by_image = np.argsort(places)  # so that each image is read once
+    by_image = np.argsort(places)  # In this order, each image is read once.
     image, top, left = np.unravel_index(places[by_image], counts)
     seen_rows, seen_columns = rows.pixels, columns.pixels  # (windows, kh), (windows, kw)
     for batch in images.batches():
@@ -76,21 +78,21 @@ def sample_patches(
 
 
 class Whitening(NamedTuple):
-    """``(patches - mean) @ matrix``."""
+    """Affine transformation of patches, ``(patches - mean) @ matrix``."""
 
     mean: np.ndarray
     matrix: np.ndarray
 
 
 class Preprocessing(NamedTuple):
-    """How patches are normalized and whitened before they are multiplied with kernels."""
+    """Normalization and whitening of patches before they are multiplied by kernels."""
 
     eps: float = 0.0
-    """patches are centered and divided by ``sqrt(variance + eps)``; 0: they are not normalized"""
+    """If above 0, patches are centered and divided by ``sqrt(variance + eps)``."""
     whitening: Whitening | None = None
 
     def apply(self, patches: np.ndarray) -> np.ndarray:
-        """Normalize and whiten, ``(n, d) -> (n, d)``."""
+        """Normalize and whiten patches, ``(n, d) -> (n, d)``."""
         if self.eps:
             patches = patches - patches.mean(axis=1, keepdims=True)
             patches /= np.sqrt(np.square(patches).mean(axis=1, keepdims=True) + self.eps)
@@ -100,10 +102,10 @@ class Preprocessing(NamedTuple):
         return patches
 
     def fold(self, kernels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fold whitening and centering of patches into kernels, ``(d, k) -> (d, k), (k,)``.
+        """Fold the whitening and centering of patches into kernels, ``(d, k) -> (d, k), (k,)``.
 
-        Returns the folded kernels, and the offset to add to their responses. Only the division of
-        normalized patches is left to do.
+        Return the folded kernels, and the offset to add to their responses. Normalized patches must
+        still be divided by their standard deviation.
         """
         offset = np.zeros(kernels.shape[1])
         if self.whitening:
@@ -115,12 +117,12 @@ class Preprocessing(NamedTuple):
 
 
 def learn_preprocessing(patches: np.ndarray, normalize: bool, whiten: float) -> Preprocessing:
-    """Learn how to normalize patches, and how to whiten them if ``whiten`` is not 0.
+    """Learn the normalization of patches, and their whitening if ``whiten`` is not 0.
 
-    The whitening is ZCA: the directions of the covariance of the patches are divided by
-    ``sqrt(variance + whiten * mean variance)``. Directions in which the patches do not vary, which
-    exist if there are fewer patches than weights, have variance 0; the regularization keeps their
-    factor finite.
+    The whitening is ZCA: the principal directions of the patches are divided by
+    ``sqrt(variance + whiten * mean variance)``. If there are fewer patches than weights, the
+    patches do not vary in some directions, whose variance is then 0. The regularization keeps the
+    factor of these directions finite.
     """
     preprocessing = Preprocessing()
     if normalize:
@@ -128,7 +130,7 @@ def learn_preprocessing(patches: np.ndarray, normalize: bool, whiten: float) -> 
         if not float(limits.tiny) * SAFE_FACTOR < eps < float(limits.max) / SAFE_FACTOR:
             raise ValueError(
                 "normalize_patches=True needs variances that can be computed in "
-                f"{patches.dtype}, but a hundredth of the variance of the windows of X is "
+                f"{patches.dtype}, but a hundredth of the mean variance of the windows of X is "
                 f"{eps:.0e}; divide the images by their standard deviation first."
             )
         preprocessing = Preprocessing(eps)
@@ -148,16 +150,16 @@ def learn_preprocessing(patches: np.ndarray, normalize: bool, whiten: float) -> 
     mean = total / len(patches)
     variances, directions = np.linalg.eigh(products / len(patches) - np.outer(mean, mean))
     variances = np.maximum(variances, 0)
-    variances += whiten * variances.mean() or 1.0  # 1 where no patch varies at all
+    variances += whiten * variances.mean() or 1.0  # 1 if all patches are equal
     matrix = (directions / np.sqrt(variances)) @ directions.T
     return preprocessing._replace(whitening=Whitening(mean, matrix))
 
 
 @dataclass(kw_only=True)
 class TrainingPatches:
-    """A sample of training patches, drawn when it is first used. Initializers get it as a function.
+    """A sample of training patches, which is drawn when it is first used.
 
-    ``patches(n)`` returns n of the patches, ``patches()`` all of them.
+    Initializers call it as a function: ``patches(n)`` returns n patches, ``patches()`` all of them.
     """
 
     images: ReadableImages | DaskImages
@@ -170,27 +172,27 @@ class TrainingPatches:
 
     @cached_property
     def sample(self) -> np.ndarray:
-        """The patches as they are in the images, ``(n_patches, d)``."""
+        """The patches before preprocessing, ``(n_patches, d)``."""
         images = self.images.sample(self.rng)
         return sample_patches(images, self.geometry, self.n_patches, self.dtype, self.rng)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """How patches are normalized and whitened."""
+        """Normalization and whitening of the patches."""
         if self.normalize or self.whiten:
             return learn_preprocessing(self.sample, self.normalize, self.whiten)
         return Preprocessing()
 
     @cached_property
     def varied(self) -> np.ndarray:
-        """The preprocessed patches, without nearly constant ones unless all are."""
+        """The preprocessed patches; nearly constant patches are left out unless all are."""
         variances = _variances(self.sample)
         is_varied = variances >= _eps(variances)
         kept = self.sample[is_varied] if is_varied.any() else self.sample
         return self.preprocessing.apply(kept)
 
     def __call__(self, n: int | None = None) -> np.ndarray:
-        """Return n of the preprocessed patches, different ones if there are enough; None: all."""
+        """Return n preprocessed patches, repeated only if there are fewer; None returns all."""
         if n is None:
             return self.varied
         check_integer("patches() in the callable kernels", "n", n, 1)
@@ -198,7 +200,7 @@ class TrainingPatches:
         return self.varied[self.rng.choice(n_varied, n, replace=n > n_varied)]
 
     def thresholds(self, kernels: np.ndarray) -> np.ndarray:
-        """Return minus a quantile of the responses of each kernel, ``(d, k) -> (k,)``.
+        """Return minus a quantile of the responses of each kernel to patches, ``(d, k) -> (k,)``.
 
         As in MiniRocket, the levels of the quantiles are the fractional parts of multiples of the
         golden ratio, which are evenly spread for any number of kernels.

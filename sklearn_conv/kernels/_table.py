@@ -1,4 +1,4 @@
-"""The choices for ``kernels``. A new initializer is a function and a line here."""
+"""Names of the initializers. To add an initializer, write a function and add a line here."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ KERNELS: dict[str, Initializer] = {
     "sobel": _fixed.sobel,
     "uniform": _random.uniform,
 }
-"""Name -> initializer."""
+"""Map from name to initializer."""

@@ -2,7 +2,7 @@
 
 ``import sklearn_conv.onnx`` registers converters for `StridedConv2DTransformer` and
 `StreamingRidgeClassifier`, so that `skl2onnx.to_onnx` exports pipelines that contain them. This
-module has no names of its own.
+module has no public names.
 """
 
 from sklearn_conv.onnx import _ridge as _ridge

@@ -17,8 +17,8 @@ try:
     )
 except ImportError as error:
     raise ImportError(
-        "sklearn_conv.onnx exports with skl2onnx, which is not installed; "
-        "pip install skl2onnx, and onnxruntime where the model runs."
+        "sklearn_conv.onnx requires skl2onnx, which is not installed; run pip install skl2onnx, "
+        "and install onnxruntime where the model runs."
     ) from error
 
 __all__ = [
@@ -31,26 +31,26 @@ __all__ = [
 ]
 
 FLOAT32_TYPES = {"FloatTensorType", "BooleanTensorType", "UInt8TensorType", "Int8TensorType"}
-"""Input types that are computed in float32, as are those of 16 bits, whose names differ between
-versions of skl2onnx."""
+"""Input types that are computed in float32. Types of 16 bits are computed in float32 as well, but
+are not listed, because their names differ between versions of skl2onnx."""
 
 
 class Graph:
-    """Nodes and constants, added one after the other. Each method returns the name of a result."""
+    """Graph to which nodes and constants are added. Each method returns the name of its result."""
 
     def __init__(self, scope: Any, container: Any, dtype: np.dtype) -> None:
         self._scope, self._container, self.dtype = scope, container, dtype
         self.onnx_type = TensorProto.FLOAT if dtype == np.float32 else TensorProto.DOUBLE
 
     def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Add a node."""
+        """Add a node for an operator."""
         output = output or self._scope.get_unique_variable_name(operator.lower())
         name = self._scope.get_unique_operator_name(operator)
         self._container.add_node(operator, [*inputs], [output], name=name, **attributes)
         return output
 
     def constant(self, values: Any) -> str:
-        """Add a constant: integers as int64, strings, other numbers in the dtype of the graph."""
+        """Add a constant. Integers become int64, other numbers have the dtype of the graph."""
         array: np.ndarray = np.asarray(values)
         kind = self.onnx_type
         if array.dtype.kind in "biu":
@@ -64,7 +64,7 @@ class Graph:
         return name
 
     def reduce(self, operator: str, values: str, axis: int) -> str:
-        """Add a reduction along an axis, which is kept with length 1."""
+        """Add a reduction along an axis, which is kept and has length 1."""
         opset = self._container.target_opset_any_domain("")
         if opset >= 18 or (operator == "ReduceSum" and opset >= 13):
             return self.add(operator, values, self.constant([axis]))
@@ -72,11 +72,11 @@ class Graph:
 
 
 def graph_dtype(operator: Any) -> np.dtype:
-    """Return the dtype in which an input of that type is computed."""
+    """Return the dtype of the computation for the input of an operator."""
     kind = type(operator.inputs[0].type).__name__
     return np.dtype(np.float32 if kind in FLOAT32_TYPES or "16" in kind else np.float64)
 
 
 def float_type(operator: Any) -> type[FloatTensorType | DoubleTensorType]:
-    """Return the type of real outputs."""
+    """Return the type of real-valued outputs."""
     return FloatTensorType if graph_dtype(operator) == np.float32 else DoubleTensorType

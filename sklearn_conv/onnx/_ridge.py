@@ -1,4 +1,4 @@
-"""The converter of `StreamingRidgeClassifier`."""
+"""Converter of `StreamingRidgeClassifier`."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def infer_shape(operator: Any) -> None:
 
 
 def convert(scope: Any, operator: Any, container: Any) -> None:
-    """Add the nodes of the classifier: a score for each class, and the class of the highest."""
+    """Add the nodes that compute the score of each class, and the class with the highest score."""
     classifier = operator.raw_operator
     coef, intercept, classes = classifier.coef_, classifier.intercept_, classifier.classes_
     if classes.dtype.kind == "f":
-        classes = classes.astype(np.int64)  # ONNX has no labels of type float
+        classes = classes.astype(np.int64)  # Labels in ONNX models are integers or strings.
     if len(coef) == 1:
         coef, intercept = np.concatenate([-coef, coef]), np.concatenate([-intercept, intercept])
     label, scores = (output.full_name for output in operator.outputs)

@@ -1,9 +1,10 @@
-"""The converter of `StridedConv2DTransformer`.
+"""Converter of `StridedConv2DTransformer`.
 
 1. Reshape X to ``(n, h, w, c)`` and pad it.
-2. Convolve. If windows are normalized, or in float64, which the operator Conv of onnxruntime does
-   not support, gather the windows and multiply instead.
-3. Activate, and pool first the rows of each cell, then its columns.
+2. Convolve the images. If windows are normalized, gather the windows and multiply them by the
+   kernels instead. The same is done in float64, because the operator Conv of onnxruntime does not
+   support it.
+3. Apply the activation, and pool first the rows of each cell, then its columns.
 
 Source: the operators of ONNX, https://onnx.ai/onnx/operators/.
 """
@@ -38,11 +39,11 @@ ACTIVATIONS: dict[Function, Callable[[Graph, str], str]] = {
     square: lambda graph, values: graph.add("Mul", values, values),
     step: _step,
 }
-"""Function of an activation -> its nodes."""
+"""Map from the function of an activation to a function that adds its nodes."""
 
 POOLINGS = {"max": "ReduceMax", "mean": "ReduceMean", "sum": "ReduceSum"}
-"""Name of a pooling -> operator that reduces an axis. Cells have unequal sizes, so that operators
-such as AveragePool do not apply."""
+"""Map from the name of a pooling to an operator that reduces an axis. Operators such as AveragePool
+are not used, because they do not support cells of unequal sizes."""
 
 
 def convert(scope: Any, operator: Any, container: Any) -> None:
@@ -80,11 +81,11 @@ def convert(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _pad(graph: Graph, images: str, geometry: Geometry) -> str:
-    """Pad, ``(n, h, w, c) -> (n, padded h, padded w, c)``."""
+    """Pad images, ``(n, h, w, c) -> (n, padded h, padded w, c)``."""
     for axis, windows in enumerate(geometry, start=1):
         index = windows.index
         inside = np.flatnonzero(index >= 0)
-        if len(inside) < len(index):  # constant zeros
+        if len(inside) < len(index):  # The padding is constant zeros.
             pads = np.zeros((2, 4), np.int64)
             pads[:, axis] = inside[0], len(index) - 1 - inside[-1]
             images = graph.add("Pad", images, graph.constant(pads.ravel()), graph.constant(0.0))
@@ -107,7 +108,10 @@ def _convolve(graph: Graph, images: str, geometry: Geometry, transformer: Any) -
 
 
 def _multiply_patches(graph: Graph, images: str, geometry: Geometry, transformer: Any) -> str:
-    """Gather all windows, normalize them and multiply, ``(n, h, w, c) -> (n, oh, ow, k)``."""
+    """Gather windows of padded images, normalize them and multiply them by the kernels.
+
+    ``(n, h, w, c) -> (n, oh, ow, k)``
+    """
     kh, kw, c, k = transformer.kernels_.shape
     (oh, ow), d = geometry.output_shape, kh * kw * c
     for axis, windows in enumerate(geometry, start=1):
@@ -123,10 +127,10 @@ def _multiply_patches(graph: Graph, images: str, geometry: Geometry, transformer
 
 
 def _normalize(graph: Graph, patches: str, d: int, eps: float) -> str:
-    """Divide windows by ``sqrt(variance + eps)``, ``(n, positions, d)``.
+    """Divide windows, ``(n, positions, d)``, by ``sqrt(variance + eps)``.
 
-    One of its pixels is subtracted from each window before, so that no large offset spoils the
-    variance; the kernels ignore what all pixels of a window have in common.
+    A pixel of the window is subtracted first, because a large offset would make the variance
+    inaccurate. This does not change the responses, because the kernels have zero mean.
     """
     patches = graph.add(
         "Sub", patches, graph.add("Gather", patches, graph.constant([d // 2]), axis=2)
@@ -141,7 +145,7 @@ def _normalize(graph: Graph, patches: str, d: int, eps: float) -> str:
 def _pool(
     graph: Graph, maps: str, geometry: Geometry, reduction: str, grid: tuple[int, int]
 ) -> str:
-    """Pool, ``(n, oh, ow, s) -> (n, grid rows, grid columns, s)``."""
+    """Pool maps, ``(n, oh, ow, s) -> (n, grid rows, grid columns, s)``."""
     for axis, length, n_cells in zip((1, 2), geometry.output_shape, grid, strict=True):
         cells = []
         for start, stop in pool_cells(length, n_cells):
@@ -152,7 +156,7 @@ def _pool(
 
 
 def parse(scope: Any, transformer: Any, inputs: Any, custom_parsers: Any = None) -> Any:
-    """Declare the features; that of skl2onnx does not know images of 16 bits."""
+    """Declare the features. The default parser of skl2onnx does not support images of 16 bits."""
     operator = scope.declare_local_operator(ALIAS, transformer)
     operator.inputs.extend(inputs)
     operator.outputs.append(scope.declare_local_variable("variable", float_type(operator)()))
@@ -167,8 +171,8 @@ def infer_shape(operator: Any) -> None:
     for side in parameters.sides.values():
         if side.function not in ACTIVATIONS:
             raise ValueError(
-                f"{OWNER} supports activations with a name, but activation is "
-                f"{transformer.activation!r}, and ONNX does not run Python; use one of those."
+                f"{OWNER} supports only activations with a name, because ONNX cannot run Python "
+                f"functions, but activation is {transformer.activation!r}; use a named activation."
             )
     _check_input(operator.inputs[0].type.shape, transformer)
     shape = transformer._row_shape(transformer._feature_shape(parameters))
@@ -182,9 +186,9 @@ def _check_input(shape: Sequence[int | None], transformer: Any) -> None:
     if tuple(shape[1:]) not in fits:
         shown = " or ".join(str((None, *fit)).replace("None", "n") for fit in fits)
         raise ValueError(
-            f"{OWNER} needs an input of shape {shown}, like the images in fit, but it is "
-            f"declared as {shape}; pass such images, to_onnx(pipeline, X[:1]), or declare it, "
-            f"initial_types=[('X', FloatTensorType([None, {h}, {w}, {c}]))]."
+            f"{OWNER} needs an input of shape {shown}, like the images in fit, but the declared "
+            f"shape is {shape}; pass such images, as in to_onnx(pipeline, X[:1]), or declare the "
+            f"shape with initial_types=[('X', FloatTensorType([None, {h}, {w}, {c}]))]."
         )
 
 
