@@ -48,7 +48,7 @@ def test_index_agrees_with_a_walk(mode, length, padding):
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 12), st.integers(1, 4))
 def test_same_agrees_with_tensorflow_documentation(length, size, stride, dilation):
     windows = Windows.place(length, size, stride=stride, padding="same", dilation=dilation)
-    amounts = oracle.same_amounts(length, windows.span, stride)
+    amounts = oracle.same_amounts(length, windows.extent, stride)
     assert (windows.n_before, len(windows.index) - length) == (amounts[0], sum(amounts))
     assert windows.n_windows == np.ceil(length / stride)
 
@@ -103,11 +103,25 @@ def test_a_reach_in_the_padding_has_no_source(windows):
     assert len(np.arange(2)[reach.source]) == 0
 
 
+@given(placed(), st.data())
+def test_parts_contain_padding_or_none(windows, data):
+    start = data.draw(st.integers(0, windows.n_windows - 1))
+    stop = data.draw(st.integers(start + 1, windows.n_windows))
+    parts = windows.part_at_padding((start, stop))
+    assert [*chain(*(range(*part) for part in parts))] == [*range(start, stop)]
+    kinds = []
+    for part in parts:
+        found = {OUTSIDE in windows.pixels[i].tolist() for i in range(*part)}
+        assert len(found) == 1
+        kinds += found
+    assert all(left != right for left, right in pairwise(kinds))
+
+
 @given(placed())
 def test_training_patches_lie_inside_the_image_if_they_fit(windows):
-    sampled = windows.sampled()
+    sampled = windows.for_training()
     assert sampled.stride == 1
-    if windows.span <= windows.length:
+    if windows.extent <= windows.length:
         starts = oracle.starts(windows.length, windows.size, 1, windows.dilation)
         assert sampled.pixels[:, 0].tolist() == starts
     else:

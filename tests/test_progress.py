@@ -78,12 +78,12 @@ def test_verbose_does_not_change_the_scheduling(monkeypatch):
     monkeypatch.setattr(numpy_engine, "MIN_MULTIPLICATIONS", 0)
     monkeypatch.setattr(numpy_engine, "BLOCK_BYTES", 2**14)
     seen = {}
-    real = numpy_engine.run
+    real = numpy_engine.run_tasks
     for verbose in (0, 20):
         calls = seen.setdefault(verbose, [])
         monkeypatch.setattr(
             numpy_engine,
-            "run",
+            "run_tasks",
             lambda function, tasks, workers, calls=calls: (
                 calls.append((len(tasks), workers)) or real(function, tasks, workers)
             ),

@@ -28,10 +28,8 @@ def blocks(draw):
     for n_windows in geometry.output_shape:
         start = draw(st.integers(0, n_windows - 1))
         spans.append((start, draw(st.integers(start + 1, n_windows))))
-    center = rng.standard_normal(shape[0]) if draw(st.booleans()) else None
     windows = BlockWindows(
         images=images,
-        center=center,
         rows=geometry.rows.reach(spans[0]),
         columns=geometry.columns.reach(spans[1]),
         dtype=np.dtype("f8"),
@@ -44,8 +42,7 @@ def blocks(draw):
         for r in range(*spans[0]):
             for c in range(*spans[1]):
                 patch = oracle.patch(padded, r * stride[0], c * stride[1], *size, dilation)
-                offset = 0 if center is None else center[i]
-                seen[r - spans[0][0], c - spans[1][0], i] = patch - offset
+                seen[r - spans[0][0], c - spans[1][0], i] = patch
     return windows, seen
 
 
@@ -62,9 +59,10 @@ def matrix(windows, seen, constants):
 @given(blocks())
 def test_copied_windows_are_what_the_kernels_see(block):
     windows, seen = block
-    constants = [1.0] if windows.center is None else [1.0, windows.center]
+    constants = [1.0, np.arange(len(windows.images))]  # a number, and one for each image
     workspace = Workspace()
-    runs = staging.copy_runs(windows, constants, workspace)
+    pixels = staging.copy_pixels(windows, workspace)
+    runs = staging.copy_runs(pixels, windows, constants, workspace)
     expected = matrix(windows, seen, constants)
     copied = staging.copy_patches(runs, windows, workspace, n_constants=3)
     assert len(copied) == len(expected) + 3
@@ -79,7 +77,9 @@ def test_copied_windows_are_what_the_kernels_see(block):
 def test_windows_without_constants(block):
     windows, seen = block
     workspace = Workspace()
-    copied = staging.copy_patches(staging.copy_runs(windows, [], workspace), windows, workspace)
+    pixels = staging.copy_pixels(windows, workspace)
+    runs = staging.copy_runs(pixels, windows, [], workspace)
+    copied = staging.copy_patches(runs, windows, workspace)
     np.testing.assert_array_equal(copied, matrix(windows, seen, []).reshape(len(copied), -1))
 
 
@@ -90,13 +90,13 @@ def test_windows_are_a_view_of_their_runs():
     )
     windows = BlockWindows(
         images=images,
-        center=None,
         rows=geometry.rows.reach((0, 4)),
         columns=geometry.columns.reach((0, 3)),
         dtype=np.dtype("f8"),
         by_image=False,
     )
-    runs = staging.copy_runs(windows, [], Workspace())
+    workspace = Workspace()
+    runs = staging.copy_runs(staging.copy_pixels(windows, workspace), windows, [], workspace)
     assert np.shares_memory(runs, staging.view_patches(runs, windows.rows))
 
 
@@ -112,18 +112,30 @@ def test_normalized_patches():
 
 
 @pytest.mark.parametrize(
-    ("images", "dtype", "expected"),
+    ("pixels", "expected"),
     [
-        (np.full((2, 9, 9, 1), 30_000, np.uint16), "f4", [30_000, 30_000]),
-        (np.full((2, 9, 9, 1), 30_000, np.uint16), "f8", None),
-        (np.full((1, 9, 9, 1), 200, np.uint8), "f4", None),
-        (np.arange(81, dtype=np.float32).reshape(1, 9, 9, 1), "f4", None),
-        (np.full((1, 9, 9, 1), -500, np.int16), "f4", [-500]),
+        (np.full((2, 9, 9, 1), 30_000), [30_000, 30_000]),
+        (30_000 + np.arange(81).reshape(1, 9, 9, 1), [30_000]),
+        (np.full((1, 9, 9, 1), -500), [-500]),
+        (np.arange(81).reshape(1, 9, 9, 1), None),
+        (np.zeros((1, 9, 9, 1)), None),
+        (np.full((1, 9, 9, 1), np.inf), None),
+        (np.full((1, 9, 9, 1), np.nan), None),
+        (np.zeros((1, 0, 9, 1)), None),
+        (np.concatenate([np.full((1, 3, 3, 1), 900), np.ones((1, 3, 3, 1))]), [900, 1]),
+        (np.concatenate([np.full((1, 3, 3, 1), 900), np.eye(3).reshape(1, 3, 3, 1)]), [900, 0]),
     ],
 )
-def test_a_center_is_a_large_offset(images, dtype, expected):
-    center = staging.find_center(images, np.dtype(dtype))
-    assert (center if center is None else center.tolist()) == expected
+def test_an_offset_is_large_beside_the_range_of_all_pixels(pixels, expected):
+    offset = staging.find_offset(pixels.astype(np.float32))
+    assert (offset if offset is None else offset.tolist()) == expected
+
+
+def test_a_single_other_pixel_forbids_the_offset():
+    pixels = np.full((1, 64, 64, 1), 30_000, np.float32)
+    assert staging.find_offset(pixels) == [30_000]
+    pixels[0, 13, 57] = 5
+    assert staging.find_offset(pixels) is None
 
 
 def test_a_view_stays_inside_its_array():

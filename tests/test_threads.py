@@ -7,24 +7,24 @@ import pytest
 from helpers import blas_threads
 from joblib import parallel_config
 
-from sklearn_conv._engine.threads import Workspace, count_threads, one_blas_thread, run
+from sklearn_conv._engine.threads import Workspace, count_threads, one_blas_thread, run_tasks
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 @pytest.mark.parametrize("n_tasks", [0, 1, 3, 50])
 def test_results_come_in_the_order_of_the_tasks(workers, n_tasks):
     tasks = [(i, 2) for i in range(n_tasks)]
-    assert run(pow, tasks, workers) == [i**2 for i in range(n_tasks)]
+    assert run_tasks(pow, tasks, workers) == [i**2 for i in range(n_tasks)]
 
 
 def test_one_worker_is_the_thread_of_the_caller():
-    assert run(threading.get_ident, [()] * 3, 1) == [threading.get_ident()] * 3
+    assert run_tasks(threading.get_ident, [()] * 3, 1) == [threading.get_ident()] * 3
 
 
 def test_blas_is_limited_only_for_several_workers():
     before = blas_threads()
-    assert run(blas_threads, [()], 1) == [before]
-    assert run(blas_threads, [()] * 4, 2) == [{1}] * 4
+    assert run_tasks(blas_threads, [()], 1) == [before]
+    assert run_tasks(blas_threads, [()] * 4, 2) == [{1}] * 4
     assert blas_threads() == before
 
 
@@ -38,12 +38,12 @@ def test_an_error_comes_through_and_later_tasks_are_not_started(workers):
             raise ArithmeticError("on purpose")
 
     with pytest.raises(ArithmeticError, match="on purpose"):
-        run(task, [(i,) for i in range(1000)], workers)
+        run_tasks(task, [(i,) for i in range(1000)], workers)
     assert len(started) < 1000
 
 
 def test_overflow_in_a_task_does_not_warn():
-    (result,) = run(lambda: np.float32(1e38) * np.float32(1e38), [()], 1)
+    (result,) = run_tasks(lambda: np.float32(1e38) * np.float32(1e38), [()], 1)
     assert np.isinf(result)
 
 

@@ -14,13 +14,24 @@ An engine is a class with this interface; ``numpy_engine.NumpyEngine`` is the re
 ``Engine(layer)``
     Prepare everything that does not depend on the images. ``layer`` is a `layer.Layer`.
 ``engine.compute(images, out, n_jobs=1, advance=...)``
-    Write the features of ``images`` to ``out``. ``images`` has shape ``(n, h, w, c)``, any real
-    dtype and any memory order. ``out`` has shape ``(n, rows, columns, poolings, sides, k)`` and the
-    dtype of the layer; its rows and columns are those of the grid. If the layer does not pool, they
-    are those of the map, and the axis of poolings has length 1. ``advance(m)`` is called from any
-    thread when m more images are done; m may be a `fractions.Fraction`.
+    Write the features of ``images`` to ``out``; it may be called several times. ``images`` has
+    shape ``(n, h, w, c)``, any real dtype and any memory order. ``out`` has shape
+    ``(n, rows, columns, poolings, sides, k)`` and the dtype of the layer; its rows and columns are
+    those of the grid. If the layer does not pool, they are those of the map, and the axis of
+    poolings has length 1. ``out`` is in C order, but its last axis may be a slice of a longer one.
+    ``n_jobs`` is that of the estimators, and may be None. ``advance(m)`` is called from any thread
+    when m more images are done; m may be a `fractions.Fraction`.
 
-Apart from rounding, the result must not depend on ``n_jobs``, on the block size or on the memory
-order of the images. Images are not changed, and the memory in use does not grow with their number
-or size. ``tests/test_engine.py`` compares an engine with plain loops.
+Rules for all engines:
+
+- Apart from rounding, the result does not depend on ``n_jobs``, on the block size or on the memory
+  order of the images.
+- Images are not changed. Beside ``out``, the memory in use does not grow with the number or the
+  size of the images; blocks respect the option ``working_memory`` of scikit-learn.
+- In float32, each response is at least as accurate as a plain sum in float32, and sums over
+  positions have a relative error below 1e-6. A window that is normalized and constant is exactly 0.
+- Overflow gives infinity, without a warning. With several threads, BLAS is limited to one thread
+  meanwhile.
+
+``tests/test_engine_interface.py`` checks these rules for every engine.
 """

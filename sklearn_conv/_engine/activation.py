@@ -88,7 +88,11 @@ def activate(side: Side, shifted: np.ndarray, bias: np.ndarray, out: np.ndarray)
     """
     if side.sign > 0:
         return side.function(shifted, out)
-    return side.function(np.subtract(2 * bias, shifted, out=out), out)  # 2b - (z + b) = -z + b
+    if bias.any():
+        np.subtract(2 * bias, shifted, out=out)  # 2b - (z + b) = -z + b
+    else:
+        np.negative(shifted, out=out)
+    return side.function(out, out)
 
 
 def _call(

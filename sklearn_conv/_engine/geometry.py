@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -115,14 +116,14 @@ class Windows:
         )
 
     @property
-    def span(self) -> int:
+    def extent(self) -> int:
         """Number of pixels from the first to the last weight of a window."""
         return self.dilation * (self.size - 1) + 1
 
     @property
     def n_windows(self) -> int:
         """Number of windows that fit the padded axis; below 1 if none fits."""
-        return (len(self.index) - self.span) // self.stride + 1
+        return (len(self.index) - self.extent) // self.stride + 1
 
     @property
     def places(self) -> np.ndarray:
@@ -139,14 +140,14 @@ class Windows:
 
         ``window`` may be a fraction: 0.5 is halfway between windows 0 and 1.
         """
-        return window * self.stride + (self.span - 1) / 2 - self.n_before
+        return window * self.stride + (self.extent - 1) / 2 - self.n_before
 
-    def sampled(self) -> Windows:
+    def for_training(self) -> Windows:
         """Return the windows from which training patches are drawn, with a stride of 1.
 
         If a window fits the image, all windows lie inside it. Otherwise the padding is kept.
         """
-        if self.span <= self.length:
+        if self.extent <= self.length:
             return replace(self, stride=1, n_before=0, index=np.arange(self.length))
         return replace(self, stride=1)
 
@@ -166,7 +167,9 @@ class Windows:
         in_image = np.flatnonzero(index >= 0)
         inside = slice(in_image[0], in_image[-1] + 1) if len(in_image) else slice(0)
         pixels = np.maximum(index[inside], 0)
-        is_run = len(pixels) > 0 and np.array_equal(pixels, pixels[0] + np.arange(len(pixels)))
+        is_contiguous = len(pixels) > 0 and np.array_equal(
+            pixels, pixels[0] + np.arange(len(pixels))
+        )
         return Reach(
             n_pixels=len(index),
             n_windows=windows[1] - windows[0],
@@ -175,9 +178,16 @@ class Windows:
             dilation=dilation,
             inside=inside,
             # A slice is preferred, because indexing with a slice copies nothing.
-            source=slice(pixels[0], pixels[-1] + 1) if is_run else pixels,
+            source=slice(pixels[0], pixels[-1] + 1) if is_contiguous else pixels,
             outside=index < 0 if len(in_image) < len(index) else None,
         )
+
+    def part_at_padding(self, windows: Span) -> list[Span]:
+        """Divide a span so that either all windows of a part contain padding or none does."""
+        start, stop = windows
+        has_padding = (self.index[self._places(start, stop)] == OUTSIDE).any(axis=1)
+        cuts = start + 1 + np.flatnonzero(np.diff(has_padding))
+        return [*pairwise([start, *map(int, cuts), stop])]
 
     def _places(self, start: int, stop: int) -> np.ndarray:
         starts = np.arange(start, stop) * self.stride
@@ -225,7 +235,7 @@ def place_windows(
         )
     )
     if min(geometry.output_shape) < 1:
-        span = tuple(windows.span for windows in geometry)
+        span = tuple(windows.extent for windows in geometry)
         is_dilated = span != kernel_size
         covers = f" with dilation={parameters.dilation} covers {span} pixels and"
         raise ValueError(

@@ -29,19 +29,20 @@ from math import prod
 import numpy as np
 from sklearn import get_config
 
-from sklearn_conv._engine.activation import Side, activate, relu
+from sklearn_conv._engine.activation import activate
 from sklearn_conv._engine.geometry import Geometry, Reach, Span, pool_cells
 from sklearn_conv._engine.layer import Layer
-from sklearn_conv._engine.pooling import join_parts, join_plain_split, join_positions
+from sklearn_conv._engine.pooling import join_parts, join_positions
 from sklearn_conv._engine.staging import (
     BlockWindows,
     copy_patches,
+    copy_pixels,
     copy_runs,
-    find_center,
+    find_offset,
     normalize_patches,
     view_patches,
 )
-from sklearn_conv._engine.threads import Workspace, count_threads, run
+from sklearn_conv._engine.threads import Workspace, count_threads, run_tasks
 from sklearn_conv._engine.weights import LayerWeights
 
 BLOCK_BYTES = 6 * 2**20
@@ -67,16 +68,6 @@ Advance = Callable[[int | Fraction], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
-    """Images that are computed together."""
-
-    images: np.ndarray
-    """(b, h, w, c)"""
-    center: np.ndarray | None
-    """(b,): number to subtract from the pixels of each image before the product, or None."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class BlockShape:
     """Number of images, and of rows and columns of the map, in a block."""
 
@@ -99,9 +90,6 @@ class NumpyEngine:
         self._find_reach = cache(partial(_find_reach, layer.geometry))
         self._poolings = layer.poolings or ()
         self._joins = [pooling.join for pooling in self._poolings]
-        sides = [*layer.sides.values()]
-        is_split = sides == [Side(1, relu), Side(-1, relu)] and not layer.bias.any()
-        self._sums_plain_split = is_split and set(self._joins) == {np.add}
 
     def compute(
         self,
@@ -134,19 +122,19 @@ class NumpyEngine:
             maps = out[part, slice(*rectangle[0]), slice(*rectangle[1])]  # (b, r, c, sides, k)
             # The responses are written to the memory of the last side, which is computed in place.
             responses = maps[:, :, :, -1]
-            block = self._take(images, part)
+            block = images[part]
             # Maps are stored image by image. With the images as the innermost axis, the responses
             # would have to be transposed, which is another pass over the whole result.
-            by_image = len(block.images) > 1 or responses.shape[2] < MIN_POSITIONS
+            by_image = len(block) > 1 or responses.shape[2] < MIN_POSITIONS
             self._respond(block, rectangle, responses, by_image)
             *others, last = self._layer.sides.values()
             for i, side in enumerate(others):
                 activate(side, responses, self._layer.bias, maps[:, :, :, i])
             activate(last, responses, self._layer.bias, responses)
-            advance(Fraction(len(block.images), len(rectangles)))
+            advance(Fraction(len(block), len(rectangles)))
 
         blocks = [slice(*span) for span in _cut((0, len(images)), shape.images)]
-        run(write, [*product(blocks, rectangles)], self._count_workers(n_jobs, len(images)))
+        run_tasks(write, [*product(blocks, rectangles)], self._count_workers(n_jobs, len(images)))
 
     def _compute_cells(
         self, images: np.ndarray, out: np.ndarray, n_jobs: int | None, advance: Advance
@@ -171,13 +159,13 @@ class NumpyEngine:
                 out[part, i, j, p] = pooling.finish(joined[p], n_positions).transpose(1, 0, 2)
 
         def pool_block(part: slice) -> None:
-            block = self._take(images, part)
+            block = images[part]
             for (i, rows), (j, columns) in cells:
                 write(part, i, j, self._pool(block, shape.rectangles(rows, columns)))
-            advance(len(block.images))
+            advance(len(block))
 
         if workers == 1 or len(blocks) >= BLOCKS_PER_WORKER * workers:
-            run(pool_block, [(part,) for part in blocks], workers)
+            run_tasks(pool_block, [(part,) for part in blocks], workers)
             return
         # There are few blocks, for example a block of a single large image. The threads compute
         # bands of rows of its cells.
@@ -189,23 +177,23 @@ class NumpyEngine:
         ]
 
         def pool_band(part: slice, i: int, j: int, rows: Span) -> np.ndarray:
-            block = self._take(images, part)
+            block = images[part]
             joined = self._pool(block, shape.rectangles(rows, cell_columns[j]))
-            advance(Fraction(len(block.images) * len(blocks), len(bands)))
+            advance(Fraction(len(block) * len(blocks), len(bands)))
             return joined
 
-        results = zip(bands, run(pool_band, bands, workers), strict=True)
+        results = zip(bands, run_tasks(pool_band, bands, workers), strict=True)
         for (part, i, j), group in groupby(results, key=lambda result: result[0][:3]):
             write(part, i, j, join_parts(self._joins, [joined for _, joined in group]))
 
-    def _pool(self, block: Block, rectangles: Sequence[tuple[Span, Span]]) -> np.ndarray:
+    def _pool(self, block: np.ndarray, rectangles: Sequence[tuple[Span, Span]]) -> np.ndarray:
         """Join the activated responses of a cell, ``(b, h, w, c) -> (poolings, sides, b, k)``."""
         parts: list[np.ndarray] = []
         for rectangle in rectangles:
             n_positions = prod(stop - start for start, stop in rectangle)
             responses = self._workspace.empty(
                 "responses",
-                (n_positions, len(block.images), self._layer.kernels.shape[-1]),
+                (n_positions, len(block), self._layer.kernels.shape[-1]),
                 self._layer.kernels.dtype,
             )
             self._respond(block, rectangle, responses, by_image=False)
@@ -221,9 +209,6 @@ class NumpyEngine:
         """
         sides, bias = [*self._layer.sides.values()], self._layer.bias
         joined = np.empty((len(self._joins), len(sides), *responses.shape[1:]))
-        if self._sums_plain_split:
-            joined[:, 0], joined[:, 1] = join_plain_split(responses)
-            return joined
         for i, side in enumerate(sides):
             out = responses  # The last side may overwrite the responses.
             if i < len(sides) - 1:
@@ -234,23 +219,44 @@ class NumpyEngine:
         return joined
 
     def _respond(
-        self, block: Block, rectangle: tuple[Span, Span], out: np.ndarray, by_image: bool
+        self, images: np.ndarray, rectangle: tuple[Span, Span], out: np.ndarray, by_image: bool
     ) -> None:
         """Write ``z + b`` at the windows of a rectangle.
 
         ``out`` has shape (rows * columns, b, k), or (b, rows, columns, k) if ``by_image``; its
         leading axes must be collapsible without a copy.
         """
-        windows = BlockWindows(
-            images=block.images,
-            center=block.center,
-            rows=self._find_reach(0, rectangle[0]),
-            columns=self._find_reach(1, rectangle[1]),
-            dtype=self._layer.kernels.dtype,
-            by_image=by_image,
+        windows = self._find_windows(images, rectangle, by_image)
+        pixels = copy_pixels(windows, self._workspace)
+        offset = self._find_offset(windows, pixels)
+        if offset is None or not windows.has_padding:
+            self._multiply(windows, pixels, offset, out)
+            return
+        # The zeros of the padding are far from the offset, so that it must not be subtracted from
+        # windows that contain padding. These are computed separately.
+        n_rows, n_columns = (stop - start for start, stop in rectangle)
+        b, k = len(images), out.shape[-1]
+        all_responses = out.reshape(
+            (b, n_rows, n_columns, k) if by_image else (n_rows, n_columns, b, k)
         )
+        (top, _), (left, _) = rectangle
+        axes = zip(self._layer.geometry, rectangle, strict=True)
+        for rows, columns in product(*(axis.part_at_padding(span) for axis, span in axes)):
+            windows = self._find_windows(images, (rows, columns), by_image)
+            pixels = copy_pixels(windows, self._workspace)
+            offset = None if windows.has_padding else self._find_offset(windows, pixels)
+            place = slice(rows[0] - top, rows[1] - top), slice(columns[0] - left, columns[1] - left)
+            part = all_responses[:, *place] if by_image else all_responses[*place]
+            responses = self._workspace.empty("part", part.shape, part.dtype)
+            self._multiply(windows, pixels, offset, responses)
+            np.copyto(part, responses)
+
+    def _multiply(
+        self, windows: BlockWindows, pixels: np.ndarray, offset: np.ndarray | None, out: np.ndarray
+    ) -> None:
+        """Multiply the windows, of which `copy_pixels` has copied the pixels, by the weights."""
         if self._layer.eps:
-            runs = copy_runs(windows, (), self._workspace)
+            runs = copy_runs(pixels, windows, (), self._workspace)
             patches = copy_patches(runs, windows, self._workspace, n_constants=1)
             # To normalize a window, kh * kw * c numbers are divided. Dividing its responses instead
             # would change n_kernels numbers, which are usually more.
@@ -258,18 +264,35 @@ class NumpyEngine:
             patches[-1] = 1
             _multiply(patches[np.newaxis], self._weights.normalized, out)
             return
-        matrix, constants = self._weights.for_windows(block.center)
-        runs = copy_runs(windows, constants, self._workspace)
-        if by_image:
-            _multiply(copy_patches(runs, windows, self._workspace)[np.newaxis], matrix, out)
+        if offset is not None:
+            windows.as_images(pixels)[...] -= offset[:, np.newaxis, np.newaxis, np.newaxis]
+        matrix, constants = self._weights.for_windows(offset)
+        runs = copy_runs(pixels, windows, constants, self._workspace)
+        if windows.by_image:
+            patches = copy_patches(runs, windows, self._workspace)[np.newaxis]
         else:
-            _multiply(view_patches(runs, windows.rows), matrix, out)
+            patches = view_patches(runs, windows.rows)
+        _multiply(patches, matrix, out)
 
-    def _take(self, images: np.ndarray, part: slice) -> Block:
-        block = images[part]
-        has_center = not self._layer.eps  # `normalize_patches` subtracts a pixel instead.
-        center = find_center(block, self._layer.kernels.dtype) if has_center else None
-        return Block(images=block, center=center)
+    def _find_windows(
+        self, images: np.ndarray, rectangle: tuple[Span, Span], by_image: bool
+    ) -> BlockWindows:
+        return BlockWindows(
+            images=images,
+            rows=self._find_reach(0, rectangle[0]),
+            columns=self._find_reach(1, rectangle[1]),
+            dtype=self._layer.kernels.dtype,
+            by_image=by_image,
+        )
+
+    def _find_offset(self, windows: BlockWindows, pixels: np.ndarray) -> np.ndarray | None:
+        """Return the large offset of each image in float32, (b,), if there is any."""
+        # `normalize_patches` subtracts a pixel of each window instead, and 8 bits are too few for
+        # an offset that is large beside their range.
+        is_exact = windows.dtype == np.float64 or windows.images.dtype.itemsize == 1
+        if is_exact or self._layer.eps:
+            return None
+        return find_offset(windows.inside(pixels))
 
     def _count_workers(self, n_jobs: int | None, n_images: int) -> int:
         """Return the number of threads to use for ``n_images`` images."""
@@ -284,6 +307,9 @@ class NumpyEngine:
         ``min_positions`` rows, then rows of the map, and then further images. The images are not
         all put into one block, because the first block of a thread is slow: its memory is new to
         the process. Later blocks reuse this memory.
+
+        Columns are only divided in blocks of a single row and a single image, so that the
+        rectangle of a block in the result can be collapsed without a copy.
         """
         budget = min(BLOCK_BYTES, get_config()["working_memory"] * 2**20)
         positions = max(1, int(budget // self._position_bytes))

@@ -33,28 +33,33 @@ POOLINGS: dict[str, Pooling] = {
 """Map from the name of a pooling to the reduction of the responses in a cell."""
 
 
+GROUP = 16
+"""Number of float32 responses that are added in float32; sums of groups are added in float64.
+
+Rounding of a sum of equal numbers grows with their number. With groups of 16, its relative error
+stays below 1e-6, however many positions a cell has."""
+
+
 def join_positions(join: np.ufunc, values: np.ndarray) -> np.ndarray:
-    """Reduce responses over the positions, ``(positions, b, k) -> (b, k)``."""
-    if join is np.add:
-        # A product with ones is the fastest sum in NumPy. `numpy.dot` releases the GIL, but
-        # `numpy.matmul` with a vector does not, so other threads would wait.
-        ones = np.ones(len(values), values.dtype)
-        return np.dot(ones, values.reshape(len(values), -1)).reshape(values.shape[1:])
-    return join.reduce(values, axis=0)
+    """Reduce responses over the positions, ``(positions, b, k) -> (b, k)``; sums in float64."""
+    if join is not np.add:
+        return join.reduce(values, axis=0)
+    rows = values.reshape(len(values), -1)  # (positions, b * k)
+    if values.dtype == np.float64 or len(rows) <= GROUP:
+        return _add_rows(rows).astype(np.float64).reshape(values.shape[1:])
+    n_groups = len(rows) // GROUP
+    # A group consists of positions that are n_groups apart, so that one product adds all groups.
+    groups = rows[: n_groups * GROUP].reshape(GROUP, -1)
+    sums = _add_rows(groups).reshape(n_groups, -1)  # (groups, b * k)
+    total = _add_rows(sums.astype(np.float64)) + _add_rows(rows[n_groups * GROUP :])
+    return total.reshape(values.shape[1:])
 
 
-def join_plain_split(responses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sum max(z, 0) and max(-z, 0) over the positions; the responses are overwritten.
-
-    ``(positions, b, k) -> (b, k), (b, k)``
-
-    max(z, 0) is (abs(z) + z) / 2, so the sum of abs(z) is used for both sides. The sums of z and
-    abs(z) are computed in the same order, so the result of a side that is never active is exactly
-    0.
-    """
-    total = join_positions(np.add, responses)
-    absolute = join_positions(np.add, np.abs(responses, out=responses))
-    return (absolute + total) / 2, (absolute - total) / 2
+def _add_rows(rows: np.ndarray) -> np.ndarray:
+    """Add rows, ``(m, n) -> (n,)``, in their dtype."""
+    # A product with ones is the fastest sum in NumPy. `numpy.dot` releases the GIL, but
+    # `numpy.matmul` with a vector does not, so other threads would wait.
+    return np.dot(np.ones(len(rows), rows.dtype), rows)
 
 
 def join_parts(joins: Sequence[np.ufunc], parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -27,9 +27,6 @@ from sklearn_conv._engine.threads import Workspace
 OFFSET_TO_RANGE = 16
 """Ratio of an offset to the range of the pixels above which the offset is subtracted."""
 
-N_SAMPLED = 8
-"""Number of rows and of columns of an image from which its offset is estimated."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class BlockWindows:
@@ -37,30 +34,69 @@ class BlockWindows:
 
     images: np.ndarray
     """(b, h, w, c)"""
-    center: np.ndarray | None
-    """(b,): number to subtract from the pixels of each image, or None."""
     rows: Reach
     columns: Reach
     dtype: np.dtype
     by_image: bool
     """Whether the images are the outermost axis of the result instead of the innermost."""
 
+    @property
+    def has_padding(self) -> bool:
+        """Whether some windows contain zeros of the padding."""
+        return self.rows.outside is not None or self.columns.outside is not None
+
+    def as_images(self, staged: np.ndarray) -> np.ndarray:
+        """View the pixels that `copy_pixels` returns as (b, rows, columns, c)."""
+        return staged.transpose((2, 0, 3, 1) if self.by_image else (3, 0, 2, 1))
+
+    def inside(self, staged: np.ndarray) -> np.ndarray:
+        """View those of these pixels that come from the images, (b, rows, columns, c)."""
+        return self.as_images(staged)[:, self.rows.inside, self.columns.inside]
+
+
+def copy_pixels(windows: BlockWindows, workspace: Workspace) -> np.ndarray:
+    """Copy the pixels under the windows.
+
+    ``(b, h, w, c) -> (rows, c, columns, b)``; with ``by_image``,
+    ``(b, h, w, c) -> (rows, c, b, columns)``
+    """
+    images, rows, columns = windows.images, windows.rows, windows.columns
+    b, _, _, c = images.shape
+    inner = (b, columns.n_pixels) if windows.by_image else (columns.n_pixels, b)
+    staged = workspace.empty("pixels", (rows.n_pixels, c, *inner), windows.dtype)
+    pixels = windows.as_images(staged)
+    # Two index arrays, one for each axis, have to be used together. A slice copies nothing.
+    if isinstance(rows.source, slice):
+        source = images[:, rows.source][:, :, columns.source]
+    elif isinstance(columns.source, slice):
+        source = images[:, :, columns.source][:, rows.source]
+    else:
+        source = images[:, rows.source[:, np.newaxis], columns.source]
+    pixels[:, rows.inside, columns.inside] = source
+    if rows.outside is not None:
+        pixels[:, rows.outside] = 0
+    if columns.outside is not None:
+        pixels[:, :, columns.outside] = 0
+    return staged
+
 
 def copy_runs(
-    windows: BlockWindows, constants: Sequence[float | np.ndarray], workspace: Workspace
+    pixels: np.ndarray,
+    windows: BlockWindows,
+    constants: Sequence[float | np.ndarray],
+    workspace: Workspace,
 ) -> np.ndarray:
     """Copy the runs of all windows, and append constants to each run.
 
-    ``(b, h, w, c) -> (rows, kw * c + constants, columns of the map, b)``; with ``by_image``,
-    ``(b, h, w, c) -> (rows, kw * c + constants, b, columns of the map)``
+    ``(rows, c, columns, b) -> (rows, kw * c + constants, columns of the map, b)``; with
+    ``by_image``, ``(rows, c, b, columns) -> (rows, kw * c + constants, b, columns of the map)``
     """
-    pixels = _copy_pixels(windows, workspace)
-    n_rows, c, n_lines, line = pixels.shape
-    columns, b, plane = windows.columns, len(windows.images), n_lines * line
+    n_rows, c, n_lines, n_in_line = pixels.shape
+    columns, b, plane = windows.columns, len(windows.images), n_lines * n_in_line
     kw, ow = columns.size, columns.n_windows
-    # The steps, in numbers, are from one weight to the next and along the last two axes.
+    # Steps from one weight to the next and along the last two axes of the result.
     if windows.by_image:
-        shape, steps = (b, ow), (columns.dilation, line, columns.stride)
+        shape, steps = (b, ow), (columns.dilation, n_in_line, columns.stride)
     else:
         shape, steps = (ow, b), (columns.dilation * b, columns.stride * b, 1)
     runs = workspace.empty("runs", (n_rows, kw * c + len(constants), *shape), windows.dtype)
@@ -69,8 +105,8 @@ def copy_runs(
     )
     np.copyto(runs[:, : kw * c].reshape(seen.shape), seen)
     for i, constant in enumerate(constants, start=kw * c):
-        by_image = windows.by_image and np.ndim(constant)
-        runs[:, i] = np.expand_dims(constant, 1) if by_image else constant
+        is_column = windows.by_image and np.ndim(constant) > 0  # (b,) along the first axis
+        runs[:, i] = np.expand_dims(constant, 1) if is_column else constant
     return runs
 
 
@@ -123,21 +159,25 @@ def normalize_patches(patches: np.ndarray, eps: float) -> None:
     patches /= np.sqrt(np.maximum(variance, 0) + eps)
 
 
-def find_center(images: np.ndarray, dtype: np.dtype) -> np.ndarray | None:
+def find_offset(pixels: np.ndarray) -> np.ndarray | None:
     """Return the large offset of each image, 0 for other images, ``(b, h, w, c) -> (b,)``.
 
     In float32, small differences between pixels would be lost by rounding if the offset were not
-    subtracted. Return None if nothing needs to be subtracted.
+    subtracted. All pixels must be near the offset, because subtracting it from a pixel far below
+    would lose this pixel. Return None if nothing needs to be subtracted.
     """
-    if dtype != np.float32 or images.dtype.itemsize == 1:
-        return None
-    rows, columns = (-(-length // N_SAMPLED) for length in images.shape[1:3])
-    sample = images[:, ::rows, ::columns].reshape(len(images), -1).astype(dtype, copy=False)
-    low, high = sample.min(axis=1), sample.max(axis=1)
-    # For infinite or very large pixels, the range overflows, and no offset is found.
-    with np.errstate(over="ignore", invalid="ignore"):
-        is_large = np.maximum(low, -high) / OFFSET_TO_RANGE > high - low
-    return np.where(is_large, low, np.float32(0)) if is_large.any() else None
+    is_large = np.zeros(len(pixels), bool)
+    low = np.zeros(len(pixels), pixels.dtype)
+    # Most images have no large offset, which a single row of pixels shows.
+    for part in (pixels[:, :1], pixels) if pixels.size else ():
+        low, high = part.min(axis=(1, 2, 3)), part.max(axis=(1, 2, 3))
+        # For infinite or very large pixels, the range overflows, and no offset is found.
+        with np.errstate(over="ignore", invalid="ignore"):
+            # low is the pixel nearest to 0 if all are positive, -high if all are negative.
+            is_large = np.maximum(low, -high) / OFFSET_TO_RANGE > high - low
+        if not is_large.any():
+            return None
+    return np.where(is_large, low, 0).astype(pixels.dtype) if is_large.any() else None
 
 
 def strided_view(array: np.ndarray, shape: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
@@ -158,30 +198,3 @@ def strided_view(array: np.ndarray, shape: tuple[int, ...], steps: tuple[int, ..
     # block.
     strides = [step * array.itemsize for step in steps]
     return np.ndarray(shape, array.dtype, array, strides=strides)
-
-
-def _copy_pixels(windows: BlockWindows, workspace: Workspace) -> np.ndarray:
-    """Copy the pixels under the windows, and subtract the center.
-
-    ``(b, h, w, c) -> (rows, c, columns, b)``; with ``by_image``,
-    ``(b, h, w, c) -> (rows, c, b, columns)``
-    """
-    images, rows, columns = windows.images, windows.rows, windows.columns
-    b, _, _, c = images.shape
-    inner = (b, columns.n_pixels) if windows.by_image else (columns.n_pixels, b)
-    staged = workspace.empty("pixels", (rows.n_pixels, c, *inner), windows.dtype)
-    pixels = staged.transpose((2, 0, 3, 1) if windows.by_image else (3, 0, 2, 1))  # (b, h, w, c)
-    if isinstance(rows.source, slice):
-        source = images[:, rows.source][:, :, columns.source]
-    elif isinstance(columns.source, slice):
-        source = images[:, :, columns.source][:, rows.source]
-    else:
-        source = images[:, rows.source[:, np.newaxis], columns.source]
-    pixels[:, rows.inside, columns.inside] = source
-    if rows.outside is not None:
-        pixels[:, rows.outside] = 0
-    if columns.outside is not None:
-        pixels[:, :, columns.outside] = 0
-    if windows.center is not None:
-        pixels -= windows.center[:, np.newaxis, np.newaxis, np.newaxis]
-    return staged

@@ -45,7 +45,9 @@ def count_threads(n_jobs: int | None) -> int:
     return backend.effective_n_jobs(n_jobs)
 
 
-def run(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int) -> list[Any]:
+def run_tasks(
+    function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int
+) -> list[Any]:
     """Call the function with every task in ``workers`` threads, and return the results in order."""
     results: list[Any] = [None] * len(tasks)
     todo = iter(range(len(tasks)))

@@ -5,8 +5,8 @@ is needed. A constant 1 is appended to each window, and a row ``offset + bias`` 
 
     [window, 1] . [kernel; offset + bias] = window . kernel + offset + bias
 
-Likewise, if a large ``center`` has been subtracted from the pixels of an image, its part of the
-response is added back by ``[window - center, 1, center] . [kernel; offset + bias; sum(kernel)]``.
+Likewise, if a large number x has been subtracted from the pixels of an image (`find_offset`), its
+part of the response is added back by ``[window - x, 1, x] . [kernel; offset + bias; sum(kernel)]``.
 
 A window consists of ``kh`` runs of ``kw * c`` pixels each. Windows below each other share runs, so
 constants are appended to every run. For the first run of a window, the weights of the constants are
@@ -15,6 +15,7 @@ the rows above; for the other runs they are 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -40,10 +41,10 @@ class LayerWeights:
         self._shift = layer.offset + layer.bias
         self._has_shift = bool(self._shift.any())
 
-    def for_windows(self, center: np.ndarray | None) -> Weights:
-        """Return the weights for windows from which ``center``, (b,), has been subtracted."""
-        if center is not None:
-            return Weights(self._centered, (1.0, center))
+    def for_windows(self, subtracted: np.ndarray | None) -> Weights:
+        """Return the weights for windows from which numbers, (b,), have been subtracted, if any."""
+        if subtracted is not None:
+            return Weights(self._for_subtracted, (1.0, subtracted))
         return Weights(self._plain, (1.0,) if self._has_shift else ())
 
     @cached_property
@@ -54,17 +55,18 @@ class LayerWeights:
 
     @cached_property
     def _plain(self) -> np.ndarray:
-        return self._append(self._shift[np.newaxis][: int(self._has_shift)])
+        return self._append([self._shift] if self._has_shift else [])
 
     @cached_property
-    def _centered(self) -> np.ndarray:
+    def _for_subtracted(self) -> np.ndarray:
         sums = self._kernels.sum(axis=(0, 1, 2), dtype=np.float64)
-        return self._append(np.stack([self._shift, sums]))
+        return self._append([self._shift, sums])
 
-    def _append(self, constants: np.ndarray) -> np.ndarray:
-        """Append the weights of constants, (constants, k), to the weights of every run."""
+    def _append(self, constants: Sequence[np.ndarray]) -> np.ndarray:
+        """Append the weights of constants, each (k,), to the weights of every run."""
         kh, kw, c, k = self._kernels.shape
         weights = np.zeros((kh, kw * c + len(constants), k), self._kernels.dtype)
         weights[:, : kw * c] = self._kernels.reshape(kh, kw * c, k)
-        weights[0, kw * c :] = constants
+        for i, constant in enumerate(constants, start=kw * c):
+            weights[0, i] = constant
         return weights.reshape(-1, k)
