@@ -18,12 +18,12 @@ from sklearn_conv import StridedConv2DTransformer
 
 N_KERNELS, SIZE = 16, 9
 LEARNED = ("patches", "kmeans", "pca")
-FIXED = ("gaussian", "uniform", "sobel", "gabor", "laplace", "dct", "haar")
+NOT_LEARNED = ("gaussian", "uniform", "sobel", "gabor", "laplace", "dct", "haar")
 
 
 def make_kernels(images):
     """Return kernels (kh, kw, k) by title."""
-    settings = {name: {} for name in (*FIXED, *LEARNED)}
+    settings = {name: {} for name in (*NOT_LEARNED, *LEARNED)}
     settings |= {f"{name}, whitened": {"whiten": True} for name in LEARNED}
     kernels = {}
     for title, options in settings.items():

@@ -6,22 +6,26 @@ import numpy as np
 def walk(steps, length, mode):
     """Return the index of the pixel that padding repeats ``steps`` before the first; None for 0."""
     index, direction = 0, +1
-    for _ in range(steps):
+    for number in range(steps):
         if mode == "constant":
             return None
+        if mode == "edge":
+            return 0
         if mode == "wrap":
             index = length - 1 if index == 0 else index - 1
-        elif mode == "reflect" and length > 1:
+        elif mode == "reflect":
             if not 0 <= index + direction < length:
                 direction = -direction
-            index += direction
+            index += direction if length > 1 else 0
         elif mode == "symmetric":
-            if _ == 0:
+            if number == 0:
                 continue  # The first pixel is repeated.
             if 0 <= index + direction < length:
                 index += direction
             else:
                 direction = -direction
+        else:
+            raise KeyError(f"tests/oracle.py has no walk for the padding mode {mode!r}; add it")
     return index
 
 

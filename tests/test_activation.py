@@ -10,7 +10,7 @@ BIAS = np.array([-0.5, 0.0, 0.7])
 
 
 def test_oracle_has_all_activations():
-    assert set(ACTIVATIONS) == set(oracle.ACTIVATIONS)
+    assert set(ACTIVATIONS) == set(oracle.ACTIVATIONS), "add its formula to tests/oracle.py"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

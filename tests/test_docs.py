@@ -95,13 +95,27 @@ def test_the_table_of_the_readme_has_every_parameter_and_its_default():
     assert rows == {name: repr(parameter.default) for name, parameter in parameters.items()}
 
 
+def entry_of(name, function):
+    """Return the text of a parameter in a docstring."""
+    return inspect.getdoc(function).split(f"\n{name} : ")[1].split(" : ")[0]
+
+
 @pytest.mark.parametrize("name", CHOICES)
 def test_the_documents_name_all_choices(name):
-    entry = inspect.getdoc(StridedConv2DTransformer).split(f"\n{name} : ")[1].split(" : ")[0]
-    row = re.search(rf"^\| `{name}` .*$", README, re.MULTILINE).group()
-    for choice in CHOICES[name]:
-        assert f'"{choice}"' in entry
-        assert f'"{choice}"' in row
+    places = {
+        "the docstring of StridedConv2DTransformer": entry_of(name, StridedConv2DTransformer),
+        "the table of README.md": re.search(rf"^\| `{name}` .*$", README, re.MULTILINE).group(),
+    }
+    if name == "padding_mode":
+        places["the docstring of conv2d"] = entry_of(name, conv2d)
+    if name == "kernels":
+        places["docs/kernels.md"] = (ROOT / "docs" / "kernels.md").read_text()
+    if name in ("activation", "pooling"):
+        page = ROOT / "docs" / "guide" / "activation-and-pooling.md"
+        places["docs/guide/activation-and-pooling.md"] = page.read_text()
+    for place, text in places.items():
+        for choice in CHOICES[name]:
+            assert f'"{choice}"' in text or f"`{choice}`" in text, f"name {choice!r} in {place}"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import sklearn_conv
+from sklearn_conv.kernels._table import KERNELS
 
 PACKAGE = Path(sklearn_conv.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -135,6 +136,10 @@ def test_what_is_public_is_listed(name):
     }
     assert members == PUBLIC[name]
     assert {*getattr(module, "__all__", [])} - {"__version__"} == PUBLIC[name]
+
+
+def test_every_kernel_is_exported():
+    assert {*KERNELS} == PUBLIC["sklearn_conv.kernels"], "export it in kernels/__init__.py"
 
 
 def code_lines(path):

@@ -35,10 +35,18 @@ def assert_same(learned, expected):
         np.testing.assert_allclose(row, expected_row, rtol=1e-7, atol=1e-9, err_msg=preprocessing)
 
 
+def assert_all_same(learned, entries):
+    for name in learned:
+        assert name in entries, (
+            f"tests/data has no entry for {name!r}: run .venv-minimum/bin/python tests/golden.py, "
+            "after make test-minimum"
+        )
+        assert_same(learned[name], entries[name])
+
+
 @kernel_names
 def test_kernels_are_those_of_older_versions(name, entries):
-    assert name in entries, f"no entry for {name!r}: run tests/golden.py, which says how"
-    assert_same(golden.learned(name, golden.images_for(name)), entries[name])
+    assert_all_same({name: golden.learned(name, golden.images_for(name))}, entries)
 
 
 def test_every_entry_is_of_a_kernel(entries):
@@ -66,13 +74,11 @@ def test_memory_order_changes_no_kernel(name, order):
 def test_processes_make_the_same_kernels(method, entries):
     with multiprocessing.get_context(method).Pool(1) as pool:
         learned = pool.apply_async(golden.learned_by_all).get(timeout=60)
-    for name in KERNELS:
-        assert_same(learned[name], entries[name])
+    assert_all_same(learned, entries)
 
 
 @pytest.mark.usefixtures("_own_processes")
 def test_processes_of_joblib_make_the_same_kernels(entries):
     both = Parallel(n_jobs=2, backend="loky")(delayed(golden.learned_by_all)() for _ in range(2))
     for learned in both:
-        for name in KERNELS:
-            assert_same(learned[name], entries[name])
+        assert_all_same(learned, entries)
