@@ -166,18 +166,21 @@ def find_offset(pixels: np.ndarray) -> np.ndarray | None:
     subtracted. All pixels must be near the offset, because subtracting it from a pixel far below
     would lose this pixel. Return None if nothing needs to be subtracted.
     """
-    is_large = np.zeros(len(pixels), bool)
-    low = np.zeros(len(pixels), pixels.dtype)
-    # Most images have no large offset, which a single row of pixels shows.
-    for part in (pixels[:, :1], pixels) if pixels.size else ():
-        low, high = part.min(axis=(1, 2, 3)), part.max(axis=(1, 2, 3))
-        # For infinite or very large pixels, the range overflows, and no offset is found.
-        with np.errstate(over="ignore", invalid="ignore"):
-            # low is the pixel nearest to 0 if all are positive, -high if all are negative.
-            is_large = np.maximum(low, -high) / OFFSET_TO_RANGE > high - low
-        if not is_large.any():
+    if not pixels.size:
+        return None
+    # For infinite or very large pixels, differences overflow, and no offset is found.
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Most images have no large offset, which two pixels, or else a row of pixels, show.
+        first, last = pixels[:, 0, 0, 0], pixels[:, -1, -1, -1]
+        if not (np.abs(first - last) * OFFSET_TO_RANGE < np.abs(first)).any():
             return None
-    return np.where(is_large, low, 0).astype(pixels.dtype) if is_large.any() else None
+        for part in (pixels[:, :1], pixels):
+            low, high = part.min(axis=(1, 2, 3)), part.max(axis=(1, 2, 3))
+            # low is the pixel nearest to 0 if all are positive, high if all are negative.
+            is_large = np.maximum(low, -high) / OFFSET_TO_RANGE > high - low
+            if not is_large.any():
+                return None
+    return np.where(is_large, low, 0).astype(pixels.dtype)
 
 
 def strided_view(array: np.ndarray, shape: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
