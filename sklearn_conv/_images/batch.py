@@ -78,7 +78,7 @@ class ArrayImages(ReadableImages):
 
     def read(self, rows: slice, check: bool = True) -> np.ndarray:
         """Return a view of the images in ``rows``, (b, h, w, c)."""
-        check_map(self.values)  # The array may be a view of a memory map.
+        check_memory_map(self.values)  # The array may be a view of a memory map.
         batch = self.values[rows]
         return batch.reshape(len(batch), *self.shape[1:])
 
@@ -96,7 +96,7 @@ class StoredImages(ReadableImages):
     def read(self, rows: slice, check: bool = True) -> np.ndarray:
         """Read the images in ``rows``, (b, h, w, c)."""
         if isinstance(self.values, np.ndarray):
-            check_map(self.values)
+            check_memory_map(self.values)
             batch = self.values[rows]
         else:
             batch = self._read_slice(rows)
@@ -168,7 +168,7 @@ def check_finite(values: np.ndarray) -> None:
         raise ValueError(f"{error} {remedy} {RULE}") from error
 
 
-def check_map(array: np.ndarray) -> None:
+def check_memory_map(array: np.ndarray) -> None:
     """Raise OSError for a memory map whose file has become too short.
 
     Reading such a memory map would crash the process.

@@ -50,7 +50,7 @@ def sample_patches(
     The order is random. The windows lie inside the images. Only if the images are smaller than a
     kernel, windows that extend into the padding are drawn, as in ``transform``.
     """
-    rows, columns = (windows.sampled() for windows in geometry)
+    rows, columns = (windows.for_training() for windows in geometry)
     counts = len(images), rows.n_windows, columns.n_windows
     n_places = prod(counts)
     n_patches = min(n_patches, n_places)
