@@ -72,6 +72,8 @@ html_title = f"sklearn_conv {version}"
 html_favicon = "_static/icon.svg"
 html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
+# The README on a package index links to these.
+html_extra_path = ["kernels_color.png", "class_activation.png"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_theme_options = {

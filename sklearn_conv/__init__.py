@@ -1,9 +1,10 @@
 """Images to feature vectors inside scikit-learn, by strided convolution in NumPy."""
 
 from sklearn_conv._conv2d import conv2d
+from sklearn_conv._output_size import OutputSize
 from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
 from sklearn_conv._saving import save_batches
-from sklearn_conv._transformer import OutputSize, StridedConv2DTransformer
+from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv._versions import show_versions
 
 __all__ = [

@@ -13,6 +13,8 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
+from dask.delayed import Delayed as Delayed
+from dask.highlevelgraph import HighLevelGraph as HighLevelGraph
 
 from sklearn_conv._engine.threads import one_blas_thread
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
+from math import prod
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -25,6 +26,12 @@ from sklearn_conv._validation import (
 )
 from sklearn_conv.kernels._patches import SHRINKAGE
 from sklearn_conv.kernels._table import KERNELS
+
+MAX_CELLS = 2**24
+"""Exclusive upper bound of the number of cells of an image."""
+
+MAX_PIXELS = 2**24
+"""Exclusive upper bound of lengths that are added to the axes of images."""
 
 
 class Parameters(NamedTuple):
@@ -50,9 +57,11 @@ def check_window_parameters(
     is_named = isinstance(padding, str) and padding in names
     return WindowParameters(
         stride=check_pair(owner, "stride", stride, 1),
-        padding=(padding, padding) if is_named else check_pair(owner, "padding", padding, 0, names),
+        padding=(padding, padding)
+        if is_named
+        else check_pair(owner, "padding", padding, 0, names, MAX_PIXELS),
         padding_mode=check_name(owner, "padding_mode", padding_mode, PADDING_MODES),
-        dilation=check_pair(owner, "dilation", dilation, 1),
+        dilation=check_pair(owner, "dilation", dilation, 1, limit=MAX_PIXELS),
     )
 
 
@@ -60,7 +69,7 @@ def check_parameters(estimator: Any) -> Parameters:
     """Check all parameters of a `StridedConv2DTransformer`. X is not needed."""
     owner = type(estimator).__name__
     n_kernels = check_integer(owner, "n_kernels", estimator.n_kernels, 1)
-    kernel_size = check_pair(owner, "kernel_size", estimator.kernel_size, 1)
+    kernel_size = check_pair(owner, "kernel_size", estimator.kernel_size, 1, limit=MAX_PIXELS)
     windows = check_window_parameters(
         owner, estimator.stride, estimator.padding, estimator.padding_mode, estimator.dilation
     )
@@ -78,6 +87,13 @@ def check_parameters(estimator: Any) -> Parameters:
             finite=True,
         )
         kernel_size, n_kernels = array.shape[:2], array.shape[3]
+    extent = [d * (k - 1) + 1 for d, k in zip(windows.dilation, kernel_size, strict=True)]
+    if max(extent) >= MAX_PIXELS:
+        raise ValueError(
+            f"kernel_size={kernel_size} with dilation={windows.dilation} covers {tuple(extent)} "
+            f"pixels, but {owner} allows fewer than {MAX_PIXELS} along each axis; choose a smaller "
+            "kernel_size or dilation."
+        )
     _check_bias(owner, estimator.bias, n_kernels)
     if not callable(estimator.activation):
         check_name(owner, "activation", estimator.activation, ACTIVATIONS, " or a callable")
@@ -107,6 +123,52 @@ def check_parameters(estimator: Any) -> Parameters:
         n_patches=n_patches,
         whiten=whiten,
     )
+
+
+def check_sizes(
+    owner: str,
+    parameters: Parameters,
+    maps: tuple[int, int],
+    kernels: tuple[int, ...],
+) -> None:
+    """Raise ValueError for kernels, maps or features that are too large to be computed.
+
+    ``maps`` are the rows and columns of a map, and ``kernels`` is ``(kh, kw, c, n_kernels)``.
+    """
+    *window, n_kernels = kernels
+    grid = parameters.pool_grid if parameters.poolings else maps
+    n_features = prod(grid) * len(parameters.poolings or [""]) * len(parameters.sides) * n_kernels
+    for number, limit, what, remedy in (
+        (
+            prod(kernels),
+            LIMIT,
+            f"n_kernels={n_kernels} kernels of shape {tuple(window)} have {prod(kernels)} weights",
+            "n_kernels or kernel_size",
+        ),
+        (
+            prod(maps),
+            LIMIT,
+            f"padding={parameters.windows.padding} and kernel_size={kernels[:2]} make "
+            f"{prod(maps)} windows in each image",
+            "padding, or a larger stride",
+        ),
+        (
+            prod(grid) if parameters.poolings else 1,
+            MAX_CELLS,
+            f"pool_grid={grid} has {prod(grid)} cells",
+            "pool_grid",
+        ),
+        (
+            n_features,
+            LIMIT,
+            f"{n_kernels} kernels and {prod(grid)} cells make {n_features} features of each image",
+            "n_kernels, or pool_grid",
+        ),
+    ):
+        if number >= limit:
+            raise ValueError(
+                f"{what}, but {owner} allows fewer than {limit}; choose a smaller {remedy}."
+            )
 
 
 def check_image_shape(owner: str, image_shape: Any, otherwise: str = "") -> tuple[int, int, int]:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from errno import ENOSPC
-from io import BytesIO
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from errno import EACCES, EINVAL, EISDIR, ELOOP, ENOENT
+from io import BytesIO, FileIO
 from pathlib import Path
+from secrets import token_hex
+from stat import S_IMODE, S_ISDIR, S_ISLNK, S_ISREG
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
+
+from sklearn_conv._memory_maps import check_memory_map
+
+CREATE = (
+    os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+)
+"""Create a new file; fail if the name exists, even as a link. Two flags depend on the system."""
+
+IS_FOLDER = "This path is a folder; add the name of a file"
 
 
 def save_batches(
@@ -20,13 +33,17 @@ def save_batches(
     Parameters
     ----------
     path : str or path-like
-        Path of the file. The suffix ".npy" is not added automatically. Rows are first written to a
-        temporary file in the same folder, whose name ends in ".part". At the end this file is
-        renamed to ``path``, which replaces an existing file.
+        Path of the file. Its suffix must be ".npy", or it must have none; none is added. The path
+        is checked before the first batch is computed: its folder must exist and be writable, and it
+        must not be a folder, a symbolic link or a file that may not be overwritten. Rows are first
+        written to a new file with a random name that ends in ".part", in the same folder. At the
+        end this file is renamed to ``path``, which replaces an existing file and keeps its
+        permissions. If several threads or processes write to the same path, each writes its own
+        temporary file, and the file of the last one remains.
     batches : iterable of (slice, ndarray)
         Batches as yielded by `StridedConv2DTransformer.transform_batches`: the first slice begins
-        at 0, each other slice begins where the previous one ended, and the arrays differ only in
-        their number of rows.
+        at 0, each other slice begins where the previous one ended, and the arrays contain numbers
+        and differ only in their number of rows.
 
     Returns
     -------
@@ -36,11 +53,14 @@ def save_batches(
     Raises
     ------
     OSError
-        If the file cannot be written, for example because the disk is full. After any error,
-        including an error raised by ``batches``, no partial file is left behind.
+        If the file cannot be written, for example because the folder does not exist, because
+        ``path`` is a folder or a symbolic link, or because the disk is full. After any error,
+        including an error raised by ``batches``, no temporary file is left behind.
+    TypeError
+        If ``batches`` does not yield pairs of a slice and an array of numbers.
     ValueError
-        If batches are not consecutive, if they differ in dtype or in the shape of their rows, or if
-        there are none.
+        If ``path`` has another suffix, if batches are not consecutive, if they differ in dtype or
+        in the shape of their rows, if a batch is empty, or if there are no batches.
 
     See Also
     --------
@@ -61,14 +81,19 @@ def save_batches(
     ...     del features
     (1797, 256) float64 True
     """
-    path = Path(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    target, mode = _check_path(path)
+    # The name is random, so that writers of the same file and links that others created are not in
+    # the way. Its beginning shows to which file a part belongs if the process was killed.
+    part = target.with_name(f"{target.name[:32]}.{token_hex(8)}.part")
     n, first = 0, None
+    file = _create(part, mode, target)
     try:
-        with part.open("wb") as file:
-            for rows, batch in batches:
+        with file:
+            if mode is not None and hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), mode)  # `_create` removes the bits of the umask.
+            for rows, batch in map(_check_pair, batches):
                 first = batch[:0] if first is None else first
-                if (rows.start, rows.stop) != (n, n + len(batch)):
+                if (rows.start, rows.stop) != (n, n + len(batch)) or rows.step not in (None, 1):
                     raise ValueError(
                         f"Batches must follow each other: {n} rows were written, but the next "
                         f"batch has {len(batch)} rows and the slice {rows}."
@@ -80,26 +105,116 @@ def save_batches(
                         f"{str(first.shape[1:])[1:]}, but a later one is {batch.dtype} of shape "
                         f"{batch.shape}."
                     )
-                if n == 0:
-                    # Zeros take the place of the header, so that a partial file cannot be loaded.
-                    file.write(bytes(len(_header(first, 0))))
-                file.write(np.ascontiguousarray(batch).data.cast("B"))
-                n = rows.stop
+                with _state_rows(n, target):
+                    if n == 0:
+                        # Zeros take the place of the header, so a partial file cannot be loaded.
+                        _write(file, bytes(len(_header(first, 0))))
+                    _write(file, np.ascontiguousarray(batch).reshape(-1).view(np.uint8).data)
+                n += len(batch)
             if first is None:
                 raise ValueError("There are no batches to save.")
-            file.seek(0)
-            file.write(_header(first, n))  # It has the length of the zeros.
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        if error.errno != ENOSPC:
-            raise
-        message = f"{os.strerror(ENOSPC)} after {n} rows, which have been removed"
-        raise OSError(ENOSPC, message, str(path)) from error
+            with _state_rows(n, target):
+                file.seek(0)
+                _write(file, _header(first, n))  # It has the length of the zeros.
+                os.fsync(file.fileno())
+        part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-    return np.load(path, mmap_mode="r")
+    return np.load(target, mmap_mode="r")
+
+
+def _check_path(path: Any) -> tuple[Path, int | None]:
+    """Return the absolute path of the file, and its permissions if it exists.
+
+    Raise an error if no .npy file may be written there.
+    """
+    name = os.fsdecode(path)
+    target = Path(name).absolute()
+    if target.suffix.lower() not in ("", ".npy"):
+        raise ValueError(
+            f"save_batches writes files in NumPy's format .npy, but path={name!r} ends in "
+            f"{target.suffix!r}; use {str(Path(name).with_suffix('.npy'))!r}. To write another "
+            "format, pass the batches to a library that supports it."
+        )
+    try:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        if not target.parent.is_dir():
+            raise FileNotFoundError(
+                ENOENT, "The folder of this path does not exist; create it first", name
+            ) from None
+        if name.endswith((os.sep, os.altsep or os.sep)):
+            raise IsADirectoryError(EISDIR, IS_FOLDER, name) from None
+        return target, None
+    if S_ISDIR(mode):
+        raise IsADirectoryError(EISDIR, IS_FOLDER, name)
+    if S_ISLNK(mode):
+        raise OSError(
+            ELOOP,
+            "This path is a symbolic link, which save_batches does not follow; pass the path to "
+            f"which it refers, {os.path.realpath(target)!r}",
+            name,
+        )
+    if not S_ISREG(mode):
+        raise OSError(EINVAL, "This path is not a regular file; choose another path", name)
+    if not os.access(target, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(EACCES, "This file may not be overwritten", name)
+    return target, S_IMODE(mode) & 0o777
+
+
+def _create(part: Path, mode: int | None, target: Path) -> FileIO:
+    """Create the temporary file, with the permissions of the file that it will replace."""
+    try:
+        # The permissions are passed to os.open, so that they are never wider than the final ones.
+        descriptor = os.open(part, CREATE, 0o666 if mode is None else mode)
+    except OSError as error:  # Its path is that of the temporary file.
+        raise OSError(error.errno, error.strerror, str(target)) from error
+    return FileIO(descriptor, "w")
+
+
+def _write(file: FileIO, data: bytes | memoryview) -> None:
+    """Write all bytes; a single call may write only some of them."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+@contextmanager
+def _state_rows(n: int, target: Path) -> Iterator[None]:
+    """Add the path and the number of rows to errors of the file."""
+    try:
+        yield
+    except OSError as error:
+        message = f"{error.strerror} after {n} rows, which have been removed"
+        raise OSError(error.errno, message, str(target)) from error
+
+
+def _check_pair(item: Any) -> tuple[slice, np.ndarray]:
+    """Return the rows and the array of a batch after checking them."""
+    if not (isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[0], slice)):
+        raise TypeError(
+            "batches must yield pairs of a slice and an array, as transform_batches does. Got "
+            f"{type(item).__name__} instead; save a single array with numpy.save."
+        )
+    rows, batch = item
+    if not isinstance(batch, np.ndarray):
+        raise TypeError(
+            f"Batches must be NumPy arrays. Got {type(batch).__name__} instead for {rows}; convert "
+            "it with numpy.asarray."
+        )
+    if batch.dtype.kind not in "biufc":
+        raise TypeError(
+            f"Batches must contain numbers. Got dtype {batch.dtype} for {rows}; convert "
+            "them to numbers."
+        )
+    if batch.size == 0 or batch.ndim == 0:
+        raise ValueError(
+            f"Each batch must have rows and features. Got shape {batch.shape} for {rows}."
+        )
+    if np.ma.is_masked(batch):
+        raise ValueError(f"The batch of {rows} has masked values; fill them first.")
+    check_memory_map(batch)
+    return rows, batch
 
 
 def _header(batch: np.ndarray, n: int) -> bytes:

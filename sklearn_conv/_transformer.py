@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from math import prod
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,28 +19,35 @@ from sklearn_conv._engine.geometry import Geometry, place_windows
 from sklearn_conv._engine.layer import Layer, compute_dtype
 from sklearn_conv._engine.numpy_engine import NumpyEngine
 from sklearn_conv._engine.pooling import POOLINGS
-from sklearn_conv._images.batch import DaskImages
+from sklearn_conv._images.batch import (
+    ArrayImages,
+    DaskImages,
+    ReadableImages,
+    find_not_finite,
+    not_finite,
+)
 from sklearn_conv._images.checks import check_images, remember_columns
-from sklearn_conv._parameters import Parameters, check_image_shape, check_parameters
+from sklearn_conv._images.mistakes import (
+    TransformWatch,
+    Values,
+    describe,
+    sample_pixels,
+    warn_of_alpha,
+    warn_of_few_images,
+)
+from sklearn_conv._output_size import OutputSize, feature_shape, measure_output
+from sklearn_conv._parameters import (
+    Parameters,
+    check_image_shape,
+    check_parameters,
+    check_sizes,
+)
 from sklearn_conv._progress import Progress
 from sklearn_conv._validation import cast_numbers, check_integer, check_numbers
 from sklearn_conv._versions import API_LINK
 from sklearn_conv._warnings import warn
 from sklearn_conv.kernels._patches import TrainingPatches
 from sklearn_conv.kernels._table import KERNELS
-
-
-class OutputSize(NamedTuple):
-    """Shapes and cost per image, returned by `StridedConv2DTransformer.output_size`."""
-
-    maps: tuple[int, int, int]
-    """Number of rows, columns and maps; "split" has two maps for each kernel."""
-    features: int
-    """Number of features."""
-    multiply_adds: int
-    """Number of multiply-add operations: multiply a pixel by a weight and add the product."""
-    bytes: int
-    """Size of the features in float32, in bytes; float64 takes twice as much."""
 
 
 class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
@@ -102,7 +109,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Whether to center each window, including its padding and all of its channels, and to divide
         it by ``sqrt(variance + eps)``. ``eps`` is 0.01 times the mean variance of the training
         patches, so multiplying all images in ``fit`` and ``transform`` by a constant does not
-        change the features. A constant window becomes 0, and its response is ``offset_``.
+        change the features. A constant window becomes 0, and its response is ``offset_``. Kernels
+        whose weights are all equal, and kernels of a single pixel with one channel, would always
+        respond with 0; if there are no others, `fit` raises an error.
     whiten : bool or float, default=False
         Whether to subtract the mean patch from each window, after normalization, and to apply ZCA
         whitening, which divides the directions of the patches by
@@ -129,6 +138,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
           used. Therefore use a bias slightly below 0, or "quantile";
         - "square": (z + b)**2;
         - a callable that receives an array of z + b and returns one number for each element.
+
+        While a callable runs, NumPy ignores overflow, underflow and invalid values, whatever
+        `numpy.seterr` says; use `numpy.errstate` inside the callable to change this. The same holds
+        for a callable ``kernels``.
     pooling : {"max", "mean", "sum"}, list of these or None, default="mean"
         Reduction of the activated responses in a cell to one number. A list produces one feature
         for each of its elements. With None, responses are not pooled, ``pool_grid`` is ignored, and
@@ -291,18 +304,27 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         self : StridedConv2DTransformer
             The fitted transformer.
 
+        Warns
+        -----
+        UserWarning
+            If X is probably not what was meant: channels first, a single color image, an opaque
+            alpha channel, a fill value such as -9999, or 1 to 3 small images to learn from. The
+            shape and a sample of a few thousand pixels show this. If images are read in batches,
+            the sample consists of training patches, if these are drawn.
+
         Raises
         ------
         TypeError
             If a parameter or X has a wrong type.
         ValueError
-            If a parameter has a wrong value, if X is not a batch of images, or if the kernels do
-            not fit the images.
+            If a parameter has a wrong value, if X is not a batch of images, if the kernels do not
+            fit the images, or if the kernels, the maps or the features are too large.
         """
         parameters = check_parameters(self)
         if callable(self.activation):  # An invalid function raises here, not only in transform.
             probe = np.ones((2, parameters.n_kernels))
-            parameters.sides[""].function(probe, probe.copy())
+            with np.errstate(all="ignore"):  # As in transform.
+                parameters.sides[""].function(probe, probe.copy())
         images = check_images(self, X, parameters.image_shape, reset=True)
         geometry = place_windows(images.shape[1:3], parameters.kernel_size, parameters.windows)
         dtype = compute_dtype(images.dtype)
@@ -321,9 +343,11 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             rng=rng,
         )
         shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
+        size = measure_output(parameters, geometry, shape)
+        check_sizes(type(self).__name__, parameters, geometry.output_shape, shape)
         with (
             fit_steps(self, X, y, 3) as step,
-            np.errstate(over="ignore", invalid="ignore"),  # `cast_numbers` raises for overflow.
+            np.errstate(all="ignore"),  # `cast_numbers` raises for overflow.
         ):
             # Kernels are made first, because whitening draws patches from the same random stream.
             with step("kernels"):
@@ -335,7 +359,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         folded = cast_numbers("kernels", folded.reshape(shape), dtype)
         offset = cast_numbers("offset_", offset, dtype)
         bias = cast_numbers("bias", np.broadcast_to(bias, parameters.n_kernels), dtype)
-        size = _measure_output(parameters, geometry, shape)
+        seen = _warn_of_mistakes(images, patches)
         # All steps that can fail are done, so a failed fit leaves the estimator as it was.
         remember_columns(self, X, images.shape)
         self.kernels_ = folded
@@ -346,6 +370,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         self.maps_shape_ = size.maps
         self.n_features_out_ = size.features
         self.multiply_adds_ = size.multiply_adds
+        self._values_seen = None if seen is None else tuple(seen)
         return self
 
     def transform(self, X: npt.ArrayLike) -> np.ndarray:
@@ -367,7 +392,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Warns
         -----
         UserWarning
-            If features overflow and are therefore infinite or NaN.
+            If features are infinite or NaN, because they overflow or, with ``assume_finite``, X
+            contains NaN. If a sample of pixels contains a fill value such as -9999, or values that
+            differ grossly from those seen in ``fit``, for example 0 to 1 instead of 0 to 255.
 
         Raises
         ------
@@ -388,16 +415,16 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             return images.map(self, "transform", self._row_shape(shape), dtype)
         try:
             out = np.empty((len(images), *shape), dtype)
-        except MemoryError as error:
+        except (MemoryError, ValueError) as error:  # ValueError for more than 2**63 bytes
             raise MemoryError(
                 f"{error}: {len(images)} images have {prod(shape)} features each. Compute them in "
                 "batches with transform_batches(X), or choose fewer kernels or cells; "
                 "output_size() returns the size of the features."
             ) from None
         engine, progress = self._make_engine(parameters, dtype), Progress(self, len(images))
+        watch = TransformWatch(getattr(self, "_values_seen", None))
         for rows in images.batches():
-            engine.compute(images.read(rows), out[rows], self.n_jobs, progress.advance)
-        _warn_of_overflow(out)
+            self._compute(engine, images, rows, out[rows], progress, watch)
         return out.reshape(len(out), *self._row_shape(shape))
 
     def transform_batches(
@@ -427,7 +454,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Warns
         -----
         UserWarning
-            If features overflow and are therefore infinite or NaN.
+            If features are infinite or NaN, because they overflow or, with ``assume_finite``, X
+            contains NaN. If a sample of pixels contains a fill value such as -9999, or values that
+            differ grossly from those seen in ``fit``, for example 0 to 1 instead of 0 to 255.
 
         Raises
         ------
@@ -479,10 +508,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
         def generate() -> Iterator[tuple[slice, np.ndarray]]:
             engine, progress = self._make_engine(parameters, dtype), Progress(self, len(images))
+            watch = TransformWatch(getattr(self, "_values_seen", None))
             for rows in images.batches(length):
                 out = np.empty((rows.stop - rows.start, *shape), dtype)
-                engine.compute(images.read(rows), out, self.n_jobs, progress.advance)
-                _warn_of_overflow(out)
+                self._compute(engine, images, rows, out, progress, watch)
                 yield rows, out.reshape(len(out), *self._row_shape(shape))
 
         # The generator is a separate function, so that X is checked before the first batch.
@@ -570,7 +599,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             _check_channels(np.shape(self.kernels), shape[2])
         kernels = (*parameters.kernel_size, shape[2], parameters.n_kernels)
         geometry = place_windows(shape[:2], parameters.kernel_size, parameters.windows)
-        return _measure_output(parameters, geometry, kernels)
+        return measure_output(parameters, geometry, kernels)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -585,7 +614,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     def _feature_shape(self, parameters: Parameters) -> tuple[int, int, int, int, int]:
         """Return (grid rows, grid columns, poolings, sides, kernels) of the features."""
         geometry = self._fitted_geometry(parameters)
-        return _feature_shape(parameters, geometry, self.kernels_.shape[3])
+        check_sizes(type(self).__name__, parameters, geometry.output_shape, self.kernels_.shape)
+        return feature_shape(parameters, geometry, self.kernels_.shape[3])
 
     def _row_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of an image in the result, given that of its features."""
@@ -604,6 +634,27 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             pool_grid=parameters.pool_grid,
         )
         return NumpyEngine(layer)
+
+    def _compute(
+        self,
+        engine: NumpyEngine,
+        images: ReadableImages,
+        rows: slice,
+        out: np.ndarray,
+        progress: Progress,
+        watch: TransformWatch,
+    ) -> None:
+        """Read a batch of images, and write its features to ``out``."""
+        batch = images.read(rows)
+        watch.look(batch)
+        with np.errstate(all="ignore"):  # The settings of NumPy do not change the result.
+            try:
+                engine.compute(batch, out, self.n_jobs, progress.advance)
+            except ValueError as error:
+                if len(bad := rows.start + find_not_finite(batch)):  # only with `assume_finite`
+                    raise not_finite("X contains NaN or infinity", bad, images.name) from error
+                raise
+            _warn_of_overflow(out, batch, rows.start)
 
     def _make_kernels(
         self,
@@ -659,27 +710,6 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             raise ValueError("input_features is not equal to feature_names_in_.")
 
 
-def _feature_shape(
-    parameters: Parameters, geometry: Geometry, n_kernels: int
-) -> tuple[int, int, int, int, int]:
-    rows, columns = parameters.pool_grid if parameters.poolings else geometry.output_shape
-    return rows, columns, len(parameters.poolings or [""]), len(parameters.sides), n_kernels
-
-
-def _measure_output(
-    parameters: Parameters, geometry: Geometry, kernels: tuple[int, int, int, int]
-) -> OutputSize:
-    """Measure the output for kernels of shape (kh, kw, c, n_kernels)."""
-    shape = _feature_shape(parameters, geometry, kernels[3])
-    n_features, n_maps = prod(shape), shape[3] * shape[4]
-    return OutputSize(
-        maps=(*geometry.output_shape, n_maps),
-        features=n_features,
-        multiply_adds=prod(geometry.output_shape) * prod(kernels),
-        bytes=n_features * np.dtype(np.float32).itemsize,
-    )
-
-
 def _check_channels(kernels: tuple[int, ...], n_channels: int) -> None:
     if kernels[2] != n_channels:
         raise ValueError(
@@ -689,11 +719,35 @@ def _check_channels(kernels: tuple[int, ...], n_channels: int) -> None:
         )
 
 
-def _warn_of_overflow(features: np.ndarray) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        # If the sum is finite, as in the usual case, the features need not be searched.
-        if np.isfinite(features.sum()) or np.isfinite([features.min(), features.max()]).all():
-            return
+def _warn_of_mistakes(
+    images: ReadableImages | DaskImages, patches: TrainingPatches
+) -> Values | None:
+    """Warn of images that are probably not what the user meant; return what values they have.
+
+    Only values that were read anyway are looked at.
+    """
+    warn_of_few_images(images.shape[0], images.shape[1:], patches.are_all)
+    if isinstance(images, ArrayImages):
+        pixels = sample_pixels(images.read(slice(len(images))))
+    elif patches.are_drawn:
+        windows = patches.sample.reshape(-1, *patches.geometry.kernel_size, images.shape[3])
+        pixels = sample_pixels(windows)
+    else:
+        return None
+    warn_of_alpha(pixels)
+    return describe(pixels)
+
+
+def _warn_of_overflow(features: np.ndarray, images: np.ndarray, first: int) -> None:
+    """Warn if some features are not finite; ``images`` are those of the features, from X[first]."""
+    # If the sum is finite, as in the usual case, the features need not be searched.
+    if np.isfinite(features.sum()) or np.isfinite([features.min(), features.max()]).all():
+        return
+    bad = first + find_not_finite(images)
+    if len(bad):
+        problem = "Some features are infinite or NaN, because X contains NaN or infinity"
+        warn(str(not_finite(problem, bad)))
+        return
     warn(
         f"Some features are infinite or NaN: responses overflow in {features.dtype}. Divide the "
         "images by their standard deviation first, or cast X to float64."

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_conv._memory_maps import check_memory_map
+
 
 def parameter_error(
     error: type[Exception], owner: str, name: str, rule: str, value: Any
@@ -71,12 +73,17 @@ def check_integer(owner: str, name: str, value: Any, minimum: int) -> int:
 
 
 def check_pair(
-    owner: str, name: str, value: Any, minimum: int, names: tuple[str, ...] = ()
+    owner: str,
+    name: str,
+    value: Any,
+    minimum: int,
+    names: tuple[str, ...] = (),
+    limit: int = LIMIT,
 ) -> tuple[int, int]:
     """Check a (rows, columns) pair of integers, or an integer that stands for both.
 
     ``names`` are strings that are valid values as well. The caller handles them, so that here every
-    string is an error.
+    string is an error. ``limit`` is the exclusive upper bound.
     """
     choices = [repr(name) for name in names] + [
         f"an integer of at least {minimum}",
@@ -88,9 +95,9 @@ def check_pair(
         raise parameter_error(ValueError, owner, name, rule, value)
     if not all(is_integer(length) for length in pair):
         raise parameter_error(TypeError, owner, name, rule, value)
-    if max(pair) >= LIMIT:
-        rule += ", below 2**31"
-    if not minimum <= min(pair) <= max(pair) < LIMIT:
+    if max(pair) >= limit:
+        rule += f", below {limit}"
+    if not minimum <= min(pair) <= max(pair) < limit:
         raise parameter_error(ValueError, owner, name, rule, value)
     return int(pair[0]), int(pair[1])
 
@@ -125,6 +132,7 @@ def check_numbers(
         raise ValueError(
             f"The {name!r} parameter of {owner} must be {rule}. Got masked values; fill them first."
         )
+    check_memory_map(value)
     try:
         array = np.asarray(value)
     except ValueError:
@@ -151,7 +159,8 @@ def check_numbers(
 
 def cast_numbers(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Cast finite numbers to a dtype, in a copy in C order; raise ValueError if some overflow."""
-    with np.errstate(over="ignore"):
+    check_memory_map(array)  # The array may belong to a fitted model that was loaded as a map.
+    with np.errstate(all="ignore"):
         result = np.array(array, dtype, order="C")
     if not np.isfinite(result).all():
         raise ValueError(

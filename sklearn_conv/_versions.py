@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterable
-from importlib.metadata import version
-from os import cpu_count
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,19 @@ API_LINK = (
 )
 """Template of the link to the documentation in scikit-learn's HTML display of estimators."""
 
+PACKAGES = {
+    "sklearn-conv": "sklearn_conv",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "scikit-learn": "sklearn",
+    "joblib": "joblib",
+    "threadpoolctl": "threadpoolctl",
+}
+"""Names of packages and of their modules."""
+
+CORE_TYPE = "OPENBLAS_CORETYPE"
+"""Environment variable that selects the kernel of OpenBLAS when it is loaded."""
+
 AVX2_KERNELS = {"Haswell", "Zen"}
 AVX512_FEATURES = {"AVX512_SKX", "X86_V4"}
 """Names of AVX-512 in NumPy; NumPy 2.4 and later use the second one."""
@@ -24,8 +37,9 @@ AVX512_FEATURES = {"AVX512_SKX", "X86_V4"}
 def show_versions() -> None:
     """Print the versions of this package and its dependencies, and details of BLAS.
 
-    If OpenBLAS uses an AVX2 kernel on a processor with AVX-512, the last line reports this and
-    names the environment variable that changes it. This function changes nothing.
+    The versions are those of the imported modules, which need not be installed. If OpenBLAS uses an
+    AVX2 kernel on a processor with AVX-512, the last line reports this and names the environment
+    variable that changes it, or that caused it. This function changes nothing.
 
     Examples
     --------
@@ -34,9 +48,10 @@ def show_versions() -> None:
     Python: 3...
     sklearn-conv: ...
     """
-    print(f"Python: {platform.python_version()}, {platform.platform()}, {cpu_count()} cores")
-    for name in ("sklearn-conv", "numpy", "scipy", "scikit-learn", "joblib", "threadpoolctl"):
-        print(f"{name}: {version(name)}")
+    print(f"Python: {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores")
+    for name, module in PACKAGES.items():
+        print(f"{name}: {import_module(module).__version__}")
+    core_type = os.environ.get(CORE_TYPE)
     found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
     hints = set()
     for library in threadpool_info():
@@ -46,13 +61,19 @@ def show_versions() -> None:
                 f"BLAS: {library['internal_api']} {library['version']}, kernel {kernel}, "
                 f"{library['num_threads']} threads ({Path(library['filepath']).parent.name})"
             )
-            hints.add(kernel_hint(library["internal_api"], kernel, found))
+            hints.add(kernel_hint(library["internal_api"], kernel, found, core_type))
+    if core_type:
+        print(f"Environment variable {CORE_TYPE}: {core_type}")
     for hint in hints - {None}:
         print(hint)
 
 
-def kernel_hint(library: str, kernel: str, features: Iterable[str]) -> str | None:
+def kernel_hint(
+    library: str, kernel: str, features: Iterable[str], core_type: str | None = None
+) -> str | None:
     """Return advice if OpenBLAS does not use the AVX-512 of the processor, else None.
+
+    ``core_type`` is the value of the environment variable OPENBLAS_CORETYPE, if it is set.
 
     Examples
     --------
@@ -64,7 +85,13 @@ def kernel_hint(library: str, kernel: str, features: Iterable[str]) -> str | Non
     """
     if library != "openblas" or kernel not in AVX2_KERNELS or not AVX512_FEATURES & set(features):
         return None
+    found = f"OpenBLAS runs its AVX2 kernel {kernel} on a processor with AVX-512"
+    if core_type:
+        return (
+            f"{found}. The environment\nvariable {CORE_TYPE} is set to {core_type}; without it, "
+            "OpenBLAS chooses the kernel itself."
+        )
     return (
-        f"OpenBLAS runs its AVX2 kernel {kernel} on a processor with AVX-512. The environment "
-        "variable\nOPENBLAS_CORETYPE=SkylakeX, set before Python starts, makes it use AVX-512."
+        f"{found}. The environment variable\n{CORE_TYPE}=SkylakeX, set before Python starts, makes "
+        "it use AVX-512."
     )

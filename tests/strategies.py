@@ -37,6 +37,36 @@ def in_order(array, order):
     return array
 
 
+HARD = ["plain", "offset", "fill", "flat", "weak", "tiny"]
+
+
+@st.composite
+def hard_images(draw, n_rows=(3, 24), n_columns=(3, 90)):
+    """Draw float32 images in which plain arithmetic loses digits.
+
+    They have a large offset, a strip of a fill value, the same value almost everywhere, a weak side
+    of the other sign, or tiny values.
+    """
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = [draw(st.integers(*ends)) for ends in ((1, 3), n_rows, n_columns, (1, 2))]
+    images = rng.random(shape)
+    kind = draw(st.sampled_from(HARD))
+    if kind == "offset":
+        images += draw(st.sampled_from([-30_000, 1e4, 60_000]))
+    if kind == "fill":
+        fill = draw(st.sampled_from([-9999, 1e6, 1e20, -1e36]))
+        start = draw(st.integers(0, shape[2] - 1))
+        images[:, :, start : start + draw(st.integers(1, shape[2]))] = fill
+    if kind == "flat":
+        images[:] = draw(st.floats(0.1, 300))
+    if kind == "weak":
+        images += 1
+        images[:, :: draw(st.integers(2, 9)), 0] = -draw(st.sampled_from([1e-6, 1e-4, 1e-2]))
+    if kind == "tiny":
+        images *= draw(st.sampled_from([1e-30, 1e-38, 1e-42]))
+    return images.astype(np.float32)
+
+
 ORDERS = ["C", "F", "channels first", "negative strides", "slice of more", "read-only"]
 
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))

@@ -1,6 +1,7 @@
 """`fit` reports its progress to the callbacks of scikit-learn 1.9 and later."""
 
 from importlib.util import find_spec
+from threading import Barrier, Thread, get_ident
 
 import numpy as np
 import pytest
@@ -61,9 +62,57 @@ def test_each_step_begins_and_ends(estimator, X, steps):
     assert left == {"_skl_callbacks"}
 
 
+class Meeting(Recorder):
+    """Callback that waits until every thread has begun ``fit``; it records threads and contexts."""
+
+    def __init__(self, n_threads):
+        super().__init__()
+        self.barrier = Barrier(n_threads, timeout=60)
+        self.begun, self.ended = set(), set()
+
+    def setup(self, estimator, context):
+        self.begun.add((get_ident(), context.root_uuid))
+
+    def on_fit_task_begin(self, estimator, context):
+        if context.task_name == "fit":
+            self.barrier.wait()
+
+    def teardown(self, estimator, context):
+        self.ended.add((get_ident(), context.root_uuid))
+        self.barrier.wait()  # Threads do not end before all have ended their callbacks.
+
+
+@needs_callbacks
+@pytest.mark.parametrize(
+    ("estimator", "X"),
+    [(StridedConv2DTransformer(), IMAGES), (StreamingRidgeClassifier(), IMAGES.reshape(40, -1))],
+    ids=["transformer", "classifier"],
+)
+@pytest.mark.parametrize("n_threads", [2, 5])
+def test_threads_that_fit_one_estimator_have_their_own_contexts(estimator, X, n_threads):
+    meeting, errors = Meeting(n_threads), []
+
+    def fit():
+        try:
+            estimator.fit(X, LABELS)
+        except Exception as error:
+            errors.append(error)
+            meeting.barrier.abort()
+
+    estimator.set_callbacks(meeting)
+    threads = [Thread(target=fit) for _ in range(n_threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert len(meeting.begun) == n_threads
+    assert meeting.ended == meeting.begun
+    assert {name for name in vars(estimator) if "callback" in name} == {"_skl_callbacks"}
+
+
 @needs_callbacks
 def test_without_callbacks_there_is_no_context(monkeypatch):
-    """scikit-learn stores the context on the estimator, so several threads would share it."""
     for estimator in (StridedConv2DTransformer, StreamingRidgeClassifier):
         monkeypatch.setattr(estimator, "_init_callback_context", None)
         estimator().fit(np.ones((4, 9)) * np.arange(9), [0, 1, 0, 1])

@@ -15,6 +15,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import SVC
 
 from sklearn_conv import StridedConv2DTransformer, inspection
@@ -186,6 +187,66 @@ def test_maps_are_the_strongest_and_the_grid_cuts_them():
     assert [cut.tolist() for cut in shown.image_cuts] == [[3.5], [2.5, 4.5]]
 
 
+def test_a_batch_is_told_apart_from_an_image():
+    gray = DIGITS.images[:, :, :6]
+    labels = np.arange(len(gray)) % 2
+    model = make_pipeline(StridedConv2DTransformer(4, random_state=0), RidgeClassifier())
+    model.fit(gray, labels)
+    doubled = make_pipeline(FunctionTransformer(lambda images: 2 * images), *model).fit(
+        gray[..., np.newaxis], labels
+    )
+    for display in (ClassActivationDisplay, FeatureMapDisplay):
+        for fitted in (model, doubled):
+            for n in (1, 2, 6, 8):
+                with pytest.raises(ValueError, match=rf"batch of {n} gray images; .*images\[0\]"):
+                    display.from_estimator(fitted, gray[:n])
+            with pytest.raises(ValueError, match=r"images\[0\]"):
+                display.from_estimator(fitted, gray[:1, :, :, np.newaxis])
+            display.from_estimator(fitted, gray[0])
+            display.from_estimator(fitted, gray[0, :, :, np.newaxis])
+        with pytest.raises(ValueError, match=r"channels come first; pass image.transpose\(1, 2, 0"):
+            display.from_estimator(make_model(), COLOR[0].transpose(2, 0, 1))
+        for row in (gray[0].ravel(), gray[:1].reshape(1, -1)):
+            with pytest.raises(ValueError, match=r"pass image.reshape\(8, 6, 1\)"):
+                display.from_estimator(model, row)
+        # The only axis of a signal is not mistaken for a batch.
+        signals = make_model(RNG.random((9, 1, 30)))
+        display.from_estimator(signals, RNG.random((1, 30)))
+
+
+def test_an_image_that_a_step_crops():
+    model = make_pipeline(
+        FunctionTransformer(lambda images: images[:, 2:]),
+        StridedConv2DTransformer(4, random_state=0),
+        RidgeClassifier(),
+    ).fit(COLOR, np.arange(30) % 2)
+    shown = ClassActivationDisplay.from_estimator(model, COLOR[0])
+    np.testing.assert_array_equal(shown.image, COLOR[0, 2:])
+    assert shown.evidence.shape == (10, 15)
+    assert shown.evidence.sum() == pytest.approx(abs(model.decision_function(COLOR[:1])[0]))
+
+
+def test_each_map_has_its_own_scale():
+    maps = np.abs(RNG.normal(size=(40, 40, 4))) * [100, 1, 1e-3, 0]
+    maps[0, 0] = 1e6  # a single large response does not make the others dark
+    cuts = np.array([]), np.array([])
+    for values, is_signed in ((maps, False), (maps - 0.3 * maps[::-1], True)):
+        shown = FeatureMapDisplay(COLOR[0], values, list("abcd"), cuts, cuts).plot()
+        for panel, drawn in zip(shown.axes_[1:4], np.moveaxis(values, 2, 0)[:3], strict=True):
+            (image,) = panel.images
+            assert image.get_clim() == (0, 1)
+            fractions = np.asarray(image.get_array())
+            spread = np.quantile(fractions, [0.05, 0.95])
+            assert spread[1] - spread[0] > 0.3
+            assert (fractions > 1).mean() <= 0.011
+            # Equal fractions are equal responses, and 0 is at 0 or in the middle.
+            slope, at_zero = np.polyfit(drawn.ravel(), fractions.ravel(), 1)
+            np.testing.assert_allclose(fractions, slope * drawn + at_zero, rtol=1e-6, atol=1e-6)
+            assert at_zero == pytest.approx(0.5 if is_signed else 0, abs=0.01)
+            _, high = panel.get_title().split("\n")[1].split(" to ")
+            assert float(high) == pytest.approx((1 - at_zero) / slope, rel=0.1)
+
+
 def test_cuts_follow_stride_dilation_and_padding():
     transformer = fit(
         RNG.random((3, 20, 21)), kernel_size=(3, 2), stride=(2, 3), dilation=(2, 1), padding=(1, 4)
@@ -230,6 +291,39 @@ def test_classes_are_not_compared_as_strings():
     assert shown.class_name == "3"
     with pytest.raises(ValueError, match=r"one of \[0, 1, .*Got '3' instead"):
         ClassActivationDisplay.from_estimator(model, DIGITS.images[0], class_of_interest="3")
+
+
+ODD = [r"$\frac{$", "$", "a$b$c", r"\$5", r"$\unknown$", "x_y^{", "%", "{}"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_names_of_the_user_are_drawn_as_they_are(name):
+    labels = np.where(np.arange(30) % 2, name, "other")
+    transformer = StridedConv2DTransformer(4, random_state=0)
+    model = make_pipeline(transformer, RidgeClassifier()).fit(COLOR, labels)
+    evidence = ClassActivationDisplay.from_estimator(model, COLOR[0], class_of_interest=name)
+    numbers = np.arange(4.0).reshape(2, 2)
+    cuts = np.array([]), np.array([])
+    shown = [
+        evidence,
+        KernelDisplay(transformer.kernels_, [name] * 4).plot(),
+        FeatureMapDisplay(COLOR[0], COLOR[0], [name] * 3, cuts, cuts).plot(),
+        GridSearchDisplay(numbers, numbers, numbers, [name, "b"], [name, 1], name, name).plot(),
+    ]
+    for display in shown:
+        with mpl.rc_context({"text.usetex": False}):
+            texts = [text.get_text() for text in visible_texts(display.figure_)]
+        assert any(name in text for text in texts)
+
+
+@pytest.mark.parametrize("usetex", [False, True])
+def test_names_of_the_user_are_never_given_to_tex(usetex):
+    with mpl.rc_context({"text.usetex": usetex}):
+        model = make_model()
+        shown = ClassActivationDisplay.from_estimator(model, COLOR[0])
+        title = shown.axes_[1].title
+    assert not title.get_usetex()
+    assert not title.get_parse_math()
 
 
 def test_decisions_between_pairs_of_classes_are_not_evidence_for_a_class():
@@ -282,6 +376,42 @@ def test_any_two_parameters_can_be_drawn(chosen, expected):
         column = shown.x_values.index(point[f"{STEP}__{shown.x}"])
         row = shown.y_values.index(point[f"{STEP}__{shown.y}"])
         assert shown.scores[row, column] == score
+
+
+def test_the_spread_over_folds_and_the_best_square():
+    found = search({"stride": [1, 2, 3], "bias": [-0.1, 0]}, cv=4)
+    shown = GridSearchDisplay.from_estimator(found)
+    results = found.cv_results_
+    for i, point in enumerate(results["params"]):
+        square = (
+            shown.y_values.index(point[f"{STEP}__bias"]),
+            shown.x_values.index(point[f"{STEP}__stride"]),
+        )
+        folds = [results[f"split{fold}_test_score"][i] for fold in range(4)]
+        assert shown.score_stds[square] == pytest.approx(np.std(folds))
+    texts = [text.get_text() for text in shown.axes_[0].texts]
+    assert texts == [
+        f"{score:.3f}\n\u00b1 {std:.3f}"
+        for score, std in zip(shown.scores.flat, shown.score_stds.flat, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([[0.5, 0.9], [0.7, np.nan]], [(0, 1)]),
+        ([[-3.0, -2.0], [-2.0, -9.0]], [(0, 1), (1, 0)]),
+        ([[np.nan, np.nan]], []),
+    ],
+)
+def test_the_best_squares_are_framed(scores, best):
+    scores = np.array(scores)
+    shown = GridSearchDisplay(
+        scores, scores, scores, [*range(scores.shape[1])], [*range(scores.shape[0])], "x", "y"
+    ).plot()
+    frames = [patch.get_bbox() for patch in shown.axes_[0].patches]
+    assert [(round((f.y0 + f.y1) / 2), round((f.x0 + f.x1) / 2)) for f in frames] == best
+    assert not shown.axes_[1].patches
 
 
 def test_parameters_of_the_same_name_keep_their_steps():

@@ -169,10 +169,24 @@ def test_one_version_and_one_license():
     newest = re.search(r"^## (\S+),", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert entries["version"] == newest.group(1) == sklearn_conv.__version__
     project = PYPROJECT["project"]
-    assert project["dynamic"] == ["version"]
+    assert project["dynamic"] == ["readme", "version"]
     assert entries["license"] == project["license"]
     assert f"![{project['license']}]" in README
     assert f"![Python {project['requires-python'].removeprefix('>=')} or later]" in README
+
+
+def test_links_of_the_readme_lead_somewhere_on_a_package_index():
+    text = README
+    hooks = PYPROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    for substitution in hooks["substitutions"]:
+        text = re.sub(substitution["pattern"], substitution["replacement"], text)
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    relative = [target for target in targets if "://" not in target and not target.startswith("#")]
+    assert sorted(relative) == ["CITATION.cff", "LICENSE"]
+    pictures = re.findall(r"/stable/(\w+\.png)", text)
+    conf = (ROOT / "docs" / "conf.py").read_text()
+    assert pictures
+    assert all(f'"{picture}"' in conf for picture in pictures)
 
 
 TESTED = ["plot", "dask", "onnx", "test"]

@@ -1,5 +1,7 @@
 """Class activation maps add up to the decisions, and agree with plain loops."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,7 +31,9 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
+from sklearn_conv._engine.pooling import POOLINGS, Pooling
 from sklearn_conv.inspection import ClassActivationDisplay, FeatureMapDisplay, class_activation_map
+from sklearn_conv.inspection import _class_activation_map as evidence
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(60, 7, 6, 2))
@@ -250,6 +254,168 @@ def test_decisions_are_compared_with_the_weights():
     model[-1].known = model[:1].transform(IMAGES[:3])
     with pytest.raises(ValueError, match="AlmostLinear, is not linear"):
         class_activation_map(model, IMAGES)
+
+
+def test_a_decision_that_is_not_linear_for_later_images_only():
+    images = np.random.default_rng(1).normal(size=(150, 7, 6, 2))
+    model = make_model(AlmostLinear())
+    model[-1].known = model[:1].transform(images[140:141])
+    class_activation_map(model, images[:140])
+    with pytest.raises(ValueError, match="AlmostLinear, is not linear"):
+        class_activation_map(model, images)
+
+
+MORE_POOLINGS = {
+    "min": Pooling(np.minimum, lambda joined, n_positions: joined),
+    "half": Pooling(np.add, lambda joined, n_positions: joined / 2),
+    "length": Pooling(np.add, lambda joined, n_positions: np.sqrt(np.abs(joined))),
+    "from one": Pooling(np.add, lambda joined, n_positions: joined + 1),
+}
+
+
+@pytest.mark.parametrize("name", [*POOLINGS, *MORE_POOLINGS])
+def test_every_pooling_is_exact_or_refused(name, monkeypatch):
+    for other, pooling in MORE_POOLINGS.items():
+        monkeypatch.setitem(POOLINGS, other, pooling)
+    for pooling in (name, ["mean", name] if name != "mean" else ["sum", "mean"]):
+        model = make_model(StandardScaler(), RidgeClassifier(), pooling=pooling, pool_grid=(2, 9))
+        if name in ("max", "min", "length", "from one"):
+            with pytest.raises(ValueError, match=f"which pooling='{name}' does not compute; fit"):
+                class_activation_map(model, IMAGES)
+            continue
+        sums = class_activation_map(model, IMAGES).sum(axis=(1, 2))
+        np.testing.assert_allclose(sums, decisions(model, IMAGES), atol=1e-9)
+
+
+def draw_images(rng, kind, shape):
+    if kind == "bytes":
+        return rng.integers(0, 256, shape).astype(np.uint8)
+    values = rng.standard_normal(shape)
+    if kind == "offset":
+        return (60_000 + 2 * values).astype(np.uint16)
+    if kind == "fill":
+        values[:, -2:] = -9999
+    elif kind == "flat":
+        values[:, : shape[1] // 2] = rng.choice([0.0, 0.1, 7.0])
+    return values.astype(np.float32)
+
+
+ROUNDED_HEADS = {
+    "linear": lambda: [LinearRegression()],
+    "pca": lambda: [StandardScaler(), PCA(2, whiten=True), RidgeClassifier()],
+    "logistic": lambda: [StandardScaler(), LogisticRegression(max_iter=20)],
+    "ridge": lambda: [StandardScaler(), RidgeClassifier(1e-3)],
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["bytes", "normal", "offset", "fill", "flat"])
+@pytest.mark.parametrize("head", ROUNDED_HEADS)
+def test_sums_of_any_image_are_its_decision_or_a_warning_is_issued(kind, head):
+    names = list(ROUNDED_HEADS)
+    rng = np.random.default_rng([len(kind), names.index(head)])
+    for _ in range(2):
+        images = draw_images(rng, kind, (40, *rng.integers(4, 12, 2), 2))
+        model = make_model(
+            *ROUNDED_HEADS[head](),
+            labels=rng.integers(0, 3, 40),
+            images=images,
+            activation=rng.choice([np.sign, *ACTIVATIONS]),
+            kernels=str(rng.choice(["uniform", "gaussian", "kmeans"])),
+            pooling=[None, "mean", "sum", ["mean", "sum"]][rng.integers(4)],
+            pool_grid=int(rng.choice([1, 3, 20])),
+            normalize_patches=bool(rng.integers(2)),
+            whiten=bool(rng.integers(2)),
+        )
+        expected = decisions(model, images)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            sums = class_activation_map(model, images).sum(axis=(1, 2))
+        if not any("of the evidence" in str(w.message) for w in caught) and not any(
+            "The evidence of" in str(w.message) for w in caught
+        ):
+            np.testing.assert_allclose(sums, expected, atol=1e-6 * np.abs(expected).max())
+
+
+def test_features_that_a_scaler_magnifies():
+    # The features are about 10**5 times as large as their differences, in float32.
+    images = (60_000 + IMAGES).astype(np.float32)
+    model = make_model(
+        StandardScaler(), RidgeClassifier(1e-3), images=images, kernels="uniform", pool_grid=9
+    )
+    expected = decisions(model, images)
+    sums = class_activation_map(model, images).sum(axis=(1, 2))
+    np.testing.assert_allclose(sums, expected, atol=1e-9 * np.abs(expected).max())
+
+
+def test_differences_of_rounding_stay_in_their_cell(monkeypatch):
+    model = make_model(StandardScaler(), RidgeClassifier(), pool_grid=(2, 1), padding="valid")
+    before = class_activation_map(model, IMAGES[:1])
+    transform = StridedConv2DTransformer.transform
+
+    def transform_and_round(self, X):
+        features = transform(self, X).copy()
+        features[:, :5] += 1e-4  # those of the upper cell
+        return features
+
+    monkeypatch.setattr(StridedConv2DTransformer, "transform", transform_and_round)
+    change = class_activation_map(model, IMAGES[:1]) - before
+    upper, lower = change[0, :3].sum(axis=(0, 1)), change[0, -2:].sum(axis=(0, 1))
+    assert np.abs(upper).min() > 1e-9
+    np.testing.assert_allclose(lower, 0, atol=1e-12)
+    sums = class_activation_map(model, IMAGES[:1]).sum(axis=(1, 2))
+    np.testing.assert_allclose(sums, decisions(model, IMAGES[:1]), atol=1e-12)
+
+
+def test_terms_that_nearly_cancel_are_reported():
+    images = IMAGES.astype(np.float32)
+    kernel = RNG.normal(size=(3, 3, 2, 1))
+    model = make_model(
+        RidgeClassifier(), images=images, labels=LABELS == 2, kernels=kernel, pool_grid=(1, 2)
+    )
+    model[-1].coef_ = np.float32([[1e9, -1.0001e9]])
+    class_activation_map(model, images)  # The two features differ.
+    model[0].pool_grid = 1
+    model[0].kernels_ = np.repeat(model[0].kernels_, 2, axis=3)
+    model[0].bias_, model[0].offset_ = np.zeros((2, 2), np.float32)
+    model[-1].coef_ = np.float32([[1e9, -1.000001e9]])
+    with pytest.warns(UserWarning, match="of 60 images adds up to the decision only roughly"):
+        maps = class_activation_map(model, images)
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), decisions(model, images), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "activation", [lambda z: z - z.mean(axis=0), lambda z: z / np.abs(z).max()]
+)
+def test_functions_that_mix_responses_are_reported(activation):
+    model = make_model(StandardScaler(), RidgeClassifier(), activation=activation)
+    with pytest.warns(UserWarning, match="must compute each element independently"):
+        class_activation_map(model, IMAGES)
+
+
+def test_infinite_features_are_refused():
+    images = IMAGES.astype(np.float32)
+    model = make_model(RidgeClassifier(), images=images)
+    model[0].kernels_ = model[0].kernels_ * np.float32(3e38)
+    with (
+        pytest.warns(UserWarning, match="Some features are infinite"),
+        pytest.raises(ValueError, match="needs finite features, but some are infinite or NaN"),
+    ):
+        class_activation_map(model, images)
+
+
+@pytest.mark.parametrize("settings", [{}, {"pooling": None}, {"pool_grid": 9}], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_images_in_chunks(settings, dtype, monkeypatch):
+    images = IMAGES.astype(dtype)
+    model = make_model(StandardScaler(), RidgeClassifier(), images=images, **settings)
+    expected = class_activation_map(model, images)
+    monkeypatch.setattr(evidence, "CHUNK_BYTES", 20_000)
+    frame = pd.DataFrame(images.reshape(60, -1), index=np.arange(60.0)[::-1])
+    tolerance = 1e-5 if dtype == np.float32 else 1e-12
+    for same in (images, list(images), frame):
+        actual = class_activation_map(model, same)
+        np.testing.assert_allclose(actual, expected, atol=tolerance)
 
 
 def test_nothing_is_changed_or_printed(capsys):

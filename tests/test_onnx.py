@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -11,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
-from sklearn_conv._engine.activation import ACTIVATIONS
+from sklearn_conv._engine.activation import ACTIVATIONS, Side
 from sklearn_conv._engine.geometry import PADDING_MODES
-from sklearn_conv._engine.pooling import POOLINGS
+from sklearn_conv._engine.pooling import POOLINGS, Pooling
 from sklearn_conv.kernels._table import KERNELS
 
 skl2onnx = pytest.importorskip("skl2onnx", reason="skl2onnx is not installed: .[onnx]")
@@ -189,6 +190,162 @@ def test_streaming_ridge(names, dtype):
     np.testing.assert_allclose(scores, decisions, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("names", [[0, 1], [3, 5, 9], ["lung", "liver"], ["a", "b", "c"]])
+def test_options_of_streaming_ridge(names, dtype):
+    images = DIGITS.images[:200].astype(dtype)
+    labels = np.array(names)[DIGITS.target[:200] % len(names)]
+    model = make_pipeline(StridedConv2DTransformer(8, random_state=0), StreamingRidgeClassifier())
+    expected = model.fit(images, labels).predict(images)
+    scores = model.decision_function(images)
+    if len(names) == 2:
+        scores = np.stack([-scores, scores], axis=1)
+    indices = np.searchsorted(model.classes_, expected)
+
+    def check(answers, table, expected=expected):
+        np.testing.assert_array_equal(answers, expected)
+        np.testing.assert_allclose(table, scores, atol=1e-4)
+
+    def as_table(rows, names):
+        return [[row[name] for name in names] for row in rows]
+
+    for options in None, {"zipmap": True}, {id(model[-1]): {"raw_scores": True}}:
+        answers, rows = run(model, images, options=options)
+        check(answers, as_table(rows, sorted(names)))
+    answers, rows = run(model, images, options={"nocl": True})
+    check(answers, as_table(rows, range(len(names))), indices)
+    check(*run(model, images, options={"zipmap": False, "nocl": True}), indices)
+    check(*run(model, images, options={id(model[-1]): {"zipmap": False, "raw_scores": True}}))
+    answers, *columns = run(model, images, options={"zipmap": "columns"})
+    check(answers, np.stack(columns, axis=1))
+    *outputs, classes = run(model, images, options={"zipmap": False, "output_class_labels": True})
+    check(*outputs)
+    np.testing.assert_array_equal(classes, model.classes_)
+
+
+def fit_on_labels(names):
+    labels = np.array(names)[DIGITS.target[:99] % len(names)]
+    return StreamingRidgeClassifier().fit(DIGITS.data[:99].astype(np.float32), labels)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_labels_that_float64_would_round(dtype):
+    model, X = fit_on_labels(np.array([2**62, 2**62 + 1], dtype)), DIGITS.data.astype(np.float32)
+    answers, _ = run(model, X, options={"zipmap": False})
+    assert {*answers.tolist()} == {2**62, 2**62 + 1}
+    np.testing.assert_array_equal(answers, model.predict(X))
+
+
+@pytest.mark.parametrize("names", [[1, 2**63], [5, 2**63 - 1, 2**64 - 1]])
+@pytest.mark.parametrize("options", [None, {"zipmap": False}, {"zipmap": "columns"}])
+def test_labels_that_onnx_does_not_support(names, options):
+    model, X = fit_on_labels(np.array(names, np.uint64)), DIGITS.data.astype(np.float32)
+    with pytest.raises(ValueError, match=r"integers from -2\*\*63 to 2\*\*63 - 1.*'nocl': True"):
+        skl2onnx.to_onnx(model, X[:1], options=options)
+    answers, _ = run(model, X, options={"zipmap": False, "nocl": True})
+    np.testing.assert_array_equal(model.classes_[answers], model.predict(X))
+
+
+def make_textures(offset, amplitude, dtype, n=400):
+    """Return images with a large offset, and labels that their texture decides."""
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 3, n)
+    noise = rng.normal(size=(n, 12, 12))
+    rows, columns = noise + np.roll(noise, 1, axis=1), noise + np.roll(noise, 1, axis=2)
+    textures = np.stack([noise, rows / 1.4, columns / 1.4])[labels, np.arange(n)]
+    return np.round(offset + amplitude * textures).astype(dtype), labels
+
+
+LAST_STEPS = {
+    "streaming": [StreamingRidgeClassifier()],
+    "logistic": [StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)],
+    "ridge": [StandardScaler(), RidgeClassifier()],
+    "ridge without scaler": [RidgeClassifier()],
+}
+
+
+def assert_same_decisions(last_steps, X, labels, **parameters):
+    transformer = StridedConv2DTransformer(16, random_state=0, **parameters)
+    model = make_pipeline(transformer, *LAST_STEPS[last_steps]).fit(X[:200], labels[:200])
+    options = {id(model[-1]): {"zipmap": False, "raw_scores": True}}
+    answers, scores = run(model, X, options=options)
+    expected = model.decision_function(X)
+    if scores.shape[1] == 2:
+        expected = np.stack([-expected, expected], axis=1)
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-3 * expected.std())
+    np.testing.assert_array_equal(answers, model.predict(X))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"padding": "valid"},
+        {"padding_mode": "edge", "activation": "split", "pooling": ["mean", "max"]},
+        {"kernels": "patches", "normalize_patches": True, "whiten": True},
+    ],
+)
+@pytest.mark.parametrize(
+    ("offset", "amplitude", "dtype"),
+    [(60000, 2, "uint16"), (-30000, 1, "int16"), (60000, 2, "float32"), (1e6, 3, "float32")],
+)
+@pytest.mark.parametrize("last_steps", LAST_STEPS)
+def test_decisions_for_large_offsets(last_steps, offset, amplitude, dtype, parameters):
+    assert_same_decisions(last_steps, *make_textures(offset, amplitude, dtype), **parameters)
+
+
+@pytest.mark.parametrize("kernels", ["gaussian", "uniform"])
+@pytest.mark.parametrize("offset", [0, 30, 300, 3_000, 60_000])
+@pytest.mark.parametrize("last_steps", LAST_STEPS)
+def test_decisions_are_the_same_or_refused(last_steps, offset, kernels):
+    """Zeros as padding and kernels with a sum let a part of the offset pass to the features."""
+    X, labels = make_textures(offset, 2, "float32")
+    message = ""
+    try:
+        assert_same_decisions(last_steps, X, labels, kernels=kernels)
+    except ValueError as error:
+        message = str(error)
+    if offset <= 30:
+        assert not message
+    elif offset == 60_000 or message:
+        assert re.search(
+            r"for example, (feature \d+ has|an inter).*X.astype\(np.float64\)", message
+        )
+        if "ridge" not in last_steps:  # In skl2onnx, RidgeClassifier needs float32.
+            assert_same_decisions(last_steps, X.astype(np.float64), labels, kernels=kernels)
+
+
+@pytest.mark.parametrize("padding", ["same", 4])
+@pytest.mark.parametrize("activation", ["step", "relu"])
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_features_for_large_offsets(dtype, activation, padding):
+    """Windows that contain only zeros have responses of exactly 0."""
+    images, _ = make_textures(60_000, 2, dtype, n=20)
+    images[3] = 0
+    images[4, 5] = 1  # not near the offset of the other pixels
+    assert_same_features(images, kernels="patches", activation=activation, padding=padding)
+
+
+@pytest.mark.parametrize("length", [31, 100, 512])
+def test_means_of_many_positions(length):
+    images = np.full((2, length, length), 5.3, np.float32)
+    images[1] += np.float32(0.1)
+    parameters = {"kernels": "uniform", "padding": "valid", "pooling": ["mean", "sum", "max"]}
+    assert_same_features(images, rtol=1e-6, **parameters)
+
+
+def test_choices_without_nodes(monkeypatch):
+    def cube(values, out):
+        return np.power(values, 3, out=out)
+
+    monkeypatch.setitem(ACTIVATIONS, "cube", {"": Side(1, cube)})
+    monkeypatch.setitem(POOLINGS, "min", Pooling(np.minimum, POOLINGS["max"].finish))
+    with pytest.raises(ValueError, match=r"\['abs', .*'step'\], but activation is 'cube': this ac"):
+        skl2onnx.to_onnx(StridedConv2DTransformer(activation="cube").fit(IMAGES), IMAGES[:1])
+    model = StridedConv2DTransformer(pooling=["mean", "min"]).fit(IMAGES)
+    with pytest.raises(ValueError, match=r"\['max', 'mean', 'sum'\], but .*: \['min'\] have no op"):
+        skl2onnx.to_onnx(model, IMAGES[:1])
+
+
 @pytest.mark.parametrize(
     ("model", "X", "error", "message"),
     [
@@ -197,7 +354,7 @@ def test_streaming_ridge(names, dtype):
             StridedConv2DTransformer(activation=np.tanh).fit(IMAGES),
             IMAGES,
             ValueError,
-            "supports only activations with a name, .* activation is <ufunc 'tanh'>",
+            "supports the activations .* but activation is <ufunc 'tanh'>: ONNX cannot run Python",
         ),
         (
             StridedConv2DTransformer().fit(IMAGES),

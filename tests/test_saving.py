@@ -2,8 +2,12 @@
 
 import errno
 import os
+import stat
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Barrier, Thread
 
 import numpy as np
 import pytest
@@ -77,9 +81,304 @@ def test_no_file_is_left_after_invalid_batches(tmp_path, batches, error, message
     assert path.read_text() == "an older file"
 
 
-def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        save_batches(tmp_path / "nowhere" / "f.npy", in_batches(ROWS, 3))
+DATES = np.arange("2020-01-01", "2020-01-11", dtype="M8[D]").reshape(10, 1)
+
+
+@pytest.mark.parametrize(
+    ("item", "error", "message"),
+    [
+        ((slice(0, 0), ROWS[:0]), ValueError, r"rows and features. Got shape \(0, 7\)"),
+        ((slice(0, 10), ROWS[:, :0]), ValueError, r"rows and features. Got shape \(10, 0\)"),
+        ((slice(0, 1), np.array(1.0)), ValueError, r"rows and features. Got shape \(\)"),
+        ((slice(0, 10), ROWS.tolist()), TypeError, "NumPy arrays. Got list.*numpy.asarray"),
+        ((slice(0, 10), None), TypeError, "NumPy arrays. Got NoneType"),
+        ((slice(0, 10), DATES), TypeError, r"numbers. Got dtype datetime64\[D\]"),
+        ((slice(0, 10), DATES - DATES[0]), TypeError, r"numbers. Got dtype timedelta64\[D\]"),
+        ((slice(0, 10), ROWS.astype(object)), TypeError, "numbers. Got dtype object"),
+        ((slice(0, 10), ROWS.astype(str)), TypeError, "numbers. Got dtype <U32"),
+        ((slice(0, 10), ROWS.astype("S")), TypeError, r"numbers. Got dtype \|S32"),
+        ((slice(0, 10), ROWS.view("f8,f8,f8,f8,f8,f8,f8")), TypeError, "numbers. Got dtype"),
+        ((slice(0, 10), np.ma.masked_equal(ROWS, 3)), ValueError, "masked values; fill them"),
+        ((slice(0, 20, 2), ROWS), ValueError, r"has 10 rows and the slice slice\(0, 20, 2\)"),
+        ((slice(0, 10, -1), ROWS), ValueError, r"the slice slice\(0, 10, -1\)"),
+        ((slice(None, 10), ROWS), ValueError, r"the slice slice\(None, 10, None\)"),
+        ((range(10), ROWS), TypeError, "pairs of a slice and an array.*Got tuple instead"),
+        ((slice(0, 10), ROWS, 0), TypeError, "pairs of a slice and an array.*Got tuple instead"),
+        (ROWS, TypeError, "pairs of a slice and an array.*Got ndarray instead.*numpy.save"),
+        (1, TypeError, "pairs of a slice and an array.*Got int instead"),
+        ("ab", TypeError, "pairs of a slice and an array.*Got str instead"),
+    ],
+)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_items_that_are_not_batches(tmp_path, item, error, message, is_first):
+    batches = [item] if is_first else [(slice(0, 10), ROWS), item]
+    with pytest.raises(error, match=message):
+        save_batches(tmp_path / "f.npy", batches)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("batches", [ROWS, ROWS.tolist(), {"a": 1}, 3])
+def test_batches_that_are_an_array(tmp_path, batches):
+    with pytest.raises(TypeError, match=r"Got (ndarray|list|str) instead|not iterable"):
+        save_batches(tmp_path / "f.npy", batches)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("dtype", ["?", "i8", "f2", "c16", "g"])
+def test_all_numbers_can_be_saved(tmp_path, dtype):
+    array = ROWS.astype(dtype)
+    saved = save_batches(tmp_path / "f.npy", in_batches(array, 4))
+    assert saved.dtype == array.dtype
+    np.testing.assert_array_equal(saved, array)
+
+
+def unused():
+    """Batches that are not computed."""
+    pytest.fail("The destination was not checked first.")
+    yield
+
+
+@pytest.mark.parametrize(
+    "name", ["x.parquet", "x.csv", "x.npz", "x.tar.gz", "folder/x.npy.gz", "x.npy.tmp"]
+)
+def test_other_formats_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"format .npy, but path=.* ends in .*; use .*\.npy'"):
+        save_batches(tmp_path / name, unused())
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["features", "f.npy", "F.NPY", ".npy", "a.b.npy", "x" * 251 + ".npy"]
+)
+@pytest.mark.parametrize("kind", [str, Path, os.fsencode])
+def test_names_that_are_used_as_they_are(tmp_path, name, kind):
+    np.testing.assert_array_equal(save_batches(kind(tmp_path / name), in_batches(ROWS, 4)), ROWS)
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_relative_path_when_the_folder_changes(tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def batches():
+        yield slice(0, 10), ROWS
+        os.chdir("other")
+
+    assert str(save_batches("f.npy", batches()).filename) == str(tmp_path / "f.npy")
+    assert sorted(os.listdir(tmp_path)) == ["f.npy", "other"]
+
+
+def make_folder(path):
+    path.mkdir()
+
+
+def make_parent_a_file(path):
+    path.parent.rmdir()
+    path.parent.write_text("")
+
+
+def remove_parent(path):
+    path.parent.rmdir()
+
+
+def make_link(path):
+    (path.parent / "target").write_text("precious")
+    path.symlink_to(path.parent / "target")
+
+
+def make_dangling_link(path):
+    path.symlink_to(path.parent / "target")
+
+
+def make_fifo(path):
+    os.mkfifo(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links of Unix")
+@pytest.mark.parametrize(
+    ("prepare", "error", "number", "message"),
+    [
+        (make_folder, IsADirectoryError, errno.EISDIR, "is a folder; add the name"),
+        (make_parent_a_file, NotADirectoryError, errno.ENOTDIR, "Not a directory"),
+        (remove_parent, FileNotFoundError, errno.ENOENT, "folder of this path does not exist"),
+        (make_link, OSError, errno.ELOOP, "symbolic link, .* does not follow.*target'"),
+        (make_dangling_link, OSError, errno.ELOOP, "symbolic link, .* does not follow"),
+        (make_fifo, OSError, errno.EINVAL, "not a regular file"),
+    ],
+)
+def test_destinations_are_checked_before_any_work(tmp_path, prepare, error, number, message):
+    path = tmp_path / "folder" / "f.npy"
+    path.parent.mkdir()
+    prepare(path)
+    before = [(p, p.lstat().st_mode) for p in sorted(tmp_path.rglob("*"))]
+    with pytest.raises(error, match=message) as caught:
+        save_batches(path, unused())
+    assert caught.value.errno == number
+    assert caught.value.filename == str(path)
+    assert [(p, p.lstat().st_mode) for p in sorted(tmp_path.rglob("*"))] == before
+    target = path.parent / "target"
+    assert not target.exists() or target.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["folder/", "nothing/"])
+def test_the_path_of_a_folder(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        save_batches(f"{tmp_path}/{name}", unused())
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("name", ["x" * 252 + ".npy", "ä" * 200, "x" * 5000])
+def test_a_name_that_is_too_long(tmp_path, name):
+    with pytest.raises(OSError, match="too long") as caught:
+        save_batches(tmp_path / name, unused())
+    assert caught.value.errno == errno.ENAMETOOLONG
+    assert os.listdir(tmp_path) == []
+
+
+@contextmanager
+def as_other_user():
+    """Let file permissions apply to this process, if it is run by root."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs permissions of Unix")
+def test_a_folder_and_a_file_without_the_right_to_write():
+    with TemporaryDirectory() as folder:  # pytest's own folders are closed to other users.
+        path = Path(folder, "f.npy")
+        os.chmod(folder, 0o555)
+        with as_other_user(), pytest.raises(PermissionError, match=r"f\.npy") as caught:
+            save_batches(path, unused())
+        assert caught.value.filename == str(path)
+        assert os.listdir(folder) == []
+        os.chmod(folder, 0o777)
+        path.write_text("protected")
+        path.chmod(0o444)
+        with as_other_user(), pytest.raises(PermissionError, match="may not be overwritten"):
+            save_batches(path, unused())
+        assert path.read_text() == "protected"
+        assert os.listdir(folder) == ["f.npy"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs permissions of Unix")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o666, 0o755, None])
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
+def test_permissions_are_those_of_the_existing_file_or_of_the_umask(tmp_path, mode, umask):
+    path = tmp_path / "f.npy"
+    if mode is not None:
+        path.write_text("an older file")
+        path.chmod(mode)
+    during = []
+
+    def batches():
+        (part,) = tmp_path.glob("*.part")
+        during.append(stat.S_IMODE(part.stat().st_mode))
+        yield slice(0, 10), ROWS
+
+    old = os.umask(umask)
+    try:
+        save_batches(path, batches())
+    finally:
+        os.umask(old)
+    expected = 0o666 & ~umask if mode is None else mode
+    assert during == [expected]
+    assert stat.S_IMODE(path.stat().st_mode) == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links of Unix")
+def test_a_link_that_is_planted_during_the_work_is_replaced(tmp_path):
+    path, other = tmp_path / "f.npy", tmp_path / "other"
+    other.write_text("precious")
+
+    def batches():
+        yield slice(0, 5), ROWS[:5]
+        path.symlink_to(other)
+        yield slice(5, 10), ROWS[5:]
+
+    np.testing.assert_array_equal(save_batches(path, batches()), ROWS)
+    assert not path.is_symlink()
+    assert other.read_text() == "precious"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links of Unix")
+def test_names_of_temporary_files_cannot_be_predicted(tmp_path):
+    """A link with the name of an earlier temporary file is neither followed nor in the way."""
+    path, names = tmp_path / "f.npy", set()
+    (tmp_path / "other").write_text("precious")
+    (tmp_path / f"f.npy.{os.getpid()}.part").symlink_to(tmp_path / "other")
+    for _ in range(3):
+
+        def batches():
+            parts = {p.name for p in tmp_path.glob("*.part") if not p.is_symlink()} - names
+            assert len(parts) == 1
+            names.update(parts)
+            yield slice(0, 10), ROWS
+
+        save_batches(path, batches())
+        for name in names:
+            if not os.path.lexists(tmp_path / name):
+                (tmp_path / name).symlink_to(tmp_path / "other")
+    assert len(names) == 3
+    assert (tmp_path / "other").read_text() == "precious"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links of Unix")
+def test_a_planted_temporary_file_is_not_opened(tmp_path, monkeypatch):
+    """Even if its random name were known, an existing file is not used."""
+    monkeypatch.setattr("sklearn_conv._saving.token_hex", lambda n: "known")
+    (tmp_path / "other").write_text("precious")
+    (tmp_path / "f.npy.known.part").symlink_to(tmp_path / "other")
+    with pytest.raises(FileExistsError):
+        save_batches(tmp_path / "f.npy", unused())
+    assert (tmp_path / "other").read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == ["f.npy.known.part", "other"]
+
+
+def test_threads_that_write_to_the_same_path(tmp_path):
+    """Each thread writes its own file; the last one remains, and is whole."""
+    path, barrier, errors = tmp_path / "f.npy", Barrier(4, timeout=60), []
+
+    def batches(value):
+        for i in range(20):
+            barrier.wait()
+            yield slice(i * 50, i * 50 + 50), np.full((50, 7 + value), float(value))
+
+    def save(value):
+        try:
+            save_batches(path, batches(value))
+        except Exception as error:
+            errors.append(error)
+            barrier.abort()
+
+    threads = [Thread(target=save, args=[value]) for value in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert os.listdir(tmp_path) == ["f.npy"]
+    features = np.load(path)
+    value = int(features[0, 0])
+    np.testing.assert_array_equal(features, np.full((1000, 7 + value), float(value)))
+
+
+def test_the_destination_becomes_a_folder(tmp_path):
+    path = tmp_path / "f.npy"
+
+    def batches():
+        yield slice(0, 10), ROWS
+        path.mkdir()
+
+    with pytest.raises(OSError, match=r"f\.npy"):
+        save_batches(path, batches())
+    assert os.listdir(tmp_path) == ["f.npy"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of Unix")
@@ -107,8 +406,8 @@ print(os.listdir({str(tmp_path)!r}))
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full of Linux")
 def test_a_full_disk(tmp_path, monkeypatch):
     path = tmp_path / "f.npy"
-    opened = Path("/dev/full").open
-    monkeypatch.setattr(Path, "open", lambda self, mode: opened(mode))
+    opened = os.open
+    monkeypatch.setattr(os, "open", lambda *arguments: opened("/dev/full", os.O_WRONLY))
     with pytest.raises(OSError, match=r"No space left on device after \d+ rows.*f.npy") as caught:
         save_batches(path, in_batches(np.ones((10, 9000)), 1))
     assert caught.value.errno == errno.ENOSPC

@@ -62,7 +62,7 @@ def run_tasks(
                 return
             try:
                 # Overflow is reported once, when the result is checked.
-                with np.errstate(over="ignore", invalid="ignore"):
+                with np.errstate(all="ignore"):
                     results[i] = function(*tasks[i])
             except BaseException:
                 todo = iter(())  # Stop the other threads.

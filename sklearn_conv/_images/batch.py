@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from math import prod
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils import assert_all_finite
 
+from sklearn_conv._memory_maps import check_memory_map
 from sklearn_conv._validation import is_integer
 
 RULE = (
@@ -23,6 +23,9 @@ CHECK_BYTES = 4 * 2**20
 
 BATCH_BYTES = 16 * 2**20
 """Approximate size of the batches that are read from X if it is not in memory."""
+
+SHOWN_IMAGES = 5
+"""Number of images that an error names."""
 
 WIDEST = 8
 """Size in bytes of float64 and of the widest integers; longdouble is wider."""
@@ -47,6 +50,9 @@ class Images:
 
 class ReadableImages(Images, ABC):
     """Images that are read as NumPy arrays, in batches."""
+
+    name = "X"
+    """Expression for the images in error messages."""
 
     @abstractmethod
     def read(self, rows: slice, check: bool = True) -> np.ndarray:
@@ -95,15 +101,12 @@ class StoredImages(ReadableImages):
 
     def read(self, rows: slice, check: bool = True) -> np.ndarray:
         """Read the images in ``rows``, (b, h, w, c)."""
-        if isinstance(self.values, np.ndarray):
-            check_memory_map(self.values)
-            batch = self.values[rows]
-        else:
-            batch = self._read_slice(rows)
+        batch = self.values[rows] if isinstance(self.values, np.ndarray) else self._read_slice(rows)
+        check_memory_map(batch)
         if batch.dtype.itemsize > WIDEST:
             batch = to_float64(batch)
         if check:
-            check_finite(batch)
+            check_finite(batch, rows.start)
         return batch.reshape(len(batch), *self.shape[1:])
 
     def reading_length(self, more_bytes: int = 0) -> int:
@@ -144,7 +147,9 @@ class DaskImages(Images):
         """Compute the images from which training patches are drawn: about 32 MB of them."""
         from sklearn_conv._dask import sample_images
 
-        return StoredImages(sample_images(self.values, rng), self.shape[1:])
+        sample = StoredImages(sample_images(self.values, rng), self.shape[1:])
+        sample.name = "sample"
+        return sample
 
     def map(self, estimator: Any, method: str, row_shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """Call a method of the estimator with every chunk, lazily."""
@@ -153,44 +158,51 @@ class DaskImages(Images):
         return map_rows(estimator, method, self.values, row_shape, dtype)
 
 
-def check_finite(values: np.ndarray) -> None:
-    """Raise ValueError for NaN and infinity.
+def check_finite(values: np.ndarray, first: int = 0) -> None:
+    """Raise ValueError for NaN and infinity, unless ``assume_finite`` is set.
+
+    ``values`` are the images from ``X[first]`` on.
 
     scikit-learn checks the sum first. If that is inconclusive, it compares all values, in a copy;
     blocks bound the size of this copy.
     """
-    step = max(1, CHECK_BYTES // max(1, values[0].nbytes))
-    try:
-        for start in range(0, len(values), step):
-            assert_all_finite(values[start : start + step], input_name="X")
-    except ValueError as error:
-        remedy = "Fill such pixels first, for example with numpy.nan_to_num, or drop their images."
-        raise ValueError(f"{error} {remedy} {RULE}") from error
-
-
-def check_memory_map(array: np.ndarray) -> None:
-    """Raise OSError for a memory map whose file has become too short.
-
-    Reading such a memory map would crash the process.
-    """
-    offset: int | None = None
-    name: Any = None
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        if isinstance(base, np.memmap):
-            offset, name = base.offset, base.filename
-        base = base.base
-    if offset is None or not isinstance(base, mmap.mmap):
+    check_memory_map(values)
+    if values.dtype.kind != "f":
         return
-    start = offset - offset % mmap.ALLOCATIONGRANULARITY
-    if base.size() < start + len(base):
-        raise OSError(
-            f"{name or 'The file'} was truncated after it had been mapped to memory: it has "
-            f"{base.size()} bytes, but the map needs {start + len(base)}. Write the file again."
-        )
+    try:
+        for block in _blocks(values):
+            with np.errstate(all="ignore"):
+                assert_all_finite(values[block], input_name="X")
+    except ValueError as error:
+        raise not_finite(str(error).partition(".")[0], first + find_not_finite(values)) from error
+
+
+def find_not_finite(images: np.ndarray) -> np.ndarray:
+    """Return the indices of the images that contain NaN or infinity."""
+    if images.dtype.kind != "f":
+        return np.empty(0, int)
+    axes = tuple(range(1, images.ndim))
+    is_finite = [np.isfinite(images[block]).all(axis=axes) for block in _blocks(images)]
+    return np.flatnonzero(~np.concatenate(is_finite))
+
+
+def not_finite(problem: str, images: np.ndarray, name: str = "X") -> ValueError:
+    """Return the error for NaN or infinity in the images with these indices."""
+    shown = ", ".join(f"{name}[{i}]" for i in images[:SHOWN_IMAGES])
+    number = "1 image" if len(images) == 1 else f"{len(images)} images"
+    more = " and others" if len(images) > SHOWN_IMAGES else ""
+    return ValueError(
+        f"{problem} in {number}: {shown}{more}. Fill such pixels first, for example with "
+        f"numpy.nan_to_num, or drop their images. {RULE}"
+    )
+
+
+def _blocks(values: np.ndarray) -> Iterator[slice]:
+    step = max(1, CHECK_BYTES // max(1, values[0].nbytes))
+    return (slice(start, start + step) for start in range(0, len(values), step))
 
 
 def to_float64(images: np.ndarray) -> np.ndarray:
     """Cast longdouble to float64; overflow becomes infinity, for which `check_finite` raises."""
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         return images.astype(np.float64)

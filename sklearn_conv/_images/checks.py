@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import isqrt, prod
+from os import PathLike
 from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
+from sklearn import get_config
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
@@ -21,10 +24,20 @@ from sklearn_conv._images.batch import (
     check_finite,
     to_float64,
 )
+from sklearn_conv._images.mistakes import warn_of_layout
+from sklearn_conv._memory_maps import check_memory_map
 from sklearn_conv._validation import is_dask
 from sklearn_conv._warnings import warn
 
 SINGLE = " Pass a single image as X[np.newaxis]."
+
+SHOWN_ROWS = 100
+"""Number of rows of X in which strings and unequal images are searched, to describe them."""
+
+READ_FILES = (
+    "if these are names of files, read the images first, for example with numpy.stack([numpy."
+    "asarray(PIL.Image.open(name)) for name in names])"
+)
 
 
 def check_images(
@@ -54,6 +67,8 @@ def check_images(
         raise ValueError(_other_shape(estimator, values.shape, shape, expected, reset))
     if ndim == 2 and not reset and values.shape[1] != estimator.n_features_in_:
         raise ValueError(_other_length(estimator, values.shape))
+    if ndim > 2 and reset:
+        warn_of_layout(values.shape, shape)
     if not reset and not hasattr(X, "columns"):
         remember_columns(estimator, X, values.shape, reset=False)
     return kind(values, _shape_of_rows(values.shape[1], expected) if ndim == 2 else shape)
@@ -100,6 +115,7 @@ def _check_lazy(X: Any) -> Any:
 
 def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
     """Return X as an array of real numbers with 2 to 4 axes; arrays are not copied."""
+    check_memory_map(X)  # Lists and wide numbers are read here.
     if np.ma.is_masked(X):
         raise ValueError(
             f"X has masked values; fill them first, for example with X.filled(0). {RULE}"
@@ -108,10 +124,11 @@ def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
         if not isinstance(getattr(X, "shape", None), tuple):
             X = _from_list(X)
         if hasattr(X, "columns"):
-            values = np.asarray(X)
-            if values.dtype == object and any(isinstance(value, str) for value in values.flat):
-                raise TypeError("X has columns of strings; convert them to numbers first.")
+            strings = _first_strings(np.asarray(X))
+            if strings:
+                raise TypeError(f"X has columns of strings{_what_strings_need(strings)}")
         else:
+            _refuse_tensors(X)
             _check_kind(X)
         images = check_array(
             X,
@@ -144,32 +161,106 @@ def _from_list(X: Any) -> np.ndarray:
     try:
         return np.asarray(X)
     except ValueError:
-        shapes = sorted({np.shape(image) for image in X if hasattr(image, "shape")})
-        shown = f" of shapes {shapes[:3]}{' and more' * (len(shapes) > 3)}" if shapes else ""
+        shapes = [np.shape(image) for image in X if hasattr(image, "shape")]
         raise ValueError(
-            f"X is a list of unequal images{shown}; crop or resize them to one size first."
+            f"X is a list of unequal images{_shown_shapes(shapes)}; crop or resize them to one "
+            "size first."
         ) from None
+
+
+def _shown_shapes(shapes: Iterable[tuple[int, ...]]) -> str:
+    distinct = sorted({*shapes})
+    more = " and more" * (len(distinct) > 3)
+    return f" of shapes {', '.join(map(str, distinct[:3]))}{more}" if distinct else ""
 
 
 def _check_kind(X: Any) -> None:
     """Raise an error for numbers that are not real and for a wrong number of axes."""
     kind, ndim = getattr(getattr(X, "dtype", None), "kind", None), len(X.shape)
+    if ndim == 0:
+        raise TypeError(f"X is {X[()]!r:.80}, which is not an array.")
+    # A column of strings in polars has no kind.
+    strings = _first_strings(X) if kind in ("O", "S", "U") or (not kind and ndim == 1) else []
+    if strings:
+        problem = "is a column of strings" if kind in (None, "O") else f"has dtype {X.dtype}"
+        raise TypeError(f"X {problem}{_what_strings_need(strings)}")
     if kind == "c":
         raise ValueError(
             f"Complex data not supported: X has dtype {X.dtype}; make channels of X.real and "
             "X.imag."
         )
-    if ndim == 0:
-        raise TypeError(f"X is {X[()]!r:.80}, which is not an array.")
     if kind not in (None, *"biufO"):
         raise TypeError(f"X has dtype {X.dtype}; convert it to numbers first.")
     if ndim == 1:
         raise ValueError(
-            f"X has 1 axis, of length {X.shape[0]}. Reshape your data: pass a single image as "
-            "X.reshape(1, h, w, c), and a column of images of one size as numpy.stack(X)."
+            _what_a_column_needs(X)
+            if kind in (None, "O") and X.shape[0]
+            else f"X has 1 axis, of length {X.shape[0]}. Reshape your data: pass a single image as "
+            "X.reshape(1, h, w, c), and a single row of pixels as X.reshape(1, -1)."
         )
     if ndim > 4:
         raise ValueError(f"X has {ndim} axes, shape {X.shape}.")
+
+
+def _refuse_tensors(X: Any) -> None:
+    """Raise an error for tensors, which scikit-learn passes through with `array_api_dispatch`."""
+    if not get_config()["array_api_dispatch"] or isinstance(X, np.ndarray | np.generic):
+        return
+    libraries = {kind.__module__.partition(".")[0] for kind in type(X).__mro__}
+    if "torch" in libraries or hasattr(X, "__array_namespace__"):
+        raise TypeError(
+            f"X is a {type(X).__name__} of {type(X).__module__.partition('.')[0]}, but features "
+            "are computed from NumPy arrays. Pass numpy.asarray(X), or X.numpy(force=True) for a "
+            "tensor of PyTorch; or set array_api_dispatch=False in sklearn.set_config."
+        )
+
+
+def _first_strings(X: Any) -> list[str]:
+    """Return strings and paths in the first rows of X, as strings."""
+    array = np.asarray(X[0:SHOWN_ROWS])
+    if array.dtype.kind not in "OSU":
+        return []
+    return [
+        value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        for value in array.flat
+        if isinstance(value, str | bytes | PathLike)
+    ]
+
+
+def _what_strings_need(strings: Iterable[str]) -> str:
+    """Return the end of a sentence: an example, and what to do about strings in X."""
+    first = next((string for string in strings if not _is_number(string)), None)
+    if first is None:
+        return "; convert it to numbers first, for example with X.astype(float)."
+    return f"; convert it to numbers first. An example is {first!r:.80}: {READ_FILES}."
+
+
+def _is_number(string: str) -> bool:
+    try:
+        float(string)
+    except ValueError:
+        return False
+    return True
+
+
+def _what_a_column_needs(X: Any) -> str:
+    """Return the message for a column of objects, which are images in most cases."""
+    column = [*np.asarray(X[0:SHOWN_ROWS])]
+    shapes = [np.shape(image) for image in column if hasattr(image, "shape")]
+    if len(shapes) < len(column) or not all(shapes):
+        return (
+            f"X has 1 axis, of length {X.shape[0]}. Reshape your data: pass a single image as "
+            "X.reshape(1, h, w, c), and a column of images of one size as numpy.stack(X)."
+        )
+    if len({*shapes}) == 1:
+        return (
+            f"X is a column of {X.shape[0]} images of shape {shapes[0]}. Reshape your data: pass "
+            "numpy.stack(X)."
+        )
+    return (
+        f"X is a column of unequal images{_shown_shapes(shapes)}. Reshape your data: crop or "
+        "resize the images to one size, and pass numpy.stack(images)."
+    )
 
 
 def _shape_of_rows(n_columns: int, expected: ImageShape | None) -> ImageShape:
@@ -205,11 +296,35 @@ def _other_shape(
     hint = SINGLE if X_shape in (expected, expected[:2]) else ""
     if shape == (expected[2], *expected[:2]):
         hint = " The channels of X come first: X.transpose(0, 2, 3, 1) moves them to the end."
+    if shape[:2] == expected[:2]:
+        hint = _what_channels_need(shape[2], expected[2])
     return f"X of shape {X_shape} contains images of shape {shape}, but {rule}.{hint}"
 
 
+def _what_channels_need(n_channels: int, expected: int) -> str:
+    """Return a hint for images that have another number of channels than those in ``fit``."""
+    if (n_channels, expected) in ((2, 1), (4, 3)):
+        return (
+            f" The last of {n_channels} channels is probably alpha (opacity); remove it with "
+            f"X[..., :{expected}]."
+        )
+    if (n_channels, expected) in ((1, 2), (3, 4)):
+        return " The images in fit had one more channel, probably alpha (opacity); fit without it."
+    if n_channels in (3, 4) and expected == 1:
+        return " Convert color images to gray, for example with X[..., :3].mean(axis=3)."
+    if n_channels == 1 and expected == 3:
+        return " Repeat gray images as color, for example with numpy.stack([X] * 3, axis=3)."
+    return ""
+
+
 def _other_length(estimator: Any, X_shape: tuple[int, ...]) -> str:
-    hint = SINGLE if X_shape == estimator.image_shape_[:2] else ""
+    h, w, c = estimator.image_shape_
+    hint = SINGLE if X_shape == (h, w) else ""
+    if (c, X_shape[1]) in ((1, 2 * h * w), (3, 4 * h * w)):
+        hint = (
+            f" If rows of X are images of {c + 1} channels, the last of which is alpha (opacity), "
+            f"remove it with X.reshape(-1, {h}, {w}, {c + 1})[..., :{c}]."
+        )
     return (
         f"X has {X_shape[1]} features, but {type(estimator).__name__} is expecting "
         f"{estimator.n_features_in_} features as input, the pixels of images of shape "

@@ -17,10 +17,27 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_X_y, column_or_1d, validate_data
 
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
+from sklearn_conv._memory_maps import check_memory_map
+from sklearn_conv._ridge.labels import (
+    check_exact,
+    show_label,
+    show_labels,
+    union_labels,
+)
 from sklearn_conv._ridge.moments import Moments
 from sklearn_conv._ridge.solving import Solution, check_alphas, solve
 from sklearn_conv._validation import is_dask, parameter_error
 from sklearn_conv._versions import API_LINK
+
+FITTED = {
+    "sums_",
+    "classes_",
+    "n_features_in_",
+    "feature_names_in_",
+    "_has_fixed_classes",
+    "_solution",
+}
+"""Names of the attributes that `fit` sets."""
 
 SOLVED_ATTRIBUTES = {"coef_", "intercept_", "alpha_", "best_score_", "mean_", "scale_"}
 """Fitted attributes that exist only if the model is solved."""
@@ -41,8 +58,9 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         features with unit variance. If there are several, the alpha with the smallest mean squared
         leave-one-out error, over rows and classes, is chosen. For up to 2,000 rows, the errors of
         all rows are used, as in `sklearn.linear_model.RidgeClassifierCV`. For more rows, the errors
-        of a sample of 2,000 rows are used, which depends only on the row numbers. The model is
-        always fitted on all rows.
+        of a random sample of 2,000 rows are used, which is decided by the features and the label of
+        each row. It is the same in any order of the rows and of `partial_fit` and `merge`, unless
+        rows are repeated. The model is always fitted on all rows.
 
         ``alphas`` is read whenever the model is solved: after ``set_params(alphas=...)``, `predict`
         chooses an alpha again, without the rows.
@@ -64,8 +82,9 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
     scale_ : ndarray of shape (n_features,)
         Standard deviation of each feature; 1 for constant features.
     sums_ : object
-        Sums that `partial_fit` and `merge` update: counts, means, products and up to 2,000 rows. To
-        save a model that is only used to predict, delete them first with ``del model.sums_``.
+        Sums that `partial_fit` and `merge` update: counts, means, products and up to 2,000 rows,
+        and fewer than 256 rows that are still to be added. To save a model that is only used to
+        predict, delete them first with ``del model.sums_``.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -86,6 +105,13 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
     belong to one class, methods raise an error that states the reason, and the attributes of the
     solution, such as ``coef_``, raise a `~sklearn.exceptions.NotFittedError` with the same message.
     ``dir(model)`` lists these attributes only if the model is solved for the current ``alphas``.
+
+    An error in a method leaves the model as it was before the call. Only if rows were partly added
+    to the sums, which an interrupt can cause, do later calls raise an error, until `fit` is called.
+
+    Integer labels are exact: labels that differ stay different. An error is raised for labels of
+    several batches that no dtype of NumPy holds together, for example -1 and ``2**63``, and for
+    floats beyond ``2**53``.
 
     Several threads may share a model. Threads that add rows or solve the model wait for each other.
     While rows are added to a solved model, other threads predict with its last solution, without
@@ -133,6 +159,8 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
     def fit(self, X: Any, y: Any) -> Self:
         """Fit the model to all rows, and discard earlier rows.
 
+        If an error is raised, the model stays as it was.
+
         Parameters
         ----------
         X : array-like or Dask array of shape (n, n_features)
@@ -153,11 +181,13 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         ValueError
             If ``alphas``, X or y has wrong values, or if y has only one class.
         """
-        with fit_steps(self, X, y, 2) as step:
-            with step("sums"), self._lock():
-                self._add_rows(X, y, None, reset=True)
+        with fit_steps(self, X, y, 2) as step, self._lock():
+            model = self._unfitted()
+            with step("sums"):
+                model._add_rows(X, y, None, reset=True)
             with step("alphas"):
-                self._solve()
+                model._solve()
+            self._take_over(model)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: npt.ArrayLike | None = None) -> Self:
@@ -186,11 +216,19 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
             If ``alphas``, X, y or ``classes`` has wrong values.
         """
         with self._lock():
-            self._add_rows(X, y, classes, reset=not self.__sklearn_is_fitted__())
+            if self.__sklearn_is_fitted__():
+                self._add_rows(X, y, classes, reset=False)
+            else:
+                model = self._unfitted()
+                model._add_rows(X, y, classes, reset=True)
+                self._take_over(model)
         return self
 
     def merge(self, other: StreamingRidgeClassifier) -> Self:
         """Add the rows of another fitted classifier.
+
+        If ``classes`` were passed to the first `partial_fit` of either classifier, they are the
+        classes of the result.
 
         Parameters
         ----------
@@ -210,7 +248,8 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
             If ``other`` is not a `StreamingRidgeClassifier`.
         ValueError
             If the features of the two classifiers differ, if the labels of only one classifier are
-            strings, or if the ``sums_`` of a classifier were deleted.
+            strings, if one classifier has classes that are not among those passed to `partial_fit`
+            of the other, or if the ``sums_`` of a classifier were deleted.
         """
         check_is_fitted(self)
         if not isinstance(other, StreamingRidgeClassifier):
@@ -234,8 +273,18 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
                     "same features."
                 )
             _check_kinds(other.classes_, self.classes_)
+            classes = union_labels(self.classes_, other.classes_)
+            for model in (self, other):
+                if model._has_fixed_classes and len(model.classes_) < len(classes):
+                    unknown = [*{*classes.tolist()} - {*model.classes_.tolist()}]
+                    raise ValueError(
+                        f"The models cannot be merged: one has the classes {show_labels(unknown)}, "
+                        f"which are not among {show_labels(model.classes_)}, the classes passed "
+                        "in the first call of partial_fit of the other."
+                    )
             self._require_sums().merge(other._require_sums())
-            self.classes_ = np.union1d(self.classes_, other.classes_)
+            self.classes_ = classes
+            self._has_fixed_classes = self._has_fixed_classes or other._has_fixed_classes
             self._solution = None
         return self
 
@@ -405,15 +454,15 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
             # Another thread, or a signal handler during this loop, may have solved the model.
             while (solution := self._solution) is None or solution.alphas != alphas:
                 moments = self._require_sums()
-                moments.require_whole()
+                n_writes = moments.begin_solving()
                 if len(self.classes_) < 2:
                     raise ValueError(
                         f"{type(self).__name__} needs rows of at least 2 classes, but y has 1 "
-                        f"class so far: {self.classes_.tolist()[0]!r}."
+                        f"class so far: {show_label(self.classes_.tolist()[0])}."
                     )
-                solved = solve(moments, self.classes_, alphas)
-                if solved is not None:
-                    self._solution = solved
+                self._solution = solve(moments, n_writes, self.classes_, alphas)
+                if moments.n_writes != n_writes:
+                    self._solution = None  # A signal handler has changed the moments.
             return solution
 
     def _fitted(self) -> Solution:
@@ -439,24 +488,38 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         self._check_alphas()
         earlier = None if reset else self._require_sums()
         if is_dask(X):
-            batch = self._sum_chunks(X, y, earlier.n_rows if earlier else 0, reset)
+            batch = self._sum_chunks(X, y, reset)
             known_classes, is_fixed = self._check_classes(batch.classes, classes, reset)
-            moments = batch if earlier is None else earlier
-            if earlier is not None:
+            if earlier is None:
+                self.sums_ = batch
+            else:
                 earlier.merge(batch)
         else:
             _require_unmasked(X, y)
             rows, labels = validate_data(self, X, y, dtype="numeric", reset=reset)
             _check_dtypes(rows, labels)
             known_classes, is_fixed = self._check_classes(np.unique(labels), classes, reset)
-            moments = Moments(rows.shape[1], rows.dtype) if earlier is None else earlier
-            moments.add(rows, labels, moments.n_rows)
-        self.sums_ = moments
-        self.classes_ = known_classes
+            if earlier is None:
+                earlier = self.sums_ = Moments(rows.shape[1], rows.dtype)
+            earlier.add(rows, labels)
+        # A signal handler may have added rows of other classes during this call.
+        self.classes_ = known_classes if reset else union_labels(self.classes_, known_classes)
         self._has_fixed_classes = is_fixed
         self._solution = None
 
-    def _sum_chunks(self, X: Any, y: Any, start: int, reset: bool) -> Moments:
+    def _unfitted(self) -> Self:
+        """Return a model with the same parameters, so that an error does not change this model."""
+        model = type(self).__new__(type(self))
+        model.__dict__.update(self.get_params(deep=False))
+        return model
+
+    def _take_over(self, model: Self) -> None:
+        """Replace the fitted attributes by those of another model."""
+        kept = {name: value for name, value in vars(self).items() if name not in FITTED}
+        fitted = {name: value for name, value in vars(model).items() if name in FITTED}
+        self.__dict__ = kept | fitted  # at once, because other threads may predict
+
+    def _sum_chunks(self, X: Any, y: Any, reset: bool) -> Moments:
         """Compute the moments of a Dask array."""
         from sklearn_conv._ridge.dask_rows import check_dask_rows, sum_rows
 
@@ -464,29 +527,35 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         # scikit-learn checks the number of features. It needs an array; this one takes no memory.
         stand_in = np.broadcast_to(np.float32(0), (1, X.shape[1]))
         validate_data(self, stand_in, skip_check_array=True, reset=reset)
-        return sum_rows(X, y, start, _check_chunk)
+        return sum_rows(X, y, _check_chunk)
 
     def _check_classes(
         self, batch_classes: np.ndarray, classes: Any, reset: bool
     ) -> tuple[np.ndarray, bool]:
         """Check the classes of a batch; return all classes and whether others raise errors."""
         given = None if classes is None else np.unique(column_or_1d(classes))
-        if given is not None and not reset and not np.array_equal(given, self.classes_):
-            raise ValueError(
-                f"classes={given} differ from the classes of earlier rows, {self.classes_}; pass "
-                "classes in the first call of partial_fit only."
-            )
+        if given is not None:
+            check_exact(given)
+            if not reset and given.tolist() != self.classes_.tolist():
+                raise ValueError(
+                    f"classes={show_labels(given)} differ from the classes of earlier rows, "
+                    f"{show_labels(self.classes_)}; pass classes in the first call of partial_fit "
+                    "only."
+                )
         known = given if reset else self.classes_
         is_fixed = given is not None if reset else self._has_fixed_classes
         if known is None:
             return batch_classes, is_fixed
         _check_kinds(batch_classes, known)
-        if is_fixed and not np.isin(batch_classes, known).all():
+        # NumPy would compare some integers as floats.
+        known_labels = {*known.tolist()}
+        unknown = [label for label in batch_classes.tolist() if label not in known_labels]
+        if is_fixed and unknown:
             raise ValueError(
-                f"y has the classes {np.setdiff1d(batch_classes, known)}, which are not among "
-                f"{known}, the classes passed in the first call of partial_fit."
+                f"y has the classes {show_labels(unknown)}, which are not among "
+                f"{show_labels(known)}, the classes passed in the first call of partial_fit."
             )
-        return np.union1d(known, batch_classes), is_fixed
+        return union_labels(known, batch_classes), is_fixed
 
     def _predict_scores(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return scores, ``(n, k)`` or ``(n, 1)`` for two classes, and the classes of the solution.
@@ -528,6 +597,8 @@ def _check_chunk(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _require_unmasked(*arrays: Any) -> None:
+    for array in arrays:
+        check_memory_map(array)
     if any(map(np.ma.is_masked, arrays)):
         raise ValueError("X or y has masked values; fill them first, or remove their rows.")
 
@@ -539,6 +610,7 @@ def _check_dtypes(X: np.ndarray, y: np.ndarray | None = None) -> None:
         return
     if y.dtype.kind not in "biufUSO":
         raise TypeError(f"y has dtype {y.dtype}; classes must be numbers or strings.")
+    check_exact(y)
     check_classification_targets(y)
 
 
@@ -547,5 +619,6 @@ def _check_kinds(labels: np.ndarray, known: np.ndarray) -> None:
     if (known.dtype.kind in "OUS") != (labels.dtype.kind in "OUS"):
         raise ValueError(
             "Class labels must be all strings or all numbers, but y has the label "
-            f"{labels.tolist()[0]!r}, and {known.tolist()[0]!r} is a known class."
+            f"{show_label(labels.tolist()[0])}, and {show_label(known.tolist()[0])} is a known "
+            "class."
         )

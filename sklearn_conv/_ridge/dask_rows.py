@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from itertools import accumulate
 from math import isnan
 from typing import Any
 
 import numpy as np
 
-from sklearn_conv._dask import check_dask_array, da, dask, whole_rows
+from sklearn_conv._dask import (
+    Delayed,
+    HighLevelGraph,
+    check_dask_array,
+    da,
+    dask,
+    whole_rows,
+)
 from sklearn_conv._engine.threads import one_blas_thread
-from sklearn_conv._ridge.moments import Moments
+from sklearn_conv._ridge.moments import N_WAITING, Moments, concatenate_rows
 
 UNKNOWN_GROUP = 8
 """Number of chunks that one task adds up if the chunk sizes are unknown."""
-
-UNKNOWN_CHUNK = 1 << 32
-"""Difference between the first row numbers of two consecutive chunks whose sizes are unknown. It is
-larger than the number of rows in any chunk."""
 
 CheckRows = Callable[[Any, Any], tuple[np.ndarray, np.ndarray]]
 """Function that checks the features and the labels of a chunk, and returns them as arrays."""
@@ -35,8 +37,8 @@ def check_dask_rows(X: Any) -> None:
         )
 
 
-def sum_rows(X: Any, y: Any, start: int, check_rows: CheckRows) -> Moments:
-    """Compute the moments of all rows, the first of which is row number ``start``.
+def sum_rows(X: Any, y: Any, check_rows: CheckRows) -> Moments:
+    """Compute the moments of all rows.
 
     Each task adds up chunks with at least as many rows as there are features, so that the products
     in its result are not larger than the rows. Then the results are merged in pairs. No task
@@ -46,21 +48,27 @@ def sum_rows(X: Any, y: Any, start: int, check_rows: CheckRows) -> Moments:
     lengths = rows.chunks[0]
     is_known = not any(map(isnan, lengths))
     labels = _align_labels(y, rows, is_known)
-    if is_known:
-        starts = [start + first for first in accumulate(lengths[:-1], initial=0)]
-    else:
-        starts = [start + i * UNKNOWN_CHUNK for i in range(len(lengths))]
-    row_chunks, label_chunks = rows.to_delayed().ravel(), labels.to_delayed().ravel()
-    sums = [
-        dask.delayed(_sum_chunks)(
-            [*row_chunks[group]], [*label_chunks[group]], starts[group], check_rows
-        )
-        for group in _group_chunks(lengths, rows.shape[1] if is_known else None)
-    ]
+    rows, labels = dask.optimize(rows, labels)
+    row_keys, label_keys = (dask.core.flatten(array.__dask_keys__()) for array in (rows, labels))
+    chunks = [*zip(row_keys, label_keys, strict=True)]
+    # The tasks are written into one graph. To call dask.delayed for each of them would take longer
+    # than the sums, because it copies the graph each time.
+    name = f"moments-{dask.base.tokenize(rows, labels)}"
+    tasks: dict[Any, Any] = {}
+    groups = _group_chunks(lengths, max(rows.shape[1], N_WAITING) if is_known else None)
+    for i, group in enumerate(groups):
+        row_chunks, label_chunks = map(list, zip(*chunks[group], strict=True))
+        tasks[name, i] = (_sum_chunks, row_chunks, label_chunks, check_rows)
+    sums = [*tasks]
     while len(sums) > 1:
         pairs = [sums[i : i + 2] for i in range(0, len(sums), 2)]
-        sums = [dask.delayed(_merge)(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
-    moments = sums[0].compute()
+        sums = []
+        for pair in pairs:
+            if len(pair) == 2:
+                tasks[name, len(tasks)] = (_merge, *pair)
+            sums.append(pair[0] if len(pair) == 1 else (name, len(tasks) - 1))
+    graph = HighLevelGraph.from_collections(name, tasks, dependencies=[rows, labels])
+    moments = Delayed(sums[0], graph, layer=name).compute()
     if not moments.n_rows:
         raise ValueError("All chunks of X are empty.")
     return moments
@@ -104,17 +112,42 @@ def _group_chunks(lengths: Sequence[float], n_rows: int | None) -> Iterator[slic
 
 
 def _sum_chunks(
-    row_chunks: list[np.ndarray],
-    label_chunks: list[np.ndarray],
-    starts: list[int],
-    check_rows: CheckRows,
+    row_chunks: list[np.ndarray], label_chunks: list[np.ndarray], check_rows: CheckRows
 ) -> Moments:
     moments = Moments(row_chunks[0].shape[1], row_chunks[0].dtype)
+    small: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add_small() -> None:
+        if small:
+            moments.add(*check_rows(*concatenate_rows(small)))
+            small.clear()
+
     with one_blas_thread:
-        for rows, labels, start in zip(row_chunks, label_chunks, starts, strict=True):
-            if len(rows) or len(labels):
-                moments.add(*check_rows(rows, labels), start)
+        for chunk in zip(row_chunks, label_chunks, strict=True):
+            if not any(map(len, chunk)):
+                continue
+            if _is_small(*chunk):
+                small.append(chunk)
+            else:
+                add_small()
+                moments.add(*check_rows(*chunk))
+        add_small()
+        moments.flush()
     return moments
+
+
+def _is_small(rows: np.ndarray, labels: np.ndarray) -> bool:
+    """Return whether a chunk is so small that it is concatenated with others.
+
+    A chunk that `check_rows` would refuse is not, so that the error is about this chunk.
+    """
+    return (
+        type(rows) is np.ndarray
+        and type(labels) is np.ndarray
+        and rows.ndim == 2
+        and labels.shape == (len(rows),)
+        and len(rows) < N_WAITING
+    )
 
 
 def _merge(first: Moments, second: Moments) -> Moments:

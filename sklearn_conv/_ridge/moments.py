@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Self
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from scipy.linalg import blas
 
+from sklearn_conv._ridge.keys import N_SLOTS, draw_again, mark_repeats, row_keys
+from sklearn_conv._ridge.labels import align_labels, union_labels
+
 N_KEPT = 2_000
 """Number of rows that are kept; alpha is chosen by their leave-one-out errors."""
+
+N_WAITING = 128
+"""Number of rows up to which small batches wait, in order to be added together. Every addition
+reads and writes all products, so it takes about the same time for one row and for many rows."""
 
 BLOCK_BYTES = 64 * 2**20
 """Approximate size in float64 of the rows that are added or predicted at once."""
@@ -23,14 +31,42 @@ def row_blocks(rows: np.ndarray) -> Iterator[slice]:
         yield slice(start, start + length)
 
 
+class Sample(NamedTuple):
+    """Rows that are kept."""
+
+    rows: np.ndarray
+    """Features ``(m, d)``."""
+    labels: np.ndarray
+    """Labels ``(m,)``."""
+    order: np.ndarray
+    """Keys ``(m,)`` in ascending order, which are all different."""
+    counts: np.ndarray
+    """Number of rows with each key ``(m,)``."""
+    slots: np.ndarray
+    """Table in which repeated rows are noticed; see `mark_repeats`."""
+
+
 class Moments:
     """Number, means and centered products of rows, and a sample of the rows.
 
     All sums are float64. Sums over two sets of rows are combined with a correction for the
     difference of their means, which never subtracts large numbers from each other.
 
-    Only ``gram`` is changed in place. All other arrays are replaced by new arrays, so that copies
-    of the moments may share them.
+    Rows of small batches wait until there are enough of them, or until the sums are needed. They
+    are lists of rows until `flush` adds them to the sums.
+
+    As long as there are up to `N_KEPT` rows, all rows are kept. Of more rows, those with the lowest
+    keys are kept. The key of a row is a hash of its features and its label, so that the sample
+    depends neither on the order of the rows nor on batches and parts. If this were the key of
+    repeated rows as well, then all of them would be kept or none. Therefore the key of a repeated
+    row also depends on its row number. Repeated rows that are far apart are not noticed; they have
+    the same key, and one of them is kept with their number.
+
+    The arrays for a change are computed first. Then ``is_whole`` is set to False, the sums change,
+    and ``is_whole`` is set to True. An error in the first step changes nothing.
+
+    Only ``gram`` and ``waiting`` are changed in place. All other arrays are replaced by new arrays,
+    so that copies of the moments may share them.
 
     Source: T. F. Chan, G. H. Golub and R. J. LeVeque, "Algorithms for Computing the Sample
     Variance: Analysis and Recommendations" (1983).
@@ -45,17 +81,19 @@ class Moments:
     """Diagonal ``(d,)`` of the products; not used while ``gram`` is None."""
 
     kept_order: np.ndarray
-    """Hashes ``(m,)`` of the row numbers of the kept rows. The `N_KEPT` rows with the lowest hashes
-    are kept, so that the sample does not depend on the batches."""
+    """Keys ``(m,)`` of the kept rows; not used while all rows are kept, in the order in which they
+    were added."""
+
+    waiting: list[tuple[np.ndarray, np.ndarray]]
+    """Rows ``(b, d)`` and labels ``(b,)`` that are not in the sums yet."""
 
     is_whole: bool
-    """False while rows are being added, and permanently if this was interrupted."""
+    """False while the sums change, and permanently if this was interrupted."""
 
     n_writes: int
-    """Number of times that a method began to write to ``gram``, to its sums or its work space."""
+    """Number of times that rows were added, or that a method began to write to ``gram``."""
 
     def __init__(self, n_features: int, dtype: np.dtype) -> None:
-        self.n_rows = 0
         self.mean = np.zeros(n_features)
         self.classes = np.array([])  # (k,)
         self.counts = np.zeros(0, np.int64)  # (k,)
@@ -66,16 +104,26 @@ class Moments:
         self.kept_rows = np.zeros((0, n_features), kept_dtype)  # (m, d)
         self.kept_labels = np.array([])  # (m,)
         self.kept_order = np.zeros(0, np.uint64)
+        self.kept_counts = np.zeros(0, np.int64)
+        self.slots = np.zeros(0, np.uint64)
+        self.waiting = []
         self.is_whole = True
         self.n_writes = 0
+        self._adding_process = 0
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows, with those that wait."""
+        return self._n_summed + self._n_waiting
 
     @property
     def variances(self) -> np.ndarray:
         """Variance of each feature ``(d,)``; 1 for features that are constant up to rounding."""
+        n_rows = self._n_summed
         if self.gram is None:
             variances = np.square(self.kept_rows - self.mean).mean(axis=0)
         else:
-            variances = self.squares / self.n_rows
+            variances = self.squares / n_rows
         if not np.isfinite(variances).all():
             raise ValueError(
                 "The squares of some features overflow float64; divide the features by their "
@@ -84,35 +132,57 @@ class Moments:
         eps = np.finfo(np.float64).eps
         # StandardScaler uses the same bound for the variance that rounding causes in a constant
         # feature.
-        bound = self.n_rows * eps * variances + np.square(self.n_rows * eps * self.mean)
+        bound = n_rows * eps * variances + np.square(n_rows * eps * self.mean)
         return np.where(variances <= bound, 1.0, variances)
 
-    def add(self, rows: np.ndarray, labels: np.ndarray, start: int) -> None:
-        """Add rows, the first of which is row number ``start``."""
-        self._begin()
-        # Overflow is reported when the moments are solved.
-        with np.errstate(over="ignore", invalid="ignore"):
-            for block in row_blocks(rows):
-                self._add_block(rows[block], labels[block], start + block.start)
-        self.is_whole = True
+    def add(self, rows: np.ndarray, labels: np.ndarray) -> None:
+        """Add rows. If an error occurs before the sums change, no row is added."""
+        self.require_whole()
+        if not len(rows):
+            return
+        if len(rows) >= N_WAITING and not self._is_adding():
+            self.flush()
+            self._add(rows, labels, 0)
+            return
+        # The caller may change its arrays later, so the rows that wait are copies.
+        pieces = [*self.waiting, (np.array(rows), np.array(labels))]
+        if self._n_waiting + len(rows) < N_WAITING or self._is_adding():
+            self.waiting.append(pieces[-1])
+            self.n_writes += 1
+        else:
+            self._add(*concatenate_rows(pieces), len(pieces) - 1)
 
     def merge(self, other: Moments) -> None:
         """Add the rows of other moments, which are not changed."""
+        self.require_whole()
         other.require_whole()
-        self._begin()
-        with np.errstate(over="ignore", invalid="ignore"):
-            n_rows = self.n_rows + other.n_rows
-            if self._needs_products(n_rows) or other.gram is not None:
-                gram, squares = self._products()
-                other_gram, other_squares = other._products()
-                gram += other_gram
-                np.fill_diagonal(gram, squares + other_squares)
-                shift = (other.mean - self.mean) * np.sqrt(self.n_rows * other.n_rows / n_rows)
-                self._set_products(blas.dsyr(1.0, shift, lower=1, a=gram, overwrite_a=1))
-            # The products depend on the earlier means and rows, so these are changed last.
-            self._add_means(other.classes, other.counts, other.class_means)
-            self._keep(other.kept_rows, other.kept_labels, other.kept_order)
-        self.is_whole = True
+        if other is self or self._n_waiting + other._n_waiting >= N_WAITING:
+            self.flush()
+        waiting = [*other.waiting]
+        if other.gram is None:
+            self.add(other.kept_rows, other.kept_labels)
+        else:
+            self._merge_sums(other)
+        self.n_writes += 1
+        self.waiting += waiting
+
+    def flush(self) -> None:
+        """Add the rows that wait to the sums. If there is an error, they go on waiting."""
+        self.require_whole()
+        while self.waiting and not self._is_adding():
+            pieces = [*self.waiting]
+            self._add(*concatenate_rows(pieces), len(pieces))
+
+    def begin_solving(self) -> int:
+        """Prepare to overwrite the work space in ``gram``, and return ``n_writes``."""
+        self.flush()
+        self.n_writes += 1
+        n_writes = self.n_writes
+        if self.waiting or self._is_adding():
+            raise RuntimeError(
+                "A signal handler cannot solve a model while it interrupts a call that adds rows."
+            )
+        return n_writes
 
     def require_whole(self) -> None:
         """Raise RuntimeError if an earlier call was interrupted while it added rows."""
@@ -124,22 +194,43 @@ class Moments:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a snapshot of arrays and numbers, with only the products below the diagonal."""
-        state = {**vars(self), "gram": None if self.gram is None else _pack(self.gram)}
-        del state["n_writes"]
+        state = {
+            **vars(self),
+            "gram": None if self.gram is None else _pack(self.gram),
+            "waiting": [*self.waiting],
+        }
+        del state["n_writes"], state["_adding_process"]
         return state
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Self:
         """Return the moments that a snapshot contains."""
-        moments = cls.__new__(cls)
-        vars(moments).update(state, n_writes=0)
+        kept = state["kept_rows"]
+        moments = cls(kept.shape[1], kept.dtype)
+        # Early snapshots contain the number of rows, and one count for each kept row is implied.
+        earlier = {"kept_counts": np.ones(len(kept), np.int64)}
+        vars(moments).update(earlier | {name: state[name] for name in state if name != "n_rows"})
+        moments.waiting = [*moments.waiting]
         if state["gram"] is not None:
             moments.gram = _unpack(state["gram"], len(moments.mean))
         return moments
 
-    def _begin(self) -> None:
-        """Begin to add rows."""
-        self.require_whole()
+    @property
+    def _n_summed(self) -> int:
+        return int(self.counts.sum())
+
+    @property
+    def _n_waiting(self) -> int:
+        return sum(len(labels) for _, labels in self.waiting)
+
+    def _is_adding(self) -> bool:
+        """Return whether rows are being added, which only a signal handler can see.
+
+        In a forked process, the thread that was adding rows does not exist.
+        """
+        return self._adding_process == os.getpid()
+
+    def _begin_writing(self) -> None:
         self.is_whole = False
         self.n_writes += 1
 
@@ -167,61 +258,182 @@ class Moments:
         """Set the products from an array that is valid on and below the diagonal."""
         self.gram, self.squares = gram, gram.diagonal().copy()
 
-    def _add_block(self, X: np.ndarray, labels: np.ndarray, start: int) -> None:
+    def _add(self, rows: np.ndarray, labels: np.ndarray, n_pieces: int) -> None:
+        """Add rows to the sums; the first ``n_pieces`` pieces no longer wait."""
+        self._adding_process = os.getpid()
+        try:
+            # Overflow is reported when the moments are solved.
+            with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+                for block in row_blocks(rows):
+                    self._add_block(rows[block], labels[block])
+            del self.waiting[:n_pieces]
+            self.is_whole = True
+        finally:
+            self._adding_process = 0
+
+    def _add_block(self, X: np.ndarray, labels: np.ndarray) -> None:
+        """Add a block of rows; ``is_whole`` stays False afterwards."""
         classes, codes = np.unique(labels, return_inverse=True)
         counts = np.bincount(codes)
-        rows = X.astype(np.float64)  # (b, d); a copy, which is centered below
+        columns = np.empty((len(X) + 1, X.shape[1]))
+        rows = columns[:-1]  # (b, d); a copy, which is centered below
+        rows[:] = X
         # (k, d): sums of the rows of each class
         sums = np.stack([rows[codes == code].sum(axis=0) for code in range(len(classes))])
-        n_rows, mean = self.n_rows + len(rows), sums.sum(axis=0) / len(rows)
-        if self._needs_products(n_rows):
+        means = self._add_means(classes, counts, sums / counts[:, np.newaxis])
+        sample = self._keep(X, labels, classes, codes)
+        n_earlier, mean = self._n_summed, sums.sum(axis=0) / len(rows)
+        if not self._needs_products(n_earlier + len(rows)):
+            self._begin_writing()
+        else:
             gram, squares = self._products()
-            np.fill_diagonal(gram, squares)
             rows -= mean
-            shift = (mean - self.mean) * np.sqrt(self.n_rows * len(rows) / n_rows)
-            for columns in (rows.T, shift[:, np.newaxis]):  # (d, b), (d, 1)
-                gram = blas.dsyrk(1.0, columns, beta=1.0, c=gram, lower=1, overwrite_c=1)
+            weight = np.sqrt(n_earlier * len(rows) / (n_earlier + len(rows)))
+            columns[-1] = (mean - self.mean) * weight
+            self._begin_writing()
+            np.fill_diagonal(gram, squares)
+            gram = blas.dsyrk(1.0, columns.T, beta=1.0, c=gram, lower=1, overwrite_c=1)
             self._set_products(gram)
-        # The products depend on the earlier means and rows, so these are changed last.
-        self._add_means(classes, counts, sums / counts[:, np.newaxis])
-        self._keep(X, labels, _shuffle(start + np.arange(len(X), dtype=np.uint64)))
+        self._set_means(*means)
+        self._set_kept(sample)
 
-    def _add_means(self, classes: np.ndarray, counts: np.ndarray, means: np.ndarray) -> None:
-        """Add rows whose mean in each class is given, ``(k, d)``."""
-        # Without earlier rows, the classes are an empty float array, and np.union1d would cast the
-        # labels to float.
-        all_classes = np.union1d(self.classes, classes) if len(self.classes) else classes
+    def _merge_sums(self, other: Moments) -> None:
+        """Add the rows in the sums of other moments, which have products."""
+        if self._is_adding():
+            raise RuntimeError(
+                "A signal handler cannot merge models while it interrupts a call that adds rows."
+            )
+        assert other.gram is not None
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            means = self._add_means(other.classes, other.counts, other.class_means)
+            sample = self._keep_sample(other)
+            gram, squares = self._products()
+            n_rows, n_other = self._n_summed, other._n_summed
+            shift = (other.mean - self.mean) * np.sqrt(n_rows * n_other / (n_rows + n_other))
+            squares = squares + other.squares
+            self._begin_writing()
+            gram += other.gram
+            np.fill_diagonal(gram, squares)
+            self._set_products(blas.dsyr(1.0, shift, lower=1, a=gram, overwrite_a=1))
+            self._set_means(*means)
+            self._set_kept(sample)
+        self.is_whole = True
+
+    def _add_means(
+        self, classes: np.ndarray, counts: np.ndarray, means: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return the new classes, counts, class means and mean.
+
+        The means of the added rows are given for each class, ``(k, d)``.
+        """
+        all_classes = union_labels(self.classes, classes)
+        all_classes, earlier_classes, added_classes = align_labels(
+            all_classes, self.classes, classes
+        )
         new_counts = np.zeros(len(all_classes), np.int64)
         new_means = np.zeros((len(all_classes), len(self.mean)))
-        earlier = np.searchsorted(all_classes, self.classes)  # indices of the earlier classes
-        added = np.searchsorted(all_classes, classes)
+        earlier = np.searchsorted(all_classes, earlier_classes)  # indices of the earlier classes
+        added = np.searchsorted(all_classes, added_classes)
         new_counts[earlier], new_means[earlier] = self.counts, self.class_means
         new_counts[added] += counts
         weights = counts / np.maximum(new_counts[added], 1)
         new_means[added] += weights[:, np.newaxis] * (means - new_means[added])
         n_added = counts.sum()
-        n_rows = self.n_rows + n_added
-        if n_added:
-            mean = counts @ means / n_added  # (d,)
-            self.mean = self.mean + (mean - self.mean) * (n_added / n_rows)
-        self.classes, self.counts, self.class_means = all_classes, new_counts, new_means
-        self.n_rows = int(n_rows)
+        mean = counts @ means / n_added  # (d,)
+        mean = self.mean + (mean - self.mean) * (n_added / new_counts.sum())
+        return all_classes, new_counts, new_means, mean
 
-    def _keep(self, rows: np.ndarray, labels: np.ndarray, order: np.ndarray) -> None:
-        """Add rows to the kept ones, and keep the first `N_KEPT` rows in order."""
-        if len(self.kept_rows) == N_KEPT:
-            # Most rows of later batches come after all kept rows in order, and are not copied.
-            is_candidate = order < self.kept_order.max()
-            rows, labels, order = rows[is_candidate], labels[is_candidate], order[is_candidate]
-        if not len(rows):
-            return
-        if len(self.kept_rows):
-            labels = np.concatenate([self.kept_labels, labels])
-        rows = np.concatenate([self.kept_rows, rows])
-        order = np.concatenate([self.kept_order, order])
-        chosen = np.argsort(order, kind="stable")[:N_KEPT]
-        self.kept_rows, self.kept_labels = rows[chosen], labels[chosen]
-        self.kept_order = order[chosen]
+    def _set_means(
+        self, classes: np.ndarray, counts: np.ndarray, class_means: np.ndarray, mean: np.ndarray
+    ) -> None:
+        self.classes, self.counts, self.class_means, self.mean = classes, counts, class_means, mean
+
+    def _keeps_all(self) -> bool:
+        return len(self.kept_rows) == self._n_summed
+
+    def _keep(
+        self, rows: np.ndarray, labels: np.ndarray, classes: np.ndarray, codes: np.ndarray
+    ) -> Sample:
+        """Return the sample with more rows; the labels are ``classes[codes]``."""
+        if self._keeps_all() and self._n_summed + len(rows) <= N_KEPT:
+            all_rows, all_labels = concatenate_rows(
+                [(self.kept_rows, self.kept_labels), (rows, labels)]
+            )
+            counts = np.ones(len(all_rows), np.int64)
+            return Sample(all_rows, all_labels, self.kept_order, counts, self.slots)
+        keys = row_keys(rows, classes, codes)
+        return _draw(self._sample(), rows, labels, keys, self._n_summed)
+
+    def _keep_sample(self, other: Moments) -> Sample:
+        """Return the sample with the rows of other moments."""
+        if other._keeps_all():
+            unique = np.unique(other.kept_labels, return_inverse=True)
+            return self._keep(other.kept_rows, other.kept_labels, *unique)
+        sample, added = self._sample(), other._sample()
+        # Rows with the same row number were repeated in both parts. Their keys must differ.
+        is_repeated = added.order != row_keys(
+            added.rows, *np.unique(added.labels, return_inverse=True)
+        )
+        highest = int(added.order[-1]) if len(added.order) >= N_KEPT else 2**64 - 1
+        order = np.where(is_repeated, draw_again(added.order, self._n_summed, highest), added.order)
+        slots = np.where(added.slots != 0, added.slots, sample.slots)
+        return _select([sample, added._replace(order=order)], slots)
+
+    def _sample(self) -> Sample:
+        """Return the kept rows with their keys."""
+        slots = self.slots if len(self.slots) else np.zeros(N_SLOTS, np.uint64)
+        if not self._keeps_all():
+            return Sample(
+                self.kept_rows, self.kept_labels, self.kept_order, self.kept_counts, slots
+            )
+        nothing = Sample(
+            self.kept_rows[:0],
+            self.kept_labels[:0],
+            np.zeros(0, np.uint64),
+            np.zeros(0, np.int64),
+            slots,
+        )
+        keys = row_keys(self.kept_rows, *np.unique(self.kept_labels, return_inverse=True))
+        return _draw(nothing, self.kept_rows, self.kept_labels, keys, 0)
+
+    def _set_kept(self, sample: Sample) -> None:
+        self.kept_rows, self.kept_labels, self.kept_order = sample[:3]
+        self.kept_counts, self.slots = sample[3:]
+
+
+def _draw(
+    sample: Sample, rows: np.ndarray, labels: np.ndarray, keys: np.ndarray, start: int
+) -> Sample:
+    """Return the sample with more rows, the first of which is row number ``start``."""
+    order, slots = mark_repeats(keys, start, sample.slots)
+    if len(sample.order) >= N_KEPT:
+        # Most rows of later batches come after all kept rows in order, and are not copied.
+        is_candidate = order <= sample.order[-1]
+        if not is_candidate.any():
+            return sample._replace(slots=slots)
+        rows, labels, order = rows[is_candidate], labels[is_candidate], order[is_candidate]
+    added = Sample(rows, labels, order, np.ones(len(rows), np.int64), slots)
+    return _select([sample, added], slots)
+
+
+def _select(samples: list[Sample], slots: np.ndarray) -> Sample:
+    """Return the rows of samples with the lowest keys; rows with the same key are counted."""
+    order = np.concatenate([sample.order for sample in samples])
+    order, first, inverse = np.unique(order, return_index=True, return_inverse=True)
+    counts = np.zeros(len(order), np.int64)
+    np.add.at(counts, inverse, np.concatenate([sample.counts for sample in samples]))
+    rows, labels = concatenate_rows([(sample.rows, sample.labels) for sample in samples])
+    chosen = first[:N_KEPT]
+    return Sample(rows[chosen], labels[chosen], order[:N_KEPT], counts[:N_KEPT], slots)
+
+
+def concatenate_rows(
+    pieces: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Concatenate rows and labels. Empty labels have no dtype."""
+    rows = np.concatenate([rows for rows, _ in pieces])
+    labels = [labels for _, labels in pieces if len(labels)]
+    return rows, np.concatenate(align_labels(*labels)) if labels else np.array([])
 
 
 def _pack(gram: np.ndarray) -> np.ndarray:
@@ -238,15 +450,3 @@ def _unpack(packed: np.ndarray, n_features: int) -> np.ndarray:
         gram[i + 1 :, i] = packed[start : start + length]
         start += length
     return gram
-
-
-def _shuffle(numbers: np.ndarray) -> np.ndarray:
-    """Hash 64-bit integers with a one-to-one function.
-
-    Source: G. L. Steele, D. Lea and C. H. Flood, "Fast Splittable Pseudorandom Number Generators"
-    (2014), the mixing function of SplitMix64.
-    """
-    z = numbers * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))

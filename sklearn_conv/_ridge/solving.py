@@ -9,6 +9,7 @@ import numpy as np
 from scipy.linalg import blas, lapack
 from sklearn.linear_model import RidgeCV
 
+from sklearn_conv._ridge.labels import align_labels
 from sklearn_conv._ridge.moments import Moments, row_blocks
 from sklearn_conv._validation import is_finite, is_sequence, parameter_error
 
@@ -72,20 +73,20 @@ def check_alphas(owner: str, value: Any) -> tuple[float, ...]:
     return tuple(map(float, alphas))
 
 
-def solve(moments: Moments, classes: np.ndarray, alphas: tuple[float, ...]) -> Solution | None:
+def solve(
+    moments: Moments, n_writes: int, classes: np.ndarray, alphas: tuple[float, ...]
+) -> Solution | None:
     """Return the solution for the alpha with the smallest mean squared leave-one-out error.
 
-    The moments must be whole, and no other thread may use them. Return None if they were changed
-    during the call, which only a signal handler in this thread can do; the caller then solves
-    again.
+    ``n_writes`` is what `Moments.begin_solving` returned. No other thread may use the moments.
+    Return None if they were changed since then, which only a signal handler in this thread can do;
+    the caller then solves again.
     """
-    moments.n_writes += 1  # The work space is about to be overwritten.
-    n_writes = moments.n_writes
     solve_moments = _solve_rows if moments.gram is None else _solve_products
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             solution = solve_moments(moments, classes, alphas)
-    except ValueError:
+    except (ValueError, IndexError):
         if moments.n_writes == n_writes:
             raise
         return None
@@ -97,15 +98,16 @@ def _compute_targets(moments: Moments, classes: np.ndarray) -> Targets:
     counts = np.zeros(len(classes))
     products = np.zeros((len(classes), len(moments.mean)))
     # The moments contain only classes that have rows so far.
-    seen = np.searchsorted(classes, moments.classes)
+    classes, seen_classes, kept_labels = align_labels(classes, moments.classes, moments.kept_labels)
+    seen = np.searchsorted(classes, seen_classes)
     counts[seen] = moments.counts
     # A target is twice the indicator of the class, minus 1. The centered features sum to zero, so
     # the 1 contributes nothing.
     products[seen] = 2 * moments.counts[:, np.newaxis] * (moments.class_means - moments.mean)
-    kept = np.where(moments.kept_labels[:, np.newaxis] == classes, 1.0, -1.0)
+    kept = np.where(kept_labels[:, np.newaxis] == classes, 1.0, -1.0)
     columns = slice(1, None) if len(classes) == 2 else slice(None)
     return Targets(
-        mean=2 * counts[columns] / moments.n_rows - 1,
+        mean=2 * counts[columns] / counts.sum() - 1,
         products=products[columns].T,
         kept=kept[:, columns],
     )
@@ -187,7 +189,8 @@ def _leave_one_out_score(
     errors = targets.kept - targets.mean - kept.T @ coef  # (m, k)
     solved = blas.dtrsm(1.0, factor, kept, lower=0, trans_a=1, overwrite_b=1)  # (d, m)
     leverages = 1 / moments.n_rows + np.einsum("dm,dm->m", solved, solved)
-    return -float(np.square(errors / (1 - leverages)[:, np.newaxis]).mean())
+    squares = np.square(errors / (1 - leverages)[:, np.newaxis]).mean(axis=1)  # (m,)
+    return -float(squares @ moments.kept_counts / moments.kept_counts.sum())
 
 
 def _too_small(alpha: float) -> ValueError:
@@ -202,5 +205,6 @@ def _mirror_lower_triangle(matrix: np.ndarray) -> None:
     for start in range(0, len(matrix), TRIANGLE_BLOCK):
         block = slice(start, start + TRIANGLE_BLOCK)
         matrix[:start, block] = matrix[block, :start].T
-        corner = np.tril(matrix[block, block])
-        matrix[block, block] = corner + np.tril(corner, -1).T
+        corner = matrix[block, block]
+        # Only the upper triangle is written: a signal handler may add rows to the lower one.
+        np.copyto(corner, corner.T, where=~np.tri(len(corner), dtype=bool))

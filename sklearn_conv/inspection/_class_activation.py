@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sklearn_conv.inspection._class_activation_map import class_activation_map
 from sklearn_conv.inspection._drawing import add_color_bar, add_panels, make_axes, show, show_image
-from sklearn_conv.inspection._inputs import as_batch
+from sklearn_conv.inspection._inputs import check_single_image, find_transformer
 
 MAX_ALPHA = 0.9
 """Opacity of the strongest evidence."""
@@ -75,7 +75,8 @@ class ClassActivationDisplay:
         Parameters
         ----------
         pipeline : Pipeline
-            A fitted pipeline that `class_activation_map` accepts.
+            A fitted pipeline that `class_activation_map` accepts. Its steps before the transformer
+            are applied to the image.
         image : array-like of shape (h, w) or (h, w, c)
             An image of the shape seen in ``fit``.
         class_of_interest : int, float, bool or str, default=None
@@ -89,6 +90,11 @@ class ClassActivationDisplay:
         display : ClassActivationDisplay
             The display that was drawn.
 
+        Warns
+        -----
+        UserWarning
+            If rounding dominates the evidence, as in `class_activation_map`.
+
         Raises
         ------
         NotFittedError
@@ -98,17 +104,22 @@ class ClassActivationDisplay:
             no ``decision_function``.
         ValueError
             If the pipeline is not linear after the transformer, if ``pooling`` includes "max", if
-            ``image`` is not an image of the shape seen in ``fit``, if ``class_of_interest`` does
-            not exist, or if the pipeline does not have one decision per class.
+            features are infinite or NaN, if ``image`` is not an image of the shape seen in ``fit``,
+            if ``class_of_interest`` does not exist, or if the pipeline does not have one decision
+            per class.
         """
-        images = as_batch(image)
-        maps = class_activation_map(pipeline, images)[0]  # (h, w, outputs)
+        position, _ = find_transformer(cls.__name__, pipeline)
+        checked = check_single_image(cls.__name__, pipeline, image)
+        rest = pipeline[position:] if position else pipeline
+        maps = class_activation_map(rest, checked.batch)[0]  # (h, w, outputs)
         classes = getattr(pipeline, "classes_", None)
         if classes is None:
             evidence, name = _select_target(cls.__name__, maps, class_of_interest)
         else:
             evidence, name = _select_class(cls.__name__, maps, class_of_interest, classes)
-        return cls(images[0], evidence, name).plot(ax=ax)
+        # Steps before the transformer may crop the image.
+        is_aligned = checked.pixels.shape[:2] == evidence.shape
+        return cls(checked.pixels if is_aligned else checked.seen, evidence, name).plot(ax=ax)
 
     def plot(self, *, ax: Any = None, cmap: str = "PuOr_r") -> Self:
         """Draw the image and the evidence.

@@ -11,6 +11,9 @@ TITLE_SIZE = 10
 SMALL_SIZE = 8
 """Font sizes in points."""
 
+PLAIN = {"parse_math": False, "usetex": False}
+"""Options of texts that contain names or values of the user, which may have dollar signs."""
+
 MAX_ASPECT = 4
 """Ratio of two sides above which an image or a map is stretched to its panel."""
 
@@ -50,16 +53,17 @@ def add_panels(
     """
     panels = [ax.inset_axes(panel_bounds) for panel_bounds in bounds]
     for panel, title in zip(panels, titles, strict=True):
-        panel.set_title(title, size=size, pad=pad)
+        panel.set_title(title, size=size, pad=pad, **PLAIN)
     return panels
 
 
-def add_color_bar(ax: Any, shown: Any, label: str) -> None:
+def add_color_bar(ax: Any, shown: Any, label: str) -> Any:
     """Add an opaque color bar to the right of the axes, even if the colors are transparent."""
     bar = ax.figure.colorbar(shown, ax=ax, fraction=0.04, pad=0.02)
     bar.set_label(label, size=SMALL_SIZE)
     bar.ax.tick_params(labelsize=SMALL_SIZE)
     bar.solids.set_alpha(1)
+    return bar
 
 
 def show(panel: Any, values: np.ndarray, **options: Any) -> Any:

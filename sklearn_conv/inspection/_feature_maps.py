@@ -13,7 +13,10 @@ from sklearn_conv._engine.geometry import place_windows, pool_cells
 from sklearn_conv._parameters import check_parameters
 from sklearn_conv._validation import check_integer
 from sklearn_conv.inspection._drawing import add_color_bar, add_panels, make_axes, show, show_image
-from sklearn_conv.inspection._inputs import as_batch, find_transformer
+from sklearn_conv.inspection._inputs import check_single_image, find_transformer
+
+SATURATION = 0.99
+"""Quantile of the absolute responses of a map at which its scale ends."""
 
 MAX_COLUMNS = 4
 """Maximum number of panels in a row."""
@@ -24,14 +27,18 @@ TITLE_SIZE = 8
 PANEL_INCHES = 1.9
 """Width of a cell, which holds a panel, its title and a gap."""
 
-PANEL_WIDTH, PANEL_HEIGHT = 0.93, 0.86
+PANEL_WIDTH, PANEL_HEIGHT = 0.93, 0.82
 """Width and height of a panel, as fractions of its cell."""
 
 
 class FeatureMapDisplay:
     """Display of an image and its strongest maps, with the pooling grid drawn over them.
 
-    A map consists of the activated responses of a kernel, before pooling.
+    A map consists of the activated responses of a kernel, before pooling. Each map is drawn on its
+    own scale, so that the pattern of a weak map is as visible as that of a strong one. The numbers
+    below the name of a map are the ends of its scale. The scale ends at the 0.99 quantile of the
+    absolute responses, so that a few large responses do not make all others dark; these are drawn
+    in the last color.
 
     Parameters
     ----------
@@ -121,11 +128,10 @@ class FeatureMapDisplay:
             If ``image`` is not an image of the shape seen in ``fit``, or if ``n_maps`` is below 1.
         """
         n_drawn = check_integer(cls.__name__, "n_maps", n_maps, 1)
-        position, transformer = find_transformer(cls.__name__, estimator)
-        batch = as_batch(image)
-        images = estimator[:position].transform(batch) if position else batch
+        _, transformer = find_transformer(cls.__name__, estimator)
+        checked = check_single_image(cls.__name__, estimator, image)
         responses = copy(transformer).set_params(pooling=None, flatten=False, verbose=0)
-        _, (maps,) = next(responses.transform_batches(images))  # maps: (oh, ow, n_maps)
+        _, (maps,) = next(responses.transform_batches(checked.batch))  # maps: (oh, ow, n_maps)
         order = np.argsort(-np.abs(maps).mean(axis=(0, 1)), kind="stable")[:n_drawn]
         # Unpooled features are ordered by row, column and map, so the first ones belong to the maps
         # at row 0 and column 0.
@@ -143,7 +149,7 @@ class FeatureMapDisplay:
             cuts.append(edges)
             image_cuts.append(np.asarray(windows.center(edges)))
         names = [feature.removesuffix("_r0_c0") for feature in features[order]]
-        display = cls(np.asarray(images)[0], maps[..., order], names, cuts, image_cuts)
+        display = cls(checked.seen, maps[..., order], names, cuts, image_cuts)
         return display.plot(ax=ax)
 
     def plot(self, *, ax: Any = None, cmap: str | None = None) -> Self:
@@ -162,10 +168,15 @@ class FeatureMapDisplay:
         display : FeatureMapDisplay
             This display.
         """
-        titles = ["image", *self.names]
+        maps = np.moveaxis(np.asarray(self.maps, np.float64), 2, 0)  # (n_maps, rows, columns)
+        is_signed = bool(maps.min() < 0)
+        ranges = [_find_range(values, is_signed) for values in maps]
+        ends = [f"{low:.2g} to {high:.2g}" for low, high in ranges]
+        names = [f"{name}\n{end}" for name, end in zip(self.names, ends, strict=True)]
+        titles = ["image", *names]
         n_columns = min(len(titles), MAX_COLUMNS)
         n_rows = -(-len(titles) // n_columns)
-        inches = (n_columns * PANEL_INCHES + 0.7, n_rows * (PANEL_INCHES + 0.25))
+        inches = (n_columns * PANEL_INCHES + 0.7, n_rows * (PANEL_INCHES + 0.35))
         self.figure_, self.ax_ = make_axes(type(self).__name__, ax, inches)
         w, h = 1 / n_columns, 1 / n_rows  # width and height of a cell, in fractions of the axes
         cells = [divmod(i, n_columns) for i in range(len(titles))]
@@ -174,15 +185,26 @@ class FeatureMapDisplay:
         show_image(self.axes_[0], self.image)
         _draw_cuts(self.axes_[0], self.image_cuts, self.image.shape[:2], "tab:orange")
 
-        is_signed = bool(self.maps.min() < 0)
-        high = float(np.abs(self.maps).max())
-        low = -high if is_signed else float(self.maps.min())
         map_color, cut_color = ("PuOr", "black") if is_signed else ("viridis", "white")
-        for panel, values in zip(self.axes_[1:], np.moveaxis(self.maps, 2, 0), strict=True):
-            shown = show(panel, values, cmap=cmap or map_color, vmin=low, vmax=high)
+        for panel, values, (low, high) in zip(self.axes_[1:], maps, ranges, strict=True):
+            # The color bar is that of all maps: 0 is the lower end of a scale and 1 the upper end.
+            fractions = (values - low) / (high - low if high > low else 1)
+            shown = show(panel, fractions, cmap=cmap or map_color, vmin=0, vmax=1)
             _draw_cuts(panel, self.cuts, values.shape, cut_color)
-        add_color_bar(self.ax_, shown, "activated response")
+        bar = add_color_bar(self.ax_, shown, "activated response")
+        ticks = {0: "low", 0.5: "0", 1: "high"} if is_signed else {0: "low", 1: "high"}
+        bar.set_ticks([*ticks], labels=[*ticks.values()])
         return self
+
+
+def _find_range(values: np.ndarray, is_signed: bool) -> tuple[float, float]:
+    """Return the ends of the scale of a map; 0 is in the middle if responses are signed."""
+    strengths = np.abs(values)
+    high = float(np.quantile(strengths, SATURATION)) or float(strengths.max())
+    if is_signed:
+        return -high, high
+    low = float(values.min())
+    return low, high if high > low else float(strengths.max())
 
 
 def _draw_cuts(panel: Any, cuts: Sequence[np.ndarray], shape: tuple[int, ...], color: str) -> None:

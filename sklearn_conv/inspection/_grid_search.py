@@ -8,7 +8,10 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_conv.inspection._drawing import add_panels, make_axes
+from sklearn_conv.inspection._drawing import PLAIN, add_panels, make_axes
+
+FRAME_GAP = 0.03
+"""Gap between the frame and the border of a square, as a fraction of its sides."""
 
 NUMBER_SIZE = 9
 """Font size of the numbers in the squares, in points."""
@@ -17,6 +20,9 @@ NUMBER_SIZE = 9
 class GridSearchDisplay:
     """Display of the scores and the fit times of a search over two parameters, as heat maps.
 
+    Below each mean score is the standard deviation over the folds. A difference between two scores
+    that is not larger may be due to chance. The squares with the highest score are framed.
+
     If more than two parameters were searched, each square shows the best score over the other
     parameters, and the fit time of the combination with that score.
 
@@ -24,6 +30,8 @@ class GridSearchDisplay:
     ----------
     scores : ndarray of shape (len(y_values), len(x_values))
         Mean test scores; NaN for combinations that were not tried or that failed.
+    score_stds : ndarray of shape (len(y_values), len(x_values))
+        Standard deviations of the test scores over the folds; NaN as in ``scores``.
     fit_times : ndarray of shape (len(y_values), len(x_values))
         Mean fit times in seconds; NaN as in ``scores``.
     x_values, y_values : sequence
@@ -65,6 +73,7 @@ class GridSearchDisplay:
     def __init__(
         self,
         scores: np.ndarray,
+        score_stds: np.ndarray,
         fit_times: np.ndarray,
         x_values: Sequence[Any],
         y_values: Sequence[Any],
@@ -72,6 +81,7 @@ class GridSearchDisplay:
         y: str,
     ) -> None:
         self.scores = scores
+        self.score_stds = score_stds
         self.fit_times = fit_times
         self.x_values = x_values
         self.y_values = y_values
@@ -123,18 +133,19 @@ class GridSearchDisplay:
         y_points = [point.get(y_name) for point in points]
         x_values, y_values = _list_values(x_points), _list_values(y_points)
         scores = np.full((len(y_values), len(x_values)), np.nan)
-        fit_times = np.full_like(scores, np.nan)
+        score_stds, fit_times = np.full_like(scores, np.nan), np.full_like(scores, np.nan)
         # The results are visited in ascending order of their scores, so that the best score of a
         # square is written last.
         for i in np.argsort(results["mean_test_score"], kind="stable"):
             score = results["mean_test_score"][i]
             if not np.isnan(score):
                 square = y_values.index(y_points[i]), x_values.index(x_points[i])
-                scores[square], fit_times[square] = score, results["mean_fit_time"][i]
+                scores[square], score_stds[square] = score, results["std_test_score"][i]
+                fit_times[square] = results["mean_fit_time"][i]
         labels = [name.rpartition("__")[2] for name in (x_name, y_name)]
         if labels[0] == labels[1]:  # Parameters of two steps have the same name.
             labels = [x_name, y_name]
-        return cls(scores, fit_times, x_values, y_values, *labels).plot(ax=ax)
+        return cls(scores, score_stds, fit_times, x_values, y_values, *labels).plot(ax=ax)
 
     def plot(self, *, ax: Any = None, cmap: str = "viridis") -> Self:
         """Draw the scores and the fit times.
@@ -152,18 +163,24 @@ class GridSearchDisplay:
             This display.
         """
         n_rows, n_columns = self.scores.shape
-        inches = (max(6.0, 1.8 + 1.7 * n_columns), max(2.6, 1.1 + 0.5 * n_rows))
+        inches = (max(6.0, 1.8 + 1.7 * n_columns), max(2.6, 1.1 + 0.6 * n_rows))
         self.figure_, self.ax_ = make_axes(type(self).__name__, ax, inches)
         bounds = [(0.08, 0.14, 0.41, 0.76), (0.58, 0.14, 0.41, 0.76)]
-        titles = ["mean test score", "fit time in s"]
+        titles = ["mean test score \u00b1 std over folds", "fit time in s"]
         left, right = self.axes_ = add_panels(self.ax_, bounds, titles)
-        for panel, values, form in [(left, self.scores, ".3f"), (right, self.fit_times, ".2g")]:
+        scores = [
+            f"{score:.3f}\n\u00b1 {std:.3f}"
+            for score, std in zip(self.scores.flat, self.score_stds.flat, strict=True)
+        ]
+        times = [f"{time:.2g}" for time in self.fit_times.flat]
+        for panel, values, texts in [(left, self.scores, scores), (right, self.fit_times, times)]:
             panel.imshow(values, cmap=cmap, aspect="auto")
-            _write_numbers(panel, values, form)
-            panel.set_xticks(range(n_columns), map(str, self.x_values))
-            panel.set_xlabel(self.x)
-        left.set_yticks(range(n_rows), map(str, self.y_values))
-        left.set_ylabel(self.y)
+            _write_numbers(panel, values, texts)
+            panel.set_xticks(range(n_columns), map(str, self.x_values), **PLAIN)
+            panel.set_xlabel(self.x, **PLAIN)
+        _frame_best(left, self.scores)
+        left.set_yticks(range(n_rows), map(str, self.y_values), **PLAIN)
+        left.set_ylabel(self.y, **PLAIN)
         right.set_yticks(range(n_rows), [""] * n_rows)
         return self
 
@@ -232,11 +249,24 @@ def _list_values(values: Sequence[Any]) -> list[Any]:
         return found
 
 
-def _write_numbers(panel: Any, values: np.ndarray, form: str) -> None:
-    """Write each value into its square, in black or white, depending on the color behind it."""
+def _frame_best(panel: Any, scores: np.ndarray) -> None:
+    """Draw a frame around each square with the highest score."""
+    if np.isnan(scores).all():
+        return
+    for row, column in np.argwhere(scores == np.nanmax(scores)):
+        corner = column - 0.5 + FRAME_GAP, row - 0.5 + FRAME_GAP
+        side = 1 - 2 * FRAME_GAP
+        panel.add_patch(
+            type(panel.patch)(corner, side, side, fill=False, edgecolor="tab:red", linewidth=2)
+        )
+
+
+def _write_numbers(panel: Any, values: np.ndarray, texts: Sequence[str]) -> None:
+    """Write each text into its square, in black or white, depending on the color behind it."""
     is_finite = np.isfinite(values)
     middle = (np.nanmin(values) + np.nanmax(values)) / 2 if is_finite.any() else 0.0
-    for (row, column), value in np.ndenumerate(values):
-        text = "no score" if np.isnan(value) else format(value, form)
+    for ((row, column), value), text in zip(np.ndenumerate(values), texts, strict=True):
+        if np.isnan(value):
+            text = "no score"
         color = "black" if np.isnan(value) or value > middle else "white"
         panel.text(column, row, text, ha="center", va="center", color=color, size=NUMBER_SIZE)

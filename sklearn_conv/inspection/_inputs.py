@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._transformer import StridedConv2DTransformer
 
@@ -41,12 +42,48 @@ def find_transformer(owner: str, estimator: Any) -> tuple[int, StridedConv2DTran
     return positions[0], steps[positions[0]]
 
 
-def as_batch(image: Any) -> np.ndarray:
-    """Return a batch of one image, ``(h, w)`` or ``(h, w, c) -> (1, h, w, c)``."""
+class SingleImage(NamedTuple):
+    """An image for a display."""
+
+    pixels: np.ndarray
+    """The image as it was passed, (h, w, c)."""
+    batch: Any
+    """A batch of this image, to which the steps before the transformer were applied."""
+    seen: np.ndarray
+    """The image of this batch, (h, w, c), of the shape that the transformer has seen in fit."""
+
+
+def check_single_image(owner: str, estimator: Any, image: Any) -> SingleImage:
+    """Check an image of shape ``(h, w)`` or ``(h, w, c)``, and apply the first steps to it."""
+    position, transformer = find_transformer(owner, estimator)
+    check_is_fitted(transformer)
+    h, w, c = expected = transformer.image_shape_
     pixels = np.asarray(image)
-    if pixels.ndim not in (2, 3):
+    shape = pixels.shape
+    problem = f"image must be a single image of shape (h, w) or (h, w, c). Got shape {shape}"
+    is_row = len(shape) == 1 or (len(shape) == 2 and shape[0] == 1 and shape != (h, w))
+    if is_row and pixels.size == h * w * c and position == 0:
         raise ValueError(
-            f"image must be a single image of shape (h, w) or (h, w, c). Got shape {pixels.shape} "
-            "instead; select an image of a batch with images[0]."
+            f"{problem} instead, which is a row of pixels; pass image.reshape{expected}."
         )
-    return pixels[np.newaxis] if pixels.ndim == 3 else pixels[np.newaxis, :, :, np.newaxis]
+    if len(shape) not in (2, 3):
+        raise ValueError(f"{problem} instead; select an image of a batch with images[0].")
+    if len(shape) == 2:
+        pixels = pixels[:, :, np.newaxis]
+    batch = pixels[np.newaxis]
+    if position:
+        batch = estimator[:position].transform(batch)
+    arrived = np.shape(batch)[1:]
+    if len(shape) == 3 and arrived != expected:
+        # The last axis of a batch of gray images would be mistaken for the channels.
+        if c == 1 and arrived[1:] == (h, w):
+            raise ValueError(
+                f"{problem} instead, which is a batch of {arrived[0]} gray images; select one "
+                "with images[0]."
+            )
+        if arrived == (c, h, w):
+            raise ValueError(
+                f"{problem} instead, whose channels come first; pass image.transpose(1, 2, 0)."
+            )
+    transformer.transform_batches(batch)  # This call raises an error for any other shape.
+    return SingleImage(pixels, batch, np.asarray(batch).reshape(expected))

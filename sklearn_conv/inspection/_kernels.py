@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._validation import parameter_error
-from sklearn_conv.inspection._drawing import SMALL_SIZE, TITLE_SIZE, make_axes
+from sklearn_conv.inspection._drawing import PLAIN, SMALL_SIZE, TITLE_SIZE, make_axes
 from sklearn_conv.inspection._inputs import find_transformer
 
 MAX_KERNELS = 64
@@ -178,7 +178,9 @@ class KernelDisplay:
             self.ax_.imshow(tile, cmap="gray", vmin=0, vmax=1, **options)
             if size >= MIN_SIZE:
                 center = x + w / 2
-                self.ax_.text(center, y, name, ha="center", va="bottom", size=min(SMALL_SIZE, size))
+                self.ax_.text(
+                    center, y, name, ha="center", va="bottom", size=min(SMALL_SIZE, size), **PLAIN
+                )
         self.ax_.set(xlim=(-GAP, width), ylim=(height - GAP, -2 * GAP), aspect="equal")
         of_all = f" of {n_kernels}" if len(tiles) < n_kernels else ""
         title = f"{len(tiles)}{of_all} kernels of {kh} x {kw}, gray is 0"

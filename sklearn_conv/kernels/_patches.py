@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.utils.random import sample_without_replacement
 
 from sklearn_conv._engine.geometry import Geometry
-from sklearn_conv._images.batch import DaskImages, ReadableImages, check_finite
+from sklearn_conv._images.batch import DaskImages, ReadableImages, find_not_finite, not_finite
 from sklearn_conv._validation import check_integer
 
 CONTRAST = 0.01
@@ -30,6 +30,9 @@ direction."""
 CHUNK = 10_000
 """Number of patches that are gathered, or multiplied in float64, at once. Quantiles are computed
 from this number of patches."""
+
+ROUNDING = 1e-6
+"""Size of numbers that are 0 apart from rounding, relative to those that they result from."""
 
 SAFE_FACTOR = 1e6
 """Minimum ratio of ``eps`` to the smallest number, and of the largest number to ``eps``, in the
@@ -70,7 +73,10 @@ def sample_patches(
             y = seen_rows[top[chunk]][:, :, np.newaxis]  # (patches, kh, 1)
             x = seen_columns[left[chunk]][:, np.newaxis]  # (patches, 1, kw)
             windows = pixels[image[chunk, np.newaxis, np.newaxis] - first, y, x]
-            check_finite(windows)
+            is_bad = find_not_finite(windows)
+            if len(is_bad):  # With `assume_finite` as well, because nothing could be learned.
+                problem = "The training patches of X contain NaN or infinity"
+                raise not_finite(problem, np.unique(image[chunk][is_bad]), images.name)
             windows = windows.astype(dtype)
             windows[(y < 0) | (x < 0)] = 0
             patches[by_image[chunk]] = windows
@@ -105,14 +111,29 @@ class Preprocessing(NamedTuple):
         """Fold the whitening and centering of patches into kernels, ``(d, k) -> (d, k), (k,)``.
 
         Return the folded kernels, and the offset to add to their responses. Normalized patches must
-        still be divided by their standard deviation.
+        still be divided by their standard deviation. Raise ValueError if no kernel can respond to
+        centered patches.
         """
         offset = np.zeros(kernels.shape[1])
         if self.whitening:
             kernels = self.whitening.matrix @ kernels
             offset -= self.whitening.mean @ kernels
         if self.eps:
-            kernels = kernels - kernels.mean(axis=0, dtype=np.float64)
+            centered = kernels - kernels.mean(axis=0, dtype=np.float64)
+            if np.abs(centered).max() <= ROUNDING * np.abs(kernels).max() > 0:
+                one = len(kernels) == 1
+                problem = (
+                    "a window of a single pixel with one channel"
+                    if one
+                    else "the response of a kernel whose weights are all equal"
+                )
+                remedy = "a larger kernel_size" if one else "other kernels"
+                raise ValueError(
+                    f"normalize_patches=True centers each window, so that {problem} is always 0, "
+                    f"and so are all features of the images; use {remedy} or "
+                    "normalize_patches=False."
+                )
+            kernels = centered
         return kernels, offset
 
 
@@ -176,6 +197,16 @@ class TrainingPatches:
         images = self.images.sample(self.rng)
         return sample_patches(images, self.geometry, self.n_patches, self.dtype, self.rng)
 
+    @property
+    def are_drawn(self) -> bool:
+        """Whether something was learned from the patches."""
+        return "sample" in vars(self)
+
+    @property
+    def are_all(self) -> bool:
+        """Whether the sample consists of all windows of the images."""
+        return self.are_drawn and len(self.sample) < self.n_patches
+
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """Normalization and whitening of the patches."""
@@ -219,7 +250,7 @@ class TrainingPatches:
 
 def _variances(patches: np.ndarray) -> np.ndarray:
     parts = np.array_split(patches, -(-len(patches) // CHUNK))
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         return np.concatenate([part.astype(np.float64).var(axis=1) for part in parts])
 
 

@@ -15,6 +15,7 @@ try:
         Int64TensorType,
         StringTensorType,
     )
+    from skl2onnx.common.utils_classifier import get_label_classes
 except ImportError as error:
     raise ImportError(
         "sklearn_conv.onnx requires skl2onnx, which is not installed; run pip install skl2onnx, "
@@ -22,17 +23,20 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "FloatTensorType",
     "Graph",
     "Int64TensorType",
     "StringTensorType",
     "float_type",
+    "get_label_classes",
     "graph_dtype",
+    "has_few_bits",
     "update_registered_converter",
 ]
 
-FLOAT32_TYPES = {"FloatTensorType", "BooleanTensorType", "UInt8TensorType", "Int8TensorType"}
-"""Input types that are computed in float32. Types of 16 bits are computed in float32 as well, but
-are not listed, because their names differ between versions of skl2onnx."""
+FEW_BITS = {"BooleanTensorType", "UInt8TensorType", "Int8TensorType"}
+"""Input types of up to 8 bits. They are computed in float32, like float32 and the types of 16 bits,
+which are not listed because their names differ between versions of skl2onnx."""
 
 
 class Graph:
@@ -63,18 +67,24 @@ class Graph:
         self._container.add_initializer(name, kind, array.shape, array.ravel().tolist())
         return name
 
-    def reduce(self, operator: str, values: str, axis: int) -> str:
-        """Add a reduction along an axis, which is kept and has length 1."""
+    def reduce(self, operator: str, values: str, *axes: int) -> str:
+        """Add a reduction along axes, which are kept and have length 1."""
         opset = self._container.target_opset_any_domain("")
         if opset >= 18 or (operator == "ReduceSum" and opset >= 13):
-            return self.add(operator, values, self.constant([axis]))
-        return self.add(operator, values, axes=[axis])
+            return self.add(operator, values, self.constant(axes))
+        return self.add(operator, values, axes=[*axes])
 
 
 def graph_dtype(operator: Any) -> np.dtype:
     """Return the dtype of the computation for the input of an operator."""
     kind = type(operator.inputs[0].type).__name__
-    return np.dtype(np.float32 if kind in FLOAT32_TYPES or "16" in kind else np.float64)
+    is_float32 = kind == "FloatTensorType" or "16" in kind or has_few_bits(operator)
+    return np.dtype(np.float32 if is_float32 else np.float64)
+
+
+def has_few_bits(operator: Any) -> bool:
+    """Return whether the input of an operator has up to 8 bits, too few for a large offset."""
+    return type(operator.inputs[0].type).__name__ in FEW_BITS
 
 
 def float_type(operator: Any) -> type[FloatTensorType | DoubleTensorType]:

@@ -9,40 +9,76 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
 from sklearn_conv.onnx._graph import (
+    FloatTensorType,
     Graph,
     Int64TensorType,
     StringTensorType,
-    float_type,
-    graph_dtype,
+    get_label_classes,
     update_registered_converter,
 )
+
+OWNER = "ONNX export of StreamingRidgeClassifier"
 
 
 def infer_shape(operator: Any) -> None:
     """Set the types of the labels and of the scores, one for each class."""
     classifier = operator.raw_operator
     check_is_fitted(classifier)
+    labels = _find_labels(operator.scope_inst, classifier)
     n = operator.inputs[0].get_first_dimension()
-    is_named = classifier.classes_.dtype.kind in "OU"
-    operator.outputs[0].type = (StringTensorType if is_named else Int64TensorType)([n])
-    operator.outputs[1].type = float_type(operator)([n, len(classifier.classes_)])
+    operator.outputs[0].type = (StringTensorType if labels.dtype.kind == "U" else Int64TensorType)(
+        [n]
+    )
+    # The parser has declared the type of the scores, and has already copied it to other operators.
+    # The operator ZipMap supports only float32.
+    options = operator.scope_inst.get_options(classifier, {"zipmap": True})
+    kind = FloatTensorType if options["zipmap"] is True else type(operator.outputs[1].type)
+    operator.outputs[1].type = kind([n, len(labels)])
 
 
 def convert(scope: Any, operator: Any, container: Any) -> None:
-    """Add the nodes that compute the score of each class, and the class with the highest score."""
+    """Add the nodes that compute the score of each class, and the class with the highest score.
+
+    As in the classifier, features are centered before the product, in float64. Otherwise, features
+    that are large beside their spread would cause large products that cancel.
+    """
     classifier = operator.raw_operator
-    coef, intercept, classes = classifier.coef_, classifier.intercept_, classifier.classes_
-    if classes.dtype.kind == "f":
-        classes = classes.astype(np.int64)  # Labels in ONNX models are integers or strings.
+    solution = classifier._solve()
+    coef, level = solution.coef, solution.level
     if len(coef) == 1:
-        coef, intercept = np.concatenate([-coef, coef]), np.concatenate([-intercept, intercept])
-    label, scores = (output.full_name for output in operator.outputs)
-    graph = Graph(scope, container, graph_dtype(operator))
+        coef, level = np.concatenate([-coef, coef]), np.concatenate([-level, level])
+    label, output = (variable.full_name for variable in operator.outputs)
+    graph = Graph(scope, container, np.dtype(np.float64))
     X = graph.add("Cast", operator.inputs[0].full_name, to=graph.onnx_type)
-    products = graph.add("MatMul", X, graph.constant(coef.T))
-    graph.add("Add", products, graph.constant(intercept), output=scores)
+    centered = graph.add("Sub", X, graph.constant(solution.mean))
+    products = graph.add("MatMul", centered, graph.constant(coef.T))
+    scores = graph.add("Add", products, graph.constant(level))
+    graph.add(
+        "Cast",
+        scores,
+        to=operator.outputs[1].type.to_onnx_type().tensor_type.elem_type,
+        output=output,
+    )
     best = graph.add("ArgMax", scores, axis=1, keepdims=0)
-    graph.add("Gather", graph.constant(classes), best, output=label)
+    graph.add("Gather", graph.constant(_find_labels(scope, classifier)), best, output=label)
+
+
+def _find_labels(scope: Any, classifier: Any) -> np.ndarray:
+    """Return the labels in the exported model, as int64 or strings."""
+    classes = np.asarray(get_label_classes(scope, classifier))  # indices with the option nocl
+    if classes.dtype.kind in "OU":
+        return classes.astype(str)
+    labels = classes.tolist()
+    limits = np.iinfo(np.int64)
+    if classes.dtype.kind not in "biuf" or not all(
+        label == int(label) and limits.min <= label <= limits.max for label in labels
+    ):
+        raise ValueError(
+            f"{OWNER} supports labels that are strings or integers from -2**63 to 2**63 - 1, but "
+            f"the classes are {classes}; fit with such labels, or export the indices of the "
+            "classes with options={'zipmap': False, 'nocl': True}."
+        )
+    return np.array([int(label) for label in labels], np.int64)
 
 
 update_registered_converter(
@@ -50,5 +86,10 @@ update_registered_converter(
     "SklearnConvStreamingRidgeClassifier",
     infer_shape,
     convert,
-    options={"zipmap": [True, False, "columns"]},
+    options={
+        "zipmap": [True, False, "columns"],
+        "nocl": [True, False],
+        "output_class_labels": [False, True],
+        "raw_scores": [True, False],
+    },
 )

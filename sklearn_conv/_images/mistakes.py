@@ -1,0 +1,233 @@
+"""Warn of images that are probably not what the user meant.
+
+The rules look at the shape of X, and at a sample of a few thousand pixels. They do not read images
+that are not read anyway, so images that are stored elsewhere are judged by the training patches in
+``fit``, and by each batch in ``transform``. Every warning is a UserWarning.
+
+1. Channels first: in ``fit``, X has 4 axes and looks like (n, c, h, w). The second axis has a
+   length of 2, 3 or 4, and the last two are at least 8 and differ by a factor of at most 2; or the
+   last two are equal, at least 8, and at least twice as long as the second.
+2. One color image: in ``fit``, X has 3 axes, the last of length 3 or 4, the others at least 8.
+3. Alpha: in ``fit``, the last of 2 or 4 channels has the same value above 0 everywhere, and the
+   other channels vary.
+4. Few images: ``fit`` learns from all windows of 1 to 3 images of at least 8 x 8 pixels, because
+   they have fewer windows than ``n_patches``.
+5. Fill value: at least 3 values, and 0.05 percent of the sample, are equal to the smallest or the
+   largest value v, which is not 0, and no other value is near v: the others are below ``abs(v) /
+   10`` in absolute value; or they are at least ``abs(v) / 2`` away, and v is in `FILL_VALUES`; or v
+   is negative, the others are not, and they are below ``abs(v) / 1.5``. The first and the last
+   rule require that the others have at least `MIN_DISTINCT` distinct values, as masks do not.
+6. Units: the typical value is the median of the absolute values that are not 0. In ``transform``,
+   it is more than 10 times that in ``fit``, and above all values seen in ``fit``. Or it is below a
+   tenth, the largest as well, and the values are fractions although those in ``fit`` were whole
+   numbers. Or it is below 1/50, and the largest is below 1/5 of the typical value in ``fit``, in
+   at least 8 images, because a few images may just be dark.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sklearn_conv._images.batch import ImageShape
+from sklearn_conv._warnings import warn
+
+N_VALUES = 8192
+"""Approximate number of values in a sample of pixels."""
+
+MIN_PLACES = 64
+"""Minimum number of pixels in a sample, whatever the number of channels."""
+
+PLACES = np.arange(N_VALUES) * np.power(1.2207440846057596, [[-1], [-2], [-3]]) % 1
+"""Evenly spread points of the unit cube, (3, N_VALUES).
+
+Source: M. Roberts, "The Unreasonable Effectiveness of Quasirandom Sequences" (2018).
+"""
+
+FILL_VALUES = frozenset(
+    sign * value
+    for value in (
+        99,
+        999,
+        9999,
+        99999,
+        999999,
+        10_000,
+        32767,
+        32768,
+        65535,
+        2**31 - 1,
+        2**31,
+        2**32,
+    )
+    for sign in (1, -1)
+)
+"""Values that mark missing pixels by convention."""
+
+MIN_FILLED, MIN_FRACTION, MIN_DISTINCT = 3, 0.0005, 8
+
+FAR, GROSS, GROSS_IF_DARK = 10, 10, 50
+
+MIN_SIDE = 8
+"""Images with fewer rows or columns are not judged by their shape."""
+
+FEW_IMAGES = 3
+
+MANY_IMAGES = 8
+"""Number of images that are not all dark by chance."""
+
+
+class Values(NamedTuple):
+    """What `sample_pixels` found, as numbers that can be stored on an estimator."""
+
+    typical: float
+    """Median of the absolute values that are not 0."""
+    largest: float
+    """Largest absolute value."""
+    is_whole: bool
+    """Whether all values are whole numbers."""
+
+
+def sample_pixels(images: np.ndarray) -> np.ndarray:
+    """Return a few thousand evenly spread pixels, ``(n, h, w, c) -> (pixels, c)``."""
+    *axes, c = images.shape
+    n_places = max(MIN_PLACES, N_VALUES // c)
+    if np.prod(axes, dtype=float) <= n_places:
+        return images.reshape(-1, c)
+    image, y, x = (PLACES[:, :n_places] * np.reshape(axes, (3, 1))).astype(np.intp)
+    return images[image, y, x]
+
+
+def warn_of_layout(X_shape: tuple[int, ...], shape: ImageShape) -> None:
+    """Warn if the axes of X do not seem to be those of images; ``shape`` is that of an image."""
+    h, w, c = shape
+    looks_square = min(w, c) >= MIN_SIDE and (
+        (1 < h <= 4 and max(w, c) <= 2 * min(w, c)) or (w == c and 2 * h <= w)
+    )
+    if len(X_shape) == 4 and looks_square:
+        warn(
+            f"X of shape {X_shape} is interpreted as images of {h} x {w} pixels with {c} channels. "
+            f"If these are images of {w} x {c} pixels with {h} channel{'s' * (h > 1)}, pass "
+            "X.transpose(0, 2, 3, 1), which moves the channels to the end."
+        )
+    if len(X_shape) == 3 and w in (3, 4) and min(X_shape[:2]) >= MIN_SIDE:
+        warn(
+            f"X of shape {X_shape} is interpreted as {X_shape[0]} images of {h} x {w} pixels with "
+            f"one channel. If X is a single color image, pass X[np.newaxis]; if its last axis "
+            "contains the channels of signals, pass X[:, np.newaxis]."
+        )
+
+
+def warn_of_few_images(n_images: float, shape: ImageShape, has_all_windows: bool) -> None:
+    """Warn if kernels, whitening, normalization or biases are learned from few small images."""
+    if n_images <= FEW_IMAGES and has_all_windows and min(shape[:2]) >= MIN_SIDE:
+        warn(
+            f"Kernels, whitening, normalization or biases are learned from few images: X contains "
+            f"{int(n_images)} of shape {shape}. Fit on more images, for example on all training "
+            "images."
+        )
+
+
+def describe(pixels: np.ndarray) -> Values | None:
+    """Warn of a fill value among pixels, (n, c); return what the other values are like."""
+    with np.errstate(all="ignore"):
+        values = pixels.astype(np.float64).ravel()
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return None
+        values = _without_fill(values)
+        sizes = np.abs(values)
+        others = sizes[sizes > 0]
+        if not len(others):
+            return None
+        return Values(
+            typical=float(np.partition(others, len(others) // 2)[len(others) // 2]),
+            largest=float(others.max()),
+            is_whole=bool((values == np.rint(values)).all()),
+        )
+
+
+def warn_of_alpha(pixels: np.ndarray) -> None:
+    """Warn if the last channel of pixels, (n, c), seems to be an opaque alpha channel."""
+    c = pixels.shape[1]
+    if c not in (2, 4) or len(pixels) < MIN_PLACES:
+        return
+    varies = (pixels != pixels[0]).any(axis=0)
+    value = pixels[0, -1]
+    if varies[:-1].all() and not varies[-1] and value > 0:
+        warn(
+            f"The last of {c} channels of X is {value:g} in all images, like the alpha channel of "
+            f"opaque images, and has no information. Remove it with X[..., :{c - 1}]."
+        )
+
+
+def warn_of_units(seen: Values, values: Values, n_images: int) -> bool:
+    """Warn if values are much larger or smaller than those seen in ``fit``; return whether so."""
+    ratio = values.typical / seen.typical
+    is_larger = ratio > GROSS and values.typical > seen.largest
+    is_scaled = (
+        ratio < 1 / GROSS
+        and values.largest < seen.largest / GROSS
+        and seen.is_whole
+        and not values.is_whole
+    )
+    is_smaller = (
+        ratio < 1 / GROSS_IF_DARK and values.largest < seen.typical / 5 and n_images >= MANY_IMAGES
+    )
+    if not (is_larger or is_scaled or is_smaller):
+        return False
+    smaller, larger = sorted((seen.typical, values.typical))
+    warn(
+        f"The values of X are typically about {values.typical:.2g}, but in fit they were about "
+        f"{seen.typical:.2g}, which differs by a factor of {larger / smaller:.3g}. Use the same "
+        "units in fit and transform; for example, divide by 255 in both or in neither."
+    )
+    return True
+
+
+class TransformWatch:
+    """Look at the batches of a call of ``transform``, and warn once at most."""
+
+    def __init__(self, seen: tuple | None) -> None:
+        self._seen = None if seen is None else Values(*seen)
+        self._has_warned = False
+
+    def look(self, images: np.ndarray) -> None:
+        """Look at a batch, (b, h, w, c)."""
+        if self._has_warned:
+            return
+        values = describe(sample_pixels(images))
+        if self._seen and values:
+            self._has_warned = warn_of_units(self._seen, values, len(images))
+
+
+def _without_fill(values: np.ndarray) -> np.ndarray:
+    """Warn of a fill value, and return the other values."""
+    for extreme in ("min", "max"):
+        fill = getattr(values, extreme)()
+        is_fill = values == fill
+        n_filled = int(np.count_nonzero(is_fill))
+        if fill == 0 or n_filled < max(MIN_FILLED, MIN_FRACTION * len(values)):
+            continue
+        others = values[~is_fill]
+        if not len(others) or not _is_far(float(fill), others):
+            continue
+        warn(
+            f"About {n_filled / len(values):.1%} of the values of X are {fill:.6g}, far from all "
+            "others, like a fill value for missing pixels. Replace it, for example with "
+            f"numpy.where(X == X.{extreme}(), numpy.median(X), X), or drop these images."
+        )
+        return others
+    return values
+
+
+def _is_far(fill: float, others: np.ndarray) -> bool:
+    """Return whether ``fill`` is a fill value, as far as its distance to the others shows."""
+    low, high = float(others.min()), float(others.max())
+    distance = low - fill if fill < low else fill - high
+    if fill in FILL_VALUES and distance >= abs(fill) / 2:
+        return True
+    largest = max(-low, high)
+    is_far = abs(fill) > FAR * largest or (fill < 0 <= low and -fill > 1.5 * largest)
+    return is_far and len(np.unique(others)) >= MIN_DISTINCT

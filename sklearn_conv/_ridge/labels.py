@@ -1,0 +1,82 @@
+"""Class labels: combine labels of several batches exactly, and show them in messages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+N_SHOWN = 10
+"""Number of labels that are shown in a message."""
+
+LENGTH_SHOWN = 60
+"""Number of characters of a label that are shown in a message."""
+
+
+def show_label(label: Any) -> str:
+    """Return the representation of a label, cut if it is long."""
+    if isinstance(label, str):
+        label = label[: LENGTH_SHOWN + 1]  # The representation of a megabyte takes time.
+    shown = repr(label)
+    return shown if len(shown) <= LENGTH_SHOWN else f"{shown[:LENGTH_SHOWN]}..."
+
+
+def show_labels(labels: np.ndarray | list[Any]) -> str:
+    """Return the representation of several labels, cut if it is long."""
+    first = labels[:N_SHOWN]
+    shown = ", ".join(map(show_label, first.tolist() if isinstance(first, np.ndarray) else first))
+    more = f", ... ({len(labels)} labels)" if len(labels) > N_SHOWN else ""
+    return f"[{shown}{more}]"
+
+
+def check_exact(labels: np.ndarray) -> None:
+    """Raise an error if labels are floats so large that NumPy may have rounded integers."""
+    if labels.dtype.kind != "f" or not labels.size:
+        return
+    largest = labels.flat[np.abs(labels).argmax()]
+    if abs(largest) > _largest_exact(labels.dtype):
+        raise ValueError(
+            f"y has the label {float(largest)!r} of dtype {labels.dtype}, in which different large "
+            "integers are equal. NumPy also casts a list of integers to float64 if no integer "
+            "dtype holds all of them. Pass an array of integers, or convert the labels to strings."
+        )
+
+
+def align_labels(*arrays: np.ndarray) -> list[np.ndarray]:
+    """Cast numeric labels to a common dtype that holds all of them exactly.
+
+    NumPy itself would cast int64 and uint64 to float64, in which different large integers are
+    equal. Raise an error if there is no such dtype. Strings and empty arrays are returned as they
+    are.
+    """
+    filled = [array for array in arrays if len(array)]
+    kinds = {array.dtype.kind for array in filled}
+    if not filled or not kinds <= set("biuf"):
+        return [*arrays]
+    dtype = np.result_type(*filled)
+    if dtype.kind == "f":
+        lowest = min(int(array.min()) for array in filled)
+        highest = max(int(array.max()) for array in filled)
+        if "f" not in kinds:
+            dtype = np.dtype(np.int64 if highest < 2**63 else np.uint64)
+            is_exact = dtype.kind == "i" or lowest >= 0
+        else:
+            is_exact = max(-lowest, highest) <= _largest_exact(dtype)
+        if not is_exact:
+            raise ValueError(
+                f"No dtype of NumPy holds all class labels exactly, from {lowest} to {highest}; "
+                "convert the labels to strings."
+            )
+    return [array.astype(dtype, copy=False) if len(array) else array for array in arrays]
+
+
+def union_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the sorted labels that are in at least one array; an empty array has no dtype."""
+    if not len(first) or not len(second):
+        return second if len(second) else first
+    return np.union1d(*align_labels(first, second))
+
+
+def _largest_exact(dtype: np.dtype) -> int:
+    """Return the largest integer up to which a float dtype holds all integers."""
+    return 2 ** (int(np.finfo(dtype).nmant) + 1)

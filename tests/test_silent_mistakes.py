@@ -1,0 +1,472 @@
+"""Mistakes with images that would pass silently raise a warning or an error with a remedy."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import sklearn
+from helpers import LEARNED
+from sklearn.datasets import load_digits
+
+from sklearn_conv import StridedConv2DTransformer, conv2d
+from sklearn_conv._images import mistakes
+
+RNG = np.random.default_rng(0)
+BYTES = RNG.integers(0, 256, (30, 20, 24, 3), np.uint8)
+IMAGES = (BYTES / 255).astype(np.float32)
+
+
+def warnings_of(call):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    assert {warning.category for warning in caught} <= {UserWarning}
+    return [str(warning.message) for warning in caught]
+
+
+def fit(X, **parameters):
+    return StridedConv2DTransformer(4, random_state=0, **parameters).fit(X)
+
+
+def with_alpha(X, value):
+    return np.concatenate([X, np.full_like(X[..., :1], value)], axis=3)
+
+
+@pytest.mark.parametrize(
+    "shape", [(5, 3, 64, 64), (5, 1, 28, 28), (5, 4, 32, 48), (5, 13, 64, 64), (5, 2, 9, 16)]
+)
+def test_channels_first_in_fit(shape):
+    with pytest.warns(UserWarning, match=r"transpose\(0, 2, 3, 1\).* moves the channels"):
+        fit(RNG.random(shape))
+    assert not warnings_of(lambda: fit(RNG.random(shape).transpose(0, 2, 3, 1)))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (5, 4, 4, 64),  # the features of a first layer
+        (5, 2, 2, 64),
+        (5, 1, 500, 12),  # signals
+        (5, 1, 64, 8),
+        (5, 8, 8, 8),
+        (5, 64, 64, 3),
+        (5, 6, 64),
+        (5, 40, 5),
+        (5, 5, 3),
+        (3, 9, 9, 16),
+    ],
+)
+def test_shapes_that_are_usual(shape):
+    assert not warnings_of(lambda: fit(RNG.random(shape)))
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (48, 100, 4), (8, 8, 3)])
+def test_a_single_color_image_in_fit(shape):
+    with pytest.warns(UserWarning, match=r"single color image, pass X\[np.newaxis\]"):
+        fit(RNG.random(shape))
+    assert not warnings_of(lambda: fit(RNG.random(shape)[np.newaxis]))
+
+
+@pytest.mark.parametrize(("X", "value"), [(BYTES, 255), (IMAGES, 1), (BYTES[..., :1], 255)])
+@pytest.mark.parametrize("parameters", [{}, LEARNED])
+def test_a_constant_alpha_channel(X, value, parameters, tmp_path):
+    n = X.shape[3]
+    rgba = with_alpha(X, value)
+    with pytest.warns(UserWarning, match=rf"{n + 1} channels .* Remove it with X\[..., :{n}\]"):
+        fit(rgba, **parameters)
+    if parameters:
+        np.save(tmp_path / "rgba.npy", rgba)
+        with pytest.warns(UserWarning, match="alpha"):
+            fit(np.load(tmp_path / "rgba.npy", mmap_mode="r"), **parameters)
+    rgba[3, ..., -1] = 0
+    assert not warnings_of(lambda: fit(rgba, **parameters))
+
+
+def test_alpha_in_transform():
+    for X, n in ((BYTES, 3), (BYTES[..., :1], 1)):
+        transformer = fit(X)
+        match = rf"alpha \(opacity\).*remove it with X.*\[..., :{n}\]"
+        for rgba in (with_alpha(X, 255), with_alpha(X, 255).reshape(len(X), -1)):
+            with pytest.raises(ValueError, match=match):
+                transformer.transform(rgba)
+    with pytest.warns(UserWarning, match="alpha"):
+        transformer = fit(with_alpha(BYTES, 255))
+    with pytest.raises(ValueError, match="fit without it"):
+        transformer.transform(BYTES)
+    with pytest.raises(ValueError, match="to gray"):
+        fit(BYTES[..., 0]).transform(BYTES)
+    with pytest.raises(ValueError, match="as color"):
+        fit(BYTES).transform(BYTES[..., 0])
+
+
+def standardized(X):
+    return (X - X.mean()) / X.std()
+
+
+SMALLER = {
+    "0 to 1": lambda X: X / 255,
+    "in float32": lambda X: (X / 255).astype(np.float32),
+    "-1 to 1": lambda X: X / 127.5 - 1,
+    "standardized": standardized,
+}
+
+
+@pytest.mark.parametrize("make", SMALLER.values(), ids=SMALLER)
+@pytest.mark.parametrize("n_images", [1, 30])
+def test_other_units_in_transform(make, n_images):
+    other = make(BYTES.astype(float))
+    transformer, match = fit(BYTES), "same units in fit and transform"
+    assert not warnings_of(lambda: transformer.transform(BYTES[:n_images]))
+    with pytest.warns(UserWarning, match=match):
+        transformer.transform(other[:n_images])
+    with pytest.warns(UserWarning, match=match):
+        fit(other).transform(BYTES[:n_images])
+    for call in (transformer.transform, lambda X: list(transformer.transform_batches(X, 7))):
+        assert len(warnings_of(lambda call=call: call(other))) == 1
+
+
+def test_digits_in_other_units():
+    digits = load_digits().images
+    with pytest.warns(UserWarning, match="differs by a factor of 16"):
+        fit(digits[:900]).transform(digits[900:] / 16)
+    with pytest.warns(UserWarning, match="differs by a factor of 16"):
+        fit(digits[:900] / 16).transform(digits[900:])
+
+
+def test_16_bits_in_fit_and_8_in_transform():
+    wide = BYTES.astype(np.uint16) * 257
+    with pytest.warns(UserWarning, match="differs by a factor of 2[56]"):
+        fit(wide).transform(BYTES)
+    with pytest.warns(UserWarning, match="differs by a factor of 2[56]"):
+        fit(BYTES).transform(wide[:1])
+
+
+def test_other_units_in_images_that_are_not_in_memory(tmp_path):
+    np.save(tmp_path / "bytes.npy", BYTES)
+    np.save(tmp_path / "images.npy", IMAGES)
+    stored = {
+        name: np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("bytes", "images")
+    }
+    transformer = fit(stored["bytes"], **LEARNED)
+    assert not warnings_of(lambda: transformer.transform(stored["bytes"]))
+    with pytest.warns(UserWarning, match="same units"):
+        transformer.transform(stored["images"])
+    transformer = fit(stored["bytes"])  # No image is read.
+    assert not warnings_of(lambda: transformer.transform(stored["images"]))
+
+
+def test_dark_and_empty_images_are_not_in_other_units():
+    transformer = fit(BYTES)
+    for X in (BYTES[:1] // 32, BYTES[:3] // 100, BYTES // 20, np.zeros_like(BYTES)):
+        assert not warnings_of(lambda X=X: transformer.transform(X))
+    assert not warnings_of(lambda: fit(np.zeros_like(BYTES)).transform(BYTES))
+
+
+STRIPS = {
+    "right": np.s_[:, :, -4:],
+    "rows of some images": np.s_[:8, 10:14],
+    "one channel": np.s_[..., 5:12, 2],
+    "nearly everything": np.s_[:, 1:],
+}
+
+
+@pytest.mark.filterwarnings("ignore:Some features are infinite:UserWarning")
+@pytest.mark.parametrize("part", STRIPS.values(), ids=STRIPS)
+@pytest.mark.parametrize(
+    "fill", [-9999, -32768, -999, 1e20, -3.4e38, 9.96921e36, -7777, 1e6, 99999]
+)
+def test_a_fill_value(part, fill):
+    images = BYTES.astype(np.float32)
+    images[part] = fill
+    with pytest.warns(UserWarning, match=r"like a fill value .* numpy.where\(X == X.(min|max)"):
+        transformer = fit(images)
+    # The fill value is not part of the range that is kept.
+    assert not any(
+        "units" in message for message in warnings_of(lambda: transformer.transform(BYTES))
+    )
+    with pytest.warns(UserWarning, match="like a fill value"):
+        fit(BYTES).transform(images)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "fill"),
+    [
+        (np.int16, 0, 10_000, -9999),
+        (np.int16, 100, 4000, -32768),
+        (np.uint16, 0, 12_000, 65535),
+        (np.uint16, 29_900, 30_100, 65535),
+        (np.int32, 29_900, 30_100, -9999),
+        (np.float64, -30, 45, -99),
+    ],
+)
+def test_a_fill_value_of_a_sensor(dtype, low, high, fill):
+    images = RNG.integers(low, high, (20, 16, 16)).astype(dtype)
+    assert not warnings_of(lambda: fit(images))
+    images[3:, 5:7] = fill
+    with pytest.warns(UserWarning, match=f"are {fill}, far from all"):
+        fit(images)
+
+
+def test_values_that_are_no_fill_values():
+    masks = np.where(RNG.random((20, 16, 16)) < 0.3, 255, 0)
+    labels = np.choose(RNG.integers(3, size=(20, 16, 16)), [0, 1, 200])
+    smooth = np.maximum(RNG.standard_normal((20, 16, 16)), 0) * 10
+    clipped = np.clip(RNG.standard_normal((20, 16, 16)) * 30_000, -32768, 32767)
+    background = np.where(RNG.random((20, 16, 16)) < 0.5, -1, RNG.uniform(0.2, 1, (20, 16, 16)))
+    masked = np.where(RNG.random((20, 16, 16)) < 0.5, 0, 30_000 + RNG.integers(0, 50, (20, 16, 16)))
+    hot = RNG.random((20, 16, 16))
+    hot[3, 4, 5] = 1e6
+    for images in (masks, labels, smooth, clipped, background, masked, hot):
+        assert not warnings_of(lambda images=images: fit(images))
+
+
+@pytest.mark.parametrize("parameters", [{"kernels": "patches"}, {"kernels": "pca"}, LEARNED])
+@pytest.mark.parametrize("n_images", [1, 2, 3])
+def test_kernels_learned_from_few_images(n_images, parameters):
+    match = rf"learned from few images: X contains {n_images} of shape"
+    with pytest.warns(UserWarning, match=match):
+        fit(BYTES[:n_images], **parameters)
+    with pytest.warns(UserWarning, match=match):
+        fit(load_digits().images[:n_images], **parameters)
+    assert not warnings_of(lambda: fit(BYTES[:n_images]))  # Nothing is learned.
+    assert not warnings_of(lambda: fit(BYTES[:4], **parameters))
+    # A large scene has more windows than are drawn.
+    assert not warnings_of(lambda: fit(BYTES[:n_images], n_patches=300, **parameters))
+
+
+def test_warnings_can_be_switched_off_and_turned_into_errors():
+    images = IMAGES.transpose(0, 3, 1, 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transformer = StridedConv2DTransformer()
+        with pytest.raises(UserWarning, match="moves the channels"):
+            transformer.fit(images)
+        assert not [name for name in vars(transformer) if name.endswith("_")]
+        warnings.simplefilter("ignore")
+        transformer.fit(images)
+
+
+def test_the_sample_is_small_and_evenly_spread():
+    images = np.broadcast_to(np.float32(0), (10**6, 1000, 1000, 3))
+    assert mistakes.sample_pixels(images).shape == (mistakes.N_VALUES // 3, 3)
+    images = np.arange(40 * 50 * 60).reshape(40, 50, 60, 1)
+    index = np.unravel_index(mistakes.sample_pixels(images).ravel(), images.shape)
+    for axis, length in enumerate(images.shape[:3]):
+        counts = np.bincount(index[axis], minlength=length)
+        assert counts.min() > 0.9 * counts.mean()
+        assert counts.max() < 1.1 * counts.mean()
+
+
+def column(*images):
+    objects = np.empty(len(images), object)
+    objects[:] = images
+    return objects
+
+
+@pytest.mark.parametrize("wrap", [lambda X: X, lambda X: pd.Series([*X])])
+def test_columns_of_images(wrap):
+    unequal = wrap(column(np.ones((8, 8)), np.ones((9, 9))))
+    with pytest.raises(ValueError, match=r"unequal images of shapes \(8, 8\), \(9, 9\).*resize"):
+        fit(unequal)
+    equal = wrap(column(np.ones((8, 8)), np.ones((8, 8))))
+    with pytest.raises(ValueError, match=r"2 images of shape \(8, 8\).*pass numpy.stack\(X\)"):
+        fit(equal)
+    fit(np.stack(equal))
+
+
+PATHS = {
+    "list": ["a/1.png", "2.tif"],
+    "list of paths": [Path("a/1.png")],
+    "array": np.array(["a/1.png"]),
+    "bytes": np.array([b"a/1.png"]),
+    "column": np.array([["a/1.png"], ["2.tif"]]),
+    "objects": column(Path("a/1.png"), Path("2.tif")),
+    "series": pd.Series(["a/1.png"]),
+    "frame": pd.DataFrame({"path": ["a/1.png"], "label": [3]}),
+    "frame of paths": pd.DataFrame({"path": [Path("a/1.png")]}),
+    "polars": pl.DataFrame({"path": ["a/1.png"]}),
+    "polars series": pl.Series(["a/1.png"]),
+}
+
+
+@pytest.mark.parametrize("X", PATHS.values(), ids=PATHS)
+def test_names_of_files(X):
+    with pytest.raises(TypeError, match=r"'a.1.png': if these are names of files, read the images"):
+        fit(X)
+
+
+@pytest.mark.parametrize("learned", [{}, LEARNED])
+def test_nan_says_in_which_images(learned):
+    images = IMAGES.copy()
+    images[[3, 17], 2] = np.nan
+    with pytest.raises(ValueError, match=r"NaN.* in 2 images: X\[3\], X\[17\]\. Fill"):
+        fit(images, **learned)
+    transformer = fit(IMAGES, **learned)
+    with pytest.raises(ValueError, match=r"in 2 images: X\[3\], X\[17\]\. Fill"):
+        transformer.transform(images)
+    images[:, 0, 0, 0] = np.inf
+    with pytest.raises(ValueError, match=r"in 30 images: X\[0\], .*X\[4\] and others\. Fill"):
+        transformer.transform(images.reshape(30, -1))
+    images = IMAGES.copy()
+    images[29, 1, 1, 1] = -np.inf
+    with pytest.raises(ValueError, match=r"infinity .*in 1 image: X\[29\]\. Fill"):
+        transformer.transform(images)
+
+
+ASSUMED = [
+    {},
+    {"activation": np.tanh},
+    {"kernels": "pca"},
+    {"kernels": "kmeans"},
+    {"bias": "quantile"},
+    {"whiten": True},
+    {"normalize_patches": True},
+    LEARNED,
+]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("options", ASSUMED)
+def test_nan_although_finite_numbers_were_assumed(value, options):
+    images = IMAGES.copy()
+    images[5] = value
+    transformer = fit(IMAGES, **options)
+    match = r"contains? NaN or infinity in 1 image: X\[5\]\. Fill"
+    with sklearn.config_context(assume_finite=True):
+        if options.keys() & {"kernels", "bias", "whiten", "normalize_patches"}:
+            with pytest.raises(ValueError, match=match):
+                fit(images, **options)
+        if "activation" in options and np.isnan(value):
+            with pytest.raises(ValueError, match=match):
+                transformer.transform(images)
+        elif "activation" not in options:
+            with pytest.warns(UserWarning, match=match):
+                transformer.transform(images)
+
+
+@pytest.mark.parametrize(
+    ("X", "parameters", "remedy"),
+    [
+        (BYTES[..., 0], {"kernel_size": 1}, "a larger kernel_size"),
+        (BYTES[..., 0], {"kernel_size": 1, "whiten": True}, "a larger kernel_size"),
+        (BYTES[..., 0], {"kernels": np.ones((1, 1, 1, 2))}, "a larger kernel_size"),
+        (BYTES, {"kernels": np.full((3, 3, 3, 2), 0.3)}, "other kernels"),
+        (BYTES[..., 0], {"kernels": "dct", "n_kernels": 1}, "other kernels"),
+    ],
+)
+def test_normalized_windows_to_which_no_kernel_responds(X, parameters, remedy):
+    transformer = StridedConv2DTransformer(normalize_patches=True, **parameters)
+    with pytest.raises(ValueError, match=f"always 0.*use {remedy} or normalize_patches=False"):
+        transformer.fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert transformer.set_params(normalize_patches=False).fit_transform(X).any()
+        StridedConv2DTransformer(2, 1, normalize_patches=True).fit(BYTES)
+
+
+HUGE = [
+    ({"pool_grid": 2**30}, r"pool_grid=\(1073741824, 1073741824\) has 1152921504606846976 cells"),
+    ({"pool_grid": (2**31 - 1, 1)}, "has 2147483647 cells"),
+    ({"pool_grid": 5000}, "has 25000000 cells"),
+    ({"n_kernels": 2**30}, r"n_kernels=1073741824 kernels of shape \(3, 3, 3\) have 28991029248"),
+    ({"n_kernels": 2**31 - 1}, "n_kernels=2147483647 kernels"),
+    ({"kernel_size": 2**30}, "'kernel_size' .* below 16777216. Got 1073741824"),
+    ({"kernel_size": 2**20}, "weights.* choose a smaller n_kernels or kernel_size"),
+    ({"dilation": 2**30}, "'dilation' .* below 16777216"),
+    ({"dilation": 2**20, "kernel_size": 50}, r"covers \(51380225, 51380225\) pixels"),
+    ({"padding": 2**30}, "'padding' .* below 16777216"),
+    ({"padding": (2**20, 2**19)}, "windows in each image.* a smaller padding"),
+    ({"pool_grid": 2**11, "n_kernels": 2**12}, "17179869184 features of each image"),
+]
+
+
+@pytest.mark.parametrize(("parameters", "message"), HUGE)
+def test_huge_parameters(parameters, message):
+    transformer = StridedConv2DTransformer().set_params(**parameters)
+    with pytest.raises(ValueError, match=message):
+        transformer.fit(BYTES)
+    if "pool_grid" in parameters and "n_kernels" not in parameters:
+        transformer = fit(BYTES).set_params(**parameters)
+        for method in (transformer.transform, transformer.transform_batches):
+            with pytest.raises(ValueError, match=message):
+                method(BYTES)
+        with pytest.raises(ValueError, match=message):
+            transformer.get_feature_names_out()
+
+
+def test_more_features_than_memory_can_address():
+    transformer = fit(BYTES, pool_grid=2**10).set_params(pool_grid=2**11)
+    many = np.broadcast_to(BYTES[:1], (2**45, *BYTES.shape[1:]))
+    with pytest.raises(MemoryError, match=r"16777216 features each.*transform_batches\(X\)"):
+        transformer.transform(many)
+
+
+def softly(z):
+    return np.exp(-1000 * z**2)  # It underflows.
+
+
+@pytest.mark.parametrize("scale", [1, 1e-38, 1e-44, 1e20, 3e38])
+@pytest.mark.parametrize("n_jobs", [None, 2])
+@pytest.mark.filterwarnings("ignore:Some features are infinite:UserWarning")
+def test_settings_of_numpy_do_not_matter(scale, n_jobs):
+    images = (IMAGES * scale).astype(np.float32)
+    for options in (
+        {},
+        {"activation": "square", "pooling": ["mean", "sum"]},
+        {"activation": "split", "bias": 1e-40, "pool_grid": 1},
+        {"activation": softly, "kernels": "pca" if scale < 1e30 else "gabor"},
+        {"kernels": "kmeans" if scale < 1e30 else "dct"},
+        {"pooling": None},
+        LEARNED if 1e-10 < scale < 1e10 else {"kernels": "patches" if scale < 1 else "haar"},
+    ):
+
+        def features(options=options):
+            return fit(images, n_jobs=n_jobs, **options).transform(images)
+
+        expected = features()
+        with np.errstate(all="raise"):
+            raised = features()
+            assert np.geterr()["under"] == "raise"
+        np.testing.assert_allclose(raised, expected, rtol=1e-5, atol=1e-30)
+    kernels = np.full((3, 3, 3, 2), 1e-5)
+    expected = conv2d(images, kernels)
+    with np.errstate(all="raise"):
+        np.testing.assert_array_equal(conv2d(images, kernels), expected)
+        batches = StridedConv2DTransformer(2).fit(images).transform_batches(images, 7)
+        for _ in batches:
+            assert set(np.geterr().values()) == {"raise"}
+
+
+class Tensor:
+    """Array of another library, with the interface of the array API."""
+
+    def __init__(self, values):
+        self._values, self.shape = values, values.shape
+        self.dtype, self.ndim = object(), values.ndim
+
+    def __array_namespace__(self, *, api_version=None):
+        raise AssertionError("the namespace is not needed")
+
+    def __array__(self, dtype=None, copy=None):
+        return self._values
+
+
+def test_tensors_with_array_api_dispatch():
+    tensor = Tensor(IMAGES)
+    expected = fit(IMAGES).transform(IMAGES)
+    np.testing.assert_array_equal(fit(tensor).transform(tensor), expected)
+    try:
+        context = sklearn.config_context(array_api_dispatch=True)
+        context.__enter__()
+    except (ImportError, RuntimeError):  # It needs SCIPY_ARRAY_API=1 and array-api-compat.
+        pytest.skip("array_api_dispatch cannot be enabled here")
+    try:
+        for attempt in (fit, fit(IMAGES).transform):
+            with pytest.raises(TypeError, match=r"Tensor.*numpy.asarray\(X\).*array_api_dispatch"):
+                attempt(tensor)
+        np.testing.assert_array_equal(fit(IMAGES).transform(IMAGES), expected)
+    finally:
+        context.__exit__(None, None, None)
