@@ -120,7 +120,7 @@ def save_batches(
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
-    return np.load(target, mmap_mode="r")
+    return _map_rows(target)
 
 
 def _check_path(path: Any) -> tuple[Path, int | None]:
@@ -215,6 +215,17 @@ def _check_pair(item: Any) -> tuple[slice, np.ndarray]:
         raise ValueError(f"The batch of {rows} has masked values; fill them first.")
     check_memory_map(batch)
     return rows, batch
+
+
+def _map_rows(path: str | os.PathLike[str]) -> np.memmap:
+    """Return the rows of a file as `numpy.load` maps them, but open the file only once.
+
+    Between two openings, another process may replace it by a file with another header.
+    """
+    with open(path, "rb") as file:
+        npy.read_magic(file)
+        shape, _, dtype = npy.read_array_header_1_0(file)
+        return np.memmap(file, dtype, "r", file.tell(), shape)
 
 
 def _header(batch: np.ndarray, n: int) -> bytes:

@@ -55,8 +55,11 @@ def hard_images(draw, n_rows=(3, 24), n_columns=(3, 90)):
         images += draw(st.sampled_from([-30_000, 1e4, 60_000]))
     if kind == "fill":
         fill = draw(st.sampled_from([-9999, 1e6, 1e20, -1e36]))
-        start = draw(st.integers(0, shape[2] - 1))
-        images[:, :, start : start + draw(st.integers(1, shape[2]))] = fill
+        strip = np.zeros(shape[1:3], bool)
+        axis = draw(st.integers(0, 1))
+        start = draw(st.integers(0, shape[1 + axis] - 1))
+        strip.swapaxes(0, axis)[start : start + draw(st.integers(1, 12))] = True
+        images[:, strip ^ draw(st.booleans())] = fill  # the strip, or all but the strip
     if kind == "flat":
         images[:] = draw(st.floats(0.1, 300))
     if kind == "weak":

@@ -126,14 +126,24 @@ GOOD = {
 }
 
 
+SIZES = {"n_kernels", "kernel_size", "padding", "dilation", "pool_grid", "n_patches", "stride"}
+HUGE = [2**30, 2**31 - 1, (2**30, 1)]
+
+
 @st.composite
 def parameters(draw, names):
-    """Draw valid parameters, and replace at most two of them by arbitrary objects."""
+    """Draw valid parameters; replace at most two by arbitrary objects, and one by a huge size."""
     chosen = draw(st.sets(st.sampled_from(sorted(names)), max_size=6))
     bad = draw(
         st.sets(st.sampled_from(sorted(names)), max_size=draw(st.sampled_from([0, 0, 1, 2])))
     )
-    return {name: draw(GOOD[name]) for name in chosen} | {name: draw(rubbish) for name in bad}
+    sizes = sorted(SIZES & {*names})
+    huge = draw(st.sampled_from([None] * 2 * len(sizes) + sizes)) if sizes else None
+    return (
+        {name: draw(GOOD[name]) for name in chosen}
+        | {name: draw(rubbish) for name in bad}
+        | ({huge: draw(st.sampled_from(HUGE))} if huge else {})
+    )
 
 
 SHAPES = [(3, 5, 4, 2), (2, 4, 4, 1), (1, 1, 1, 1), (4, 6, 6), (3, 16), (2, 15), (1, 9, 1, 3)]

@@ -121,6 +121,7 @@ def test_true_means_a_regularization_of_a_tenth():
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.filterwarnings("ignore:Kernels, whitening:UserWarning", "ignore:About:UserWarning")
 def test_fewer_patches_than_weights():
     images = RNG.random((2, 8, 8))
     transformer = StridedConv2DTransformer(
@@ -133,6 +134,7 @@ def test_fewer_patches_than_weights():
     assert np.linalg.eigvalsh(matrix)[-1] == pytest.approx((0.1 * variance) ** -0.5)
 
 
+@pytest.mark.filterwarnings("ignore:Kernels, whitening:UserWarning", "ignore:About:UserWarning")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     convolutions(),
@@ -205,6 +207,7 @@ def test_units_of_the_images_do_not_matter(factor, kernels, dtype):
     np.testing.assert_allclose(features, expected, atol=tolerance)
 
 
+@pytest.mark.filterwarnings("ignore:Kernels, whitening:UserWarning", "ignore:About:UserWarning")
 def test_constant_patches_become_0():
     images = IMAGES.copy()
     images[:3] = [[[[5.0, 5.0]]], [[[0.0, 0.0]]], [[[3e4, 3e4]]]]

@@ -12,6 +12,7 @@ from sklearn_conv._engine.pooling import join_positions
 DELTA = np.zeros((3, 3, 1, 1), np.float32)
 DELTA[1, 1] = 1
 RNG = np.random.default_rng(0)
+pytestmark = pytest.mark.filterwarnings("ignore:About .* of the values of X are:UserWarning")
 
 
 def windows_of(images, kernels, padding):
