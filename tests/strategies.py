@@ -37,7 +37,7 @@ def in_order(array, order):
     return array
 
 
-HARD = ["plain", "offset", "fill", "fill", "flat", "weak", "tiny"]
+HARD = ["plain", "offset", "fill", "flat", "weak", "tiny"]
 
 
 @st.composite
@@ -64,9 +64,7 @@ def hard_images(draw, n_rows=(3, 24), n_columns=(3, 90)):
         images[:] = draw(st.floats(0.1, 300))
     if kind == "weak":
         images += 1
-        images[:, np.arange(shape[1]) % draw(st.integers(9, 40)) < 5] = -draw(
-            st.sampled_from([1e-6, 1e-4, 1e-2])
-        )
+        images[:, :: draw(st.integers(2, 9)), 0] = -draw(st.sampled_from([1e-6, 1e-4, 1e-2]))
     if kind == "tiny":
         images *= draw(st.sampled_from([1e-30, 1e-38, 1e-42]))
     return images.astype(np.float32)
