@@ -195,7 +195,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Number of multiply-add operations for an image.
     n_features_in_ : int
         Number of values in an image, ``h * w * c``.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns of X. Defined only if X has column names that are all strings.
 
     See Also
@@ -384,7 +384,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
         Returns
         -------
-        features : ndarray or Dask array of shape (n, n_features_out_) or (n, rows, columns, f)
+        features : ndarray or Dask array of shape (n, n_features) or (n, rows, columns, f)
             Features of the images; with ``flatten=False``, f features in each cell of the grid.
             The dtype is float64 if X is float64 or has integers wider than 16 bits, else float32.
             For a Dask array, the result is a lazy Dask array with the same chunks along axis 0.

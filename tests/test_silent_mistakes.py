@@ -1,5 +1,7 @@
 """Mistakes with images that would pass silently raise a warning or an error with a remedy."""
 
+import os
+import re
 import warnings
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import sklearn
-from helpers import LEARNED
+from helpers import LEARNED, run_python
 from sklearn.datasets import load_digits
 
 from sklearn_conv import StridedConv2DTransformer, conv2d
@@ -440,33 +442,44 @@ def test_settings_of_numpy_do_not_matter(scale, n_jobs):
             assert set(np.geterr().values()) == {"raise"}
 
 
-class Tensor:
-    """Array of another library, with the interface of the array API."""
+TENSORS = """
+import sys
+import numpy as np, sklearn
+from sklearn_conv import StridedConv2DTransformer
 
+class Tensor:
     def __init__(self, values):
-        self._values, self.shape = values, values.shape
-        self.dtype, self.ndim = object(), values.ndim
+        self.values, self.shape, self.ndim = values, values.shape, values.ndim
+        self.dtype = object()  # not a dtype of NumPy
 
     def __array_namespace__(self, *, api_version=None):
         raise AssertionError("the namespace is not needed")
 
     def __array__(self, dtype=None, copy=None):
-        return self._values
+        return self.values
+
+images = np.random.default_rng(0).random((5, 6, 6))
+tensor, transformer = Tensor(images), StridedConv2DTransformer(2, random_state=0)
+expected = transformer.fit(images).transform(images)
+np.testing.assert_array_equal(transformer.fit(tensor).transform(tensor), expected)
+try:
+    sklearn.set_config(array_api_dispatch=True)
+except (ImportError, RuntimeError):  # Old versions need array-api-compat.
+    sys.exit(77)
+np.testing.assert_array_equal(transformer.fit(images).transform(images), expected)
+for attempt in (transformer.fit, transformer.transform):
+    try:
+        attempt(tensor)
+    except TypeError as error:
+        print(error)
+"""
 
 
 def test_tensors_with_array_api_dispatch():
-    tensor = Tensor(IMAGES)
-    expected = fit(IMAGES).transform(IMAGES)
-    np.testing.assert_array_equal(fit(tensor).transform(tensor), expected)
-    try:
-        context = sklearn.config_context(array_api_dispatch=True)
-        context.__enter__()
-    except (ImportError, RuntimeError):  # It needs SCIPY_ARRAY_API=1 and array-api-compat.
+    done = run_python(TENSORS, env=os.environ | {"SCIPY_ARRAY_API": "1"})
+    if done.returncode == 77:
         pytest.skip("array_api_dispatch cannot be enabled here")
-    try:
-        for attempt in (fit, fit(IMAGES).transform):
-            with pytest.raises(TypeError, match=r"Tensor.*numpy.asarray\(X\).*array_api_dispatch"):
-                attempt(tensor)
-        np.testing.assert_array_equal(fit(IMAGES).transform(IMAGES), expected)
-    finally:
-        context.__exit__(None, None, None)
+    assert done.returncode == 0, done.stderr
+    in_fit, in_transform = done.stdout.splitlines()
+    assert in_fit == in_transform
+    assert re.search(r"Tensor .*numpy.asarray\(X\).*array_api_dispatch=False", in_fit)
