@@ -448,7 +448,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         ------
         rows : slice
             Rows of the batch, whose images are ``X[rows]``; batches follow each other without gaps.
-        features : ndarray of shape (b, n_features_out_) or (b, rows, columns, f)
+        features : ndarray of shape (b, n_features) or (b, rows, columns, f)
             Features of the b images of the batch, as in `transform`.
 
         Warns
