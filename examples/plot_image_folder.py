@@ -51,7 +51,8 @@ def read_folder(folder, size):
 
 # %%
 # For this page, we create a folder with parts of two photographs that ship with scikit-learn. The
-# parts have different sizes. Replace ``folder`` by the path of your own folder.
+# parts are from the middle of the photographs, and have different sizes. Replace ``folder`` by the
+# path of your own folder.
 
 rng = np.random.RandomState(0)
 temporary = tempfile.TemporaryDirectory()
@@ -59,8 +60,8 @@ folder = Path(temporary.name)
 for name, photograph in zip(["temple", "flower"], load_sample_images().images, strict=True):
     (folder / name).mkdir()
     for i in range(150):
-        side = rng.randint(12, 20)
-        row, column = rng.randint(0, 427 - side), rng.randint(0, 640 - side)
+        side = rng.randint(24, 48)
+        row, column = rng.randint(80, 380 - side), rng.randint(120, 520 - side)
         part = photograph[row : row + side, column : column + side]
         Image.fromarray(part).save(folder / name / f"{i:03d}.png")
 

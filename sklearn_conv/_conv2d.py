@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sklearn_conv._engine.activation import ACTIVATIONS
+from sklearn_conv._engine.choice import make_engine
 from sklearn_conv._engine.geometry import place_windows
 from sklearn_conv._engine.layer import Layer, compute_dtype
-from sklearn_conv._engine.numpy_engine import NumpyEngine
-from sklearn_conv._parameters import check_window_parameters
+from sklearn_conv._parameters import check_extent, check_window_parameters
 from sklearn_conv._validation import cast_numbers, check_integer, check_numbers
 
 
@@ -69,6 +69,8 @@ def conv2d(
     ValueError
         If a parameter has a wrong value, if shapes do not match, or if the kernels do not fit the
         padded images.
+    MemoryError
+        If the maps do not fit into memory.
 
     See Also
     --------
@@ -114,10 +116,19 @@ def conv2d(
     shift = check_numbers(
         "conv2d", "bias", np.zeros(c_out) if bias is None else bias, (c_out,), finite=True
     )
+    check_extent("conv2d", (kh, kw), parameters.dilation)
     geometry = place_windows((h, w), (kh, kw), parameters)
     dtype = compute_dtype(images.dtype)
     kernels, shift = cast_numbers("kernels", kernels, dtype), cast_numbers("bias", shift, dtype)
-    maps = np.empty((n, *geometry.output_shape, c_out), dtype)
+    try:
+        maps = np.empty((n, *geometry.output_shape, c_out), dtype)
+    except (MemoryError, ValueError) as error:  # ValueError for more than 2**63 bytes
+        rows, columns = geometry.output_shape
+        raise MemoryError(
+            f"{str(error).rstrip('.')}: each of {n} images has {c_out} maps of {rows} x {columns} "
+            "responses. Pass fewer images at once, or use a larger stride, less padding or fewer "
+            "kernels."
+        ) from None
     for channels, outputs in zip(_split(c_in, groups), _split(c_out, groups), strict=True):
         layer = Layer(
             kernels=np.ascontiguousarray(kernels[..., outputs]),
@@ -128,7 +139,7 @@ def conv2d(
         )
         # The engine writes (n, oh, ow, poolings, sides, k); there is one pooling and one side.
         out = maps[:, :, :, np.newaxis, np.newaxis, outputs]
-        NumpyEngine(layer).compute(images[..., channels], out)
+        make_engine(layer).compute(images[..., channels], out)
     return maps
 
 

@@ -65,6 +65,17 @@ def check_window_parameters(
     )
 
 
+def check_extent(owner: str, kernel_size: tuple[int, int], dilation: tuple[int, int]) -> None:
+    """Raise ValueError for windows that are too large."""
+    extent = tuple(d * (k - 1) + 1 for d, k in zip(dilation, kernel_size, strict=True))
+    if max(extent) >= MAX_PIXELS:
+        raise ValueError(
+            f"kernel_size={kernel_size} with dilation={dilation} covers {extent} pixels, but "
+            f"{owner} allows fewer than {MAX_PIXELS} along each axis; choose a smaller kernel_size "
+            "or dilation."
+        )
+
+
 def check_parameters(estimator: Any) -> Parameters:
     """Check all parameters of a `StridedConv2DTransformer`. X is not needed."""
     owner = type(estimator).__name__
@@ -87,13 +98,7 @@ def check_parameters(estimator: Any) -> Parameters:
             finite=True,
         )
         kernel_size, n_kernels = array.shape[:2], array.shape[3]
-    extent = [d * (k - 1) + 1 for d, k in zip(windows.dilation, kernel_size, strict=True)]
-    if max(extent) >= MAX_PIXELS:
-        raise ValueError(
-            f"kernel_size={kernel_size} with dilation={windows.dilation} covers {tuple(extent)} "
-            f"pixels, but {owner} allows fewer than {MAX_PIXELS} along each axis; choose a smaller "
-            "kernel_size or dilation."
-        )
+    check_extent(owner, kernel_size, windows.dilation)
     _check_bias(owner, estimator.bias, n_kernels)
     if not callable(estimator.activation):
         check_name(owner, "activation", estimator.activation, ACTIVATIONS, " or a callable")
@@ -161,8 +166,9 @@ def check_sizes(
         (
             n_features,
             LIMIT,
-            f"{n_kernels} kernels and {prod(grid)} cells make {n_features} features of each image",
-            "n_kernels, or pool_grid",
+            f"{n_kernels} kernels and {prod(grid)} {'cells' if parameters.poolings else 'windows'} "
+            f"make {n_features} features of each image",
+            "n_kernels or pool_grid" if parameters.poolings else "n_kernels, or a larger stride",
         ),
     ):
         if number >= limit:

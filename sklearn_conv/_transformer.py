@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from math import prod
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,9 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
+from sklearn_conv._engine.choice import Engine, make_engine
 from sklearn_conv._engine.geometry import Geometry, place_windows
 from sklearn_conv._engine.layer import Layer, compute_dtype
-from sklearn_conv._engine.numpy_engine import NumpyEngine
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv._images.batch import (
     ArrayImages,
@@ -34,6 +34,7 @@ from sklearn_conv._images.mistakes import (
     sample_pixels,
     warn_of_alpha,
     warn_of_few_images,
+    warn_of_overflow,
 )
 from sklearn_conv._output_size import OutputSize, feature_shape, measure_output
 from sklearn_conv._parameters import (
@@ -43,9 +44,13 @@ from sklearn_conv._parameters import (
     check_sizes,
 )
 from sklearn_conv._progress import Progress
-from sklearn_conv._validation import cast_numbers, check_integer, check_numbers
+from sklearn_conv._validation import (
+    cast_numbers,
+    check_integer,
+    check_numbers,
+    note_if_memory_is_short,
+)
 from sklearn_conv._versions import API_LINK
-from sklearn_conv._warnings import warn
 from sklearn_conv.kernels._patches import TrainingPatches
 from sklearn_conv.kernels._table import KERNELS
 
@@ -96,8 +101,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         responses have the units of the pixels, and images from 0 to 255 need larger thresholds.
         "quantile" sets the threshold of kernel j, which is minus its bias, to a quantile of its
         responses to training patches, as MiniRocket does. The levels of the quantiles are evenly
-        spread: they are the fractional parts of ``1.618 * (j + 1)``. About half of the biases are
-        positive, so use "quantile" with "relu" or "step".
+        spread: they are the fractional parts of ``1.618 * (j + 1)``. They are computed from 10,000
+        training patches at most, whatever ``n_patches`` is. About half of the biases are positive,
+        so use "quantile" with "relu" or "step".
     padding : {"valid", "same"}, int or (rows, columns), default="same"
         Number of pixels added on each side of the images, as in `conv2d`.
     padding_mode : {"constant", "edge", "reflect", "symmetric", "wrap"}, default="constant"
@@ -242,6 +248,12 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     _doc_link_module = "sklearn_conv"
     _doc_link_template = API_LINK
 
+    if TYPE_CHECKING:  # scikit-learn has no types; these methods are inherited from it.
+
+        def fit_transform(self, X: npt.ArrayLike, y: Any = None, **params: Any) -> np.ndarray: ...
+        def set_output(self, *, transform: str | None = None) -> Self: ...
+        def set_params(self, **params: Any) -> Self: ...
+
     def __init__(
         self,
         n_kernels: int = 64,
@@ -345,13 +357,19 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
         size = measure_output(parameters, geometry, shape)
         check_sizes(type(self).__name__, parameters, geometry.output_shape, shape)
+        remedy = (
+            f"fit makes {parameters.n_kernels:,} kernels of shape {shape[:3]}, and may draw "
+            f"{parameters.n_patches:,} training patches of this shape; use smaller n_kernels, "
+            "kernel_size or n_patches."
+        )
         with (
             fit_steps(self, X, y, 3) as step,
+            note_if_memory_is_short(remedy),
             np.errstate(all="ignore"),  # `cast_numbers` raises for overflow.
         ):
             # Kernels are made first, because whitening draws patches from the same random stream.
             with step("kernels"):
-                kernels = self._make_kernels(shape, rng, patches).reshape(-1, parameters.n_kernels)
+                kernels = self._make_kernels(shape, rng, patches).reshape(-1, shape[3])
             with step("preprocessing"):
                 folded, offset = patches.preprocessing.fold(kernels)
             with step("bias"):
@@ -621,7 +639,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         """Return the shape of an image in the result, given that of its features."""
         return (prod(shape),) if self.flatten else (*shape[:2], prod(shape[2:]))
 
-    def _make_engine(self, parameters: Parameters, dtype: np.dtype) -> NumpyEngine:
+    def _make_engine(self, parameters: Parameters, dtype: np.dtype) -> Engine:
         poolings = parameters.poolings
         layer = Layer(
             kernels=cast_numbers("kernels_", self.kernels_, dtype),
@@ -633,11 +651,11 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             poolings=None if poolings is None else [POOLINGS[name] for name in poolings],
             pool_grid=parameters.pool_grid,
         )
-        return NumpyEngine(layer)
+        return make_engine(layer)
 
     def _compute(
         self,
-        engine: NumpyEngine,
+        engine: Engine,
         images: ReadableImages,
         rows: slice,
         out: np.ndarray,
@@ -654,7 +672,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
                 if len(bad := rows.start + find_not_finite(batch)):  # only with `assume_finite`
                     raise not_finite("X contains NaN or infinity", bad, images.name) from error
                 raise
-            _warn_of_overflow(out, batch, rows.start)
+            warn_of_overflow(out, batch, rows.start)
 
     def _make_kernels(
         self,
@@ -736,19 +754,3 @@ def _warn_of_mistakes(
         return None
     warn_of_alpha(pixels)
     return describe(pixels)
-
-
-def _warn_of_overflow(features: np.ndarray, images: np.ndarray, first: int) -> None:
-    """Warn if some features are not finite; ``images`` are those of the features, from X[first]."""
-    # If the sum is finite, as in the usual case, the features need not be searched.
-    if np.isfinite(features.sum()) or np.isfinite([features.min(), features.max()]).all():
-        return
-    bad = first + find_not_finite(images)
-    if len(bad):
-        problem = "Some features are infinite or NaN, because X contains NaN or infinity"
-        warn(str(not_finite(problem, bad)))
-        return
-    warn(
-        f"Some features are infinite or NaN: responses overflow in {features.dtype}. Divide the "
-        "images by their standard deviation first, or cast X to float64."
-    )

@@ -6,7 +6,8 @@ TypeError, and a wrong value raises ValueError.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
@@ -168,3 +169,13 @@ def cast_numbers(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
             "these images; use smaller numbers, or cast the images to float64."
         )
     return result
+
+
+@contextmanager
+def note_if_memory_is_short(remedy: str) -> Iterator[None]:
+    """Add a remedy to a MemoryError."""
+    try:
+        yield
+    except MemoryError as error:
+        error.add_note(remedy)
+        raise

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from sklearn_conv._engine.choice import describe_engine
+
 API_LINK = (
     "https://sklearn-conv.readthedocs.io/en/stable/api/generated/sklearn_conv.{estimator_name}.html"
 )
@@ -35,11 +37,13 @@ AVX512_FEATURES = {"AVX512_SKX", "X86_V4"}
 
 
 def show_versions() -> None:
-    """Print the versions of this package and its dependencies, and details of BLAS.
+    """Print the versions of this package and its dependencies, the engine, and details of BLAS.
 
-    The versions are those of the imported modules, which need not be installed. If OpenBLAS uses an
-    AVX2 kernel on a processor with AVX-512, the last line reports this and names the environment
-    variable that changes it, or that caused it. This function changes nothing.
+    The versions are those of the imported modules, which need not be installed. "engine" is the
+    engine that computes features: the native one, with the instruction set that it uses, or NumPy,
+    with the reason. If OpenBLAS uses an AVX2 kernel on a processor with AVX-512, the last line
+    reports this and names the environment variable that changes it, or that caused it. This
+    function changes nothing.
 
     Examples
     --------
@@ -51,6 +55,7 @@ def show_versions() -> None:
     print(f"Python: {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores")
     for name, module in PACKAGES.items():
         print(f"{name}: {import_module(module).__version__}")
+    print(f"engine: {describe_engine()}")
     core_type = os.environ.get(CORE_TYPE)
     found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])
     hints = set()

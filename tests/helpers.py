@@ -6,6 +6,8 @@ from pathlib import Path
 
 from threadpoolctl import threadpool_info
 
+from sklearn_conv._engine import native_engine, numpy_engine
+
 ROOT = Path(__file__).parents[1]
 BUILT = [ROOT / "docs" / folder for folder in ("_build", "gallery", "api/generated")]
 PAGES = sorted(
@@ -24,6 +26,16 @@ N_BLAS = 2
 def blas_threads():
     """Return the current numbers of threads of the BLAS libraries."""
     return {info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"}
+
+
+def small_blocks(patch, n_bytes):
+    """Let engines compute blocks of about ``n_bytes``, in several threads if ``n_jobs`` allows."""
+    patch.setattr(numpy_engine, "BLOCK_BYTES", n_bytes)
+    patch.setattr(native_engine, "BAND_BYTES", n_bytes)
+    patch.setattr(native_engine, "WINDOW_BYTES", n_bytes)
+    patch.setattr(native_engine, "CALL_MULTIPLICATIONS", n_bytes)
+    for engine in (numpy_engine, native_engine):
+        patch.setattr(engine, "MIN_MULTIPLICATIONS", 0)
 
 
 def run_python(code, *arguments, **options):

@@ -49,8 +49,12 @@ def program(request, monkeypatch):
 
 def make_up_speed(speed, patch):
     patch(speed, "run_case", lambda case, n_cores, _: speed.Result(case, n_cores, *range(1, 7)))
-    patch(speed, "profile", lambda *_: dict.fromkeys([*speed.STEPS.values(), speed.REST], 0.2))
-    patch(speed, "scaling", lambda _: ([(1, 1), (2, 2)], [(1, 1), (2, 2)]))
+    level = SimpleNamespace(name="AVX-512")
+    patch(speed.choice, "LIBRARY", SimpleNamespace(levels=[level]))
+    patch(speed, "measure_peak", lambda: speed.Peak(1, 1))
+    patch(speed, "run_others", lambda _: [[name, *"12345"] for name in range(7)])
+    patch(speed, "run_busy", lambda _: [[*"1234"]] * 6)
+    patch(speed, "scaling", lambda _: ([(1, 1)] * 5, [(1, 1)] * 8))
 
 
 def make_up_scale(scale, patch):
@@ -145,7 +149,7 @@ def imported_packages(path):
 @pytest.mark.parametrize(("environment", "file"), find_environments())
 def test_environments_have_what_programs_import(environment, file):
     rule = re.search(rf"^{re.escape(environment)}:.*\n(?:\t.*\n)*", MAKEFILE, re.MULTILINE).group()
-    (extras,) = re.findall(r'--editable "\.\[(.*)\]"', rule)
+    (extras,) = re.findall(r'\$\(EDITABLE\) "\.\[(.*)\]"', rule)
     requirements = [*PROJECT["dependencies"]]
     for extra in extras.split(","):
         requirements += PROJECT["optional-dependencies"][extra]

@@ -9,11 +9,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-from helpers import N_BLAS, blas_threads
+from helpers import N_BLAS, blas_threads, small_blocks
 from threadpoolctl import threadpool_limits
 
 from sklearn_conv import StridedConv2DTransformer
-from sklearn_conv._engine import numpy_engine as engine
 from sklearn_conv._engine.threads import one_blas_thread
 from sklearn_conv.kernels._table import KERNELS
 
@@ -46,8 +45,7 @@ forks_with_threads = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:Depre
 
 @pytest.fixture(autouse=True)
 def _many_small_tasks_and_switches(monkeypatch):
-    monkeypatch.setattr(engine, "MIN_MULTIPLICATIONS", 0)
-    monkeypatch.setattr(engine, "BLOCK_BYTES", 20_000)
+    small_blocks(monkeypatch, 20_000)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)
     yield

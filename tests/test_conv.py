@@ -3,13 +3,13 @@ import tracemalloc
 import numpy as np
 import oracle
 import pytest
+from helpers import small_blocks
 from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.signal import correlate2d
 from strategies import ORDERS, convolutions, in_order
 
 from sklearn_conv import conv2d
-from sklearn_conv._engine import numpy_engine as engine
 
 
 @given(convolutions())
@@ -30,7 +30,7 @@ def test_result_does_not_depend_on_the_block_size(case, block_bytes):
     images, kernels, options = case
     expected = conv2d(images, kernels, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "BLOCK_BYTES", block_bytes)
+        small_blocks(patch, block_bytes)
         maps = conv2d(images, kernels, **options)
     scale = max(1.0, np.abs(expected).max())
     tolerance = 1e-5 if maps.dtype == np.float32 else 1e-12

@@ -7,6 +7,7 @@ import numpy as np
 import oracle
 import pytest
 import sklearn
+from helpers import small_blocks
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from joblib import parallel_config
@@ -28,7 +29,7 @@ def blas_threads():
 
 @pytest.fixture(autouse=True)
 def _threads_for_little_work(monkeypatch):
-    monkeypatch.setattr(engine, "MIN_MULTIPLICATIONS", 0)
+    small_blocks(monkeypatch, engine.BLOCK_BYTES)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -60,7 +61,7 @@ def test_features_agree_with_loops(case, activation, pooling, pool_grid, block_b
         **options,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "BLOCK_BYTES", block_bytes)
+        small_blocks(patch, block_bytes)
         features = transformer.fit_transform(images)
     responses = oracle.conv2d(images, kernels, **options, groups=1, bias=None)
     expected = oracle.features(responses, bias, activation, pooling, pool_grid)
@@ -76,7 +77,7 @@ def test_features_agree_with_loops(case, activation, pooling, pool_grid, block_b
 @pytest.mark.parametrize("shape", [(40, 12, 10, 2), (1, 70, 60, 1)], ids=["many", "one large"])
 @pytest.mark.parametrize("pooling", ["mean", None])
 def test_result_does_not_depend_on_the_threads(shape, pooling, monkeypatch):
-    monkeypatch.setattr(engine, "BLOCK_BYTES", 20_000)
+    small_blocks(monkeypatch, 20_000)
     images = np.random.default_rng(0).standard_normal(shape)
     transformer = StridedConv2DTransformer(8, pooling=pooling, random_state=0).fit(images)
     expected = transformer.transform(images)
@@ -89,18 +90,18 @@ def test_result_does_not_depend_on_the_threads(shape, pooling, monkeypatch):
 
 
 def test_images_are_shared_between_threads(monkeypatch):
-    monkeypatch.setattr(engine, "BLOCK_BYTES", 1000)
+    small_blocks(monkeypatch, 1000)
     seen, both = set(), threading.Barrier(2, timeout=20)
 
     def watch(z):
-        if threading.get_ident() not in seen and threading.current_thread().name != main:
+        if threading.get_ident() not in seen:
             seen.add(threading.get_ident())
             both.wait()  # returns only if two threads wait here
         return z
 
-    main = threading.current_thread().name
     images = np.zeros((20, 8, 8))
-    StridedConv2DTransformer(4, activation=watch, n_jobs=2).fit(images).transform(images)
+    transformer = StridedConv2DTransformer(4, n_jobs=2).fit(images)
+    transformer.set_params(activation=watch).transform(images)
     assert len(seen) == 2
 
 
@@ -236,7 +237,7 @@ def test_working_memory_caps_the_blocks():
 
 
 def test_other_threads_stop_after_an_error(monkeypatch):
-    monkeypatch.setattr(engine, "BLOCK_BYTES", 1)
+    small_blocks(monkeypatch, 1)
     images, calls = np.zeros((2000, 4, 4)), []
 
     def fail_in_transform(z):

@@ -2,6 +2,7 @@
 
 import warnings
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import oracle
@@ -12,12 +13,16 @@ from hypothesis import strategies as st
 from strategies import ORDERS, in_order, pairs
 
 from sklearn_conv._engine.activation import ACTIVATIONS, Side
+from sklearn_conv._engine.choice import LIBRARY
 from sklearn_conv._engine.geometry import PADDING_MODES, WindowParameters, place_windows
 from sklearn_conv._engine.layer import Layer
+from sklearn_conv._engine.native_engine import NativeEngine
 from sklearn_conv._engine.numpy_engine import NumpyEngine
 from sklearn_conv._engine.pooling import POOLINGS
 
 ENGINES = [NumpyEngine]
+if LIBRARY is not None:
+    ENGINES += [partial(NativeEngine, library=LIBRARY, level=level) for level in LIBRARY.levels]
 engines = pytest.mark.parametrize("engine", ENGINES)
 RNG = np.random.default_rng(0)
 

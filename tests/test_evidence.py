@@ -337,6 +337,7 @@ def test_sums_of_any_image_are_its_decision_or_a_warning_is_issued(kind, head):
             np.testing.assert_allclose(sums, expected, atol=1e-6 * np.abs(expected).max())
 
 
+@pytest.mark.filterwarnings("ignore:The evidence of .* only roughly:UserWarning")
 def test_features_that_a_scaler_magnifies():
     # The features are about 10**5 times as large as their differences, in float32.
     images = (60_000 + IMAGES).astype(np.float32)

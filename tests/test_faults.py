@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import blas_threads, run_python
+from helpers import blas_threads, run_python, small_blocks
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -17,7 +17,6 @@ from sklearn_conv import (
     StridedConv2DTransformer,
     save_batches,
 )
-from sklearn_conv._engine import numpy_engine as engine
 from sklearn_conv._engine import threads
 from sklearn_conv._images import batch
 
@@ -26,9 +25,8 @@ both = pytest.mark.parametrize("n_jobs", [None, 2])
 
 
 @pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(engine, "BLOCK_BYTES", 2**14)
-    monkeypatch.setattr(engine, "MIN_MULTIPLICATIONS", 0)
+def _many_blocks(monkeypatch):
+    small_blocks(monkeypatch, 2**14)
 
 
 class Fails:
@@ -72,7 +70,7 @@ def test_no_memory_for_a_block(n_jobs, monkeypatch):
 
     def full(self, *args):
         calls.append(args)
-        if len(calls) > 5:
+        if len(calls) > 2:
             raise MemoryError("Unable to allocate 6 MiB")
         return real(self, *args)
 
@@ -183,3 +181,12 @@ def test_a_process_that_is_killed_leaves_no_file_that_looks_whole(tmp_path):
     assert left[0].endswith(".part")
     with pytest.raises(ValueError, match="pickled"):  # It is not a .npy file.
         np.load(tmp_path / left[0])
+
+
+def test_kernels_that_do_not_fit_into_memory():
+    def init(shape, rng, patches):
+        raise MemoryError("Unable to allocate 16 GiB")
+
+    with pytest.raises(MemoryError) as caught:
+        StridedConv2DTransformer(kernels=init).fit(IMAGES)
+    assert "use smaller n_kernels, kernel_size or n_patches" in caught.value.__notes__[0]

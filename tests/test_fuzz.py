@@ -33,9 +33,8 @@ BARE = ("broadcast", "cannot reshape", "unsupported operand", "object has no att
 BARE += ("Maximum allowed", "array is too big", "did not converge", "MiniBatchKMeans")
 WARNINGS = ("which is not a square number", "feature names, but", "column-vector y was passed")
 WARNINGS += ("Some features are infinite or NaN", "in fit they were about", "like a fill value")
-WARNINGS += ("learned from few images", "which moves the channels", "single color image", "alpha")
-
-
+WARNINGS += ("learned from few images", "which moves the channels", "single color image")
+WARNINGS += ("the alpha channel",)
 BLAMES = ("responses overflow", "needs variances", "some overflow", "that returns finite numbers")
 """Messages that are wrong if the reason is NaN in X."""
 
@@ -124,8 +123,6 @@ GOOD = {
     "n_jobs": st.sampled_from([None, 1, 2, -1]),
     "verbose": st.sampled_from([0, False]),
 }
-
-
 SIZES = {"n_kernels", "kernel_size", "padding", "dilation", "pool_grid", "n_patches", "stride"}
 HUGE = [2**30, 2**31 - 1, (2**30, 1)]
 

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import oracle
 import pytest
+from helpers import small_blocks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
@@ -164,8 +165,7 @@ def test_features_agree_with_explicit_steps(
         **options,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "BLOCK_BYTES", block_bytes)
-        patch.setattr(engine, "MIN_MULTIPLICATIONS", 0)
+        small_blocks(patch, block_bytes)
         features = transformer.fit_transform(images)
     sampled = sample(images, **options)
     eps = mean = matrix = None

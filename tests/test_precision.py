@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from helpers import small_blocks
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sklearn_conv import StridedConv2DTransformer, conv2d
-from sklearn_conv._engine import numpy_engine
 from sklearn_conv._engine.pooling import join_positions
 
 DELTA = np.zeros((3, 3, 1, 1), np.float32)
@@ -135,6 +135,6 @@ def test_the_result_does_not_depend_on_blocks_next_to_a_fill_value(monkeypatch):
     expected = transformer.transform(images)
     alone = np.concatenate([transformer.transform(image[np.newaxis]) for image in images])
     for block_bytes in (1, 5_000, 60_000):
-        monkeypatch.setattr(numpy_engine, "BLOCK_BYTES", block_bytes)
+        small_blocks(monkeypatch, block_bytes)
         for other in (transformer.transform(images), alone):
             np.testing.assert_allclose(other, expected, rtol=2e-5)

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import small_blocks
 
 from sklearn_conv import StridedConv2DTransformer, _progress
-from sklearn_conv._engine import numpy_engine
+from sklearn_conv._engine import native_engine, numpy_engine, threads
 from sklearn_conv._progress import Progress
 
 IMAGES = np.random.default_rng(0).random((60, 12, 10, 2), np.float32)
@@ -56,8 +57,7 @@ def test_several_threads_report_all_images(capsys):
 @pytest.mark.parametrize("n_jobs", [1, 2])
 @pytest.mark.parametrize("n_images", [60, 1])
 def test_transform_reports_images(options, n_jobs, n_images, capsys, monkeypatch):
-    monkeypatch.setattr(numpy_engine, "MIN_MULTIPLICATIONS", 0)
-    monkeypatch.setattr(numpy_engine, "BLOCK_BYTES", 2**14)
+    small_blocks(monkeypatch, 2**14)
     transformer = StridedConv2DTransformer(4, random_state=0, n_jobs=n_jobs, **options).fit(IMAGES)
     silent = transformer.transform(IMAGES[:n_images])
     assert lines(capsys) == []
@@ -74,20 +74,18 @@ def test_transform_reports_images(options, n_jobs, n_images, capsys, monkeypatch
 
 
 def test_verbose_does_not_change_the_scheduling(monkeypatch):
-    """joblib is called in the same way, with one task per thread."""
-    monkeypatch.setattr(numpy_engine, "MIN_MULTIPLICATIONS", 0)
-    monkeypatch.setattr(numpy_engine, "BLOCK_BYTES", 2**14)
+    small_blocks(monkeypatch, 2**14)
     seen = {}
-    real = numpy_engine.run_tasks
+    real = threads.run_tasks
     for verbose in (0, 20):
         calls = seen.setdefault(verbose, [])
-        monkeypatch.setattr(
-            numpy_engine,
-            "run_tasks",
-            lambda function, tasks, workers, calls=calls: (
-                calls.append((len(tasks), workers)) or real(function, tasks, workers)
-            ),
-        )
+
+        def watch(function, tasks, workers, calls=calls):
+            calls.append((len(tasks), workers))
+            return real(function, tasks, workers)
+
+        for engine in (native_engine, numpy_engine):
+            monkeypatch.setattr(engine, "run_tasks", watch)
         transformer = StridedConv2DTransformer(4, n_jobs=2, verbose=verbose, random_state=0)
         transformer.fit(IMAGES).transform(IMAGES)
     assert seen[0] == seen[20] != []

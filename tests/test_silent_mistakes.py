@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import sklearn
 from helpers import LEARNED, run_python
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_sample_images
 
 from sklearn_conv import StridedConv2DTransformer, conv2d
 from sklearn_conv._images import mistakes
@@ -212,17 +212,91 @@ def test_a_fill_value_of_a_sensor(dtype, low, high, fill):
         fit(images)
 
 
-def test_values_that_are_no_fill_values():
-    masks = np.where(RNG.random((20, 16, 16)) < 0.3, 255, 0)
-    labels = np.choose(RNG.integers(3, size=(20, 16, 16)), [0, 1, 200])
-    smooth = np.maximum(RNG.standard_normal((20, 16, 16)), 0) * 10
-    clipped = np.clip(RNG.standard_normal((20, 16, 16)) * 30_000, -32768, 32767)
-    background = np.where(RNG.random((20, 16, 16)) < 0.5, -1, RNG.uniform(0.2, 1, (20, 16, 16)))
-    masked = np.where(RNG.random((20, 16, 16)) < 0.5, 0, 30_000 + RNG.integers(0, 50, (20, 16, 16)))
-    hot = RNG.random((20, 16, 16))
-    hot[3, 4, 5] = 1e6
-    for images in (masks, labels, smooth, clipped, background, masked, hot):
-        assert not warnings_of(lambda images=images: fit(images))
+def test_a_fill_value_is_reported_once_in_all_batches():
+    images = BYTES.astype(np.float32)
+    images[:, 3] = -9999
+    transformer = fit(IMAGES)
+    messages = warnings_of(lambda: list(transformer.transform_batches(images, 7)))
+    assert len(messages) == 2
+    assert "like a fill value" in messages[0]
+    assert "same units" in messages[1]
+
+
+def test_the_remedy_for_a_fill_value():
+    X = BYTES.astype(float)
+    X[:, 1:] = -9999
+    (message,) = warnings_of(lambda: fit(X))
+    remedy = re.search(r"numpy\.where\(.*, X\)", message)[0]
+    replaced = eval(remedy, {"numpy": np, "X": X})
+    np.testing.assert_array_equal(replaced[:, 0], X[:, 0])
+    np.testing.assert_array_equal(replaced[:, 1:], np.median(X[:, 0]))
+
+
+def with_gap(value, low, high, fraction=0.2):
+    """Return images in which a fraction of the pixels has a value, and the others are a range."""
+    shape = (20, 16, 16)
+    return np.where(RNG.random(shape) < fraction, value, RNG.uniform(low, high, shape))
+
+
+hot = RNG.random((20, 16, 16))
+hot[3, 4, 5] = 1e6
+NOT_FILLED = {
+    "masks": with_gap(0, 255, 255),
+    "masks of 16 bits": with_gap(0, 65535, 65535).astype(np.uint16),
+    "labels": np.choose(RNG.integers(3, size=(20, 16, 16)), [0, 1, 200]),
+    "smooth": np.maximum(RNG.standard_normal((20, 16, 16)), 0) * 10,
+    "clipped": np.clip(RNG.standard_normal((20, 16, 16)) * 30_000, -32768, 32767),
+    "black is -1": with_gap(-1, 0.2, 1),
+    "black is -1, the rest is gray": with_gap(-1, 0.2, 0.6),
+    "black is -128, the rest is gray": with_gap(-128, 0, 80).astype(np.int8),
+    "masked": with_gap(0, 30_000, 30_050),
+    "hot pixel": hot,
+    "black background, standardized": standardized(with_gap(0, 190, 255)),
+    "black ink on white paper": with_gap(255, 0, 20, 0.9).astype(np.uint8),
+    "white ink": with_gap(255, 0, 20, 0.1).astype(np.uint8),
+    "white ink, divided by 255": with_gap(1, 0, 0.08, 0.1),
+    "saturated pixels of 12 bits": with_gap(4095, 90, 120, 0.05).astype(np.uint16),
+    "saturated pixels of 16 bits": with_gap(65535, 90, 120, 0.004).astype(np.uint16),
+}
+
+
+@pytest.mark.parametrize("images", NOT_FILLED.values(), ids=NOT_FILLED)
+def test_values_that_are_not_fill_values(images):
+    assert not warnings_of(lambda: fit(images))
+
+
+PHOTOS = np.stack([image[100:356, 100:356] for image in load_sample_images().images])
+TILES = PHOTOS.reshape(2, 8, 32, 8, 32, 3).swapaxes(2, 3).reshape(128, 32, 32, 3)
+DIGITS = load_digits().images[:200]
+USUAL = {
+    "8 bits": lambda X: (X * 255).astype(np.uint8),
+    "12 bits": lambda X: (X * 4095).astype(np.uint16),
+    "16 bits": lambda X: (X * 65535).astype(np.uint16),
+    "16 bits with sign": lambda X: (X * 65535 - 32768).astype(np.int16),
+    "0 to 1": lambda X: X,
+    "0 to 1 in float32": lambda X: X.astype(np.float32),
+    "-1 to 1": lambda X: 2 * X - 1,
+    "standardized": standardized,
+    "each image standardized": lambda X: np.stack([standardized(image) for image in X]),
+    "each pixel standardized": lambda X: (X - X.mean(axis=0)) / np.maximum(X.std(axis=0), 1e-9),
+    "inverted": lambda X: ((1 - X) * 255).astype(np.uint8),
+    "dark": lambda X: (X**3 * 40).astype(np.uint8),
+    "overexposed": lambda X: np.minimum(X * 900, 255).astype(np.uint8),
+    "decibels": lambda X: 20 * np.log10(X + 1e-6),
+    "masks": lambda X: (X > 0.5) * np.uint8(255),
+    "bool": lambda X: X > 0.5,
+    "edges": lambda X: np.gradient(X * 255, axis=1),
+}
+
+
+@pytest.mark.parametrize("make", USUAL.values(), ids=USUAL)
+@pytest.mark.parametrize("images", [TILES / 255, DIGITS / 16], ids=["photographs", "digits"])
+@pytest.mark.parametrize("parameters", [{}, LEARNED])
+def test_usual_images_raise_no_warning(images, make, parameters):
+    X = make(images)
+    transformer = fit(X[::2], **parameters)
+    assert not warnings_of(lambda: transformer.transform(X[1::2]))
+    assert not warnings_of(lambda: list(transformer.transform_batches(X[:30], 1)))
 
 
 @pytest.mark.parametrize("parameters", [{"kernels": "patches"}, {"kernels": "pca"}, LEARNED])
@@ -381,7 +455,14 @@ HUGE = [
     ({"dilation": 2**20, "kernel_size": 50}, r"covers \(51380225, 51380225\) pixels"),
     ({"padding": 2**30}, "'padding' .* below 16777216"),
     ({"padding": (2**20, 2**19)}, "windows in each image.* a smaller padding"),
-    ({"pool_grid": 2**11, "n_kernels": 2**12}, "17179869184 features of each image"),
+    (
+        {"pool_grid": 2**11, "n_kernels": 2**12},
+        "4194304 cells make 17179869184 features of each image.* smaller n_kernels or pool_grid",
+    ),
+    (
+        {"pooling": None, "padding": 2**14},
+        "windows make .* features of each image.* a smaller n_kernels, or a larger stride",
+    ),
 ]
 
 
@@ -404,6 +485,33 @@ def test_more_features_than_memory_can_address():
     many = np.broadcast_to(BYTES[:1], (2**45, *BYTES.shape[1:]))
     with pytest.raises(MemoryError, match=r"16777216 features each.*transform_batches\(X\)"):
         transformer.transform(many)
+
+
+ROW = np.ones((2**13, 1, 3, 1), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "parameters", "message"),
+    [
+        (ROW[:3], {"dilation": 2**40}, "'dilation' .* below 16777216"),
+        (ROW[:3], {"dilation": 2**23, "padding": "same"}, r"covers \(16777217, 1\) pixels"),
+        (ROW, {"dilation": 2**20}, "conv2d allows fewer than 16777216 along each axis"),
+        (ROW[:3], {"padding": 2**40}, "'padding' .* below 16777216"),
+        (ROW[:3], {"stride": 2**40}, "'stride' .* below 2147483648"),
+    ],
+)
+def test_huge_parameters_of_conv2d(kernels, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        conv2d(BYTES, kernels, **parameters)
+
+
+def test_more_maps_than_memory_can_address():
+    many = np.broadcast_to(BYTES[:1], (2**45, *BYTES.shape[1:]))
+    message = r"size: each of 35184372088832 images has 1000 maps of 18 x 24 .* larger stride"
+    with pytest.raises(MemoryError, match=message):
+        conv2d(many, np.ones((3, 1, 3, 1000)))
+    with pytest.raises(MemoryError, match=r"4194326 x 4194332 responses.* less padding"):
+        conv2d(BYTES, ROW[:3], padding=2**21 + 2)
 
 
 def softly(z):

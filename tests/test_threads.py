@@ -21,10 +21,11 @@ def test_one_worker_is_the_thread_of_the_caller():
     assert run_tasks(threading.get_ident, [()] * 3, 1) == [threading.get_ident()] * 3
 
 
-def test_blas_is_limited_only_for_several_workers():
+@pytest.mark.parametrize("workers", [1, 2])
+def test_blas_is_limited_in_all_threads(workers):
     before = blas_threads()
-    assert run_tasks(blas_threads, [()], 1) == [before]
-    assert run_tasks(blas_threads, [()] * 4, 2) == [{1}] * 4
+    with one_blas_thread:
+        assert run_tasks(blas_threads, [()] * 4, workers) == [{1}] * 4
     assert blas_threads() == before
 
 

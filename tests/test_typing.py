@@ -41,17 +41,21 @@ assert_type(Mine().fit(X, y), Mine)
 assert_type(fitted().output_size((8, 8)), OutputSize)
 assert_type(fitted().output_size().multiply_adds, int)
 assert_type(fitted().transform(X), np.ndarray)
+assert_type(Mine().fit_transform(X, y), np.ndarray)
+assert_type(Mine().set_output(transform="pandas").set_params(stride=2), Mine)
 assert_type(fitted().transform_batches(X), Iterator[tuple[slice, np.ndarray]])
 assert_type(fitted().get_feature_names_out(), np.ndarray)
 model = StreamingRidgeClassifier().fit(X, y).partial_fit(X, y)
 assert_type(model, StreamingRidgeClassifier)
 assert_type(model.merge(model).score(X, y), float)
+assert_type(model.set_params(alphas=1.0), StreamingRidgeClassifier)
 assert_type(model.coef_, np.ndarray)
 assert_type(save_batches("f.npy", fitted().transform_batches(X)), np.memmap)
 assert_type(conv2d(X, X), np.ndarray)
 StridedConv2DTransformer().fit()  # type: ignore[call-arg]
 StreamingRidgeClassifier().fit(X)  # type: ignore[call-arg]
 StridedConv2DTransformer(n_kernel=3)  # type: ignore[call-arg]
+fitted().set_output("pandas")  # type: ignore[call-arg]
 """
 
 

@@ -1,15 +1,23 @@
 """The engine: convolution, activation and pooling of a batch of images.
 
-Modules, in the order of the computation:
+There are two engines, and ``choice`` chooses one of them. All engines share:
 
+- ``layer``: the description of what is computed;
 - ``geometry``: find the pixels of each window;
-- ``staging``: copy the pixels of a block of windows, so that a matrix product can read them;
-- ``weights``: make the matrix for this product, with rows for constants;
-- ``numpy_engine``: divide the work into blocks and multiply;
-- ``activation`` and ``pooling``: activate the responses and pool them;
-- ``threads``: distribute the blocks over threads.
+- ``activation`` and ``pooling``: the tables of activations and poolings;
+- ``threads``: distribute tasks over threads.
 
-An engine is a class with this interface; ``numpy_engine.NumpyEngine`` is the reference:
+``numpy_engine`` is the reference. It divides the work into blocks and multiplies matrices:
+
+- ``staging``: copy the pixels of a block of windows, so that a matrix product can read them;
+- ``weights``: make the matrix for this product, with rows for constants.
+
+``native_engine`` uses a library in C++, if there is one. It is several times faster:
+
+- ``bands``: divide the map into bands whose pixels fit the cache;
+- ``library``: find the library, check it, and describe its structures.
+
+An engine is a class with this interface:
 
 ``Engine(layer)``
     Prepare everything that does not depend on the images. ``layer`` is a `layer.Layer`.
@@ -30,8 +38,9 @@ Rules for all engines:
   size of the images; blocks respect the option ``working_memory`` of scikit-learn.
 - In float32, each response is at least as accurate as a plain sum in float32, and sums over
   positions have a relative error below 1e-6. A window that is normalized and constant is exactly 0.
-- Overflow gives infinity, without a warning. With several threads, BLAS is limited to one thread
-  meanwhile.
+- NaN and infinity affect only the windows that contain them. Overflow gives infinity, without a
+  warning.
+- There are as many threads as ``n_jobs`` says: BLAS is limited to one thread meanwhile.
 
 ``tests/test_engine_interface.py`` checks these rules for every engine.
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import NamedTuple, Self
 
@@ -59,9 +59,11 @@ class Reach(NamedTuple):
     """Pixels of the image that are copied to ``inside``."""
     outside: np.ndarray | None
     """Mask of the pixels of the copy that are zeros; None if there are none."""
+    pixels: np.ndarray
+    """(n_pixels,): the pixel of the image for each pixel of the copy, or `OUTSIDE`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Windows:
     """The windows of a convolution along one axis of an image."""
 
@@ -180,7 +182,13 @@ class Windows:
             # A slice is preferred, because indexing with a slice copies nothing.
             source=slice(pixels[0], pixels[-1] + 1) if is_contiguous else pixels,
             outside=index < 0 if len(in_image) < len(index) else None,
+            pixels=index,
         )
+
+    def count_pixels(self, n_windows: int) -> int:
+        """Return the number of pixels that are copied for consecutive windows, see `reach`."""
+        covered = (n_windows - 1) * self.stride + self.extent
+        return min(covered, n_windows * self.size)
 
     def part_at_padding(self, windows: Span) -> list[Span]:
         """Divide a span so that either all windows of a part contain padding or none does."""
@@ -211,6 +219,7 @@ class Geometry(NamedTuple):
         return self.rows.n_windows, self.columns.n_windows
 
 
+@lru_cache(maxsize=4)
 def place_windows(
     image: tuple[int, int], kernel_size: tuple[int, int], parameters: WindowParameters
 ) -> Geometry:

@@ -42,7 +42,12 @@ from sklearn_conv._engine.staging import (
     normalize_patches,
     view_patches,
 )
-from sklearn_conv._engine.threads import Workspace, count_threads, run_tasks
+from sklearn_conv._engine.threads import (
+    Workspace,
+    count_threads,
+    one_blas_thread,
+    run_tasks,
+)
 from sklearn_conv._engine.weights import LayerWeights
 
 BLOCK_BYTES = 6 * 2**20
@@ -102,10 +107,13 @@ class NumpyEngine:
 
         ``(n, h, w, c) -> (n, rows, columns, poolings, sides, k)``
         """
-        if self._layer.poolings is None:
-            self._compute_maps(images, out[:, :, :, 0], n_jobs, advance)
-        else:
-            self._compute_cells(images, out, n_jobs, advance)
+        # The products are small. Threads of BLAS would wait for each other at each of them, for a
+        # long time if another process is using a core.
+        with one_blas_thread:
+            if self._layer.poolings is None:
+                self._compute_maps(images, out[:, :, :, 0], n_jobs, advance)
+            else:
+                self._compute_cells(images, out, n_jobs, advance)
 
     def _compute_maps(
         self, images: np.ndarray, out: np.ndarray, n_jobs: int | None, advance: Advance

@@ -1,4 +1,4 @@
-"""Run tasks in several threads, and limit BLAS to one thread during this time."""
+"""Run tasks in several threads, and limit BLAS to one thread."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import prod
-from threading import Lock, RLock, local
+from threading import Lock, RLock, Thread, local
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 from joblib.parallel import get_active_backend
 from threadpoolctl import LibController, ThreadpoolController
 
@@ -29,8 +28,19 @@ class Workspace(local):
         n_bytes = prod(shape) * dtype.itemsize
         buffer = self._buffers.get(name)
         if buffer is None or buffer.nbytes < n_bytes:
-            buffer = self._buffers[name] = np.empty(n_bytes, np.uint8)
+            buffer = self._buffers[name] = aligned_empty(n_bytes, np.dtype(np.uint8))
         return buffer[:n_bytes].view(dtype).reshape(shape)
+
+
+def aligned_empty(length: int, dtype: np.dtype) -> np.ndarray:
+    """Return an uninitialized array that begins at a line of the cache, at a multiple of 64 bytes.
+
+    A vector of 64 bytes is then in one line of the cache and not in two.
+    """
+    n_bytes = length * dtype.itemsize
+    buffer = np.empty(n_bytes + 64, np.uint8)
+    start = -buffer.__array_interface__["data"][0] % 64
+    return buffer[start : start + n_bytes].view(dtype)
 
 
 def count_threads(n_jobs: int | None) -> int:
@@ -50,6 +60,7 @@ def run_tasks(
 ) -> list[Any]:
     """Call the function with every task in ``workers`` threads, and return the results in order."""
     results: list[Any] = [None] * len(tasks)
+    errors: list[BaseException] = []
     todo = iter(range(len(tasks)))
     lock = Lock()
 
@@ -60,27 +71,36 @@ def run_tasks(
                 i = next(todo, None)
             if i is None:
                 return
-            try:
-                # Overflow is reported once, when the result is checked.
-                with np.errstate(all="ignore"):
-                    results[i] = function(*tasks[i])
-            except BaseException:
-                todo = iter(())  # Stop the other threads.
-                raise
+            # Overflow is reported once, when the result is checked.
+            with np.errstate(all="ignore"):
+                results[i] = function(*tasks[i])
 
-    if workers == 1:
-        work()
-        return results
-    # A call by joblib takes as much time as a small task, so each thread fetches its tasks itself.
-    # joblib's Parallel is used instead of scikit-learn's, which sets and restores warning filters
-    # in its threads, and thereby changes them for the whole process. "sharedmem" is required: in
-    # other processes, tasks could not write to the result.
-    parallel = Parallel(n_jobs=workers, prefer="threads", require="sharedmem")
+    def work_in_thread() -> None:
+        nonlocal todo
+        try:
+            work()
+        except BaseException as error:
+            todo = iter(())  # Stop the other threads.
+            errors.append(error)
+
+    # joblib says how many threads there may be, but does not start them: its Parallel takes 10 ms,
+    # in which two threads compute hundreds of small images.
+    threads: list[Thread] = []
     try:
-        with one_blas_thread:
-            parallel(delayed(work)() for _ in range(workers))
+        for _ in range(min(workers, len(tasks)) - 1):
+            thread = Thread(target=work_in_thread)
+            try:
+                thread.start()
+            except RuntimeError:  # The system allows no more threads.
+                break
+            threads.append(thread)
+        work()
     finally:
-        todo = iter(())  # After an interrupt, the threads must stop as well.
+        todo = iter(())  # After an interrupt, the other threads must stop as well.
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]
     return results
 
 

@@ -12,11 +12,18 @@ that are not read anyway, so images that are stored elsewhere are judged by the 
    other channels vary.
 4. Few images: ``fit`` learns from all windows of 1 to 3 images of at least 8 x 8 pixels, because
    they have fewer windows than ``n_patches``.
-5. Fill value: at least 3 values, and 0.05 percent of the sample, are equal to the smallest or the
-   largest value v, which is not 0, and no other value is near v: the others are below ``abs(v) /
-   10`` in absolute value; or they are at least ``abs(v) / 2`` away, and v is in `FILL_VALUES`; or v
-   is negative, the others are not, and they are below ``abs(v) / 1.5``. The first and the last
-   rule require that the others have at least `MIN_DISTINCT` distinct values, as masks do not.
+5. Fill value: the smallest or the largest value v of the sample is not 0. At least 3 values and
+   0.05 percent of the sample are equal to v. All other values are far from v:
+
+   - v is in `FILL_VALUES`, and the others are at least ``abs(v) / 2`` away;
+   - or there are at least `MIN_DISTINCT` distinct others, and their absolute values are below
+     ``abs(v) / 10``;
+   - or v is a negative whole number, and there are at least `MIN_DISTINCT` distinct others from 0
+     to ``abs(v) / 1.5``.
+
+   Masks have fewer distinct values. The values in `FULL_SCALE` are those of black, white and
+   saturated pixels. If v is one of them, it must also be in `FILL_VALUES`, at least 1 percent of
+   the sample must be equal to v, and there must be at least `MIN_DISTINCT` distinct others.
 6. Units: the typical value is the median of the absolute values that are not 0. In ``transform``,
    it is more than 10 times that in ``fit``, and above all values seen in ``fit``. Or it is below a
    tenth, the largest as well, and the values are fractions although those in ``fit`` were whole
@@ -30,7 +37,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sklearn_conv._images.batch import ImageShape
+from sklearn_conv._images.batch import ImageShape, find_not_finite, not_finite
 from sklearn_conv._warnings import warn
 
 N_VALUES = 8192
@@ -59,13 +66,20 @@ FILL_VALUES = frozenset(
         65535,
         2**31 - 1,
         2**31,
+        2**32 - 1,
         2**32,
     )
     for sign in (1, -1)
 )
 """Values that mark missing pixels by convention."""
 
-MIN_FILLED, MIN_FRACTION, MIN_DISTINCT = 3, 0.0005, 8
+FULL_SCALE = frozenset({-128, -1, 1, 10_000} | {2**bits - 1 for bits in range(8, 17)})
+"""Values that black, white or saturated pixels have in the usual units. 10,000 is the reflectance 1
+in satellite images."""
+
+NO_FILL_VALUES = {0} | FULL_SCALE - FILL_VALUES
+
+MIN_FILLED, MIN_FRACTION, MIN_FULL_SCALE_FRACTION, MIN_DISTINCT = 3, 0.0005, 0.01, 8
 
 FAR, GROSS, GROSS_IF_DARK = 10, 10, 50
 
@@ -131,21 +145,10 @@ def warn_of_few_images(n_images: float, shape: ImageShape, has_all_windows: bool
 
 def describe(pixels: np.ndarray) -> Values | None:
     """Warn of a fill value among pixels, (n, c); return what the other values are like."""
-    with np.errstate(all="ignore"):
-        values = pixels.astype(np.float64).ravel()
-        values = values[np.isfinite(values)]
-        if not len(values):
-            return None
-        values = _without_fill(values)
-        sizes = np.abs(values)
-        others = sizes[sizes > 0]
-        if not len(others):
-            return None
-        return Values(
-            typical=float(np.partition(others, len(others) // 2)[len(others) // 2]),
-            largest=float(others.max()),
-            is_whole=bool((values == np.rint(values)).all()),
-        )
+    message, values = _split_fill(pixels)
+    if message:
+        warn(message)
+    return _describe_values(values)
 
 
 def warn_of_alpha(pixels: np.ndarray) -> None:
@@ -186,48 +189,104 @@ def warn_of_units(seen: Values, values: Values, n_images: int) -> bool:
     return True
 
 
+def warn_of_overflow(features: np.ndarray, images: np.ndarray, first: int) -> None:
+    """Warn if some features are not finite; ``images`` are those of the features, from X[first]."""
+    # If the sum is finite, as in the usual case, the features need not be searched.
+    if np.isfinite(features.sum()) or np.isfinite([features.min(), features.max()]).all():
+        return
+    bad = first + find_not_finite(images)
+    if len(bad):
+        problem = "Some features are infinite or NaN, because X contains NaN or infinity"
+        warn(str(not_finite(problem, bad)))
+        return
+    warn(
+        f"Some features are infinite or NaN: responses overflow in {features.dtype}. Divide the "
+        "images by their standard deviation first, or cast X to float64."
+    )
+
+
 class TransformWatch:
-    """Look at the batches of a call of ``transform``, and warn once at most."""
+    """Look at the batches of a call of ``transform``, and warn of each mistake once at most."""
 
     def __init__(self, seen: tuple | None) -> None:
         self._seen = None if seen is None else Values(*seen)
-        self._has_warned = False
+        self._has_warned_of_fill = False
+        self._has_warned_of_units = False
 
     def look(self, images: np.ndarray) -> None:
         """Look at a batch, (b, h, w, c)."""
-        if self._has_warned:
+        if self._has_warned_of_fill and self._has_warned_of_units:
             return
-        values = describe(sample_pixels(images))
-        if self._seen and values:
-            self._has_warned = warn_of_units(self._seen, values, len(images))
+        message, values = _split_fill(sample_pixels(images))
+        if message and not self._has_warned_of_fill:
+            self._has_warned_of_fill = True
+            warn(message)
+        if self._seen and not self._has_warned_of_units and _may_differ(self._seen, values):
+            found = _describe_values(values)
+            if found is not None:
+                self._has_warned_of_units = warn_of_units(self._seen, found, len(images))
 
 
-def _without_fill(values: np.ndarray) -> np.ndarray:
-    """Warn of a fill value, and return the other values."""
+def _may_differ(seen: Values, values: np.ndarray) -> bool:
+    """Return whether the largest value allows that the units differ, which is fast to find out."""
+    largest = max(-values.min(initial=0), values.max(initial=0))
+    return bool(largest > seen.largest or largest < max(seen.largest / GROSS, seen.typical / 5))
+
+
+def _describe_values(values: np.ndarray) -> Values | None:
+    """Return what finite values are like, or None if all are 0."""
+    sizes = np.abs(values)
+    others = sizes[sizes > 0]
+    if not len(others):
+        return None
+    return Values(
+        typical=float(np.partition(others, len(others) // 2)[len(others) // 2]),
+        largest=float(others.max()),
+        is_whole=bool((values == np.rint(values)).all()),
+    )
+
+
+def _split_fill(pixels: np.ndarray) -> tuple[str, np.ndarray]:
+    """Return a warning if pixels, (n, c), contain a fill value, and the other finite values."""
+    with np.errstate(all="ignore"):
+        values = pixels.astype(np.float64).ravel()
+        is_finite = np.isfinite(values)
+        if not is_finite.all():
+            values = values[is_finite]
+        return _without_fill(values) if len(values) else ("", values)
+
+
+def _without_fill(values: np.ndarray) -> tuple[str, np.ndarray]:
+    """Return a warning if there is a fill value, and the other values."""
     for extreme in ("min", "max"):
-        fill = getattr(values, extreme)()
+        fill = float(getattr(values, extreme)())
+        if fill in NO_FILL_VALUES:
+            continue
         is_fill = values == fill
         n_filled = int(np.count_nonzero(is_fill))
-        if fill == 0 or n_filled < max(MIN_FILLED, MIN_FRACTION * len(values)):
+        fraction = MIN_FULL_SCALE_FRACTION if fill in FULL_SCALE else MIN_FRACTION
+        if n_filled < max(MIN_FILLED, fraction * len(values)) or n_filled == len(values):
             continue
         others = values[~is_fill]
-        if not len(others) or not _is_far(float(fill), others):
+        if not _is_far(fill, others):
             continue
-        warn(
+        message = (
             f"About {n_filled / len(values):.1%} of the values of X are {fill:.6g}, far from all "
             "others, like a fill value for missing pixels. Replace it, for example with "
-            f"numpy.where(X == X.{extreme}(), numpy.median(X), X), or drop these images."
+            f"numpy.where(X == X.{extreme}(), numpy.median(X[X != X.{extreme}()]), X), or drop "
+            "these images."
         )
-        return others
-    return values
+        return message, others
+    return "", values
 
 
 def _is_far(fill: float, others: np.ndarray) -> bool:
     """Return whether ``fill`` is a fill value, as far as its distance to the others shows."""
     low, high = float(others.min()), float(others.max())
     distance = low - fill if fill < low else fill - high
+    has_many = len(np.unique(others)) >= MIN_DISTINCT
     if fill in FILL_VALUES and distance >= abs(fill) / 2:
-        return True
+        return has_many or fill not in FULL_SCALE
     largest = max(-low, high)
-    is_far = abs(fill) > FAR * largest or (fill < 0 <= low and -fill > 1.5 * largest)
-    return is_far and len(np.unique(others)) >= MIN_DISTINCT
+    is_negative = fill < 0 <= low and fill.is_integer() and -fill > 1.5 * largest
+    return has_many and (abs(fill) > FAR * largest or is_negative)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from threading import RLock
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -149,6 +149,10 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
     classes_: np.ndarray
     _has_fixed_classes: bool
     _solution: Solution | None
+
+    if TYPE_CHECKING:  # scikit-learn has no types; this method is inherited from it.
+
+        def set_params(self, **params: Any) -> Self: ...
 
     def __init__(
         self, alphas: float | Sequence[float] | np.ndarray = (0.1, 1.0, 10.0, 100.0, 1000.0)

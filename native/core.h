@@ -1,0 +1,109 @@
+// The interface of the native core: what sklearn_conv/_engine/library.py passes to it.
+//
+// All structures consist of 64-bit fields, so that they have the same layout everywhere. Their
+// counterparts in Python have the same fields in the same order. Whoever changes one of them
+// increases SKLEARN_CONV_INTERFACE, and INTERFACE in library.py.
+
+#ifndef SKLEARN_CONV_CORE_H
+#define SKLEARN_CONV_CORE_H
+
+#include <stdint.h>
+
+#define SKLEARN_CONV_INTERFACE 1
+
+#ifdef _WIN32
+#define SKLEARN_CONV_EXPORT extern "C" __declspec(dllexport)
+#else
+#define SKLEARN_CONV_EXPORT extern "C" __attribute__((visibility("default")))
+#endif
+
+// Functions that an activation applies to the responses
+enum Function { IDENTITY, RELU, ABS, SQUARE, STEP };
+
+// What is computed from the activated responses of a cell
+enum Pooling { MEAN, SUM, MAX, N_POOLINGS };
+
+// Types of the pixels
+enum Pixel { UINT8, INT8, UINT16, INT16, FLOAT16, FLOAT32, FLOAT64, INT32, UINT32, INT64, UINT64 };
+
+// A side of an activation: function(z + b), or function(-z + b) if it is negative
+struct Side {
+  int64_t function;
+  int64_t is_negative;
+};
+
+// Consecutive numbers of a window
+struct Run {
+  int64_t start;   // first number, from the first number of the window
+  int64_t length;
+};
+
+// A layer. "Number" is float or double; kernels are padded to full vectors.
+struct Layer {
+  int64_t is_double;
+  int64_t n_channels;
+  int64_t n_weights;   // kh * kw * c
+  int64_t n_kernels;
+  // Panels of `width` kernels, [panel][n_weights + 1][width]. The last panel may be one vector wide.
+  // The last row is the sum of each kernel: the weight of a number that was subtracted from a window.
+  const void* weights;
+  const void* shift;       // offset + bias, (padded kernels,)
+  const void* twice_bias;  // (padded kernels,)
+  int64_t n_padded;        // number of kernels including those that fill the last vector
+  int64_t n_sides;
+  const Side* sides;
+  int64_t n_poolings;      // 0: maps, which are not pooled
+  const int64_t* poolings;
+  const int32_t* numbers;  // 0 to n_weights: places of the numbers of a window that was copied
+  int64_t is_normalized;
+  double eps;
+};
+
+// Windows of a rectangle of the map, and the pixels under them. A copy of these pixels has the shape
+// (n_rows, n_columns, n_channels).
+struct Band {
+  int64_t n_rows;
+  const int64_t* rows;  // row of the image for each row of the copy, or -1 for a row of zeros
+  int64_t n_columns;
+  int64_t n_segments;
+  const int64_t* segments;  // (n_segments, 3): column of the copy, column of the image or -1, length
+  int64_t row_step;         // numbers of the copy from a window to the window below it
+  int64_t column_step;      // and to the window to the right of it
+  const int32_t* numbers;   // (n_weights,): place of each number of a window, from its first number
+  int64_t n_runs;
+  const Run* runs;          // the same, as runs of consecutive numbers
+  int64_t corner;           // numbers from the first weight to the last one of the first row
+  int64_t n_cells;
+  const int64_t* cells;  // (n_cells, 6): first and last + 1 row, the same for columns, row and column of the result
+};
+
+// Images, buffers and the place of the result
+struct Call {
+  int64_t n_images;
+  const char* images;
+  int64_t strides[4];  // bytes
+  int64_t pixel;       // enum Pixel
+  void* out;
+  // Numbers from one image, row, column, pooling and side of the result to the next
+  int64_t out_strides[5];
+  // If not null, there is one image, responses are added to these sums, and `out` is not used:
+  // [column of the result][side][sum, max][n_padded]
+  double* sums;
+  int64_t n_tiles;    // number of tiles that use the same weights one after the other
+  void* pixels;       // buffer for the copy of the pixels of a band
+  void* windows;      // buffer for n_tiles * positions windows of n_weights + 1 numbers
+  double* cell_sums;  // buffer for the sums of a cell, [side][sum, max][n_padded]
+};
+
+// What tile.cpp provides for an instruction set
+struct InstructionSet {
+  void (*compute)(const Layer*, const Band*, const Call*);
+  int64_t vector_bytes;
+  int64_t positions;  // number of windows of a tile
+};
+
+#define CONCATENATE(a, b) a##b
+#define INSTRUCTION_SET_(level) CONCATENATE(instruction_set_, level)
+#define INSTRUCTION_SET(level) INSTRUCTION_SET_(level)
+
+#endif

@@ -1,0 +1,610 @@
+// Convolution, activation and pooling, compiled once for each instruction set.
+//
+// A tile is up to POSITIONS windows by up to two vectors of kernels. Its responses stay in registers
+// while all weights of the kernels are added, and until they are activated and pooled:
+//
+//     for each weight j of a window:
+//         load the j-th weights of the kernels                  2 vectors
+//         for each window p of the tile:
+//             response[p] += pixel[p][j] * these weights        2 vectors
+//
+// Windows are read where they lie in the copy of the pixels. They are copied one by one only if they
+// have to be changed: normalized, or shifted by a large offset.
+//
+// Nothing here has external linkage except the function at the end, and no function of the C++
+// library is used: the linker must not mix functions that were compiled for different processors.
+
+#include "core.h"
+
+#include <stddef.h>
+#include <string.h>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64;
+constexpr int POSITIONS = 14;  // 28 responses, 2 weights: 30 of 32 registers
+#elif defined(__AVX2__)
+constexpr int VECTOR_BYTES = 32;
+constexpr int POSITIONS = 6;  // 12 responses, 2 weights, 1 pixel: 15 of 16 registers
+#elif defined(__aarch64__)
+constexpr int VECTOR_BYTES = 16;
+constexpr int POSITIONS = 12;  // 24 responses, 2 weights, pixels: of 32 registers
+#else
+constexpr int VECTOR_BYTES = 16;
+constexpr int POSITIONS = 5;  // 10 responses, 2 weights, 1 product, pixels: of 16 registers
+#endif
+
+// Maximum of Call::n_tiles. The weights of a panel come from the first-level cache for all but the
+// first of these tiles. Their sums are added in float, and the sums of groups of tiles in double.
+constexpr int MAX_TILES = 8;
+
+constexpr int MAX_SIDES = 4;
+
+// Products that are added one after the other. Such sums are then added: rounding grows with the
+// number of terms of a sum.
+constexpr int64_t TERMS = 256;
+
+// If all pixels of a window are near a large number, this number is subtracted from them: the
+// rounding of its products would be larger than the differences between the pixels. "Near" means
+// that their range, multiplied by this factor, is below the smallest absolute value. In float32,
+// the rounding of other windows is below 1e-5 of the range.
+constexpr int OFFSET_TO_RANGE = 64;
+
+// Maximum number of kernels of a panel, which are two vectors of float
+constexpr int MAX_WIDTH = 2 * VECTOR_BYTES / 4;
+
+template <class T>
+struct Types {
+  typedef T Vector __attribute__((vector_size(VECTOR_BYTES)));
+  typedef T Unaligned __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+  static constexpr int lanes = VECTOR_BYTES / sizeof(T);
+};
+template <class T>
+using Vector = typename Types<T>::Vector;
+
+template <class T>
+inline Vector<T> load(const T* source) {
+  return *reinterpret_cast<const typename Types<T>::Unaligned*>(source);
+}
+
+template <class T>
+inline void store(T* target, Vector<T> value) {
+  *reinterpret_cast<typename Types<T>::Unaligned*>(target) = value;
+}
+
+// Everything that the tiles of a panel have in common
+template <class T>
+struct Panel {
+  int64_t n_terms;
+  const int32_t* numbers;  // place of each term in a window, (n_terms,)
+  const T* weights;
+  const T* shift;
+  const T* twice_bias;
+  int64_t n_sides;
+  const Side* sides;
+  bool sums, maxima, maps;
+  bool is_first;  // whether the group is empty
+  T* group;       // sums and maxima of some tiles, [side][sum, max][MAX_WIDTH]
+  T* out;             // maps: the first kernel of the panel at position 0
+  int64_t out_side;   // maps: numbers from one side to the next
+  int64_t n_kernels;  // of the panel, without those that fill the last vector
+};
+
+template <class T, int P, int V>
+struct Tile {
+  typedef Vector<T> (&Responses)[P][V];
+  static constexpr int lanes = Types<T>::lanes;
+
+  // Sum over positions [from, to) as a tree, which is fast and precise
+  template <int from, int to>
+  static inline Vector<T> sum(Responses z, int v) {
+    if constexpr (to - from == 1)
+      return z[from][v];
+    else
+      return sum<from, (from + to) / 2>(z, v) + sum<(from + to) / 2, to>(z, v);
+  }
+
+  static inline Vector<T> larger(Vector<T> x, Vector<T> y) {  // NaN stays
+    return ((x > y) | (x != x)) ? x : y;
+  }
+
+  static inline Vector<T> maximum(Responses z, int v) {
+    Vector<T> m = z[0][v];
+#pragma GCC unroll 16
+    for (int p = 1; p < P; p++) m = larger(z[p][v], m);
+    return m;
+  }
+
+  static inline void activate(Responses z, int64_t function) {
+    const Vector<T> zero = {};
+    const Vector<T> one = zero + 1;
+    switch (function) {
+      case RELU:
+#pragma GCC unroll 16
+        for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+          for (int v = 0; v < V; v++) z[p][v] = zero > z[p][v] ? zero : z[p][v];  // NaN stays
+        break;
+      case ABS:
+#pragma GCC unroll 16
+        for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+          for (int v = 0; v < V; v++) z[p][v] = zero > z[p][v] ? -z[p][v] : z[p][v];
+        break;
+      case SQUARE:
+#pragma GCC unroll 16
+        for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+          for (int v = 0; v < V; v++) z[p][v] *= z[p][v];
+        break;
+      case STEP:
+#pragma GCC unroll 16
+        for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+          for (int v = 0; v < V; v++) z[p][v] = z[p][v] > zero ? one : zero;
+        break;
+    }
+  }
+
+  static void compute(const Panel<T>& panel, const T* const* windows, const int64_t* places) {
+    Vector<T> z[P][V];
+    const T* pixel[P];
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++) {
+      pixel[p] = windows[p];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) z[p][v] = load(panel.shift + v * lanes);
+    }
+    const T* w = panel.weights;
+    Vector<T> total[P][V];
+    bool has_total = false;
+    for (int64_t j = 0, stop; j < panel.n_terms; j = stop) {
+      if (__builtin_expect(j > 0, 0)) {
+#pragma GCC unroll 16
+        for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+          for (int v = 0; v < V; v++) {
+            total[p][v] = has_total ? total[p][v] + z[p][v] : z[p][v];
+            z[p][v] = Vector<T>{};
+          }
+        has_total = true;
+      }
+      stop = panel.n_terms - j < TERMS ? panel.n_terms : j + TERMS;
+      for (; j < stop; j++) {
+        const int64_t place = panel.numbers[j];
+        Vector<T> weight[V];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) weight[v] = load(w + v * lanes);
+#pragma GCC unroll 16
+        for (int p = 0; p < P; p++) {
+          const T x = pixel[p][place];
+#pragma GCC unroll 2
+          for (int v = 0; v < V; v++) z[p][v] += x * weight[v];
+        }
+        w += V * lanes;
+      }
+    }
+    if (__builtin_expect(has_total, 0))
+#pragma GCC unroll 16
+      for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) z[p][v] += total[p][v];
+    if (panel.n_sides > 1)
+#pragma GCC unroll 16
+      for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) total[p][v] = z[p][v];
+    for (int64_t side = 0; side < panel.n_sides; side++) {
+      if (side > 0)
+#pragma GCC unroll 16
+        for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+          for (int v = 0; v < V; v++) z[p][v] = total[p][v];
+      if (panel.sides[side].is_negative) {
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++) {
+          const Vector<T> twice_bias = load(panel.twice_bias + v * lanes);
+#pragma GCC unroll 16
+          for (int p = 0; p < P; p++) z[p][v] = twice_bias - z[p][v];
+        }
+      }
+      activate(z, panel.sides[side].function);
+      T* const group = panel.group + side * 2 * MAX_WIDTH;
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) {
+        T* const target = group + v * lanes;
+        if (panel.sums) {
+          const Vector<T> s = sum<0, P>(z, v);
+          store(target, panel.is_first ? s : s + load(target));
+        }
+        if (panel.maxima) {
+          const Vector<T> m = maximum(z, v);
+          store(target + MAX_WIDTH, panel.is_first ? m : larger(m, load(target + MAX_WIDTH)));
+        }
+      }
+      if (panel.maps) write(panel, z, places, side);
+    }
+  }
+
+  static inline void write(const Panel<T>& panel, Responses z, const int64_t* places, int64_t side) {
+    if (panel.n_kernels >= V * lanes) {
+#pragma GCC unroll 16
+      for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; v++)
+          store(panel.out + places[p] + side * panel.out_side + v * lanes, z[p][v]);
+      return;
+    }
+    T values[P][V * lanes];
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) store(&values[p][v * lanes], z[p][v]);
+    for (int p = 0; p < P; p++)
+      memcpy(panel.out + places[p] + side * panel.out_side, values[p], panel.n_kernels * sizeof(T));
+  }
+};
+
+template <class T>
+using TileFunction = void (*)(const Panel<T>&, const T* const*, const int64_t*);
+
+// Functions for 1 to POSITIONS positions, and one or two vectors of kernels
+template <class T>
+struct Functions {
+  TileFunction<T> of[POSITIONS + 1][3] = {};
+  template <int P>
+  constexpr void fill() {
+    of[P][1] = Tile<T, P, 1>::compute;
+    of[P][2] = Tile<T, P, 2>::compute;
+    if constexpr (P > 1) fill<P - 1>();
+  }
+  constexpr Functions() { fill<POSITIONS>(); }
+};
+template <class T>
+constexpr Functions<T> FUNCTIONS{};
+
+// ---- Pixels -----------------------------------------------------------------------------------
+
+inline float to_number(uint16_t half, float) {
+  // The exponent is moved to its place in float, and its bias is corrected by a multiplication, which
+  // is also right for subnormal numbers.
+  const uint32_t magnitude = (half & 0x7fffu) << 13;
+  uint32_t bits;
+  float value;
+  memcpy(&value, &magnitude, 4);
+  value *= 0x1p112f;
+  memcpy(&bits, &value, 4);
+  bits |= magnitude >= 0x0f800000u ? 0x7f800000u : 0u;  // infinity and NaN
+  bits |= (half & 0x8000u) << 16;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
+struct Half {
+  uint16_t bits;
+};
+
+template <class S, class T>
+inline T convert(S value) {
+  return static_cast<T>(value);
+}
+template <>
+inline float convert<Half, float>(Half value) {
+  return to_number(value.bits, 0.0f);
+}
+template <>
+inline double convert<Half, double>(Half value) {
+  return to_number(value.bits, 0.0f);
+}
+
+template <class S>
+inline S read(const char* address) {  // from any address
+  S value;
+  memcpy(&value, address, sizeof(S));
+  return value;
+}
+
+template <class S, class T>
+void copy_line(const char* source, int64_t stride, int64_t n, T* target, int64_t step) {
+  if (stride == int64_t(sizeof(S)) && step == 1)
+    for (int64_t i = 0; i < n; i++) target[i] = convert<S, T>(read<S>(source + i * sizeof(S)));
+  else
+    for (int64_t i = 0; i < n; i++) target[i * step] = convert<S, T>(read<S>(source + i * stride));
+}
+
+// Copy consecutive columns of a row, with all their channels
+template <class S, class T>
+void copy_columns(const char* source, const int64_t* strides, int64_t n, int64_t c, T* target) {
+  const int64_t column = strides[2], channel = strides[3], size = sizeof(S);
+  if (c == 1)
+    copy_line<S, T>(source, column, n, target, 1);
+  else if (channel == size && column == c * size)
+    copy_line<S, T>(source, size, n * c, target, 1);
+  else if (n > c)
+    for (int64_t i = 0; i < c; i++) copy_line<S, T>(source + i * channel, column, n, target + i, c);
+  else
+    for (int64_t i = 0; i < n; i++) copy_line<S, T>(source + i * column, channel, c, target + i * c, 1);
+}
+
+template <class S, class T>
+void copy_pixels(const Layer& layer, const Band& band, const char* image, const int64_t* strides, T* pixels) {
+  const int64_t c = layer.n_channels, pitch = band.n_columns * c;
+  for (int64_t y = 0; y < band.n_rows; y++) {
+    T* target = pixels + y * pitch;
+    if (band.rows[y] < 0) {
+      memset(target, 0, pitch * sizeof(T));
+      continue;
+    }
+    const char* row = image + band.rows[y] * strides[1];
+    for (int64_t s = 0; s < band.n_segments; s++) {
+      const int64_t* segment = band.segments + 3 * s;
+      T* place = target + segment[0] * c;
+      if (segment[1] < 0)
+        memset(place, 0, segment[2] * c * sizeof(T));
+      else
+        copy_columns<S, T>(row + segment[1] * strides[2], strides, segment[2], c, place);
+    }
+  }
+}
+
+template <class T>
+void copy_pixels(const Layer& layer, const Band& band, const Call& call, const char* image, T* pixels) {
+  switch (call.pixel) {
+#define CASE(NAME, S) \
+  case NAME:          \
+    return copy_pixels<S, T>(layer, band, image, call.strides, pixels);
+    CASE(UINT8, uint8_t)
+    CASE(INT8, int8_t)
+    CASE(UINT16, uint16_t)
+    CASE(INT16, int16_t)
+    CASE(FLOAT16, Half)
+    CASE(FLOAT32, float)
+    CASE(FLOAT64, double)
+    CASE(INT32, int32_t)
+    CASE(UINT32, uint32_t)
+    CASE(INT64, int64_t)
+    CASE(UINT64, uint64_t)
+#undef CASE
+  }
+}
+
+// ---- Windows ----------------------------------------------------------------------------------
+
+// Copy a window, and append a 0
+template <class T>
+void copy_window(const Layer& layer, const Band& band, const T* source, T* window) {
+  T* target = window;
+  for (int64_t run = 0; run < band.n_runs; run++) {
+    const T* from = source + band.runs[run].start;
+    const int64_t n = band.runs[run].length;
+    for (int64_t j = 0; j < n; j++) target[j] = from[j];
+    target += n;
+  }
+  window[layer.n_weights] = 0;
+}
+
+// Whether some window may have a large offset: its corners are near each other
+inline bool may_have_offset(const Layer& layer, const Band& band, const float* pixels) {
+  const Run& last_run = band.runs[band.n_runs - 1];
+  const int64_t last = last_run.start + last_run.length - 1;
+  const int64_t right = band.corner, below = last - right;
+  const int64_t n = band.n_rows * band.n_columns * layer.n_channels - last;
+  int32_t found = 0;
+  for (int64_t i = 0; i < n; i++) {
+    const float x = pixels[i], size = __builtin_fabsf(x) / OFFSET_TO_RANGE;
+    found |= (__builtin_fabsf(x - pixels[i + last]) < size) & (__builtin_fabsf(x - pixels[i + right]) < size) &
+             (__builtin_fabsf(x - pixels[i + below]) < size);
+  }
+  return found;
+}
+
+// Return the pixel of a window that is nearest to 0, if all pixels are near it, otherwise 0. In
+// float32, the differences to it are then exact.
+inline float find_offset(const Band& band, const float* window) {
+  float low = window[0], high = low;
+  for (int64_t run = 0; run < band.n_runs; run++) {
+    const float* const first = window + band.runs[run].start;
+    for (int64_t j = 0; j < band.runs[run].length; j++) {
+      low = first[j] < low ? first[j] : low;
+      high = first[j] > high ? first[j] : high;
+    }
+    const float nearest = low > 0 ? low : -high;
+    if (!((high - low) * OFFSET_TO_RANGE < nearest)) return 0;  // also for NaN and infinity
+  }
+  return low > 0 ? low : high;
+}
+
+// Divide a window by sqrt(variance + eps). The kernels have zero mean, so one of its pixels is
+// subtracted instead of the mean: a constant window becomes exactly 0, and an offset does not make
+// the variance inaccurate.
+template <class T>
+void normalize(const Layer& layer, T* window) {
+  const int64_t d = layer.n_weights;
+  const T center = window[d / 2];
+  Vector<T> sums = {}, squares = {};
+  constexpr int lanes = Types<T>::lanes;
+  int64_t j = 0;
+  for (; j + lanes <= d; j += lanes) {
+    const Vector<T> x = load(window + j) - center;
+    store(window + j, x);
+    sums += x;
+    squares += x * x;
+  }
+  double sum = 0, square = 0;
+  for (; j < d; j++) {
+    window[j] -= center;
+    sum += window[j];
+    square += double(window[j]) * window[j];
+  }
+  for (int i = 0; i < lanes; i++) {
+    sum += sums[i];
+    square += squares[i];
+  }
+  const double mean = sum / d, variance = square / d - mean * mean;
+  const T factor = T(1 / __builtin_sqrt((variance > 0 ? variance : 0) + layer.eps));
+  for (j = 0; j < d; j++) window[j] *= factor;
+}
+
+// ---- Cells ------------------------------------------------------------------------------------
+
+// Write features of n kernels from their sums and maxima, [side][sum, max][length]
+template <class S, class T>
+void finish(const Layer& layer, const Call& call, const S* sums, int64_t length, int64_t n_positions, int64_t n, T* out) {
+  const S divisor = S(n_positions);
+  for (int64_t pooling = 0; pooling < layer.n_poolings; pooling++)
+    for (int64_t side = 0; side < layer.n_sides; side++) {
+      T* const target = out + pooling * call.out_strides[3] + side * call.out_strides[4];
+      const S* const source = sums + 2 * side * length;
+      switch (layer.poolings[pooling]) {
+        case MEAN:
+          for (int64_t i = 0; i < n; i++) target[i] = T(source[i] / divisor);
+          break;
+        case SUM:
+          for (int64_t i = 0; i < n; i++) target[i] = T(source[i]);
+          break;
+        case MAX:
+          for (int64_t i = 0; i < n; i++) target[i] = T(source[length + i]);
+          break;
+      }
+    }
+}
+
+// Join the sums and maxima of a group of tiles and those of a cell, [side][sum, max][n_padded]
+template <class T>
+void join_group(const Layer& layer, const T* group, int64_t width, bool is_first, double* sums) {
+  for (int64_t side = 0; side < layer.n_sides; side++, group += 2 * MAX_WIDTH, sums += 2 * layer.n_padded) {
+    double* const maxima = sums + layer.n_padded;
+    const T* const group_maxima = group + MAX_WIDTH;
+    if (is_first) {
+      for (int64_t i = 0; i < width; i++) sums[i] = group[i];
+      for (int64_t i = 0; i < width; i++) maxima[i] = group_maxima[i];
+    } else {
+      for (int64_t i = 0; i < width; i++) sums[i] += group[i];
+      for (int64_t i = 0; i < width; i++) {
+        const double x = group_maxima[i];
+        maxima[i] = x > maxima[i] || x != x ? x : maxima[i];
+      }
+    }
+  }
+}
+
+template <class T>
+void compute_image(const Layer& layer, const Band& band, const Call& call, int64_t image) {
+  constexpr int lanes = Types<T>::lanes;
+  constexpr int64_t width = 2 * lanes;
+  T* const pixels = static_cast<T*>(call.pixels);
+  T* const copies = static_cast<T*>(call.windows);
+  const int64_t length = layer.n_weights + 1;
+  copy_pixels<T>(layer, band, call, call.images + image * call.strides[0], pixels);
+  // Integers of 8 bits are too small for an offset; float64 needs none.
+  bool has_offset = false;
+  if constexpr (sizeof(T) == 4)
+    has_offset = !layer.is_normalized && call.pixel != UINT8 && call.pixel != INT8 &&
+                 may_have_offset(layer, band, pixels);
+
+  T group[MAX_SIDES * 2 * MAX_WIDTH] = {};
+  Panel<T> panel = {};
+  panel.group = group;
+  panel.n_sides = layer.n_sides;
+  panel.sides = layer.sides;
+  panel.maps = layer.n_poolings == 0;
+  panel.out_side = call.out_strides[4];
+  for (int64_t i = 0; i < layer.n_poolings; i++) {
+    panel.sums |= layer.poolings[i] != MAX;
+    panel.maxima |= layer.poolings[i] == MAX;
+  }
+
+  for (int64_t i = 0; i < band.n_cells; i++) {
+    const int64_t* cell = band.cells + 6 * i;
+    const int64_t n_columns = cell[3] - cell[2], n_positions = (cell[1] - cell[0]) * n_columns;
+    const int64_t n_tiles = (n_positions + POSITIONS - 1) / POSITIONS;
+    const bool is_one_group = n_tiles <= call.n_tiles && !call.sums;
+    double* const sums =
+        call.sums ? call.sums + cell[5] * 2 * layer.n_sides * layer.n_padded : call.cell_sums;
+    T* const out = static_cast<T*>(call.out) + image * call.out_strides[0] + cell[4] * call.out_strides[1] +
+                   cell[5] * call.out_strides[2];
+    // The first `n_wider` tiles have one position more than the others.
+    const int64_t n_in_tile = n_positions / n_tiles, n_wider = n_positions - n_in_tile * n_tiles;
+    int64_t row = cell[0], column = cell[2], place = 0;
+    const T* window = pixels + row * band.row_step + column * band.column_step;
+    for (int64_t first_tile = 0; first_tile < n_tiles; first_tile += call.n_tiles) {
+      const int64_t last_tile = first_tile + call.n_tiles < n_tiles ? first_tile + call.n_tiles : n_tiles;
+      int64_t n_windows = 0;
+      for (int64_t tile = first_tile; tile < last_tile; tile++) n_windows += n_in_tile + (tile < n_wider);
+      const T* windows[MAX_TILES * POSITIONS];
+      int64_t places[MAX_TILES * POSITIONS];  // of the responses in the maps
+      for (int64_t p = 0; p < n_windows; p++) {
+        windows[p] = window;
+        places[p] = place;
+        window += band.column_step;
+        place += call.out_strides[2];
+        if (++column == cell[3]) {
+          column = cell[2];
+          row++;
+          window = pixels + row * band.row_step + column * band.column_step;
+          place = (row - cell[0]) * call.out_strides[1];
+        }
+      }
+      bool is_copied = layer.is_normalized;
+      T offsets[MAX_TILES * POSITIONS];
+      if constexpr (sizeof(T) == 4)
+        if (has_offset)
+          for (int64_t p = 0; p < n_windows; p++) {
+            offsets[p] = find_offset(band, windows[p]);
+            is_copied |= offsets[p] != 0;
+          }
+      if (is_copied)
+        for (int64_t p = 0; p < n_windows; p++) {
+          T* const copy = copies + p * length;
+          copy_window(layer, band, windows[p], copy);
+          if (layer.is_normalized) {
+            normalize(layer, copy);
+          } else if (offsets[p] != 0) {
+            for (int64_t j = 0; j < layer.n_weights; j++) copy[j] -= offsets[p];
+            copy[layer.n_weights] = offsets[p];
+          }
+          windows[p] = copy;
+        }
+      panel.n_terms = is_copied ? length : layer.n_weights;
+      panel.numbers = is_copied ? layer.numbers : band.numbers;
+      for (int64_t k = 0; k < layer.n_padded; k += width) {
+        const int n_vectors = layer.n_padded - k >= width ? 2 : 1;
+        panel.weights = static_cast<const T*>(layer.weights) + k * length;
+        panel.shift = static_cast<const T*>(layer.shift) + k;
+        panel.twice_bias = static_cast<const T*>(layer.twice_bias) + k;
+        panel.out = out + k;
+        panel.n_kernels = layer.n_kernels - k;
+        int64_t p = 0;
+        for (int64_t tile = first_tile; tile < last_tile; tile++) {
+          const int64_t n = n_in_tile + (tile < n_wider);
+          panel.is_first = tile == first_tile;
+          FUNCTIONS<T>.of[n][n_vectors](panel, windows + p, places + p);
+          p += n;
+        }
+        if (panel.maps) continue;
+        const int64_t n_in_panel = n_vectors * lanes;
+        if (is_one_group)
+          finish(layer, call, group, MAX_WIDTH, n_positions,
+                 panel.n_kernels < n_in_panel ? panel.n_kernels : n_in_panel, panel.out);
+        else
+          join_group(layer, group, n_in_panel, first_tile == 0 && !call.sums, sums + k);
+      }
+    }
+    if (!panel.maps && !is_one_group && !call.sums)
+      finish(layer, call, sums, layer.n_padded, n_positions, layer.n_kernels, out);
+  }
+}
+
+void compute(const Layer* layer, const Band* band, const Call* call) {
+  for (int64_t image = 0; image < call->n_images; image++)
+    if (layer->is_double)
+      compute_image<double>(*layer, *band, *call, image);
+    else
+      compute_image<float>(*layer, *band, *call, image);
+}
+
+}  // namespace
+
+extern const InstructionSet INSTRUCTION_SET(SKLEARN_CONV_LEVEL);
+const InstructionSet INSTRUCTION_SET(SKLEARN_CONV_LEVEL) = {compute, VECTOR_BYTES, POSITIONS};

@@ -1,0 +1,61 @@
+"""The build of the native core: what the wheel and the sdist contain, and what make depends on."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from sklearn_conv._engine import library
+
+ROOT = Path(__file__).parents[1]
+NATIVE = ROOT / "native"
+CMAKE = (ROOT / "CMakeLists.txt").read_text()
+SCIKIT_BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["scikit-build"]
+
+
+def test_python_and_the_core_have_the_same_version_of_the_interface():
+    header = (NATIVE / "core.h").read_text()
+    version = re.search(r"#define SKLEARN_CONV_INTERFACE (\d+)", header).group(1)
+    assert int(version) == library.INTERFACE
+
+
+def test_structures_have_the_fields_of_the_header():
+    header = re.sub(r"//.*", "", (NATIVE / "core.h").read_text())
+    bodies = dict(re.findall(r"struct (\w+) {(.*?)};", header, re.DOTALL))
+    for structure in (library.Side, library.Layer, library.Band, library.Call):
+        fields = re.findall(r"(\w+)(?:\[\d+\])?;", bodies[structure.__name__])
+        assert [name for name, _ in structure._fields_] == fields
+
+
+def test_the_library_has_the_name_that_cmake_gives_it():
+    assert f"add_library({Path(library.NAME).stem.removeprefix('lib')} SHARED" in CMAKE
+
+
+def test_every_source_is_compiled():
+    sources = {path.name for path in NATIVE.glob("*.cpp")}
+    assert {name for name in sources if f"native/{name}" in CMAKE} == sources
+
+
+def test_levels_of_the_core_are_those_of_cmake():
+    core = (NATIVE / "core.cpp").read_text()
+    optional = {name.upper() for name in re.findall(r"add_optional_level\((\w+) -", CMAKE)}
+    assert optional == set(re.findall(r"SKLEARN_CONV_HAS_(\w+)", core))
+
+
+def test_libraries_beside_the_sources_are_not_packaged():
+    assert {Path(library.NAME).suffix, ".so", ".dylib", ".dll"} == {
+        pattern.removeprefix("*") for pattern in SCIKIT_BUILD["sdist"]["exclude"]
+    }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the generators differ")
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="CMake is not installed")
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no compiler")
+def test_cmake_finds_the_instruction_sets(tmp_path):
+    subprocess.run(["cmake", "-S", ROOT, "-B", tmp_path], check=True, capture_output=True)
+    cache = (tmp_path / "CMakeCache.txt").read_text()
+    assert "HAS_VECTOR_EXTENSIONS:INTERNAL=1" in cache

@@ -1,0 +1,304 @@
+"""The engine in C++, compared with the engine in NumPy, and its library, which may be unusable."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import run_python, small_blocks
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import ORDERS, in_order
+
+from sklearn_conv import StridedConv2DTransformer, conv2d
+from sklearn_conv._engine import choice, native_engine
+from sklearn_conv._engine.activation import ACTIVATIONS
+from sklearn_conv._engine.bands import Divider
+from sklearn_conv._engine.geometry import PADDING_MODES, WindowParameters, place_windows
+from sklearn_conv._engine.layer import Layer, compute_dtype
+from sklearn_conv._engine.library import Library, library_path
+from sklearn_conv._engine.native_engine import PIXEL_TYPES, NativeEngine
+from sklearn_conv._engine.numpy_engine import NumpyEngine
+from sklearn_conv._engine.pooling import POOLINGS
+
+needs_library = pytest.mark.skipif(choice.LIBRARY is None, reason=f"no library: {choice.REASON}")
+LEVELS = [] if choice.LIBRARY is None else choice.LIBRARY.levels
+levels = pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+RNG = np.random.default_rng(0)
+
+
+# ---- The same features as the engine in NumPy ----------------------------------------------------
+
+
+@st.composite
+def layers(draw):
+    """Layers of all kinds, and images for them."""
+    pair = st.tuples(st.integers(1, 3), st.integers(1, 3))
+    image = draw(st.tuples(st.integers(1, 24), st.integers(1, 24)))
+    size = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    c, k = draw(st.integers(1, 4)), draw(st.integers(1, 70))
+    padding = draw(st.sampled_from([("same", "same"), (5, 4), (0, 4)]))
+    windows = WindowParameters(
+        draw(pair), padding, draw(st.sampled_from(sorted(PADDING_MODES))), draw(pair)
+    )
+    try:
+        geometry = place_windows(image, size, windows)
+    except ValueError:
+        geometry = place_windows(
+            image, size, windows._replace(padding=("same", "same"), dilation=(1, 1))
+        )
+    pixel = draw(st.sampled_from([*PIXEL_TYPES, np.dtype(">f4"), np.dtype(np.longdouble)]))
+    dtype = compute_dtype(pixel)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kernels = rng.standard_normal((*size, c, k))
+    eps = draw(st.sampled_from([0.0, 0.1]))
+    if eps:
+        kernels -= kernels.mean(axis=(0, 1, 2))
+    poolings = draw(
+        st.none() | st.lists(st.sampled_from(sorted(POOLINGS)), min_size=1, unique=True)
+    )
+    layer = Layer(
+        kernels=kernels.astype(dtype),
+        offset=rng.standard_normal(k).astype(dtype),
+        bias=(rng.standard_normal(k) * draw(st.sampled_from([0, 1]))).astype(dtype),
+        geometry=geometry,
+        # A response near 0 may be on either side of it.
+        sides=ACTIVATIONS[draw(st.sampled_from(sorted(set(ACTIVATIONS) - {"step"})))],
+        eps=eps,
+        poolings=None if poolings is None else [POOLINGS[name] for name in poolings],
+        pool_grid=draw(st.tuples(st.integers(1, 5), st.integers(1, 5))),
+    )
+    images = rng.normal(0, 30, (draw(st.integers(1, 5)), *image, c))
+    offset = draw(st.sampled_from([0, 20_000]))
+    if offset < (np.inf if pixel.kind == "f" else np.iinfo(pixel).max if pixel.kind in "iu" else 1):
+        images += offset
+    if pixel.kind == "u":
+        images = np.abs(images)
+    return layer, in_order(images.astype(pixel), draw(st.sampled_from(ORDERS)))
+
+
+def compute(engine, layer, images, n_jobs=1):
+    rows, columns = layer.geometry.output_shape if layer.poolings is None else layer.pool_grid
+    poolings = 1 if layer.poolings is None else len(layer.poolings)
+    shape = (len(images), rows, columns, poolings, len(layer.sides), layer.kernels.shape[3])
+    out = np.full(shape, np.nan, layer.kernels.dtype)
+    engine.compute(images, out, n_jobs)
+    return out
+
+
+@needs_library
+@levels
+@given(
+    layers(),
+    st.sampled_from([1, 300, 5000, native_engine.BAND_BYTES]),
+    st.sampled_from([None, 1, 2, 3]),
+)
+def test_features_agree_with_numpy(level, layer_and_images, n_bytes, n_jobs):
+    layer, images = layer_and_images
+    exact = Layer(
+        **vars(layer)
+        | {name: getattr(layer, name).astype("f8") for name in ("kernels", "offset", "bias")}
+    )
+    expected = compute(NumpyEngine(exact), exact, images.astype(np.float64))
+    with pytest.MonkeyPatch.context() as patch:
+        small_blocks(patch, n_bytes)
+        features = compute(NativeEngine(layer, choice.LIBRARY, level), layer, images, n_jobs)
+    scale = np.abs(expected).max()
+    tolerance = 1e-12 if layer.kernels.dtype == np.float64 else 1e-5
+    np.testing.assert_allclose(features, expected, rtol=0, atol=tolerance * scale + 1e-30)
+
+
+@needs_library
+@levels
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("pooling", [None, *POOLINGS])
+def test_nan_and_infinity_stay_where_they_are(level, activation, pooling):
+    """Also in the maximum, and behind an activation that has a maximum itself."""
+    images = RNG.standard_normal((1, 6, 30, 1)).astype(np.float32)
+    images[0, 2, 3], images[0, 4, 20] = np.nan, np.inf
+    layer = Layer(
+        kernels=RNG.standard_normal((2, 2, 1, 5)).astype(np.float32),
+        offset=np.zeros(5, np.float32),
+        bias=np.zeros(5, np.float32),
+        geometry=place_windows((6, 30), (2, 2), WindowParameters((1, 1), (0, 0), "edge", (1, 1))),
+        sides=ACTIVATIONS[activation],
+        poolings=None if pooling is None else [POOLINGS[pooling]],
+        pool_grid=(1, 3),
+    )
+    with np.errstate(all="ignore"):
+        expected = compute(NumpyEngine(layer), layer, images)
+    features = compute(NativeEngine(layer, choice.LIBRARY, level), layer, images)
+    np.testing.assert_allclose(features, expected, rtol=2e-5, atol=1e-5)
+    if activation != "step":  # NaN > 0 is false
+        assert np.isnan(features).any()
+        assert not np.isnan(features).all()
+
+
+@needs_library
+@levels
+@pytest.mark.parametrize("value", [1.0, 0.1, 240.0])
+def test_responses_of_large_flat_windows(level, value):
+    """The terms of a response are added in parts, because rounding grows with their number."""
+    images = np.full((1, 70, 70, 3), value, np.float32)
+    kernels = np.full((64, 64, 3, 2), 0.01, np.float32)
+    layer = Layer(
+        kernels=kernels,
+        offset=np.zeros(2, np.float32),
+        bias=np.zeros(2, np.float32),
+        geometry=place_windows(
+            (70, 70), (64, 64), WindowParameters((3, 3), (0, 0), "edge", (1, 1))
+        ),
+        sides=ACTIVATIONS["identity"],
+    )
+    responses = compute(NativeEngine(layer, choice.LIBRARY, level), layer, images)
+    exact = np.float64(np.float32(value)) * np.float64(np.float32(0.01)) * 64 * 64 * 3
+    np.testing.assert_allclose(responses, exact, rtol=5e-6)
+
+
+@needs_library
+def test_half_precision_is_read_exactly():
+    """All numbers of float16, with infinity and NaN."""
+    numbers = np.arange(2**16, dtype=np.uint16).view(np.float16).reshape(1, 256, 256, 1)
+    kernels = np.ones((1, 1, 1, 1))
+    with np.errstate(invalid="ignore"):
+        expected = numbers.astype(np.float32)
+        np.testing.assert_array_equal(conv2d(numbers, kernels), expected)
+
+
+# ---- Bands ---------------------------------------------------------------------------------------
+
+
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    st.integers(1, 2000),
+    st.integers(1, 40),
+)
+def test_bands_cover_each_cell_once(image, size, stride, grid, max_pixels, max_rows):
+    windows = WindowParameters(stride, ("same", "same"), "constant", (1, 1))
+    geometry = place_windows(image, size, windows)
+    divider = Divider(geometry, max_pixels, max_rows)
+    counts = np.zeros((*grid, *geometry.output_shape), int)
+    for group in divider.divide_grid(grid):
+        assert len(group) == 1 or all(band.has_parts for band in group)
+        assert len({cell.row for band in group for cell in band.cells}) == 1 or len(group) == 1
+        for band in group:
+            rows, columns = band.rectangle
+            n_pixels = geometry.rows.reach(rows).n_pixels * geometry.columns.reach(columns).n_pixels
+            n_windows = (rows[1] - rows[0]) * (columns[1] - columns[0])
+            assert n_pixels <= max_pixels or n_windows == 1
+            assert rows[1] - rows[0] <= max_rows
+            for cell in band.cells:
+                counts[cell.row, cell.column][slice(*cell.rows), slice(*cell.columns)] += 1
+    assert counts.max() == 1
+    for i in range(grid[0]):
+        for j in range(grid[1]):
+            assert counts[i, j].any()
+    covered = np.zeros(geometry.output_shape, int)
+    for [band] in divider.divide_map():
+        [cell] = band.cells
+        assert (cell.row, cell.column) == (cell.rows[0], cell.columns[0])
+        covered[slice(*cell.rows), slice(*cell.columns)] += 1
+    assert (covered == 1).all()
+
+
+# ---- The library ---------------------------------------------------------------------------------
+
+
+@needs_library
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems check this themselves")
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.3, 0.9, 0.999])
+def test_an_incomplete_library_is_refused(part, tmp_path):
+    """The system would end the process when it loads it."""
+    whole = library_path().read_bytes()
+    path = tmp_path / library_path().name
+    path.write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(OSError, match=re.escape(str(path))):
+        Library(path)
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "libother.so"
+    with pytest.raises(OSError, match="libother"):
+        Library(path)
+    path.write_text("not a library")
+    with pytest.raises(OSError, match="libother"):
+        Library(path)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a compiler")
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("int other(void) { return 1; }", "is not a library of sklearn_conv"),
+        ("long sklearn_conv_interface(void) { return 99; }", "has version 99 of the interface"),
+    ],
+)
+def test_other_libraries_are_refused(code, message, tmp_path):
+    source, path = tmp_path / "other.c", tmp_path / "libother.so"
+    source.write_text(code)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", path, source], check=True)
+    with pytest.raises(OSError, match=message):
+        Library(path)
+
+
+def run_with(code="import sklearn_conv; sklearn_conv.show_versions()", **variables):
+    return run_python(code, env=os.environ | variables)
+
+
+def test_numpy_can_be_chosen():
+    result = run_with(SKLEARN_CONV_ENGINE="numpy")
+    assert "engine: NumPy (SKLEARN_CONV_ENGINE=numpy)" in result.stdout
+    assert result.stderr == ""
+
+
+@needs_library
+def test_the_native_engine_is_the_default():
+    for variables in ({}, {"SKLEARN_CONV_ENGINE": "native"}, {"SKLEARN_CONV_ENGINE": ""}):
+        result = run_with(**variables)
+        assert f"engine: native, {LEVELS[0].name}" in result.stdout, result.stderr
+
+
+def test_an_unknown_engine_is_refused():
+    result = run_with(SKLEARN_CONV_ENGINE="cuda")
+    assert "ImportError: SKLEARN_CONV_ENGINE=cuda is unknown; use numpy or native." in result.stderr
+
+
+def test_a_library_that_cannot_be_used(tmp_path):
+    """NumPy is used, with a warning; if the native engine is required, it is an error."""
+    path = tmp_path / "library.so"
+    path.write_text("not a library")
+    code = """
+import numpy as np, sklearn_conv
+print(sklearn_conv.conv2d(np.ones((1, 2, 2, 1)), np.ones((2, 2, 1, 1))))
+sklearn_conv.show_versions()
+"""
+    result = run_with(code, SKLEARN_CONV_LIBRARY=str(path))
+    assert "[[[[4.]]]]" in result.stdout, result.stderr
+    assert re.search(r"engine: NumPy \(.*library\.so.*\)", result.stdout)
+    assert "UserWarning: The native engine cannot be used, so NumPy is used" in result.stderr
+    assert "Install the package again" in result.stderr
+    result = run_with(SKLEARN_CONV_LIBRARY=str(path), SKLEARN_CONV_ENGINE="native")
+    assert re.search(r"ImportError: SKLEARN_CONV_ENGINE=native, but .*library\.so", result.stderr)
+    assert "Install the package again" in result.stderr
+
+
+def test_a_missing_library(monkeypatch, tmp_path):
+    monkeypatch.delenv("SKLEARN_CONV_LIBRARY", raising=False)
+    monkeypatch.setattr(choice, "library_path", lambda: tmp_path / "missing.so")
+    assert choice.load(None) == (None, "the native engine was not built")
+    with pytest.raises(ImportError, match=r"but the native engine was not built\. Install"):
+        choice.load("native")
+
+
+def test_activations_of_the_user_are_computed_by_numpy():
+    images = RNG.random((4, 9, 9))
+    transformer = StridedConv2DTransformer(4, random_state=0).fit(images)
+    expected = transformer.transform(images)
+    transformer.set_params(activation=lambda z: np.maximum(z, 0))
+    np.testing.assert_allclose(transformer.transform(images), expected, rtol=1e-12)
