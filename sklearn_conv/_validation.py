@@ -86,31 +86,32 @@ def check_pair(
     ``names`` are strings that are valid values as well. The caller handles them, so that here every
     string is an error. ``limit`` is the exclusive upper bound.
     """
-    choices = [repr(name) for name in names] + [
-        f"an integer of at least {minimum}",
-        f"a (rows, columns) pair of integers of at least {minimum}",
-    ]
-    rule = f"{', '.join(choices[:-1])} or {choices[-1]}"
+
+    def rule(more: str = "") -> str:
+        choices = [repr(name) for name in names] + [
+            f"an integer of at least {minimum}",
+            f"a (rows, columns) pair of integers of at least {minimum}",
+        ]
+        return f"{', '.join(choices[:-1])} or {choices[-1]}{more}"
+
     pair = tuple(value) if is_sequence(value) else (value, value)
     if len(pair) != 2 or (isinstance(value, str) and names):
-        raise parameter_error(ValueError, owner, name, rule, value)
+        raise parameter_error(ValueError, owner, name, rule(), value)
     if not all(is_integer(length) for length in pair):
-        raise parameter_error(TypeError, owner, name, rule, value)
+        raise parameter_error(TypeError, owner, name, rule(), value)
     if max(pair) >= limit:
-        rule += f", below {limit}"
-    if not minimum <= min(pair) <= max(pair) < limit:
-        raise parameter_error(ValueError, owner, name, rule, value)
+        raise parameter_error(ValueError, owner, name, rule(f", below {limit}"), value)
+    if min(pair) < minimum:
+        raise parameter_error(ValueError, owner, name, rule(), value)
     return int(pair[0]), int(pair[1])
 
 
 def check_name(owner: str, name: str, value: Any, names: Iterable[str], otherwise: str = "") -> str:
     """Check that a value is a string in ``names``; ``otherwise`` describes other valid values."""
-    rule = f"one of {sorted(names)}{otherwise}"
-    if not isinstance(value, str):
-        raise parameter_error(TypeError, owner, name, rule, value)
-    if value not in names:
-        raise parameter_error(ValueError, owner, name, rule, value)
-    return value
+    if isinstance(value, str) and value in names:
+        return value
+    kind = ValueError if isinstance(value, str) else TypeError
+    raise parameter_error(kind, owner, name, f"one of {sorted(names)}{otherwise}", value)
 
 
 def check_numbers(
