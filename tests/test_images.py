@@ -210,7 +210,7 @@ def test_a_memory_map_is_looked_at_once_and_not_copied(tmp_path, monkeypatch, tr
     stored = write_map(tmp_path / "images", RNG.random((3000, 12, 10, 2), np.float32), 128)
     monkeypatch.setattr(batch, "BATCH_BYTES", 10 * IMAGES[0].nbytes)
     seen = []
-    monkeypatch.setattr(batch, "assert_all_finite", lambda X, input_name: seen.append(len(X)))
+    monkeypatch.setattr(batch, "check_finite", lambda values, first: seen.append(len(values)))
     monkeypatch.setattr(_patches, "find_not_finite", lambda X: seen.append(len(X)) or [])
     tracemalloc.start()
     transformer.set_params(n_patches=100).fit(stored)

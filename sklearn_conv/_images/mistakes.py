@@ -33,6 +33,7 @@ that are not read anyway, so images that are stored elsewhere are judged by the 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -109,8 +110,13 @@ def sample_pixels(images: np.ndarray) -> np.ndarray:
     n_places = max(MIN_PLACES, N_VALUES // c)
     if np.prod(axes, dtype=float) <= n_places:
         return images.reshape(-1, c)
-    image, y, x = (PLACES[:, :n_places] * np.reshape(axes, (3, 1))).astype(np.intp)
-    return images[image, y, x]
+    return images[_spread_places(tuple(axes), n_places)]
+
+
+@lru_cache(maxsize=8)
+def _spread_places(axes: tuple[int, int, int], n_places: int) -> tuple[np.ndarray, ...]:
+    """Return indices of evenly spread places, one array for each axis."""
+    return tuple((PLACES[:, :n_places] * np.reshape(axes, (3, 1))).astype(np.intp))
 
 
 def warn_of_layout(X_shape: tuple[int, ...], shape: ImageShape) -> None:
