@@ -90,8 +90,9 @@ struct Call {
   // [column of the result][side][sum, max][n_padded]
   double* sums;
   int64_t n_tiles;    // number of tiles that use the same weights one after the other
-  void* pixels;       // buffer for the copy of the pixels of a band
-  void* windows;      // buffer for n_tiles * positions windows of n_weights + 1 numbers
+  void* pixels;       // buffer for the copy of the pixels of a band, and for a vector more
+  void* windows;      // buffer for n_tiles * positions windows of n_weights + 1 numbers, each filled
+                      // up to full vectors, and for a vector more
   double* cell_sums;  // buffer for the sums of a cell, [side][sum, max][n_padded]
 };
 

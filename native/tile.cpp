@@ -371,15 +371,15 @@ void copy_pixels(const Layer& layer, const Band& band, const Call& call, const c
 
 // ---- Windows ----------------------------------------------------------------------------------
 
-// Copy a window, and append a 0
+// Copy a window, and append a 0. Whole vectors are copied: the end of a run is overwritten by the
+// next one, and the buffers are longer than their contents by a vector.
 template <class T>
-void copy_window(const Layer& layer, const Band& band, const T* source, T* window) {
+inline void copy_window(const Layer& layer, const Band& band, const T* source, T* window) {
   T* target = window;
-  for (int64_t run = 0; run < band.n_runs; run++) {
-    const T* from = source + band.runs[run].start;
-    const int64_t n = band.runs[run].length;
-    for (int64_t j = 0; j < n; j++) target[j] = from[j];
-    target += n;
+  for (const Run *run = band.runs, *last = run + band.n_runs; run < last; run++) {
+    const T* const from = source + run->start;
+    for (int64_t j = 0; j < run->length; j += Types<T>::lanes) store(target + j, load(from + j));
+    target += run->length;
   }
   window[layer.n_weights] = 0;
 }
@@ -417,33 +417,29 @@ inline float find_offset(const Band& band, const float* window) {
 
 // Divide a window by sqrt(variance + eps). The kernels have zero mean, so one of its pixels is
 // subtracted instead of the mean: a constant window becomes exactly 0, and an offset does not make
-// the variance inaccurate.
+// the variance inaccurate. The window is in a buffer of `pitch` numbers, a multiple of a vector.
 template <class T>
-void normalize(const Layer& layer, T* window) {
+void normalize(const Layer& layer, T* window, int64_t pitch) {
+  constexpr int lanes = Types<T>::lanes;
   const int64_t d = layer.n_weights;
   const T center = window[d / 2];
+  for (int64_t j = d; j < pitch; j++) window[j] = center;  // becomes 0
   Vector<T> sums = {}, squares = {};
-  constexpr int lanes = Types<T>::lanes;
-  int64_t j = 0;
-  for (; j + lanes <= d; j += lanes) {
+  for (int64_t j = 0; j < pitch; j += lanes) {
     const Vector<T> x = load(window + j) - center;
     store(window + j, x);
     sums += x;
     squares += x * x;
   }
-  double sum = 0, square = 0;
-  for (; j < d; j++) {
-    window[j] -= center;
-    sum += window[j];
-    square += double(window[j]) * window[j];
-  }
+  double sum[4] = {}, square[4] = {};
   for (int i = 0; i < lanes; i++) {
-    sum += sums[i];
-    square += squares[i];
+    sum[i % 4] += sums[i];
+    square[i % 4] += squares[i];
   }
-  const double mean = sum / d, variance = square / d - mean * mean;
+  const double mean = ((sum[0] + sum[1]) + (sum[2] + sum[3])) / d;
+  const double variance = ((square[0] + square[1]) + (square[2] + square[3])) / d - mean * mean;
   const T factor = T(1 / __builtin_sqrt((variance > 0 ? variance : 0) + layer.eps));
-  for (j = 0; j < d; j++) window[j] *= factor;
+  for (int64_t j = 0; j < pitch; j += lanes) store(window + j, load(window + j) * factor);
 }
 
 // ---- Cells ------------------------------------------------------------------------------------
@@ -496,6 +492,7 @@ void compute_image(const Layer& layer, const Band& band, const Call& call, int64
   T* const pixels = static_cast<T*>(call.pixels);
   T* const copies = static_cast<T*>(call.windows);
   const int64_t length = layer.n_weights + 1;
+  const int64_t pitch = (length + lanes - 1) / lanes * lanes;  // of copied windows
   copy_pixels<T>(layer, band, call, call.images + image * call.strides[0], pixels);
   // Integers of 8 bits are too small for an offset; float64 needs none.
   bool has_offset = false;
@@ -556,10 +553,10 @@ void compute_image(const Layer& layer, const Band& band, const Call& call, int64
           }
       if (is_copied)
         for (int64_t p = 0; p < n_windows; p++) {
-          T* const copy = copies + p * length;
+          T* const copy = copies + p * pitch;
           copy_window(layer, band, windows[p], copy);
           if (layer.is_normalized) {
-            normalize(layer, copy);
+            normalize(layer, copy, pitch);
           } else if (offsets[p] != 0) {
             for (int64_t j = 0; j < layer.n_weights; j++) copy[j] -= offsets[p];
             copy[layer.n_weights] = offsets[p];

@@ -1,4 +1,4 @@
-"""Images to feature vectors inside scikit-learn, by strided convolution in NumPy."""
+"""Images to feature vectors inside scikit-learn, by strided convolution."""
 
 from sklearn_conv._conv2d import conv2d
 from sklearn_conv._output_size import OutputSize

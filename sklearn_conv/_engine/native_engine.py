@@ -44,10 +44,12 @@ PIXEL_TYPES = {
     )
 } | {np.dtype(bool): 0}
 
+BYTES = np.dtype(np.uint8)
+
 BAND_BYTES = 2**21
 """Maximum size of the pixels of a band, which are copied."""
 
-WINDOW_BYTES = 2**18
+WINDOW_BYTES = 2**15
 """Maximum size of the windows that are copied at a time, unless those of one tile are larger."""
 
 MAX_TILES = 8
@@ -209,17 +211,16 @@ class NativeEngine:
     ) -> None:
         """Compute a band of images; write its features to ``out``, or add to ``sums``."""
         layer, empty = self._packed, self._workspace.empty
-        dtype = self._layer.kernels.dtype
-        n_tiles = min(MAX_TILES, max(1, WINDOW_BYTES // self._window_bytes))
-        windows = (n_tiles * self._level.positions, layer.structure.n_weights + 1)
+        itemsize, more = self._layer.kernels.itemsize, self._level.vector_bytes
+        n_tiles = min(MAX_TILES, max(1, WINDOW_BYTES // self._tile_bytes))
         call = native.Call(
             n_images=len(images),
             images=_address(images),
             strides=images.strides,
             pixel=PIXEL_TYPES[images.dtype],
             n_tiles=n_tiles,
-            pixels=_address(empty("pixels", (band.n_numbers,), dtype)),
-            windows=_address(empty("windows", windows, dtype)),
+            pixels=_address(empty("pixels", (band.n_numbers * itemsize + more,), BYTES)),
+            windows=_address(empty("windows", (n_tiles * self._tile_bytes + more,), BYTES)),
         )
         if sums is not None:
             call.sums = _address(sums)
@@ -233,10 +234,10 @@ class NativeEngine:
         )
 
     @property
-    def _window_bytes(self) -> int:
-        """Size of the windows of a tile."""
-        d = prod(self._layer.kernels.shape[:3])
-        return self._level.positions * (d + 1) * self._layer.kernels.itemsize
+    def _tile_bytes(self) -> int:
+        """Size of the copied windows of a tile."""
+        n_bytes = (self._packed.structure.n_weights + 1) * self._layer.kernels.itemsize
+        return self._level.positions * (n_bytes + -n_bytes % self._level.vector_bytes)
 
 
 class PackedLayer:
