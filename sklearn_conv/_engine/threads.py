@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import prod
+from queue import SimpleQueue
 from threading import Lock, RLock, Thread, local
 from typing import Any
 
@@ -55,6 +56,47 @@ def count_threads(n_jobs: int | None) -> int:
     return backend.effective_n_jobs(n_jobs)
 
 
+class _Helpers:
+    """Threads that wait for jobs.
+
+    They are kept, because in the first milliseconds of a new thread, Linux often runs it on the
+    same core as the thread that started it. The caller must not rely on a job being done: it may be
+    started late, or never if the system allows no more threads.
+    """
+
+    def __init__(self) -> None:
+        self._start()
+        if hasattr(os, "register_at_fork"):  # This function does not exist on Windows.
+            os.register_at_fork(after_in_child=self._start)  # A forked process has no helpers yet.
+
+    def _start(self) -> None:
+        self._lock = RLock()  # Reentrant, because a signal handler may need helpers.
+        self._n_idle = 0
+        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def call(self, job: Callable[[], None], n_times: int) -> None:
+        """Let ``n_times`` threads call ``job``, which must not raise exceptions."""
+        for _ in range(n_times):
+            with self._lock:
+                is_new = self._n_idle == 0
+                self._n_idle -= not is_new
+            if is_new:
+                try:
+                    Thread(target=self._work, args=(self._jobs,), daemon=True).start()
+                except RuntimeError:  # The system allows no more threads.
+                    return
+            self._jobs.put(job)
+
+    def _work(self, jobs: SimpleQueue[Callable[[], None]]) -> None:
+        while True:
+            jobs.get()()
+            with self._lock:
+                self._n_idle += 1
+
+
+_helpers = _Helpers()
+
+
 def run_tasks(
     function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int
 ) -> list[Any]:
@@ -62,10 +104,10 @@ def run_tasks(
     results: list[Any] = [None] * len(tasks)
     errors: list[BaseException] = []
     todo = iter(range(len(tasks)))
-    lock = Lock()
+    n_started, is_open = 0, True
+    lock, done = Lock(), SimpleQueue[None]()
 
     def work() -> None:
-        nonlocal todo
         while True:
             with lock:
                 i = next(todo, None)
@@ -75,30 +117,30 @@ def run_tasks(
             with np.errstate(all="ignore"):
                 results[i] = function(*tasks[i])
 
-    def work_in_thread() -> None:
-        nonlocal todo
+    def help_to_work() -> None:
+        nonlocal todo, n_started
+        with lock:
+            if not is_open:
+                return
+            n_started += 1
         try:
             work()
         except BaseException as error:
             todo = iter(())  # Stop the other threads.
             errors.append(error)
+        finally:
+            done.put(None)
 
-    # joblib says how many threads there may be, but does not start them: its Parallel takes 10 ms,
-    # in which two threads compute hundreds of small images.
-    threads: list[Thread] = []
+    # joblib says how many threads there may be, but does not run them: its Parallel takes 10 ms, in
+    # which two threads compute hundreds of small images.
     try:
-        for _ in range(min(workers, len(tasks)) - 1):
-            thread = Thread(target=work_in_thread)
-            try:
-                thread.start()
-            except RuntimeError:  # The system allows no more threads.
-                break
-            threads.append(thread)
+        _helpers.call(help_to_work, min(workers, len(tasks)) - 1)
         work()
     finally:
-        todo = iter(())  # After an interrupt, the other threads must stop as well.
-        for thread in threads:
-            thread.join()
+        with lock:
+            todo, is_open = iter(()), False  # After an interrupt, the other threads must stop.
+        for _ in range(n_started):
+            done.get()
     if errors:
         raise errors[0]
     return results
