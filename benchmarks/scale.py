@@ -184,7 +184,7 @@ def run_dask(which, n):
 
 
 WAYS = {
-    "one process, one thread": {"n_jobs": None},
+    "one process, `n_jobs=None`": {"n_jobs": None},
     "`GridSearchCV(n_jobs=2)`": {"n_jobs": 2},
     "`transformer(n_jobs=2)` in one process": {"n_jobs": None, "threads": 2},
     "features once per setting": {"n_jobs": None, "threads": 2, "once": True},

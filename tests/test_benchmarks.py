@@ -47,13 +47,20 @@ def program(request, monkeypatch):
     return module
 
 
+def read_rows(name):
+    """Return the rows of the table in docs/performance.md whose first column has this name."""
+    page = (ROOT / "docs" / "performance.md").read_text()
+    table = re.search(rf"^\| {name} \|.*\n\|--.*\n((?:\|.*\n)+)", page, re.MULTILINE)[1]
+    return [line[2:-2].split(" | ") for line in table.splitlines()]
+
+
 def make_up_speed(speed, patch):
     patch(speed, "run_case", lambda case, n_cores, _: speed.Result(case, n_cores, *range(1, 7)))
     level = SimpleNamespace(name="AVX-512")
     patch(speed.choice, "LIBRARY", SimpleNamespace(levels=[level]))
     patch(speed, "measure_peak", lambda: speed.Peak(1, 1))
-    patch(speed, "run_others", lambda _: [[name, *"12345"] for name in range(7)])
-    patch(speed, "run_busy", lambda _: [[*"1234"]] * 6)
+    patch(speed, "run_others", lambda _: read_rows("computation"))
+    patch(speed, "run_busy", lambda _: read_rows("engine"))
     patch(speed, "scaling", lambda _: ([(1, 1)] * 5, [(1, 1)] * 8))
 
 
