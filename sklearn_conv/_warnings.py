@@ -9,8 +9,9 @@ from pathlib import Path
 import joblib
 import sklearn
 
-INTERNAL = tuple(
-    str(folder) for folder in (Path(__file__).parent, *sklearn.__path__, *joblib.__path__)
+INTERNAL = (
+    *(str(folder) for folder in (Path(__file__).parent, *sklearn.__path__, *joblib.__path__)),
+    "<frozen importlib",  # when this package is imported
 )
 
 

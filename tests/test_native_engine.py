@@ -226,6 +226,17 @@ def test_an_incomplete_library_is_refused(part, tmp_path):
         Library(path)
 
 
+@needs_library
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems check this themselves")
+def test_a_library_for_another_processor_is_refused(tmp_path):
+    content = bytearray(library_path().read_bytes())
+    content[18:20] = b"\xf7\x00"  # 64-bit BPF
+    path = tmp_path / "library.so"
+    path.write_bytes(content)
+    with pytest.raises(OSError, match=r"library\.so is a library for another processor"):
+        Library(path)
+
+
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "libother.so"
     with pytest.raises(OSError, match="libother"):

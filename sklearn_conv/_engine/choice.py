@@ -16,10 +16,7 @@ from sklearn_conv._warnings import warn
 VARIABLE = "SKLEARN_CONV_ENGINE"
 """Environment variable that chooses the engine, read when the package is imported."""
 
-REMEDY = (
-    f"Install the package again on a machine with a C++ compiler, or unset {VARIABLE} to use the "
-    "engine in NumPy."
-)
+REMEDY = "Install the package again on a machine with a C++ compiler,"
 
 
 class Engine(Protocol):
@@ -69,9 +66,14 @@ def load(choice: str | None) -> tuple[Library | None, str]:
         is_expected = not path.exists() and not os.environ.get(PATH_VARIABLE)
         reason = "the native engine was not built" if is_expected else str(error)
         if choice == "native":
-            raise ImportError(f"{VARIABLE}=native, but {reason}. {REMEDY}") from error
+            raise ImportError(
+                f"{VARIABLE}=native, but {reason}. {REMEDY} or unset the variable to use NumPy."
+            ) from error
         if not is_expected:
-            warn(f"The native engine cannot be used, so NumPy is used instead: {reason}. {REMEDY}")
+            warn(
+                f"The native engine cannot be used, so NumPy is used instead: {reason}. {REMEDY} "
+                f"or set {VARIABLE}=numpy to use NumPy without this warning."
+            )
         return None, reason
 
 

@@ -21,6 +21,9 @@ NAME = {"win32": "sklearn_conv_core.dll", "darwin": "libsklearn_conv_core.dylib"
     sys.platform, "libsklearn_conv_core.so"
 )
 
+MACHINES = {"x86_64": 62, "aarch64": 183}
+"""Numbers of processors in the header of an ELF file."""
+
 PATH_VARIABLE = "SKLEARN_CONV_LIBRARY"
 """Environment variable with the path of another library, for tests of the library itself."""
 
@@ -150,9 +153,10 @@ def library_path() -> Path:
 
 
 def _check_length(path: Path) -> None:
-    """Raise OSError if the file of an ELF library is shorter than its headers say.
+    """Raise OSError if an ELF library is for another processor, or shorter than its headers say.
 
-    The system would end the process when it reads the part that is missing.
+    The system says of the former that the file does not exist, and ends the process when it reads
+    a part that is missing.
     """
     with path.open("rb") as file:
         header = file.read(64)
@@ -163,6 +167,9 @@ def _check_length(path: Path) -> None:
             return
         needed = len(header)
         if length >= needed:
+            machine = int.from_bytes(header[18:20], "little")
+            if machine != MACHINES.get(platform.machine(), machine):
+                raise OSError(f"{path} is a library for another processor")
             segments, sections = struct.unpack_from("<QQ", header, 32)
             sizes = struct.unpack_from("<5H", header, 54)
             needed = max(needed, segments + sizes[0] * sizes[1], sections + sizes[2] * sizes[3])
