@@ -19,6 +19,8 @@ EDITABLE := --config-settings=wheel.cmake=false --editable
 # If there is a compiler, make reports its errors; with COMPILER= it installs pure Python after them.
 COMPILER := $(shell for name in $(firstword $(CXX)) c++ clang++; do command -v $$name && break; done)
 
+ENGINE_TESTS := $(addprefix tests/test_,engine.py conv.py precision.py patches.py hostile_arrays.py pooling.py activation.py)
+
 # Of the examples of make test-long; pytest prints it
 SEED ?= $(shell date +%s)
 
@@ -59,8 +61,10 @@ native: $(NATIVE)
 demo: $(VENV)/demo
 	MPLBACKEND=agg $(RUN) examples/plot_digits_grid_search.py --output output/digits_grid_search.png
 
+# With the native engine if there is a compiler; then the tests of the engine with NumPy
 test: $(VENV)/test
 	$(RUN) -m pytest
+	SKLEARN_CONV_ENGINE=numpy $(RUN) -m pytest $(ENGINE_TESTS)
 
 test-long: $(VENV)/test
 	HYPOTHESIS_PROFILE=long $(RUN) -m pytest --hypothesis-seed=$(SEED)

@@ -13,6 +13,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,14 +130,14 @@ HEADER = [
     "MB",
 ]
 OTHER_HEADER = ["computation", "native ms", "NumPy ms", "PyTorch ms", "GFLOP/s", "compared with"]
-BUSY_HEADER = ["engine", "busy processes", "time", "CPU time"]
+BUSY_HEADER = ["engine", "`n_jobs`", "busy processes", "time", "CPU time"]
 
 OTHERS = "## Other computations"
-OTHERS_TEXT = """One core. *Compared with* is the time of the native engine, divided by its time for
-the computation that is named."""
+OTHERS_TEXT = """One core. *Compared with* names another computation of the table, and how many
+times as long this one takes with the native engine."""
 BUSY = "## On a busy machine"
-BUSY_TEXT = """The default, `n_jobs=None`, while other processes keep cores busy: time and CPU time,
-divided by those of `n_jobs=1` with BLAS limited to one thread, under the same load."""
+BUSY_TEXT = """Time and CPU time while other processes keep cores busy, divided by those of
+`n_jobs=1` with BLAS limited to one thread, under the same load."""
 SCALING = "## Many images, large images"
 
 
@@ -169,7 +170,7 @@ def make_ours(case, images, n_jobs, **options):
     return transformer, lambda: transformer.transform(images)
 
 
-def make_torch(images, kernels, stride, memory_format, pool="adaptive_avg_pool2d"):
+def make_torch(images, kernels, stride, memory_format, pool="adaptive_avg_pool2d", grid=2):
     """Return a function that convolves, and then, if ``pool`` is given, applies ReLU and pools.
 
     It does not convert the images: they are in PyTorch's layout already.
@@ -183,7 +184,7 @@ def make_torch(images, kernels, stride, memory_format, pool="adaptive_avg_pool2d
             maps = torch.nn.functional.conv2d(images, kernels, stride=stride)
             if pool is None:
                 return maps
-            return getattr(torch.nn.functional, pool)(torch.relu_(maps), 2)
+            return getattr(torch.nn.functional, pool)(torch.relu_(maps), grid)
 
     return run
 
@@ -318,17 +319,17 @@ def make_others():
             compared_with="ReLU and mean",
         ),
         Other(
-            "maximum, 2 x 2 grid",
+            "the same with the maximum",
             case,
-            make_ours(case, images, 1, pooling="max")[1],
-            make_torch(images, plain.kernels_, 1, layout, "adaptive_max_pool2d"),
+            make_ours(case, images, 1, pool_grid=3, pooling="max")[1],
+            make_torch(images, plain.kernels_, 1, layout, "adaptive_max_pool2d", 3),
             compared_with="ReLU and mean",
         ),
         Other(
-            "ReLU and mean in float64, 2 x 2 grid",
+            "the same as ReLU and mean, in float64",
             case,
-            make_ours(case, doubles, 1)[1],
-            make_torch(doubles, plain.kernels_.astype(np.float64), 1, layout),
+            make_ours(case, doubles, 1, pool_grid=3)[1],
+            make_torch(doubles, plain.kernels_.astype(np.float64), 1, layout, grid=3),
             compared_with="ReLU and mean",
         ),
         Other(
@@ -365,7 +366,7 @@ def run_others(repeats):
                 f"{1e3 * times['ours']:.2f}",
                 f"{1e3 * times['numpy']:.2f}",
                 f"{1e3 * times['torch']:.2f}" if "torch" in times else "",
-                f"{other.case.operations / times['ours'] / 1e9:.0f}",
+                f"{other.case.operations / times['ours'] / 1e9:.3g}",
                 ratio,
             ]
         )
@@ -388,13 +389,14 @@ def run_busy(repeats):
         others = [multiprocessing.Process(target=keep_busy, daemon=True) for _ in range(n_busy)]
         for other in others:
             other.start()
-        for name, wrap in (("native", lambda run: run), ("NumPy", with_numpy)):
-            default = wrap(make_ours(case, images, None)[1])
+        engines = (("native", lambda run: run), ("NumPy", with_numpy))
+        for (name, wrap), n_jobs in product(engines, (None, -1)):
+            chosen = wrap(make_ours(case, images, n_jobs)[1])
             single = wrap(make_ours(case, images, 1)[1])
             ratios = []
             for _ in range(repeats):
                 times = []
-                for run in (default, single):
+                for run in (chosen, single):
                     time.sleep(REST)
                     start = time.perf_counter(), time.process_time()
                     with threadpool_limits(1 if run is single else None, user_api="blas"):
@@ -402,7 +404,7 @@ def run_busy(repeats):
                     times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
                 ratios.append(np.divide(*times))
             wall, cpu = np.median(ratios, axis=0)
-            rows.append([name, n_busy, f"{wall:.2f}", f"{cpu:.2f}"])
+            rows.append([name, n_jobs, n_busy, f"{wall:.2f}", f"{cpu:.2f}"])
             print(table_row(rows[-1]), flush=True)
         for other in others:
             other.terminate()

@@ -2,7 +2,8 @@
 //
 // All structures consist of 64-bit fields, so that they have the same layout everywhere. Their
 // counterparts in Python have the same fields in the same order. Whoever changes one of them
-// increases SKLEARN_CONV_INTERFACE, and INTERFACE in library.py.
+// increases SKLEARN_CONV_INTERFACE, and INTERFACE in library.py. So does whoever adds a number to an
+// enumeration.
 
 #ifndef SKLEARN_CONV_CORE_H
 #define SKLEARN_CONV_CORE_H
@@ -18,13 +19,13 @@
 #endif
 
 // Functions that an activation applies to the responses
-enum Function { IDENTITY, RELU, ABS, SQUARE, STEP };
+enum Function { IDENTITY, RELU, ABS, SQUARE, STEP, N_FUNCTIONS };
 
 // What is computed from the activated responses of a cell
 enum Pooling { MEAN, SUM, MAX, N_POOLINGS };
 
 // Types of the pixels
-enum Pixel { UINT8, INT8, UINT16, INT16, FLOAT16, FLOAT32, FLOAT64, INT32, UINT32, INT64, UINT64 };
+enum Pixel { UINT8, INT8, UINT16, INT16, FLOAT16, FLOAT32, FLOAT64, INT32, UINT32, INT64, UINT64, N_PIXELS };
 
 // A side of an activation: function(z + b), or function(-z + b) if it is negative
 struct Side {

@@ -55,6 +55,7 @@ def show_versions() -> None:
     print(f"Python: {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores")
     for name, module in PACKAGES.items():
         print(f"{name}: {import_module(module).__version__}")
+    print(f"folder of sklearn-conv: {Path(__file__).parent}")
     print(f"engine: {describe_engine()}")
     core_type = os.environ.get(CORE_TYPE)
     found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])

@@ -9,10 +9,11 @@ from pathlib import Path
 import joblib
 import sklearn
 
-INTERNAL = (
-    *(str(folder) for folder in (Path(__file__).parent, *sklearn.__path__, *joblib.__path__)),
-    "<frozen importlib",  # when this package is imported
+INTERNAL = tuple(
+    str(folder) for folder in (Path(__file__).parent, *sklearn.__path__, *joblib.__path__)
 )
+IMPORT = "<frozen importlib"
+"""Frames of an import, which `warnings.warn` does not count."""
 
 
 def warn(message: str) -> None:
@@ -22,6 +23,7 @@ def warn(message: str) -> None:
     differently in each version, and a Pipeline adds further calls.
     """
     frame, stacklevel = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(INTERNAL):
-        frame, stacklevel = frame.f_back, stacklevel + 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((*INTERNAL, IMPORT)):
+        stacklevel += not frame.f_code.co_filename.startswith(IMPORT)
+        frame = frame.f_back
     warnings.warn(message, UserWarning, stacklevel=stacklevel)

@@ -16,8 +16,6 @@ from sklearn_conv._warnings import warn
 VARIABLE = "SKLEARN_CONV_ENGINE"
 """Environment variable that chooses the engine, read when the package is imported."""
 
-REMEDY = "Install the package again on a machine with a C++ compiler,"
-
 
 class Engine(Protocol):
     """The interface that `sklearn_conv._engine` describes."""
@@ -56,22 +54,29 @@ def load(choice: str | None) -> tuple[Library | None, str]:
         If there is a library, but it cannot be used.
     """
     if choice not in (None, "", "numpy", "native"):
-        raise ImportError(f"{VARIABLE}={choice} is unknown; use numpy or native.")
+        raise ImportError(f"{VARIABLE}={choice!r} is unknown; use numpy or native.")
     if choice == "numpy":
         return None, f"{VARIABLE}=numpy"
     path = library_path()
     try:
         return Library(path), ""
     except OSError as error:
-        is_expected = not path.exists() and not os.environ.get(PATH_VARIABLE)
-        reason = "the native engine was not built" if is_expected else str(error)
+        is_given = bool(os.environ.get(PATH_VARIABLE))
+        is_missing = not path.exists() and not is_given
+        reason = f"the native engine was not built in {path.parent}" if is_missing else str(error)
+        remedy = (
+            f"Unset {PATH_VARIABLE}"
+            if is_given
+            else "Install the package again on a machine with a C++ compiler, run make native in a "
+            "clone of its repository"
+        )
         if choice == "native":
             raise ImportError(
-                f"{VARIABLE}=native, but {reason}. {REMEDY} or unset the variable to use NumPy."
-            ) from error
-        if not is_expected:
+                f"{VARIABLE}=native, but {reason}. {remedy}, or unset {VARIABLE} to use NumPy."
+            ) from None
+        if not is_missing:
             warn(
-                f"The native engine cannot be used, so NumPy is used instead: {reason}. {REMEDY} "
+                f"The native engine cannot be used, so NumPy is used instead: {reason}. {remedy}, "
                 f"or set {VARIABLE}=numpy to use NumPy without this warning."
             )
         return None, reason

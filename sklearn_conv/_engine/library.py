@@ -110,7 +110,7 @@ class Library:
     Raises
     ------
     OSError
-        If the file is missing, damaged, or made for another system or another version.
+        If the file is missing or incomplete, or made for another system or another version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -129,7 +129,7 @@ class Library:
         self.path = path
         self.compute = library.sklearn_conv_compute
         self.compute.argtypes = [c_int64, POINTER(Layer), POINTER(Band), POINTER(Call)]
-        self.compute.restype = None
+        self.compute.restype = c_int64
         library.sklearn_conv_level_name.restype = c_char_p
         numbers = ("n_levels", "level_runs", "vector_bytes", "positions")
         for function in (getattr(library, f"sklearn_conv_{name}") for name in numbers):
@@ -179,4 +179,4 @@ def _check_length(path: Path) -> None:
                 _, _, offset, _, _, n_bytes, _, _ = struct.unpack("<2I6Q", file.read(56))
                 needed = max(needed, offset + n_bytes)
     if length < needed:
-        raise OSError(f"{path} is incomplete: it has {length:,} bytes instead of {needed:,}")
+        raise OSError(f"{path} is incomplete: it has {length:,} bytes, and its headers name more")

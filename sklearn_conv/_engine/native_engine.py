@@ -229,9 +229,14 @@ class NativeEngine:
             call.out_strides = tuple(stride // out.itemsize for stride in out.strides[:5])
             shape = (2 * len(self._layer.sides), layer.n_padded)
             call.cell_sums = _address(empty("sums", shape, np.dtype(np.float64)))
-        self._library.compute(
+        failed = self._library.compute(
             self._level.number, byref(layer.structure), byref(band.structure), byref(call)
         )
+        if failed:
+            raise RuntimeError(
+                f"{self._library.path} does not know this activation, pooling or dtype, because it "
+                "is older than this package. Install the package again."
+            )
 
     @property
     def _tile_bytes(self) -> int:
