@@ -19,6 +19,14 @@
 #include <stddef.h>
 #include <string.h>
 
+// Clang would load the pixels of all windows of a tile before it uses the first one, and have too few
+// registers for them.
+#ifdef __clang__
+#define KEEP_ORDER asm volatile("" ::: "memory")
+#else
+#define KEEP_ORDER
+#endif
+
 namespace {
 
 #if defined(__AVX512F__)
@@ -181,6 +189,7 @@ struct Tile {
           const T x = pixel[p][place];
 #pragma GCC unroll 2
           for (int v = 0; v < V; v++) z[p][v] += x * weight[v];
+          KEEP_ORDER;
         }
         w += V * lanes;
       }
