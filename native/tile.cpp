@@ -31,7 +31,7 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64;
-constexpr int POSITIONS = 14;  // 28 responses, 2 weights: 30 of 32 registers
+constexpr int POSITIONS = 10;  // 20 responses, 2 weights; more addresses do not fit the registers
 #elif defined(__AVX2__)
 constexpr int VECTOR_BYTES = 32;
 constexpr int POSITIONS = 6;  // 12 responses, 2 weights, 1 pixel: 15 of 16 registers
