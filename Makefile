@@ -13,7 +13,7 @@ MINIMUM_VENV := .venv-minimum
 RUN := $(VENV)/bin/python
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 
-# All environments use the native core in sklearn_conv/_engine, so it is built only once.
+# All environments use the library of the native engine in sklearn_conv/_engine, so it is built only once.
 NATIVE := build/native.done
 EDITABLE := --config-settings=wheel.cmake=false --editable
 # If there is a compiler, make reports its errors; with COMPILER= it installs pure Python after them.
@@ -37,7 +37,7 @@ SKLEARN_CONV_DATA ?= data
 .PHONY: help native demo test test-long test-minimum test-no-compiler test-sanitize lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes clean
 
 help:
-	@echo "make native        build the native core; the other commands do so when it has changed"
+	@echo "make native        build the library of the native engine; the other commands do so when it has changed"
 	@echo "make demo          grid search over stride and kernel size on the digits, with a picture"
 	@echo "make test          all tests: units, doctests, the README's code (about 4 minutes)"
 	@echo "make test-long     all tests, with 3,000 and more new examples for each property (SEED=...)"

@@ -380,6 +380,21 @@ def keep_busy():
         pass
 
 
+def compare_times(chosen, single, repeats):
+    """Return the time and CPU time of one function relative to another, with one BLAS thread."""
+    ratios = []
+    for _ in range(repeats):
+        times = []
+        for run in (chosen, single):
+            time.sleep(REST)
+            start = time.perf_counter(), time.process_time()
+            with threadpool_limits(1 if run is single else None, user_api="blas"):
+                run()
+            times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+        ratios.append(np.divide(*times))
+    return np.median(ratios, axis=0)
+
+
 def run_busy(repeats):
     """Return rows of the table for a busy machine."""
     case = CASES[1]
@@ -393,17 +408,7 @@ def run_busy(repeats):
         for (name, wrap), n_jobs in product(engines, (None, -1)):
             chosen = wrap(make_ours(case, images, n_jobs)[1])
             single = wrap(make_ours(case, images, 1)[1])
-            ratios = []
-            for _ in range(repeats):
-                times = []
-                for run in (chosen, single):
-                    time.sleep(REST)
-                    start = time.perf_counter(), time.process_time()
-                    with threadpool_limits(1 if run is single else None, user_api="blas"):
-                        run()
-                    times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
-                ratios.append(np.divide(*times))
-            wall, cpu = np.median(ratios, axis=0)
+            wall, cpu = compare_times(chosen, single, repeats)
             rows.append([name, n_jobs, n_busy, f"{wall:.2f}", f"{cpu:.2f}"])
             print(table_row(rows[-1]), flush=True)
         for other in others:

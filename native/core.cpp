@@ -71,9 +71,11 @@ SKLEARN_CONV_EXPORT int64_t sklearn_conv_vector_bytes(int64_t level) { return LE
 
 SKLEARN_CONV_EXPORT int64_t sklearn_conv_positions(int64_t level) { return LEVELS[level].code->positions; }
 
-// Return 0, or 1 if a number in the structures is unknown: the library is older than its caller
+// Return 0, or 1 if a number in the structures is unknown or too large: the library is older than its
+// caller
 SKLEARN_CONV_EXPORT int64_t sklearn_conv_compute(int64_t level, const Layer* layer, const Band* band, const Call* call) {
   if (call->pixel < 0 || call->pixel >= N_PIXELS) return 1;
+  if (call->n_tiles > MAX_TILES || layer->n_sides > MAX_SIDES) return 1;
   for (int64_t i = 0; i < layer->n_sides; i++)
     if (layer->sides[i].function < 0 || layer->sides[i].function >= N_FUNCTIONS) return 1;
   for (int64_t i = 0; i < layer->n_poolings; i++)

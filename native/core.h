@@ -1,8 +1,8 @@
-// The interface of the native core: what sklearn_conv/_engine/library.py passes to it.
+// The interface of the library of the native engine: what sklearn_conv/_engine/native_library.py passes to it.
 //
 // All structures consist of 64-bit fields, so that they have the same layout everywhere. Their
 // counterparts in Python have the same fields in the same order. Whoever changes one of them
-// increases SKLEARN_CONV_INTERFACE, and INTERFACE in library.py. So does whoever adds a number to an
+// increases SKLEARN_CONV_INTERFACE, and INTERFACE in native_library.py. So does whoever adds a number to an
 // enumeration.
 
 #ifndef SKLEARN_CONV_CORE_H
@@ -38,6 +38,10 @@ struct Run {
   int64_t start;   // first number, from the first number of the window
   int64_t length;
 };
+
+// Limits that the caller must respect
+constexpr int64_t MAX_TILES = 8;  // of Call::n_tiles
+constexpr int64_t MAX_SIDES = 4;  // of Layer::n_sides
 
 // A layer. "Number" is float or double; kernels are padded to full vectors.
 struct Layer {
@@ -90,7 +94,8 @@ struct Call {
   // If not null, there is one image, responses are added to these sums, and `out` is not used:
   // [column of the result][side][sum, max][n_padded]
   double* sums;
-  int64_t n_tiles;    // number of tiles that use the same weights one after the other
+  int64_t n_tiles;    // number of tiles that use the same weights, which then come from the
+                      // first-level cache, one after the other; sums of such a group are in float
   void* pixels;       // buffer for the copy of the pixels of a band, and for a vector more
   void* windows;      // buffer for n_tiles * positions windows of n_weights + 1 numbers, each filled
                       // up to full vectors, and for a vector more

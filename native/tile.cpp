@@ -11,12 +11,11 @@
 // Windows are read where they lie in the copy of the pixels. They are copied one by one only if they
 // have to be changed: normalized, or shifted by a large offset.
 //
-// Nothing here has external linkage except the function at the end, and no function of the C++
+// Nothing here has external linkage except the record at the end, and no function of the C++
 // library is used: the linker must not mix functions that were compiled for different processors.
 
 #include "core.h"
 
-#include <stddef.h>
 #include <string.h>
 
 // Clang would load the pixels of all windows of a tile before it uses the first one, and have too few
@@ -42,12 +41,6 @@ constexpr int POSITIONS = 12;  // 24 responses, 2 weights, pixels: of 32 registe
 constexpr int VECTOR_BYTES = 16;
 constexpr int POSITIONS = 5;  // 10 responses, 2 weights, 1 product, pixels: of 16 registers
 #endif
-
-// Maximum of Call::n_tiles. The weights of a panel come from the first-level cache for all but the
-// first of these tiles. Their sums are added in float, and the sums of groups of tiles in double.
-constexpr int MAX_TILES = 8;
-
-constexpr int MAX_SIDES = 4;
 
 // Products that are added one after the other. Such sums are then added: rounding grows with the
 // number of terms of a sum.
@@ -275,7 +268,7 @@ constexpr Functions<T> FUNCTIONS{};
 
 // ---- Pixels -----------------------------------------------------------------------------------
 
-inline float to_number(uint16_t half, float) {
+inline float to_float(uint16_t half) {
   // The exponent is moved to its place in float, and its bias is corrected by a multiplication, which
   // is also right for subnormal numbers.
   const uint32_t magnitude = (half & 0x7fffu) << 13;
@@ -300,11 +293,11 @@ inline T convert(S value) {
 }
 template <>
 inline float convert<Half, float>(Half value) {
-  return to_number(value.bits, 0.0f);
+  return to_float(value.bits);
 }
 template <>
 inline double convert<Half, double>(Half value) {
-  return to_number(value.bits, 0.0f);
+  return to_float(value.bits);
 }
 
 template <class S>

@@ -78,7 +78,8 @@ def conv2d(
 
     Notes
     -----
-    The convolution is computed in blocks of a few megabytes, whatever the size of the result.
+    The convolution is computed in blocks of a few megabytes, whatever the size of the result. It
+    uses one thread, unless a `joblib.parallel_config` context says otherwise.
 
     Source: V. Dumoulin and F. Visin, "A guide to convolution arithmetic for deep learning" (2016).
 
@@ -139,7 +140,7 @@ def conv2d(
         )
         # The engine writes (n, oh, ow, poolings, sides, k); there is one pooling and one side.
         out = maps[:, :, :, np.newaxis, np.newaxis, outputs]
-        make_engine(layer).compute(images[..., channels], out)
+        make_engine(layer).compute(images[..., channels], out, n_jobs=None)
     return maps
 
 

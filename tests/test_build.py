@@ -1,4 +1,4 @@
-"""The build of the native core: what the wheel and the sdist contain, and what make depends on."""
+"""The build of the native engine: names, versions, and what is packaged."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sklearn_conv._engine import library
+from sklearn_conv._engine import native_library as library
 
 ROOT = Path(__file__).parents[1]
 NATIVE = ROOT / "native"

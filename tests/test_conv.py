@@ -6,10 +6,13 @@ import pytest
 from helpers import small_blocks
 from hypothesis import example, given
 from hypothesis import strategies as st
+from joblib import parallel_config
 from scipy.signal import correlate2d
 from strategies import ORDERS, convolutions, in_order
 
 from sklearn_conv import conv2d
+from sklearn_conv._engine import native_engine, numpy_engine
+from sklearn_conv._engine.threads import run_tasks
 
 
 @given(convolutions())
@@ -178,3 +181,21 @@ def test_memory_beyond_the_result_is_a_few_megabytes(shape, size, options):
         tracemalloc.stop()
     index_bytes = 8 * (shape[1] + shape[2])
     assert peak - maps.nbytes - 3 * index_bytes < 16e6
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_joblib_decides_how_many_threads_convolve(n_jobs, monkeypatch):
+    small_blocks(monkeypatch, 1000)
+    seen = []
+
+    def watch(function, tasks, workers):
+        seen.append(workers)
+        return run_tasks(function, tasks, workers)
+
+    for module in (native_engine, numpy_engine):
+        monkeypatch.setattr(module, "run_tasks", watch)
+    images, kernels = np.ones((20, 9, 9, 1)), np.ones((3, 3, 1, 2))
+    expected = conv2d(images, kernels)
+    with parallel_config("threading", n_jobs=n_jobs):
+        np.testing.assert_array_equal(conv2d(images, kernels), expected)
+    assert seen == [1, n_jobs]

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -19,8 +20,8 @@ from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.bands import Divider
 from sklearn_conv._engine.geometry import PADDING_MODES, WindowParameters, place_windows
 from sklearn_conv._engine.layer import Layer, compute_dtype
-from sklearn_conv._engine.library import Library, library_path
 from sklearn_conv._engine.native_engine import PIXEL_TYPES, NativeEngine
+from sklearn_conv._engine.native_library import Library, library_path
 from sklearn_conv._engine.numpy_engine import NumpyEngine
 from sklearn_conv._engine.pooling import POOLINGS
 
@@ -174,6 +175,7 @@ def test_half_precision_is_read_exactly():
 
 @needs_library
 def test_numbers_that_the_library_does_not_know(monkeypatch):
+    """The library says so, instead of computing something else or writing beyond its arrays."""
     transformer = StridedConv2DTransformer(4, random_state=0).fit(RNG.random((4, 9, 9)))
     for table in ("FUNCTIONS", "POOLING_NUMBERS", "PIXEL_TYPES"):
         with monkeypatch.context() as patch:
@@ -181,6 +183,9 @@ def test_numbers_that_the_library_does_not_know(monkeypatch):
             patch.setattr(native_engine, table, numbers)
             with pytest.raises(RuntimeError, match="is older than this package"):
                 transformer.transform(RNG.random((4, 9, 9)))
+    monkeypatch.setattr(native_engine, "MAX_TILES", 9)
+    with pytest.raises(RuntimeError, match="is older than this package"):
+        transformer.transform(RNG.random((4, 9, 9)))
 
 
 # ---- Bands ---------------------------------------------------------------------------------------
@@ -220,6 +225,15 @@ def test_bands_cover_each_cell_once(image, size, stride, grid, max_pixels, max_r
         assert (cell.row, cell.column) == (cell.rows[0], cell.columns[0])
         covered[slice(*cell.rows), slice(*cell.columns)] += 1
     assert (covered == 1).all()
+
+
+def test_a_grid_of_many_cells_is_divided_quickly():
+    windows = WindowParameters((1, 1), ("same", "same"), "constant", (1, 1))
+    geometry = place_windows((400, 400), (3, 3), windows)
+    start = monotonic()
+    [[band]] = Divider(geometry, 10**6, 10**6).divide_grid((400, 400))
+    assert len(band.cells) == 400 * 400
+    assert monotonic() - start < 10  # It takes a second at most.
 
 
 # ---- The library ---------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ There are two engines, and ``choice`` chooses one of them. All engines share:
 ``native_engine`` uses a library in C++, if there is one. It is several times faster:
 
 - ``bands``: divide the map into bands whose pixels fit the cache;
-- ``library``: find the library, check it, and describe its structures.
+- ``native_library``: find the library, check it, and describe its structures.
 
 An engine is a class with this interface:
 

@@ -69,19 +69,27 @@ class Divider:
 
     def divide_grid(self, pool_grid: tuple[int, int]) -> list[list[Band]]:
         """Divide a map that is pooled; bands with parts of the same cells form a group."""
-        spans = [*map(pool_cells, self._geometry.output_shape, pool_grid)]
+        row_spans, column_spans = map(pool_cells, self._geometry.output_shape, pool_grid)
+        columns = _cover(column_spans)
+
+        def fits(start: int, stop: int) -> bool:
+            return self._fits((row_spans[start][0], row_spans[stop - 1][1]), columns)
+
         groups: list[list[Band]] = []
-        for i, rows in enumerate(spans[0]):
-            cells = [Cell(rows, columns, i, j) for j, columns in enumerate(spans[1])]
-            if groups and not groups[-1][0].has_parts:
-                joined = Band(cells=[*groups[-1][0].cells, *cells])
-                if self._fits(*joined.rectangle):
-                    groups[-1] = [joined]
-                    continue
-            if self._fits(*Band(cells=cells).rectangle):
+        start = 0
+        while start < len(row_spans):
+            stop = start + 1  # as many rows of the grid as fit
+            while stop < len(row_spans) and fits(start, stop + 1):
+                stop += 1
+            cells = [
+                Cell(row_spans[i], column_spans[j], i, j)
+                for i, j in product(range(start, stop), range(len(column_spans)))
+            ]
+            if fits(start, stop):
                 groups.append([Band(cells=cells)])
             else:
                 groups.append([Band(cells=part, has_parts=True) for part in self._cut(cells)])
+            start = stop
         return groups
 
     def _fits(self, rows: Span, columns: Span) -> bool:
@@ -109,7 +117,7 @@ def _cover(spans: Iterable[Span]) -> Span:
 
 
 def _cut_span(span: Span, fits: Callable[[Span], bool]) -> list[Span]:
-    """Cut a span into as few parts of about equal length as fit, or into parts of length 1.
+    """Cut a span into few parts of about equal length that fit, or into single windows.
 
     Examples
     --------

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from sklearn_conv._engine.layer import Layer
-from sklearn_conv._engine.library import PATH_VARIABLE, Library, library_path
 from sklearn_conv._engine.native_engine import NativeEngine
+from sklearn_conv._engine.native_library import PATH_VARIABLE, Library, library_path
 from sklearn_conv._engine.numpy_engine import Advance, NumpyEngine
 from sklearn_conv._warnings import warn
 

@@ -1,9 +1,9 @@
 """Engine in C++, which activates and pools responses without writing them to memory.
 
-The library (``native/`` in the source, loaded by ``library``) computes bands of images. This module
-packs the weights, divides the map into bands (``bands``) and the bands into tasks for threads, and
-passes pointers. The library writes whole cells to the result. It adds parts of cells to sums, which
-are finished here.
+The library (``native/`` in the source, loaded by ``native_library``) computes bands of images. This
+module packs the weights, divides the map into bands (``bands``) and the bands into tasks for
+threads, and passes pointers. The library writes whole cells to the result. It adds parts of cells
+to sums, which are finished here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ctypes import byref
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import groupby, product
 from math import ceil, prod
 from typing import Any
@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from sklearn import get_config
 
-from sklearn_conv._engine import library as native
+from sklearn_conv._engine import native_library as native
 from sklearn_conv._engine.activation import Function, absolute, identity, relu, square, step
 from sklearn_conv._engine.bands import Band, Divider
-from sklearn_conv._engine.geometry import Geometry, pool_cells
+from sklearn_conv._engine.geometry import Geometry, Span, pool_cells
 from sklearn_conv._engine.layer import Layer
 from sklearn_conv._engine.numpy_engine import Advance, NumpyEngine
 from sklearn_conv._engine.pooling import POOLINGS, Pooling
@@ -52,11 +52,9 @@ BAND_BYTES = 2**21
 WINDOW_BYTES = 2**15
 """Maximum size of the windows that are copied at a time, unless those of one tile are larger."""
 
-MAX_TILES = 8
-"""Number of tiles that use the same weights one after the other."""
-
-MAX_SIDES = 4
-"""Number of sides of an activation for which the library has space."""
+MAX_TILES, MAX_SIDES = 8, 4
+"""Limits in ``native/core.h``: tiles that use the same weights one after the other, and sides of an
+activation."""
 
 CALL_MULTIPLICATIONS = 2 * 10**8
 """Approximate number of multiplications in a call of the library, which takes some milliseconds.
@@ -84,6 +82,7 @@ class NativeEngine:
         self._level = level or library.levels[0]
         self._packed = PackedLayer(layer, self._level)
         self._workspace = Workspace()
+        self._divided: dict[int, list[list[PackedBand]]] = {}
 
     @staticmethod
     def supports(layer: Layer) -> bool:
@@ -168,17 +167,25 @@ class NativeEngine:
                 np.maximum(sums[:, :, 1], more[:, :, 1], out=sums[:, :, 1])
             self._finish(band, sums, out[i])
 
+    @cached_property
+    def _cell_spans(self) -> list[list[Span]]:
+        """Rows and columns of the map in each row and column of the grid."""
+        return [*map(pool_cells, self._layer.geometry.output_shape, self._layer.pool_grid)]
+
     def _divide(self, max_rows: int) -> list[list[PackedBand]]:
+        if max_rows in self._divided:
+            return self._divided[max_rows]
         layer = self._layer
         budget = min(BAND_BYTES, get_config()["working_memory"] * 2**20)
         n_channels = layer.kernels.shape[2]
         max_pixels = int(budget) // (n_channels * layer.kernels.itemsize)
         grid = None if layer.poolings is None else layer.pool_grid
-        # The result is kept for the next call, which may be that of a single small image, unless it
-        # takes much memory.
+        # The next engine may compute a single small image, so the result is kept for it as well,
+        # unless it takes much memory.
         is_small = grid is None or prod(grid) <= 1000
         pack = _pack_bands if is_small else _pack_bands.__wrapped__
-        return pack(layer.geometry, grid, n_channels, max_pixels, max_rows)
+        bands = pack(layer.geometry, grid, n_channels, max_pixels, max_rows)
+        return self._divided.setdefault(max_rows, bands)
 
     def _sum(self, bands: Sequence[PackedBand], image: np.ndarray) -> np.ndarray:
         """Return sums and maxima of cells of a row of the grid, (columns, sides, 2, k)."""
@@ -195,7 +202,7 @@ class NativeEngine:
         ``band`` is one of the bands with parts of these cells.
         """
         k, row = self._layer.kernels.shape[3], band.cells[0].row
-        rows, columns = map(pool_cells, self._layer.geometry.output_shape, self._layer.pool_grid)
+        rows, columns = self._cell_spans
         height = rows[row][1] - rows[row][0]
         for p, pooling in enumerate(self._layer.poolings or ()):
             joined = sums[:, :, int(pooling.join is np.maximum), :k]
@@ -308,9 +315,10 @@ class PackedBand:
     def __init__(self, geometry: Geometry, n_channels: int, band: Band) -> None:
         self.band = band
         c = n_channels
-        (top, _), (left, _) = band.rectangle
+        rectangle = band.rectangle
+        (top, _), (left, _) = rectangle
         rows, columns = (
-            windows.reach(span) for windows, span in zip(geometry, band.rectangle, strict=True)
+            windows.reach(span) for windows, span in zip(geometry, rectangle, strict=True)
         )
         pitch = columns.n_pixels * c
         self.n_numbers = rows.n_pixels * pitch

@@ -58,8 +58,7 @@ MIN_POSITIONS = 128
 of the map and each image of the block."""
 
 MIN_MULTIPLICATIONS = 5 * 10**8
-"""Number of multiplications below which several threads are not faster than one: joblib takes about
-10 ms to start and stop them."""
+"""Number of multiplications below which several threads are not faster than one."""
 
 MAX_PARTS = 16
 """Maximum number of parts of a cell that are kept before they are joined."""

@@ -79,7 +79,8 @@ class _Helpers:
         for _ in range(n_times):
             with self._lock:
                 is_new = self._n_idle == 0
-                self._n_idle -= not is_new
+                if not is_new:
+                    self._n_idle -= 1
             if is_new:
                 try:
                     Thread(target=self._work, args=(self._jobs,), daemon=True).start()

@@ -171,9 +171,10 @@ def check_finite(values: np.ndarray, first: int = 0) -> None:
     if values.dtype.kind != "f" or get_config()["assume_finite"]:
         return
     try:
+        dtype = np.promote_types(values.dtype, np.float32)  # Sums of float16 often overflow.
         for block in _blocks(values):
             with np.errstate(all="ignore"):
-                if not np.isfinite(values[block].sum()):
+                if not np.isfinite(values[block].sum(dtype=dtype)):
                     assert_all_finite(values[block], input_name="X")
     except ValueError as error:
         raise not_finite(str(error).partition(".")[0], first + find_not_finite(values)) from error

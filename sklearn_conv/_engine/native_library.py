@@ -1,4 +1,4 @@
-"""The library of the native core: find it, check it, and describe its structures.
+"""The library of the native engine: find it, check it, and describe its structures.
 
 The library is optional. It does not depend on the version of Python, and is loaded with ctypes,
 which releases the GIL during a call. ``native/core.h`` describes its interface.
