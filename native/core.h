@@ -10,7 +10,7 @@
 
 #include <stdint.h>
 
-#define SKLEARN_CONV_INTERFACE 1
+#define SKLEARN_CONV_INTERFACE 2
 
 #ifdef _WIN32
 #define SKLEARN_CONV_EXPORT extern "C" __declspec(dllexport)
@@ -27,10 +27,11 @@ enum Pooling { MEAN, SUM, MAX, N_POOLINGS };
 // Types of the pixels
 enum Pixel { UINT8, INT8, UINT16, INT16, FLOAT16, FLOAT32, FLOAT64, INT32, UINT32, INT64, UINT64, N_PIXELS };
 
-// A side of an activation: function(z + b), or function(-z + b) if it is negative
+// One feature for each kernel: function(z + constant), or function(constant - z) if it is negative
 struct Side {
   int64_t function;
   int64_t is_negative;
+  const void* constant;  // (padded kernels,), or null for 0
 };
 
 // Consecutive numbers of a window
@@ -41,7 +42,7 @@ struct Run {
 
 // Limits that the caller must respect
 constexpr int64_t MAX_TILES = 8;  // of Call::n_tiles
-constexpr int64_t MAX_SIDES = 4;  // of Layer::n_sides
+constexpr int64_t MAX_SIDES = 32;  // of Layer::n_sides
 
 // A layer. "Number" is float or double; kernels are padded to full vectors.
 struct Layer {
@@ -52,8 +53,7 @@ struct Layer {
   // Panels of `width` kernels, [panel][n_weights + 1][width]. The last panel may be one vector wide.
   // The last row is the sum of each kernel: the weight of a number that was subtracted from a window.
   const void* weights;
-  const void* shift;       // offset + bias, (padded kernels,)
-  const void* twice_bias;  // (padded kernels,)
+  const void* shift;       // constant part of the responses z, (padded kernels,)
   int64_t n_padded;        // number of kernels including those that fill the last vector
   int64_t n_sides;
   const Side* sides;

@@ -81,7 +81,7 @@ struct Panel {
   const int32_t* numbers;  // place of each term in a window, (n_terms,)
   const T* weights;
   const T* shift;
-  const T* twice_bias;
+  int64_t first_kernel;
   int64_t n_sides;
   const Side* sides;
   bool sums, maxima, maps;
@@ -203,15 +203,20 @@ struct Tile {
         for (int p = 0; p < P; p++)
 #pragma GCC unroll 2
           for (int v = 0; v < V; v++) z[p][v] = total[p][v];
-      if (panel.sides[side].is_negative) {
+      const Side& function = panel.sides[side];
+      if (function.constant) {
 #pragma GCC unroll 2
         for (int v = 0; v < V; v++) {
-          const Vector<T> twice_bias = load(panel.twice_bias + v * lanes);
+          const Vector<T> constant = load(static_cast<const T*>(function.constant) + panel.first_kernel + v * lanes);
+          if (function.is_negative)
 #pragma GCC unroll 16
-          for (int p = 0; p < P; p++) z[p][v] = twice_bias - z[p][v];
+            for (int p = 0; p < P; p++) z[p][v] = constant - z[p][v];
+          else
+#pragma GCC unroll 16
+            for (int p = 0; p < P; p++) z[p][v] += constant;
         }
       }
-      activate(z, panel.sides[side].function);
+      activate(z, function.function);
       T* const group = panel.group + side * 2 * MAX_WIDTH;
 #pragma GCC unroll 2
       for (int v = 0; v < V; v++) {
@@ -502,7 +507,8 @@ void compute_image(const Layer& layer, const Band& band, const Call& call, int64
     has_offset = !layer.is_normalized && call.pixel != UINT8 && call.pixel != INT8 &&
                  may_have_offset(layer, band, pixels);
 
-  T group[MAX_SIDES * 2 * MAX_WIDTH] = {};
+  T group[MAX_SIDES * 2 * MAX_WIDTH];
+  memset(group, 0, layer.n_sides * 2 * MAX_WIDTH * sizeof(T));
   Panel<T> panel = {};
   panel.group = group;
   panel.n_sides = layer.n_sides;
@@ -571,7 +577,7 @@ void compute_image(const Layer& layer, const Band& band, const Call& call, int64
         const int n_vectors = layer.n_padded - k >= width ? 2 : 1;
         panel.weights = static_cast<const T*>(layer.weights) + k * length;
         panel.shift = static_cast<const T*>(layer.shift) + k;
-        panel.twice_bias = static_cast<const T*>(layer.twice_bias) + k;
+        panel.first_kernel = k;
         panel.out = out + k;
         panel.n_kernels = layer.n_kernels - k;
         int64_t p = 0;

@@ -134,11 +134,11 @@ def conv2d(
         layer = Layer(
             kernels=np.ascontiguousarray(kernels[..., outputs]),
             offset=np.zeros(outputs.stop - outputs.start, dtype),
-            bias=shift[outputs],
+            bias=shift[np.newaxis, outputs],
             sides=ACTIVATIONS["identity"],
             geometry=geometry,
         )
-        # The engine writes (n, oh, ow, poolings, sides, k); there is one pooling and one side.
+        # The engine writes (n, oh, ow, poolings, outputs, k): one pooling, and one output.
         out = maps[:, :, :, np.newaxis, np.newaxis, outputs]
         make_engine(layer).compute(images[..., channels], out, n_jobs=None)
     return maps

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
-from sklearn_conv._engine.geometry import Geometry
+from sklearn_conv._engine.geometry import Geometry, place_windows
 from sklearn_conv._parameters import Parameters
 
 
@@ -15,31 +17,61 @@ class OutputSize(NamedTuple):
     """Shapes and cost per image, returned by `StridedConv2DTransformer.output_size`."""
 
     maps: tuple[int, int, int]
-    """Number of rows, columns and maps; "split" has two maps for each kernel."""
+    """Number of rows, columns and maps; a kernel has one map for each side
+    of the activation and each bias."""
     features: int
     """Number of features."""
     multiply_adds: int
-    """Number of multiply-add operations: multiply a pixel by a weight and add the product."""
+    """Number of multiply-add operations, over all mirrored and turned images: multiply a pixel by a
+    weight, and add the product."""
     bytes: int
     """Size of the features in float32, in bytes; float64 takes twice as much."""
 
 
 def feature_shape(
-    parameters: Parameters, geometry: Geometry, n_kernels: int
+    parameters: Parameters, geometry: Geometry, n_biases: int, n_kernels: int
 ) -> tuple[int, int, int, int, int]:
+    """Return (grid rows, grid columns, poolings, sides * biases, kernels)."""
+    n_outputs = len(parameters.sides) * n_biases
     rows, columns = parameters.pool_grid if parameters.poolings else geometry.output_shape
-    return rows, columns, len(parameters.poolings or [""]), len(parameters.sides), n_kernels
+    return rows, columns, len(parameters.poolings or [""]), n_outputs, n_kernels
+
+
+def feature_names(
+    parameters: Parameters, grid: tuple[int, int], n_biases: int, n_kernels: int
+) -> list[str]:
+    """Return the names of the features, in their order."""
+    biases = [f"bias{i}" for i in range(n_biases)] if n_biases > 1 else [""]
+    in_cell = [
+        "_".join(filter(None, (f"kernel{kernel:03d}", side, bias, pooling)))
+        for pooling, side, bias, kernel in product(
+            parameters.poolings or [""], parameters.sides, biases, range(n_kernels)
+        )
+    ]
+    return [f"{name}_r{r}_c{c}" for r, c, name in product(*map(range, grid), in_cell)]
+
+
+def place_views(
+    parameters: Parameters, image: tuple[int, int], kernel_size: tuple[int, int]
+) -> list[Geometry]:
+    """Place the windows on each of the views over which features are averaged."""
+    return [
+        place_windows(image[:: -1 if view.is_transposed else 1], kernel_size, parameters.windows)
+        for view in parameters.views
+    ]
 
 
 def measure_output(
-    parameters: Parameters, geometry: Geometry, kernels: tuple[int, int, int, int]
+    parameters: Parameters, geometries: Sequence[Geometry], kernels: tuple[int, int, int, int]
 ) -> OutputSize:
-    """Measure the output for kernels of shape (kh, kw, c, n_kernels)."""
-    shape = feature_shape(parameters, geometry, kernels[3])
+    """Measure the output for kernels of shape (kh, kw, c, n_kernels), see `place_views`."""
+    geometry = geometries[0]
+    n_windows = sum(prod(view.output_shape) for view in geometries)
+    shape = feature_shape(parameters, geometry, parameters.n_biases, kernels[3])
     n_features, n_maps = prod(shape), shape[3] * shape[4]
     return OutputSize(
         maps=(*geometry.output_shape, n_maps),
         features=n_features,
-        multiply_adds=prod(geometry.output_shape) * prod(kernels),
+        multiply_adds=n_windows * prod(kernels),
         bytes=n_features * np.dtype(np.float32).itemsize,
     )

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sklearn_conv._engine.activation import ACTIVATIONS, Side, activation_sides
-from sklearn_conv._engine.geometry import PADDING_MODES, WindowParameters
+from sklearn_conv._engine.geometry import PADDING_MODES, Geometry, WindowParameters
 from sklearn_conv._engine.pooling import POOLINGS
+from sklearn_conv._engine.symmetry import SYMMETRIES, View
 from sklearn_conv._validation import (
     LIMIT,
     check_integer,
@@ -34,15 +35,22 @@ MAX_PIXELS = 2**24
 """Exclusive upper bound of lengths that are added to the axes of images."""
 
 
+MAX_BIASES = 10_000
+"""Maximum number of quantiles, which are computed from as many training patches."""
+
+
 class Parameters(NamedTuple):
     """Parameters of the transformer that can be passed in several forms, each in a single form."""
 
     n_kernels: int
+    n_biases: int
     kernel_size: tuple[int, int]
     windows: WindowParameters
     sides: Mapping[str, Side]
     poolings: Sequence[str] | None
     pool_grid: tuple[int, int]
+    views: Sequence[View]
+    power: float
     image_shape: tuple[int, int, int] | None
     n_patches: int
     whiten: float
@@ -99,11 +107,15 @@ def check_parameters(estimator: Any) -> Parameters:
         )
         kernel_size, n_kernels = array.shape[:2], array.shape[3]
     check_extent(owner, kernel_size, windows.dilation)
-    _check_bias(owner, estimator.bias, n_kernels)
+    n_biases = _check_biases(owner, estimator.bias, estimator.n_biases, n_kernels)
     if not callable(estimator.activation):
         check_name(owner, "activation", estimator.activation, ACTIVATIONS, " or a callable")
     poolings = _check_pooling(owner, estimator.pooling)
     pool_grid = check_pair(owner, "pool_grid", estimator.pool_grid, 1)
+    if estimator.symmetries is not None:
+        names = [name for name in SYMMETRIES if name is not None]
+        check_name(owner, "symmetries", estimator.symmetries, names, " or None")
+    power = _check_power(owner, estimator.power)
     _check_bool(owner, "flatten", estimator.flatten)
     _check_bool(owner, "normalize_patches", estimator.normalize_patches)
     whiten = _check_whiten(owner, estimator.whiten)
@@ -119,11 +131,14 @@ def check_parameters(estimator: Any) -> Parameters:
         check_integer(owner, "verbose", estimator.verbose, 0)
     return Parameters(
         n_kernels=n_kernels,
+        n_biases=n_biases,
         kernel_size=kernel_size,
         windows=windows,
         sides=activation_sides(estimator.activation),
         poolings=poolings,
         pool_grid=pool_grid,
+        views=SYMMETRIES[estimator.symmetries],
+        power=power,
         image_shape=image_shape,
         n_patches=n_patches,
         whiten=whiten,
@@ -135,6 +150,7 @@ def check_sizes(
     parameters: Parameters,
     maps: tuple[int, int],
     kernels: tuple[int, ...],
+    n_biases: int,
 ) -> None:
     """Raise ValueError for kernels, maps or features that are too large to be computed.
 
@@ -142,7 +158,8 @@ def check_sizes(
     """
     *window, n_kernels = kernels
     grid = parameters.pool_grid if parameters.poolings else maps
-    n_features = prod(grid) * len(parameters.poolings or [""]) * len(parameters.sides) * n_kernels
+    n_outputs = len(parameters.sides) * n_biases
+    n_features = prod(grid) * len(parameters.poolings or [""]) * n_outputs * n_kernels
     for number, limit, what, remedy in (
         (
             prod(kernels),
@@ -175,6 +192,16 @@ def check_sizes(
             raise ValueError(
                 f"{what}, but {owner} allows fewer than {limit}; choose a smaller {remedy}."
             )
+
+
+def check_channels(kernels: tuple[int, ...], n_channels: int) -> None:
+    """Raise ValueError if kernels, (kh, kw, c, k), have another number of channels than images."""
+    if kernels[2] != n_channels:
+        raise ValueError(
+            f"kernels of shape {kernels} see {kernels[2]} channels, but the images have "
+            f"{n_channels}; kernels must have shape (kh, kw, {n_channels}, n_kernels). Convert "
+            "PyTorch weights with weight.detach().numpy().transpose(2, 3, 1, 0)."
+        )
 
 
 def check_image_shape(owner: str, image_shape: Any, otherwise: str = "") -> tuple[int, int, int]:
@@ -216,19 +243,64 @@ def _check_whiten(owner: str, whiten: Any) -> float:
     return float(whiten)
 
 
-def _check_bias(owner: str, bias: Any, n_kernels: int) -> None:
+def _check_biases(owner: str, bias: Any, n_biases: Any, n_kernels: int) -> int:
+    """Check the biases, and return how many each kernel has."""
+    rule = f"an integer from 1 to {MAX_BIASES}"
+    if not is_integer(n_biases):
+        raise parameter_error(TypeError, owner, "n_biases", rule, n_biases)
+    if not 1 <= n_biases <= MAX_BIASES:
+        raise parameter_error(ValueError, owner, "n_biases", rule, n_biases)
+    shapes = f"({n_kernels},), (n_biases, 1) or (n_biases, {n_kernels})"
     rule = 'a real number, "quantile" or '
     if isinstance(bias, str):
         if bias != "quantile":
-            rule += f"an array of finite real numbers of shape ({n_kernels},)"
+            rule += f"an array of finite real numbers of shape {shapes}"
             raise parameter_error(ValueError, owner, "bias", rule, bias)
-        return
-    is_number = isinstance(bias, Real) and not isinstance(bias, bool)
-    if is_number:
+        return int(n_biases)
+    if isinstance(bias, Real) and not isinstance(bias, bool):
         if not is_finite(bias):
             raise parameter_error(ValueError, owner, "bias", "finite", bias)
-    else:
+        if n_biases > 1:
+            raise ValueError(
+                f"n_biases={n_biases} needs as many different biases of each kernel, but bias is "
+                f'{bias!r}; use bias="quantile", or an array of shape ({n_biases}, 1).'
+            )
+        return 1
+    try:
+        n_axes = np.ndim(bias)
+    except ValueError:  # `check_numbers` says why.
+        n_axes = 1
+    if n_axes != 2:
         check_numbers(owner, "bias", bias, (n_kernels,), otherwise=rule, finite=True)
+        return 1
+    array = check_numbers(owner, "bias", bias, ("n_biases", "1"), otherwise=rule, finite=True)
+    if array.shape[1] not in (1, n_kernels):
+        raise ValueError(
+            f"The 'bias' parameter of {owner} must be {rule}an array of finite real numbers of "
+            f"shape {shapes}. Got shape {array.shape} instead."
+        )
+    return len(array)
+
+
+def _check_power(owner: str, power: Any) -> float:
+    rule = "a finite number above 0; 0.5 is the square root"
+    if not isinstance(power, Real) or isinstance(power, bool):
+        raise parameter_error(TypeError, owner, "power", rule, power)
+    if power <= 0 or not is_finite(power):
+        raise parameter_error(ValueError, owner, "power", rule, power)
+    return float(power)
+
+
+def check_views(owner: str, parameters: Parameters, geometry: Geometry) -> None:
+    """Raise ValueError if maps of turned images have another shape."""
+    rows, columns = geometry.output_shape
+    is_turned = any(view.is_transposed for view in parameters.views)
+    if is_turned and parameters.poolings is None and rows != columns:
+        raise ValueError(
+            f"symmetries='dihedral' turns the images, so with pooling=None {owner} needs maps with "
+            f"as many rows as columns, but they have {rows} rows and {columns} columns; use square "
+            "images, a pooling, or symmetries='mirror'."
+        )
 
 
 def _check_pooling(owner: str, pooling: Any) -> list[str] | None:

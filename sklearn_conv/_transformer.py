@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
 from math import prod
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,32 +15,27 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
 from sklearn_conv._engine.choice import Engine, make_engine
-from sklearn_conv._engine.geometry import Geometry, place_windows
+from sklearn_conv._engine.geometry import Geometry
 from sklearn_conv._engine.layer import Layer, compute_dtype
 from sklearn_conv._engine.pooling import POOLINGS
-from sklearn_conv._images.batch import (
-    ArrayImages,
-    DaskImages,
-    ReadableImages,
-    find_not_finite,
-    not_finite,
+from sklearn_conv._engine.symmetry import SymmetricEngine
+from sklearn_conv._images.batch import DaskImages, ReadableImages, find_not_finite, not_finite
+from sklearn_conv._images.checks import check_columns, check_images, remember_columns
+from sklearn_conv._images.mistakes import TransformWatch, warn_of_mistakes, warn_of_overflow
+from sklearn_conv._output_size import (
+    OutputSize,
+    feature_names,
+    feature_shape,
+    measure_output,
+    place_views,
 )
-from sklearn_conv._images.checks import check_images, remember_columns
-from sklearn_conv._images.mistakes import (
-    TransformWatch,
-    Values,
-    describe,
-    sample_pixels,
-    warn_of_alpha,
-    warn_of_few_images,
-    warn_of_overflow,
-)
-from sklearn_conv._output_size import OutputSize, feature_shape, measure_output
 from sklearn_conv._parameters import (
     Parameters,
+    check_channels,
     check_image_shape,
     check_parameters,
     check_sizes,
+    check_views,
 )
 from sklearn_conv._progress import Progress
 from sklearn_conv._validation import (
@@ -95,15 +89,26 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         ``patches(n)`` returns n preprocessed training patches as rows of shape ``(n, kh*kw*c)``,
         each flattened in C order. ``patches()`` returns all of them. Nearly constant patches are
         left out.
-    bias : float, "quantile" or array-like of shape (n_kernels,), default=0.0
+    bias : float, "quantile" or array-like, default=0.0
         Bias added to the responses before the activation; a negative bias is a threshold. With
         ``normalize_patches`` or ``whiten``, values from -0.1 to -0.5 are typical. Without them,
         responses have the units of the pixels, and images from 0 to 255 need larger thresholds.
-        "quantile" sets the threshold of kernel j, which is minus its bias, to a quantile of its
+
+        An array of shape ``(n_kernels,)`` contains the bias of each kernel. An array of shape
+        ``(n_biases, n_kernels)`` contains several biases for each kernel, and one of shape
+        ``(n_biases, 1)`` the same biases for all kernels. Each bias is a feature of its own,
+        computed from the same responses, so that two biases take little more time than one. For
+        example, ``bias=[[-0.25], [-1.0]]`` adds features that only strong responses change.
+
+        "quantile" sets the thresholds of a kernel, which are minus its biases, to quantiles of its
         responses to training patches, as MiniRocket does. The levels of the quantiles are evenly
-        spread: they are the fractional parts of ``1.618 * (j + 1)``. They are computed from 10,000
-        training patches at most, whatever ``n_patches`` is. About half of the biases are positive,
-        so use "quantile" with "relu" or "step".
+        spread: for threshold i of kernel j, the level is the fractional part of
+        ``1.618 * (j * n_biases + i + 1)``. They are computed from 10,000 training patches at most,
+        whatever ``n_patches`` is. About half of the biases are positive, so use "quantile" with
+        "relu" or "step".
+    n_biases : int, default=1
+        Number of biases of each kernel if ``bias`` is "quantile". If ``bias`` is an array, the
+        number is taken from it.
     padding : {"valid", "same"}, int or (rows, columns), default="same"
         Number of pixels added on each side of the images, as in `conv2d`.
     padding_mode : {"constant", "edge", "reflect", "symmetric", "wrap"}, default="constant"
@@ -156,6 +161,18 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Number of cells into which each map is divided along each axis. Along an axis with L
         responses, cell i of m is ``[i*L//m, max(i*L//m + 1, (i+1)*L//m))``. Cells are never empty.
         If L >= m, each response belongs to exactly one cell; otherwise cells overlap.
+    symmetries : {"mirror", "dihedral"} or None, default=None
+        Images over which each feature is averaged. With "mirror", these are the image and its
+        mirror image with left and right exchanged, so that an image and its mirror image have the
+        same features. With "dihedral", these are the eight mirrored and turned images of a square,
+        for images without a preferred direction, such as satellite tiles and micrographs. The
+        windows of all these images are computed, which takes two or eight times as long. Kernels
+        are learned from the images as they are. With "dihedral" and ``pooling=None``, maps must
+        have as many rows as columns.
+    power : float, default=1.0
+        Power to which features are raised, ``sign(feature) * abs(feature)**power``, after they were
+        averaged over ``symmetries``. Linear models often work better on the square roots of pooled
+        features, ``power=0.5``.
     flatten : bool, default=True
         Whether each image becomes one row of features. If False, the features keep the shape of
         the grid, ``(n, rows, columns, features of a cell)``. The result can be passed as images to
@@ -187,8 +204,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     eps_ : float
         With ``normalize_patches``, each window is divided by ``sqrt(variance + eps_)`` before it is
         multiplied by the kernels. Without it, ``eps_`` is 0.0, and windows are used as they are.
-    bias_ : ndarray of shape (n_kernels,)
-        The bias of each kernel.
+    bias_ : ndarray of shape (n_kernels,) or (n_biases, n_kernels)
+        The bias of each kernel, or several biases of each kernel.
     image_shape_ : tuple
         Shape of the images seen in ``fit``, ``(h, w, c)``.
     maps_shape_ : tuple
@@ -197,7 +214,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     n_features_out_ : int
         Number of features of an image.
     multiply_adds_ : int
-        Number of multiply-add operations for an image.
+        Number of multiply-add operations for an image, with those of its mirrored and turned
+        images.
     n_features_in_ : int
         Number of values in an image, ``h * w * c``.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -210,15 +228,15 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     Notes
     -----
     The features of an image are an array of shape ``(grid rows, grid columns, poolings, sides,
-    n_kernels)``, flattened in C order. "split" has two sides; all other activations have one.
-    `get_feature_names_out` returns the name of each feature.
+    n_biases, n_kernels)``, flattened in C order. "split" has two sides; all other activations have
+    one. `get_feature_names_out` returns the name of each feature.
 
     Parameters are read when they are used. Changing a parameter that only ``fit`` uses has no
     effect on a fitted transformer: ``n_kernels``, ``kernel_size``, ``kernels``, ``bias``,
-    ``normalize_patches``, ``whiten``, ``n_patches``, ``image_shape`` and ``random_state``. All
-    other parameters take effect in the next call of ``transform``. For example,
-    ``set_params(pooling=None, flatten=False)`` makes a fitted transformer return its activated
-    maps. The attributes above keep the values that ``fit`` computed.
+    ``n_biases``, ``normalize_patches``, ``whiten``, ``n_patches``, ``image_shape`` and
+    ``random_state``. All other parameters take effect in the next call of ``transform``. For
+    example, ``set_params(pooling=None, flatten=False)`` makes a fitted transformer return its
+    activated maps. The attributes above keep the values that ``fit`` computed.
 
     References
     ----------
@@ -227,6 +245,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     Learning" (2011): normalized and whitened patches, and the effect of stride and kernel size.
     L. Thiry, M. Arbel, E. Belilovsky and E. Oyallon, "The Unreasonable Effectiveness of Patches in
     Deep Convolutional Kernels Methods" (2021).
+    F. Perronnin, J. Sánchez and T. Mensink, "Improving the Fisher Kernel for Large-Scale Image
+    Classification" (2010): powers of features.
 
     Examples
     --------
@@ -261,6 +281,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         *,
         kernels: str | npt.ArrayLike | Callable[..., np.ndarray] = "gaussian",
         bias: float | str | npt.ArrayLike = 0.0,
+        n_biases: int = 1,
         padding: str | int | tuple[int, int] = "same",
         padding_mode: str = "constant",
         dilation: int | tuple[int, int] = 1,
@@ -270,6 +291,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         activation: str | Callable[[np.ndarray], np.ndarray] = "relu",
         pooling: str | Sequence[str] | None = "mean",
         pool_grid: int | tuple[int, int] = 2,
+        symmetries: str | None = None,
+        power: float = 1.0,
         flatten: bool = True,
         image_shape: tuple[int, int] | tuple[int, int, int] | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -281,6 +304,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         self.stride = stride
         self.kernels = kernels
         self.bias = bias
+        self.n_biases = n_biases
         self.padding = padding
         self.padding_mode = padding_mode
         self.dilation = dilation
@@ -290,6 +314,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         self.activation = activation
         self.pooling = pooling
         self.pool_grid = pool_grid
+        self.symmetries = symmetries
+        self.power = power
         self.flatten = flatten
         self.image_shape = image_shape
         self.random_state = random_state
@@ -337,7 +363,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             with np.errstate(all="ignore"):  # As in transform.
                 parameters.sides[""].function(probe, probe.copy())
         images = check_images(self, X, parameters.image_shape, reset=True)
-        geometry = place_windows(images.shape[1:3], parameters.kernel_size, parameters.windows)
+        geometries = place_views(parameters, images.shape[1:3], parameters.kernel_size)
+        geometry = geometries[0]
         dtype = compute_dtype(images.dtype)
         rng = (
             self.random_state
@@ -354,8 +381,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             rng=rng,
         )
         shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
-        size = measure_output(parameters, geometry, shape)
-        check_sizes(type(self).__name__, parameters, geometry.output_shape, shape)
+        size = measure_output(parameters, geometries, shape)
+        owner = type(self).__name__
+        check_sizes(owner, parameters, geometry.output_shape, shape, parameters.n_biases)
+        check_views(owner, parameters, geometry)
         remedy = (
             f"fit makes {parameters.n_kernels:,} kernels of shape {shape[:3]}, and may draw "
             f"{parameters.n_patches:,} training patches of this shape; use smaller n_kernels, "
@@ -372,11 +401,14 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             with step("preprocessing"):
                 folded, offset = patches.preprocessing.fold(kernels)
             with step("bias"):
-                bias = patches.thresholds(kernels) if isinstance(self.bias, str) else self.bias
+                n_biases, bias = parameters.n_biases, self.bias
+                if isinstance(bias, str):
+                    bias = -patches.thresholds(kernels, n_biases)
         folded = cast_numbers("kernels", folded.reshape(shape), dtype)
         offset = cast_numbers("offset_", offset, dtype)
-        bias = cast_numbers("bias", np.broadcast_to(bias, parameters.n_kernels), dtype)
-        seen = _warn_of_mistakes(images, patches)
+        bias = np.broadcast_to(bias, (n_biases, parameters.n_kernels))
+        bias = cast_numbers("bias", bias[0] if n_biases == 1 else bias, dtype)
+        seen = warn_of_mistakes(images, patches.windows, patches.are_all)
         # All steps that can fail are done, so a failed fit leaves the estimator as it was.
         remember_columns(self, X, images.shape)
         self.kernels_ = folded
@@ -535,7 +567,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         return generate()
 
     def get_feature_names_out(self, input_features: npt.ArrayLike | None = None) -> np.ndarray:
-        """Return the names of the features, made of kernel, side, pooling and cell.
+        """Return the names of the features, made of kernel, side, bias, pooling and cell.
 
         Parameters
         ----------
@@ -545,7 +577,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Returns
         -------
         names : ndarray of str
-            Names such as "kernel003_mean_r0_c1", in the order of the flattened features.
+            Names such as "kernel003_mean_r0_c1", in the order of the flattened features. With
+            several biases, they are such as "kernel003_bias0_mean_r0_c1".
 
         Raises
         ------
@@ -555,16 +588,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             If ``input_features`` are not the columns seen in ``fit``.
         """
         check_is_fitted(self)
-        self._check_input_features(input_features)
+        check_columns(self, input_features)
         parameters = check_parameters(self)
-        *grid, _, _, n_kernels = self._feature_shape(parameters)
-        in_cell = [
-            "_".join(filter(None, (f"kernel{kernel:03d}", side, pooling)))
-            for pooling, side, kernel in product(
-                parameters.poolings or [""], parameters.sides, range(n_kernels)
-            )
-        ]
-        names = [f"{name}_r{r}_c{c}" for r, c, name in product(*map(range, grid), in_cell)]
+        rows, columns, _, _, n_kernels = self._feature_shape(parameters)
+        names = feature_names(parameters, (rows, columns), len(self._biases), n_kernels)
         return np.asarray(names, dtype=object)
 
     def output_size(
@@ -613,10 +640,15 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
                 "fit; pass it, as in output_size((h, w, c))."
             )
         if not (isinstance(self.kernels, str) or callable(self.kernels)):
-            _check_channels(np.shape(self.kernels), shape[2])
+            check_channels(np.shape(self.kernels), shape[2])
         kernels = (*parameters.kernel_size, shape[2], parameters.n_kernels)
-        geometry = place_windows(shape[:2], parameters.kernel_size, parameters.windows)
-        return measure_output(parameters, geometry, kernels)
+        geometries = place_views(parameters, shape[:2], parameters.kernel_size)
+        check_views(type(self).__name__, parameters, geometries[0])
+        return measure_output(parameters, geometries, kernels)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Models that were saved before these parameters existed
+        super().__setstate__({"n_biases": 1, "symmetries": None, "power": 1.0} | state)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -624,33 +656,42 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def _fitted_geometry(self, parameters: Parameters) -> Geometry:
+    @property
+    def _biases(self) -> np.ndarray:
+        """The biases of each kernel, (n_biases, n_kernels)."""
+        return np.atleast_2d(self.bias_)
+
+    def _fitted_geometries(self, parameters: Parameters) -> list[Geometry]:
         """Place the windows of the fitted kernels on images of the fitted shape."""
-        return place_windows(self.image_shape_[:2], self.kernels_.shape[:2], parameters.windows)
+        return place_views(parameters, self.image_shape_[:2], self.kernels_.shape[:2])
 
     def _feature_shape(self, parameters: Parameters) -> tuple[int, int, int, int, int]:
-        """Return (grid rows, grid columns, poolings, sides, kernels) of the features."""
-        geometry = self._fitted_geometry(parameters)
-        check_sizes(type(self).__name__, parameters, geometry.output_shape, self.kernels_.shape)
-        return feature_shape(parameters, geometry, self.kernels_.shape[3])
+        """Return (grid rows, grid columns, poolings, sides * biases, kernels) of the features."""
+        owner, kernels, n_biases = type(self).__name__, self.kernels_.shape, len(self._biases)
+        geometry = self._fitted_geometries(parameters)[0]
+        check_sizes(owner, parameters, geometry.output_shape, kernels, n_biases)
+        check_views(owner, parameters, geometry)
+        return feature_shape(parameters, geometry, n_biases, kernels[3])
 
     def _row_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of an image in the result, given that of its features."""
         return (prod(shape),) if self.flatten else (*shape[:2], prod(shape[2:]))
 
     def _make_engine(self, parameters: Parameters, dtype: np.dtype) -> Engine:
-        poolings = parameters.poolings
+        poolings, geometries = parameters.poolings, self._fitted_geometries(parameters)
         layer = Layer(
             kernels=cast_numbers("kernels_", self.kernels_, dtype),
             offset=cast_numbers("offset_", self.offset_, dtype),
-            bias=cast_numbers("bias_", self.bias_, dtype),
-            geometry=self._fitted_geometry(parameters),
+            bias=cast_numbers("bias_", self._biases, dtype),
+            geometry=geometries[0],
             sides=parameters.sides,
             eps=self.eps_,
             poolings=None if poolings is None else [POOLINGS[name] for name in poolings],
             pool_grid=parameters.pool_grid,
         )
-        return make_engine(layer)
+        if len(geometries) == 1 and parameters.power == 1:
+            return make_engine(layer)
+        return SymmetricEngine(layer, parameters.views, geometries, parameters.power)
 
     def _compute(
         self,
@@ -691,7 +732,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
                 finite=True,
             )
         kernels = np.asarray(self.kernels)
-        _check_channels(kernels.shape, shape[2])
+        check_channels(kernels.shape, shape[2])
         return kernels
 
     def _refuse_tables(self, is_lazy: bool) -> None:
@@ -713,43 +754,3 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
                 f"which does not fit into the {container} table that set_output or set_config "
                 f"requests; use flatten=True or {remedy}."
             )
-
-    def _check_input_features(self, input_features: Any) -> None:
-        if input_features is None:
-            return
-        names = np.asarray(input_features, dtype=object)
-        if names.shape != (self.n_features_in_,):
-            raise ValueError(
-                "input_features should have length equal to number of features "
-                f"({self.n_features_in_}), got {input_features!r:.80}."
-            )
-        if not np.array_equal(names, getattr(self, "feature_names_in_", names)):
-            raise ValueError("input_features is not equal to feature_names_in_.")
-
-
-def _check_channels(kernels: tuple[int, ...], n_channels: int) -> None:
-    if kernels[2] != n_channels:
-        raise ValueError(
-            f"kernels of shape {kernels} see {kernels[2]} channels, but the images have "
-            f"{n_channels}; kernels must have shape (kh, kw, {n_channels}, n_kernels). Convert "
-            "PyTorch weights with weight.detach().numpy().transpose(2, 3, 1, 0)."
-        )
-
-
-def _warn_of_mistakes(
-    images: ReadableImages | DaskImages, patches: TrainingPatches
-) -> Values | None:
-    """Warn of images that are probably not what the user meant; return what values they have.
-
-    Only values that were read anyway are looked at.
-    """
-    warn_of_few_images(images.shape[0], images.shape[1:], patches.are_all)
-    if isinstance(images, ArrayImages):
-        pixels = sample_pixels(images.read(slice(len(images))))
-    elif patches.are_drawn:
-        windows = patches.sample.reshape(-1, *patches.geometry.kernel_size, images.shape[3])
-        pixels = sample_pixels(windows)
-    else:
-        return None
-    warn_of_alpha(pixels)
-    return describe(pixels)

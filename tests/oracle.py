@@ -172,24 +172,28 @@ POOLINGS = {
 
 
 def features(responses, bias, activation, pooling, pool_grid):
-    """Activate and pool responses, (n, oh, ow, k), number by number."""
+    """Activate and pool responses, (n, oh, ow, k), number by number.
+
+    ``bias`` has shape (k,), or (n_biases, k).
+    """
     n, oh, ow, k = responses.shape
     sides = ACTIVATIONS[activation]
+    outputs = [(side, own) for side in sides for own in np.atleast_2d(bias)]
     if pooling is None:
         cells, poolings = [[(r, c)] for r in range(oh) for c in range(ow)], ["max"]
     else:
         poolings = [pooling] if isinstance(pooling, str) else pooling
         rows, columns = cell_members(oh, pool_grid[0]), cell_members(ow, pool_grid[1])
         cells = [[(r, c) for r in rr for c in cc] for rr in rows for cc in columns]
-    result = np.empty((n, len(cells) * len(poolings) * len(sides) * k))
+    result = np.empty((n, len(cells) * len(poolings) * len(outputs) * k))
     for i in range(n):
         column = 0
         for cell in cells:
             for name in poolings:
-                for side in sides:
+                for side, own in outputs:
                     for kernel in range(k):
                         values = [
-                            side(float(responses[i, r, c, kernel]), float(bias[kernel]))
+                            side(float(responses[i, r, c, kernel]), float(own[kernel]))
                             for r, c in cell
                         ]
                         result[i, column] = POOLINGS[name](values)

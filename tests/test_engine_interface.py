@@ -33,7 +33,7 @@ def make_layer(image=(9, 8), size=(3, 2), c=2, k=3, dtype="f8", **options):
     defaults = {
         "kernels": rng.standard_normal((*size, c, k)).astype(dtype),
         "offset": rng.standard_normal(k).astype(dtype),
-        "bias": rng.standard_normal(k).astype(dtype),
+        "bias": rng.standard_normal((1, k)).astype(dtype),
         "geometry": place_windows(image, size, windows),
         "sides": ACTIVATIONS["relu"],
     }
@@ -43,7 +43,8 @@ def make_layer(image=(9, 8), size=(3, 2), c=2, k=3, dtype="f8", **options):
 def empty_result(layer, n):
     rows, columns = layer.geometry.output_shape if layer.poolings is None else layer.pool_grid
     poolings = 1 if layer.poolings is None else len(layer.poolings)
-    shape = (n, rows, columns, poolings, len(layer.sides), layer.kernels.shape[3])
+    n_outputs = len(layer.sides) * len(layer.bias)
+    shape = (n, rows, columns, poolings, n_outputs, layer.kernels.shape[3])
     return np.full(shape, np.nan, layer.kernels.dtype)
 
 
@@ -68,7 +69,8 @@ def test_features_agree_with_plain_loops(engine, data):
         eps=eps,
     )
     kernels = layer.kernels - (layer.kernels.mean(axis=(0, 1, 2)) if eps else 0)
-    layer = make_layer(**vars(layer) | {"kernels": kernels})
+    bias = RNG.standard_normal((data.draw(st.integers(1, 3)), 3)) * [1, 100, 0]
+    layer = make_layer(**vars(layer) | {"kernels": kernels, "bias": bias})
     images = RNG.standard_normal((2, *image, 2))
     given_images = in_order(images, data.draw(st.sampled_from(ORDERS)))
     out = empty_result(layer, 2)
@@ -125,7 +127,7 @@ def test_a_constant_window_that_is_normalized_is_exactly_0(engine):
     out = empty_result(layer, 2)
     engine(layer).compute(images, out)
     inner = out[:, 2:-2, 2:-2, 0, 0]
-    np.testing.assert_array_equal(inner, np.broadcast_to(layer.offset + layer.bias, inner.shape))
+    np.testing.assert_array_equal(inner, np.broadcast_to(layer.offset + layer.bias[0], inner.shape))
 
 
 @engines

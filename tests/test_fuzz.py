@@ -107,7 +107,12 @@ GOOD = {
         st.sampled_from([*KERNELS, anything_shaped, fails]),
         st.sampled_from([np.ones((2, 2, c, 3)) for c in (1, 2)]),
     ),
-    "bias": st.sampled_from([0, -0.5, "quantile", 3, np.ones(3), 1e300, -1e-300]),
+    "bias": st.sampled_from(
+        [0, -0.5, "quantile", 3, np.ones(3), 1e300, -1e-300, [[0], [1e300]], np.eye(3)]
+    ),
+    "n_biases": st.integers(1, 3),
+    "symmetries": st.sampled_from([None, "mirror", "dihedral"]),
+    "power": st.sampled_from([0.5, 1, 2.0, 1e-300, 1e300]),
     "padding": st.one_of(st.sampled_from(["same", "valid"]), st.integers(0, 4)),
     "padding_mode": st.sampled_from(sorted(PADDING_MODES)),
     "dilation": lengths,

@@ -64,7 +64,9 @@ def layers(draw):
     layer = Layer(
         kernels=kernels.astype(dtype),
         offset=rng.standard_normal(k).astype(dtype),
-        bias=(rng.standard_normal(k) * draw(st.sampled_from([0, 1]))).astype(dtype),
+        bias=(
+            rng.standard_normal((draw(st.integers(1, 3)), k)) * draw(st.sampled_from([0, 1]))
+        ).astype(dtype),
         geometry=geometry,
         # A response near 0 may be on either side of it.
         sides=ACTIVATIONS[draw(st.sampled_from(sorted(set(ACTIVATIONS) - {"step"})))],
@@ -84,7 +86,8 @@ def layers(draw):
 def compute(engine, layer, images, n_jobs=1):
     rows, columns = layer.geometry.output_shape if layer.poolings is None else layer.pool_grid
     poolings = 1 if layer.poolings is None else len(layer.poolings)
-    shape = (len(images), rows, columns, poolings, len(layer.sides), layer.kernels.shape[3])
+    n_outputs = len(layer.sides) * len(layer.bias)
+    shape = (len(images), rows, columns, poolings, n_outputs, layer.kernels.shape[3])
     out = np.full(shape, np.nan, layer.kernels.dtype)
     engine.compute(images, out, n_jobs)
     return out
@@ -123,7 +126,7 @@ def test_nan_and_infinity_stay_where_they_are(level, activation, pooling):
     layer = Layer(
         kernels=RNG.standard_normal((2, 2, 1, 5)).astype(np.float32),
         offset=np.zeros(5, np.float32),
-        bias=np.zeros(5, np.float32),
+        bias=np.zeros((1, 5), np.float32),
         geometry=place_windows((6, 30), (2, 2), WindowParameters((1, 1), (0, 0), "edge", (1, 1))),
         sides=ACTIVATIONS[activation],
         poolings=None if pooling is None else [POOLINGS[pooling]],
@@ -150,7 +153,7 @@ def test_responses_of_large_windows(level, value):
     layer = Layer(
         kernels=kernels,
         offset=np.zeros(2, np.float32),
-        bias=np.zeros(2, np.float32),
+        bias=np.zeros((1, 2), np.float32),
         geometry=place_windows(
             (70, 70), (64, 64), WindowParameters((3, 3), (0, 0), "edge", (1, 1))
         ),

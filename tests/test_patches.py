@@ -307,6 +307,10 @@ def test_quantiles_are_spread_evenly():
     golden = (1 + 5**0.5) / 2
     np.testing.assert_allclose(active, [1 - (i * golden) % 1 for i in range(1, 22)], atol=0.02)
     assert transformer.bias_.shape == (21,)
+    several = transformer.set_params(n_kernels=7, n_biases=3).fit_transform(images).mean(axis=0)
+    levels = 1 - several.reshape(3, 7).T.ravel()  # kernel by kernel
+    np.testing.assert_allclose(levels, [(i * golden) % 1 for i in range(1, 22)], atol=0.02)
+    assert transformer.bias_.shape == (3, 7)
 
 
 def test_patches_are_drawn_only_if_needed():

@@ -81,20 +81,6 @@ def activation_sides(activation: str | Callable[[np.ndarray], np.ndarray]) -> Ma
     return {"": Side(1, partial(_call, activation))}
 
 
-def activate(side: Side, shifted: np.ndarray, bias: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Compute one side of the activation from ``shifted = z + b``, (..., k); return ``out``.
-
-    ``out`` may be ``shifted``, which is then overwritten.
-    """
-    if side.sign > 0:
-        return side.function(shifted, out)
-    if bias.any():
-        np.subtract(2 * bias, shifted, out=out)  # 2b - (z + b) = -z + b
-    else:
-        np.negative(shifted, out=out)
-    return side.function(out, out)
-
-
 def _call(
     function: Callable[[np.ndarray], np.ndarray], values: np.ndarray, out: np.ndarray
 ) -> np.ndarray:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from sklearn_conv._engine.activation import Side
+from sklearn_conv._engine.activation import Function, Side
 from sklearn_conv._engine.geometry import Geometry
 from sklearn_conv._engine.pooling import Pooling
+
+
+class Output(NamedTuple):
+    """One feature for each kernel: ``function(sign * shifted + constant)``.
+
+    ``shifted`` are the responses with the offset and the base of the layer.
+    """
+
+    sign: int
+    function: Function
+    constant: np.ndarray | None
+    """(k,), or None for 0"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +38,38 @@ class Layer:
     offset: np.ndarray
     """(k,)"""
     bias: np.ndarray
-    """(k,)"""
+    """(n_biases, k)"""
     geometry: Geometry
     sides: Mapping[str, Side]
-    """Activation; each side makes one feature for each kernel."""
+    """Activation; each side makes one feature for each kernel and bias."""
     eps: float = 0.0
     """If 0, windows are not normalized."""
     poolings: Sequence[Pooling] | None = None
     """If None, maps are not pooled."""
     pool_grid: tuple[int, int] = (1, 1)
+
+    @property
+    def base(self) -> np.ndarray:
+        """The bias of each kernel that is nearest to 0, (k,).
+
+        It is added once, together with the offset. The other biases are larger, so the rounding of
+        this sum is no larger than that of their own.
+        """
+        nearest = np.abs(self.bias).argmin(axis=0)
+        return np.take_along_axis(self.bias, nearest[np.newaxis], axis=0)[0]
+
+    @property
+    def outputs(self) -> list[Output]:
+        """The features of each kernel, in their order: the biases of the first side come first."""
+        base = self.base
+        outputs = []
+        for side in self.sides.values():
+            for bias in self.bias:
+                constant = bias - side.sign * base
+                outputs.append(
+                    Output(side.sign, side.function, constant if constant.any() else None)
+                )
+        return outputs
 
 
 def compute_dtype(dtype: np.dtype) -> np.dtype:

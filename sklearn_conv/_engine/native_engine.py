@@ -52,9 +52,9 @@ BAND_BYTES = 2**21
 WINDOW_BYTES = 2**15
 """Maximum size of the windows that are copied at a time, unless those of one tile are larger."""
 
-MAX_TILES, MAX_SIDES = 8, 4
-"""Limits in ``native/core.h``: tiles that use the same weights one after the other, and sides of an
-activation."""
+MAX_TILES, MAX_SIDES = 8, 32
+"""Limits in ``native/core.h``: tiles that use the same weights one after the other, and outputs
+of a layer."""
 
 CALL_MULTIPLICATIONS = 2 * 10**8
 """Approximate number of multiplications in a call of the library, which takes some milliseconds.
@@ -88,7 +88,7 @@ class NativeEngine:
     def supports(layer: Layer) -> bool:
         """Return whether the library has the activation and the poolings of a layer."""
         return (
-            len(layer.sides) <= MAX_SIDES
+            len(layer.sides) * len(layer.bias) <= MAX_SIDES
             and all(side.function in FUNCTIONS for side in layer.sides.values())
             and all(pooling in POOLING_NUMBERS for pooling in layer.poolings or ())
         )
@@ -102,7 +102,7 @@ class NativeEngine:
     ) -> None:
         """Write the features of images.
 
-        ``(n, h, w, c) -> (n, rows, columns, poolings, sides, k)``
+        ``(n, h, w, c) -> (n, rows, columns, poolings, outputs, k)``
         """
         if images.dtype not in PIXEL_TYPES:
             NumpyEngine(self._layer).compute(images, out, n_jobs, advance)
@@ -188,18 +188,19 @@ class NativeEngine:
         return self._divided.setdefault(max_rows, bands)
 
     def _sum(self, bands: Sequence[PackedBand], image: np.ndarray) -> np.ndarray:
-        """Return sums and maxima of cells of a row of the grid, (columns, sides, 2, k)."""
-        n_columns, n_sides = self._layer.pool_grid[1], len(self._layer.sides)
-        sums = np.zeros((n_columns, n_sides, 2, self._packed.n_padded))
+        """Return sums and maxima of cells of a row of the grid, (columns, outputs, 2, k)."""
+        shape = (self._layer.pool_grid[1], self._packed.n_outputs, 2, self._packed.n_padded)
+        sums = np.zeros(shape)
         sums[:, :, 1] = -np.inf
         for band in bands:
             self._call(band, image[np.newaxis], None, sums)
         return sums
 
     def _finish(self, band: Band, sums: np.ndarray, features: np.ndarray) -> None:
-        """Write the features of a row of the grid, ``(columns, sides, 2, k)`` to those of an image.
+        """Write the features of a row of the grid to those of an image.
 
-        ``band`` is one of the bands with parts of these cells.
+        ``sums`` are those of its cells, ``(columns, outputs, 2, k)``. ``band`` is one of the bands
+        with parts of these cells.
         """
         k, row = self._layer.kernels.shape[3], band.cells[0].row
         rows, columns = self._cell_spans
@@ -234,7 +235,7 @@ class NativeEngine:
         if out is not None:
             call.out = _address(out)
             call.out_strides = tuple(stride // out.itemsize for stride in out.strides[:5])
-            shape = (2 * len(self._layer.sides), layer.n_padded)
+            shape = (2 * layer.n_outputs, layer.n_padded)
             call.cell_sums = _address(empty("sums", shape, np.dtype(np.float64)))
         failed = self._library.compute(
             self._level.number, byref(layer.structure), byref(band.structure), byref(call)
@@ -269,11 +270,18 @@ class PackedLayer:
         np.concatenate(
             [rows[:, start : start + 2 * lanes].ravel() for start in starts], out=self._weights
         )
-        self._shift, self._twice_bias = np.zeros((2, self.n_padded), dtype)
-        self._shift[:k], self._twice_bias[:k] = layer.offset + layer.bias, 2 * layer.bias
-        self._sides = (native.Side * len(layer.sides))(
-            *(native.Side(FUNCTIONS[side.function], side.sign < 0) for side in layer.sides.values())
-        )
+        outputs = layer.outputs
+        self.n_outputs = len(outputs)
+        self._shift = np.zeros(self.n_padded, dtype)
+        self._shift[:k] = layer.offset + layer.base
+        self._constants = np.zeros((self.n_outputs, self.n_padded), dtype)
+        self._sides = (native.Side * self.n_outputs)()
+        for side, output, constant in zip(self._sides, outputs, self._constants, strict=True):
+            side.function, side.is_negative = FUNCTIONS[output.function], output.sign < 0
+            if output.constant is not None:
+                constant[:k] = output.constant
+            if side.is_negative or output.constant is not None:
+                side.constant = _address(constant)
         self._poolings = _integers([POOLING_NUMBERS[name] for name in layer.poolings or ()])
         self._numbers = np.arange(len(rows), dtype=np.int32)
         self.structure = native.Layer(
@@ -283,7 +291,6 @@ class PackedLayer:
             n_kernels=k,
             weights=_address(self._weights),
             shift=_address(self._shift),
-            twice_bias=_address(self._twice_bias),
             n_padded=self.n_padded,
             n_sides=len(self._sides),
             sides=self._sides,

@@ -14,7 +14,7 @@ from ctypes import CDLL, POINTER, Structure, c_char_p, c_double, c_int64, c_void
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-INTERFACE = 1
+INTERFACE = 2
 """Version of the interface in ``native/core.h``."""
 
 NAME = {"win32": "sklearn_conv_core.dll", "darwin": "libsklearn_conv_core.dylib"}.get(
@@ -29,9 +29,13 @@ PATH_VARIABLE = "SKLEARN_CONV_LIBRARY"
 
 
 class Side(Structure):
-    """A side of an activation."""
+    """One feature for each kernel."""
 
-    _fields_: ClassVar = [("function", c_int64), ("is_negative", c_int64)]
+    _fields_: ClassVar = [
+        ("function", c_int64),
+        ("is_negative", c_int64),
+        ("constant", c_void_p),
+    ]
 
 
 class Layer(Structure):
@@ -44,7 +48,6 @@ class Layer(Structure):
         ("n_kernels", c_int64),
         ("weights", c_void_p),
         ("shift", c_void_p),
-        ("twice_bias", c_void_p),
         ("n_padded", c_int64),
         ("n_sides", c_int64),
         ("sides", POINTER(Side)),

@@ -29,9 +29,8 @@ from math import prod
 import numpy as np
 from sklearn import get_config
 
-from sklearn_conv._engine.activation import activate
 from sklearn_conv._engine.geometry import Geometry, Reach, Span, pool_cells
-from sklearn_conv._engine.layer import Layer
+from sklearn_conv._engine.layer import Layer, Output
 from sklearn_conv._engine.pooling import join_parts, join_positions
 from sklearn_conv._engine.staging import (
     BlockWindows,
@@ -92,6 +91,7 @@ class NumpyEngine:
         self._weights = LayerWeights(layer)
         self._workspace = Workspace()
         self._find_reach = cache(partial(_find_reach, layer.geometry))
+        self._outputs = layer.outputs
         self._poolings = layer.poolings or ()
         self._joins = [pooling.join for pooling in self._poolings]
 
@@ -104,7 +104,7 @@ class NumpyEngine:
     ) -> None:
         """Write the features of images.
 
-        ``(n, h, w, c) -> (n, rows, columns, poolings, sides, k)``
+        ``(n, h, w, c) -> (n, rows, columns, poolings, outputs, k)``
         """
         # The products are small. Threads of BLAS would wait for each other at each of them, for a
         # long time if another process is using a core.
@@ -119,25 +119,25 @@ class NumpyEngine:
     ) -> None:
         """Write the activated responses at every window.
 
-        ``(n, h, w, c) -> (n, oh, ow, sides, k)``
+        ``(n, h, w, c) -> (n, oh, ow, outputs, k)``
         """
         rows, columns = self._layer.geometry.output_shape
         shape = self._block_shape(len(images), rows, columns, min_positions=1)
         rectangles = shape.rectangles((0, rows), (0, columns))
 
         def write(part: slice, rectangle: tuple[Span, Span]) -> None:
-            maps = out[part, slice(*rectangle[0]), slice(*rectangle[1])]  # (b, r, c, sides, k)
-            # The responses are written to the memory of the last side, which is computed in place.
+            maps = out[part, slice(*rectangle[0]), slice(*rectangle[1])]  # (b, r, c, outputs, k)
+            # The responses are written to the memory of the last output, computed in place.
             responses = maps[:, :, :, -1]
             block = images[part]
             # Maps are stored image by image. With the images as the innermost axis, the responses
             # would have to be transposed, which is another pass over the whole result.
             by_image = len(block) > 1 or responses.shape[2] < MIN_POSITIONS
             self._respond(block, rectangle, responses, by_image)
-            *others, last = self._layer.sides.values()
-            for i, side in enumerate(others):
-                activate(side, responses, self._layer.bias, maps[:, :, :, i])
-            activate(last, responses, self._layer.bias, responses)
+            *others, last = self._outputs
+            for i, output in enumerate(others):
+                _activate(output, responses, maps[:, :, :, i])
+            _activate(last, responses, responses)
             advance(Fraction(len(block), len(rectangles)))
 
         blocks = [slice(*span) for span in _cut((0, len(images)), shape.images)]
@@ -148,7 +148,7 @@ class NumpyEngine:
     ) -> None:
         """Write the activated responses, pooled over each cell of the grid.
 
-        ``(n, h, w, c) -> (n, grid rows, grid columns, poolings, sides, k)``
+        ``(n, h, w, c) -> (n, grid rows, grid columns, poolings, outputs, k)``
         """
         cell_rows, cell_columns = map(
             pool_cells, self._layer.geometry.output_shape, self._layer.pool_grid
@@ -194,7 +194,7 @@ class NumpyEngine:
             write(part, i, j, join_parts(self._joins, [joined for _, joined in group]))
 
     def _pool(self, block: np.ndarray, rectangles: Sequence[tuple[Span, Span]]) -> np.ndarray:
-        """Join the activated responses of a cell, ``(b, h, w, c) -> (poolings, sides, b, k)``."""
+        """Join the activated responses of a cell, ``(b, h, w, c) -> (poolings, outputs, b, k)``."""
         parts: list[np.ndarray] = []
         for rectangle in rectangles:
             n_positions = prod(stop - start for start, stop in rectangle)
@@ -210,17 +210,17 @@ class NumpyEngine:
         return join_parts(self._joins, parts)
 
     def _join_responses(self, responses: np.ndarray) -> np.ndarray:
-        """Activate and join, ``(positions, b, k) -> (poolings, sides, b, k)`` in float64.
+        """Activate and join, ``(positions, b, k) -> (poolings, outputs, b, k)`` in float64.
 
         The responses are overwritten.
         """
-        sides, bias = [*self._layer.sides.values()], self._layer.bias
-        joined = np.empty((len(self._joins), len(sides), *responses.shape[1:]))
-        for i, side in enumerate(sides):
-            out = responses  # The last side may overwrite the responses.
-            if i < len(sides) - 1:
-                out = self._workspace.empty("other side", responses.shape, responses.dtype)
-            values = activate(side, responses, bias, out)
+        outputs = self._outputs
+        joined = np.empty((len(self._joins), len(outputs), *responses.shape[1:]))
+        for i, output in enumerate(outputs):
+            out = responses  # The last output may overwrite the responses.
+            if i < len(outputs) - 1:
+                out = self._workspace.empty("other output", responses.shape, responses.dtype)
+            values = _activate(output, responses, out)
             for p, join in enumerate(self._joins):
                 joined[p, i] = join_positions(join, values)
         return joined
@@ -228,7 +228,7 @@ class NumpyEngine:
     def _respond(
         self, images: np.ndarray, rectangle: tuple[Span, Span], out: np.ndarray, by_image: bool
     ) -> None:
-        """Write ``z + b`` at the windows of a rectangle.
+        """Write the responses with offset and base at the windows of a rectangle.
 
         ``out`` has shape (rows * columns, b, k), or (b, rows, columns, k) if ``by_image``; its
         leading axes must be collapsible without a copy.
@@ -328,11 +328,26 @@ class NumpyEngine:
 
     @property
     def _position_bytes(self) -> int:
-        """Maximum number of bytes for a window: its copies, its responses and one more side."""
+        """Maximum number of bytes for a window: its copies, its responses and one more output."""
         kh, kw, c, k = self._layer.kernels.shape
         n_copies = 3 if self._layer.eps else 2
-        n_numbers = n_copies * kh * kw * c + k * min(len(self._layer.sides), 2)
+        n_numbers = n_copies * kh * kw * c + k * min(len(self._outputs), 2)
         return n_numbers * self._layer.kernels.itemsize
+
+
+def _activate(output: Output, shifted: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Compute an output from responses with offset and base, (..., k); return ``out``.
+
+    ``out`` may be ``shifted``, which is then overwritten.
+    """
+    sign, function, constant = output
+    if constant is None:
+        values = shifted if sign > 0 else np.negative(shifted, out=out)
+    elif sign > 0:
+        values = np.add(shifted, constant, out=out)
+    else:
+        values = np.subtract(constant, shifted, out=out)
+    return function(values, out)
 
 
 def _find_reach(geometry: Geometry, axis: int, windows: Span) -> Reach:

@@ -63,7 +63,7 @@ def _add_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def join_parts(joins: Sequence[np.ufunc], parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Join the reduced parts of a cell, each ``(poolings, sides, b, k)``."""
+    """Join the reduced parts of a cell, each ``(poolings, outputs, b, k)``."""
     if len(parts) == 1:
         return parts[0]
     together = np.stack(parts)  # (parts, poolings, sides, b, k)

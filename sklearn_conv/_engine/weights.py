@@ -1,12 +1,12 @@
 """Matrix of weights for windows to which constants are appended.
 
-Offset and bias are added by the matrix product itself, so that no further pass over the responses
-is needed. A constant 1 is appended to each window, and a row ``offset + bias`` to the weights:
+Offset and base are added by the matrix product itself, so that no further pass over the responses
+is needed. A constant 1 is appended to each window, and a row ``offset + base`` to the weights:
 
-    [window, 1] . [kernel; offset + bias] = window . kernel + offset + bias
+    [window, 1] . [kernel; offset + base] = window . kernel + offset + base
 
 Likewise, if a large number x has been subtracted from the pixels of an image (`find_offset`), its
-part of the response is added back by ``[window - x, 1, x] . [kernel; offset + bias; sum(kernel)]``.
+part of the response is added back by ``[window - x, 1, x] . [kernel; offset + base; sum(kernel)]``.
 
 A window consists of ``kh`` runs of ``kw * c`` pixels each. Windows below each other share runs, so
 constants are appended to every run. For the first run of a window, the weights of the constants are
@@ -38,7 +38,7 @@ class LayerWeights:
 
     def __init__(self, layer: Layer) -> None:
         self._kernels = layer.kernels
-        self._shift = layer.offset + layer.bias
+        self._shift = layer.offset + layer.base
         self._has_shift = bool(self._shift.any())
 
     def for_windows(self, subtracted: np.ndarray | None) -> Weights:

@@ -347,3 +347,17 @@ def _other_length(estimator: Any, X_shape: tuple[int, ...]) -> str:
         f"{estimator.n_features_in_} features as input, the pixels of images of shape "
         f"{estimator.image_shape_}.{hint}"
     )
+
+
+def check_columns(estimator: Any, names: Any) -> None:
+    """Raise ValueError if the names are given, but are not those of the columns seen in ``fit``."""
+    if names is None:
+        return
+    given = np.asarray(names, dtype=object)
+    if given.shape != (estimator.n_features_in_,):
+        raise ValueError(
+            "input_features should have length equal to number of features "
+            f"({estimator.n_features_in_}), got {names!r:.80}."
+        )
+    if not np.array_equal(given, getattr(estimator, "feature_names_in_", given)):
+        raise ValueError("input_features is not equal to feature_names_in_.")

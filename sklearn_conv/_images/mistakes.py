@@ -38,7 +38,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sklearn_conv._images.batch import ImageShape, find_not_finite, not_finite
+from sklearn_conv._images.batch import (
+    ArrayImages,
+    DaskImages,
+    ImageShape,
+    ReadableImages,
+    find_not_finite,
+    not_finite,
+)
 from sklearn_conv._warnings import warn
 
 N_VALUES = 8192
@@ -104,6 +111,25 @@ class Values(NamedTuple):
     """Whether all values are whole numbers."""
 
 
+def warn_of_mistakes(
+    images: ReadableImages | DaskImages, windows: np.ndarray | None, are_all_windows: bool
+) -> Values | None:
+    """Warn of training images that are probably not what the user meant; return their values.
+
+    ``windows`` are training patches, if any were drawn. Only values that were read anyway are
+    looked at.
+    """
+    _warn_of_few_images(images.shape[0], images.shape[1:], are_all_windows)
+    if isinstance(images, ArrayImages):
+        pixels = sample_pixels(images.read(slice(len(images))))
+    elif windows is not None:
+        pixels = sample_pixels(windows)
+    else:
+        return None
+    _warn_of_alpha(pixels)
+    return _describe(pixels)
+
+
 def sample_pixels(images: np.ndarray) -> np.ndarray:
     """Return a few thousand evenly spread pixels, ``(n, h, w, c) -> (pixels, c)``."""
     *axes, c = images.shape
@@ -139,7 +165,7 @@ def warn_of_layout(X_shape: tuple[int, ...], shape: ImageShape) -> None:
         )
 
 
-def warn_of_few_images(n_images: float, shape: ImageShape, has_all_windows: bool) -> None:
+def _warn_of_few_images(n_images: float, shape: ImageShape, has_all_windows: bool) -> None:
     """Warn if kernels, whitening, normalization or biases are learned from few small images."""
     if n_images <= FEW_IMAGES and has_all_windows and min(shape[:2]) >= MIN_SIDE:
         warn(
@@ -149,7 +175,7 @@ def warn_of_few_images(n_images: float, shape: ImageShape, has_all_windows: bool
         )
 
 
-def describe(pixels: np.ndarray) -> Values | None:
+def _describe(pixels: np.ndarray) -> Values | None:
     """Warn of a fill value among pixels, (n, c); return what the other values are like."""
     message, values = _split_fill(pixels)
     if message:
@@ -157,7 +183,7 @@ def describe(pixels: np.ndarray) -> Values | None:
     return _describe_values(values)
 
 
-def warn_of_alpha(pixels: np.ndarray) -> None:
+def _warn_of_alpha(pixels: np.ndarray) -> None:
     """Warn if the last channel of pixels, (n, c), seems to be an opaque alpha channel."""
     c = pixels.shape[1]
     if c not in (2, 4) or len(pixels) < MIN_PLACES:

@@ -203,6 +203,13 @@ class TrainingPatches:
         return "sample" in vars(self)
 
     @property
+    def windows(self) -> np.ndarray | None:
+        """The patches as windows, ``(n_patches, kh, kw, c)``; None if they are not drawn."""
+        if not self.are_drawn:
+            return None
+        return self.sample.reshape(-1, *self.geometry.kernel_size, self.images.shape[3])
+
+    @property
     def are_all(self) -> bool:
         """Whether the sample consists of all windows of the images."""
         return self.are_drawn and len(self.sample) < self.n_patches
@@ -230,22 +237,23 @@ class TrainingPatches:
         n_varied = len(self.varied)
         return self.varied[self.rng.choice(n_varied, n, replace=n > n_varied)]
 
-    def thresholds(self, kernels: np.ndarray) -> np.ndarray:
-        """Return minus a quantile of the responses of each kernel to patches, ``(d, k) -> (k,)``.
+    def thresholds(self, kernels: np.ndarray, n_thresholds: int) -> np.ndarray:
+        """Return quantiles of the responses to patches, ``(d, k) -> (n_thresholds, k)``.
 
         As in MiniRocket, the levels of the quantiles are the fractional parts of multiples of the
-        golden ratio, which are evenly spread for any number of kernels.
+        golden ratio, which are evenly spread for any number of thresholds and kernels.
 
         Source: A. Dempster, D. F. Schmidt and G. I. Webb, "MiniRocket: A Very Fast (Almost)
         Deterministic Transform for Time Series Classification" (2021).
         """
         patches = self.preprocessing.apply(self.sample[:CHUNK])
-        levels = np.arange(1, kernels.shape[1] + 1) * (np.sqrt(5) + 1) / 2 % 1
+        numbers = np.arange(1, kernels.shape[1] * n_thresholds + 1)
+        levels = (numbers * (np.sqrt(5) + 1) / 2 % 1).reshape(-1, n_thresholds)
         quantiles = [
-            np.quantile(patches @ kernel.astype(patches.dtype), level)
-            for kernel, level in zip(kernels.T, levels, strict=True)
+            np.quantile(patches @ kernel.astype(patches.dtype), own_levels)
+            for kernel, own_levels in zip(kernels.T, levels, strict=True)
         ]
-        return -np.array(quantiles)
+        return np.array(quantiles).T
 
 
 def _variances(patches: np.ndarray) -> np.ndarray:

@@ -1,0 +1,101 @@
+"""Symmetries: means of features over mirrored and turned images, and powers of these means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from sklearn_conv._engine.choice import make_engine
+from sklearn_conv._engine.geometry import Geometry
+from sklearn_conv._engine.layer import Layer
+from sklearn_conv._engine.numpy_engine import Advance
+
+BLOCK_BYTES = 2**22
+"""Approximate size of the features of a block of images, which are computed once for each view."""
+
+
+class View(NamedTuple):
+    """A mirrored or turned image."""
+
+    is_mirrored: bool = False
+    n_turns: int = 0
+    """Number of turns by 90 degrees, after mirroring."""
+
+    def apply(self, images: np.ndarray) -> np.ndarray:
+        """Mirror and turn images, or maps, ``(n, h, w, ...)``, without a copy."""
+        return np.rot90(images[:, :, ::-1] if self.is_mirrored else images, self.n_turns, (1, 2))
+
+    def undo(self, images: np.ndarray) -> np.ndarray:
+        """Undo `apply`, without a copy."""
+        turned_back = np.rot90(images, -self.n_turns, (1, 2))
+        return turned_back[:, :, ::-1] if self.is_mirrored else turned_back
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether rows become columns."""
+        return self.n_turns % 2 == 1
+
+
+SYMMETRIES: dict[str | None, list[View]] = {
+    None: [View()],
+    "mirror": [View(), View(is_mirrored=True)],
+    "dihedral": [View(is_mirrored, n) for is_mirrored in (False, True) for n in range(4)],
+}
+"""Map from the value of ``symmetries`` to the views over which features are averaged."""
+
+
+class SymmetricEngine:
+    """Engine that averages the features of views of each image, and raises them to a power.
+
+    ``geometries`` are those of the views. They replace the geometry of the layer.
+    """
+
+    def __init__(
+        self, layer: Layer, views: Sequence[View], geometries: Sequence[Geometry], power: float
+    ) -> None:
+        engines = {
+            geometry: make_engine(replace(layer, geometry=geometry))
+            for geometry in dict.fromkeys(geometries)
+        }
+        self._views = [*zip(views, [engines[geometry] for geometry in geometries], strict=True)]
+        self._power = power
+
+    def compute(
+        self,
+        images: np.ndarray,
+        out: np.ndarray,
+        n_jobs: int | None = 1,
+        advance: Advance = lambda n_images: None,
+    ) -> None:
+        """Write the features of images, as the engines do."""
+        length = max(1, BLOCK_BYTES // max(1, out[:1].nbytes))
+        for start in range(0, len(images), length):
+            block = slice(start, start + length)
+            self._compute_block(images[block], out[block], n_jobs, advance)
+
+    def _compute_block(
+        self, images: np.ndarray, out: np.ndarray, n_jobs: int | None, advance: Advance
+    ) -> None:
+        n_views = len(self._views)
+        for i, (view, engine) in enumerate(self._views):
+            features = out if i == 0 else np.empty_like(out)
+            engine.compute(
+                view.apply(images), features, n_jobs, lambda m: advance(Fraction(m) / n_views)
+            )
+            if n_views > 1:
+                features /= n_views
+            if i > 0:
+                out += features
+        if self._power != 1:
+            raise_to_power(out, self._power)
+
+
+def raise_to_power(values: np.ndarray, power: float) -> None:
+    """Replace values by ``sign(value) * abs(value)**power``."""
+    magnitudes = np.abs(values)
+    magnitudes = np.sqrt(magnitudes) if power == 0.5 else magnitudes ** values.dtype.type(power)
+    np.copysign(magnitudes, values, out=values)

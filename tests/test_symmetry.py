@@ -1,0 +1,208 @@
+"""Symmetries, several biases and powers: `StridedConv2DTransformer` against plain NumPy."""
+
+import numpy as np
+import oracle
+import pytest
+from helpers import LEARNED, small_blocks
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import ORDERS, in_order
+
+from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv._engine import symmetry
+from sklearn_conv._engine.activation import ACTIVATIONS
+from sklearn_conv._engine.native_engine import MAX_SIDES
+from sklearn_conv._engine.symmetry import SYMMETRIES
+
+RNG = np.random.default_rng(0)
+
+VIEWS = {
+    None: [lambda x: x],
+    "mirror": [lambda x: x, np.fliplr],
+    "dihedral": [
+        lambda x: x,
+        np.fliplr,
+        np.flipud,
+        lambda x: x.swapaxes(0, 1),
+        lambda x: x[::-1, ::-1],
+        lambda x: np.flipud(x.swapaxes(0, 1)),
+        lambda x: np.fliplr(x.swapaxes(0, 1)),
+        lambda x: np.fliplr(np.flipud(x.swapaxes(0, 1))),
+    ],
+}
+"""The images over which features are averaged, each a function of an image (h, w, c)."""
+
+
+def test_there_are_views_for_each_symmetry():
+    image = RNG.random((1, 3, 4, 2))
+    assert {*VIEWS} == {*SYMMETRIES}
+    for name, views in SYMMETRIES.items():
+        ours = {view.apply(image).tobytes() for view in views}
+        assert ours == {view(image[0]).tobytes() for view in VIEWS[name]}
+        assert len(ours) == len(views)
+        for view in views:
+            np.testing.assert_array_equal(view.undo(view.apply(image)), image)
+            assert view.is_transposed == (view.apply(image).shape[1] == 4)
+
+
+@given(st.data())
+def test_features_agree_with_plain_loops(data):
+    name = data.draw(st.sampled_from([*SYMMETRIES]))
+    activation = data.draw(st.sampled_from(sorted({*ACTIVATIONS} - {"step"})))
+    h, w, c = (data.draw(st.integers(*ends)) for ends in ((4, 8), (4, 8), (1, 2)))
+    pooling = data.draw(st.sampled_from(["mean", ["max", "sum"]]))
+    power = data.draw(st.sampled_from([0.5, 1.0, 2.0, 0.3]))
+    bias = data.draw(st.sampled_from([0.2, [[-0.5], [0.3], [2.0]], RNG.normal(size=(2, 3))]))
+    geometry = {
+        "stride": data.draw(st.sampled_from([1, 2, (1, 3)])),
+        "padding": data.draw(st.sampled_from(["valid", "same", (1, 0)])),
+        "dilation": data.draw(st.sampled_from([1, (2, 1)])),
+        "padding_mode": data.draw(st.sampled_from(["constant", "reflect"])),
+    }
+    kernels = RNG.standard_normal((2, 3, c, 3))
+    if geometry["dilation"] != 1 and h < 5:
+        geometry["padding"] = "same"
+    images = RNG.standard_normal((3, h, w, c))
+    grid = data.draw(st.sampled_from([1, (2, 3)]))
+    transformer = StridedConv2DTransformer(
+        kernels=kernels,
+        bias=bias,
+        activation=activation,
+        pooling=pooling,
+        pool_grid=grid,
+        symmetries=name,
+        power=power,
+        n_jobs=data.draw(st.sampled_from([None, 2])),
+        **geometry,
+    ).fit(images)
+    with pytest.MonkeyPatch.context() as patch:
+        small_blocks(patch, data.draw(st.sampled_from([1, 10**6])))
+        patch.setattr(symmetry, "BLOCK_BYTES", data.draw(st.sampled_from([1, 500, 10**6])))
+        features = transformer.transform(in_order(images, data.draw(st.sampled_from(ORDERS))))
+    options = {
+        key: (value, value) if isinstance(value, int) else value for key, value in geometry.items()
+    }
+    biases = np.broadcast_to(bias, (1 if np.ndim(bias) == 0 else len(bias), 3))
+    grid = (grid, grid) if isinstance(grid, int) else grid
+    total = 0.0
+    for view in VIEWS[name]:
+        viewed = np.stack([view(image) for image in images])
+        responses = oracle.preprocessed_responses(viewed, kernels, 0, None, None, **options)
+        total = total + oracle.features(responses, biases, activation, pooling, grid)
+    mean = total / len(VIEWS[name])
+    expected = np.sign(mean) * np.abs(mean) ** power
+    np.testing.assert_allclose(features, expected, rtol=1e-8, atol=1e-8 ** min(power, 1))
+    assert len(transformer.get_feature_names_out()) == features.shape[1]
+    assert transformer.n_features_out_ == features.shape[1]
+    assert transformer.output_size((h, w, c)).features == features.shape[1]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", None])
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("length", [9, 10])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_all_views_of_an_image_have_the_same_features(pooling, padding, stride, length, dtype):
+    images = (255 * RNG.random((5, length, length, 3))).astype(dtype)
+    options = {**LEARNED, "kernel_size": 4, "stride": stride, "padding": padding}
+    for name in ("mirror", "dihedral"):
+        transformer = StridedConv2DTransformer(
+            6, symmetries=name, pooling=pooling, random_state=0, **options
+        ).fit(images)
+        features = transformer.transform(images)
+        for view in VIEWS[name]:
+            viewed = transformer.transform(np.stack([view(image) for image in images]))
+            if name == "mirror":  # A sum of two numbers does not depend on their order.
+                np.testing.assert_array_equal(viewed, features)
+            rounding = 1e-12 if dtype == "float64" else 2e-6
+            np.testing.assert_allclose(viewed, features, rtol=rounding, atol=rounding)
+
+
+def test_images_that_are_not_square_may_be_turned():
+    images = RNG.random((4, 6, 9))
+    transformer = StridedConv2DTransformer(
+        5, (2, 3), stride=(1, 2), symmetries="dihedral", random_state=0
+    ).fit(images)
+    turned = StridedConv2DTransformer(
+        kernels=transformer.kernels_, stride=(1, 2), symmetries="dihedral"
+    )
+    np.testing.assert_allclose(
+        turned.fit_transform(images.swapaxes(1, 2)), transformer.transform(images), rtol=1e-12
+    )
+
+
+def test_maps_that_are_not_square_cannot_be_averaged_over_turned_images():
+    images = RNG.random((4, 6, 9))
+    transformer = StridedConv2DTransformer(3, symmetries="dihedral", pooling=None)
+    message = "maps with as many rows as columns, but they have 6 rows and 9 columns; use square"
+    with pytest.raises(ValueError, match=message):
+        transformer.fit(images)
+    with pytest.raises(ValueError, match=message):
+        transformer.output_size((6, 9))
+    fitted = StridedConv2DTransformer(3, symmetries="dihedral", random_state=0).fit(images)
+    with pytest.raises(ValueError, match=message):
+        fitted.set_params(pooling=None).transform(images)
+    assert fitted.set_params(symmetries="mirror", flatten=False).transform(images).shape == (
+        4,
+        6,
+        9,
+        3,
+    )
+
+
+def test_names_of_features_with_several_biases():
+    transformer = StridedConv2DTransformer(
+        2, bias=[[-1.0], [0.0]], activation="split", pooling=["mean", "max"], pool_grid=1
+    ).fit(RNG.random((3, 5, 5)))
+    assert transformer.get_feature_names_out().tolist() == [
+        f"kernel00{kernel}_{side}_bias{bias}_{pooling}_r0_c0"
+        for pooling in ("mean", "max")
+        for side in ("pos", "neg")
+        for bias in (0, 1)
+        for kernel in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("n_biases", [MAX_SIDES, MAX_SIDES + 1])
+def test_many_biases(n_biases):
+    """The native engine has a limit, above which NumPy computes the features."""
+    images = RNG.random((3, 6, 6)).astype(np.float32)
+    bias = np.linspace(-1, 1, n_biases)[:, np.newaxis]
+    options = {"n_kernels": 3, "pool_grid": 1, "random_state": 0}
+    features = StridedConv2DTransformer(bias=bias, **options).fit_transform(images)
+    each = [StridedConv2DTransformer(bias=b[0], **options).fit_transform(images) for b in bias]
+    np.testing.assert_allclose(features, np.hstack(each), rtol=1e-5, atol=1e-6)
+
+
+def test_a_large_bias_does_not_make_others_inaccurate():
+    images = RNG.random((3, 6, 6)).astype(np.float32)
+    options = {"n_kernels": 3, "activation": "split", "random_state": 0}
+    large = StridedConv2DTransformer(bias=[[1e7], [0.1], [-1e7]], **options).fit_transform(images)
+    alone = StridedConv2DTransformer(bias=0.1, **options).fit_transform(images)
+    middle = large.reshape(3, 4, 2, 3, 3)[:, :, :, 1].reshape(3, -1)
+    np.testing.assert_allclose(middle, alone, rtol=1e-6)
+
+
+def test_views_and_powers_count_as_work_but_not_as_images(capsys):
+    images = RNG.random((40, 8, 8))
+    transformer = StridedConv2DTransformer(
+        4, symmetries="dihedral", power=0.5, random_state=0, verbose=10
+    ).fit(images)
+    single = StridedConv2DTransformer(4, random_state=0).fit(images)
+    assert transformer.multiply_adds_ == 8 * single.multiply_adds_
+    assert transformer.n_features_out_ == single.n_features_out_
+    transformer.transform(images)
+    assert "Done 40 out of 40 images" in capsys.readouterr().err
+
+
+def test_dask_and_batches_give_the_same():
+    dask_array = pytest.importorskip("dask.array")
+    images = RNG.random((40, 8, 8, 1))
+    transformer = StridedConv2DTransformer(
+        4, bias=[[0.0], [0.2]], symmetries="mirror", power=0.5, random_state=0
+    ).fit(images)
+    features = transformer.transform(images)
+    lazy = transformer.transform(dask_array.from_array(images, chunks=(7, 8, 8, 1)))
+    np.testing.assert_allclose(lazy.compute(), features, rtol=1e-12)
+    for rows, batch in transformer.transform_batches(images, batch_size=9):
+        np.testing.assert_allclose(batch, features[rows], rtol=1e-12)
