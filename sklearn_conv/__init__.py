@@ -1,5 +1,6 @@
 """Images to feature vectors inside scikit-learn, by strided convolution."""
 
+from sklearn_conv._batches import transform_batches
 from sklearn_conv._conv2d import conv2d
 from sklearn_conv._output_size import OutputSize
 from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
@@ -15,5 +16,6 @@ __all__ = [
     "conv2d",
     "save_batches",
     "show_versions",
+    "transform_batches",
 ]
 __version__ = "0.1.0"

@@ -31,6 +31,7 @@ PUBLIC = {
         "conv2d",
         "save_batches",
         "show_versions",
+        "transform_batches",
     },
     "sklearn_conv.inspection": {
         "ClassActivationDisplay",

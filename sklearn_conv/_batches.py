@@ -1,0 +1,119 @@
+"""`transform_batches`: features of a whole pipeline, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_conv._validation import check_integer, is_dask, parameter_error
+
+BATCH_BYTES = 2**24
+"""Approximate size of the rows of X, or of their features, in a batch."""
+
+
+def transform_batches(
+    steps: Any, X: Any, batch_size: int | None = None
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Compute the features of several steps, batch by batch.
+
+    This is for pipelines and unions what `StridedConv2DTransformer.transform_batches` is for a
+    single transformer: images and features need not fit into memory.
+
+    Parameters
+    ----------
+    steps : estimator with the method ``transform``
+        Fitted steps, such as a `~sklearn.pipeline.FeatureUnion` of several transformers, or a
+        `~sklearn.pipeline.Pipeline` without its last step, ``pipeline[:-1]``.
+    X : array-like with n rows
+        Images in a form that the steps accept, but not a Dask array. Slices ``X[rows]`` are read,
+        or ``X.iloc[rows]`` of a data frame, so a `numpy.memmap`, zarr or h5py array is read one
+        batch at a time.
+    batch_size : int, default=None
+        Number of rows in a batch. If None, the rows of X and the features of a batch take about
+        16 MB each. To find out, the first row is transformed once more.
+
+    Yields
+    ------
+    rows : slice
+        Rows of the batch; batches follow each other without gaps.
+    features : ndarray of shape (b, n_features)
+        What the steps compute from the b rows of the batch.
+
+    Raises
+    ------
+    NotFittedError
+        If the steps are not fitted.
+    TypeError
+        If ``steps`` has no method ``transform``, if X is a Dask array or has no length, or if
+        ``batch_size`` is not an integer.
+    ValueError
+        If X has no rows, or if ``batch_size`` is below 1.
+
+    See Also
+    --------
+    save_batches : Write the batches to a file.
+
+    Examples
+    --------
+    Two views of the images, side by side, and a classifier that never sees all features at once:
+
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.pipeline import make_union
+    >>> from sklearn_conv import (
+    ...     StreamingRidgeClassifier, StridedConv2DTransformer, transform_batches
+    ... )
+    >>> images, y = load_digits().images, load_digits().target
+    >>> views = make_union(
+    ...     StridedConv2DTransformer(random_state=0),
+    ...     StridedConv2DTransformer(dilation=2, random_state=0),
+    ... ).fit(images)
+    >>> classifier = StreamingRidgeClassifier()
+    >>> for rows, features in transform_batches(views, images, batch_size=1000):
+    ...     classifier = classifier.partial_fit(features, y[rows])
+    ...     print(rows, features.shape)
+    slice(0, 1000, None) (1000, 512)
+    slice(1000, 1797, None) (797, 512)
+    """
+    if not hasattr(steps, "transform"):
+        rule = "a fitted estimator with the method transform, for example pipeline[:-1]"
+        raise parameter_error(TypeError, "transform_batches", "steps", rule, steps)
+    check_is_fitted(steps)
+    if is_dask(X):
+        raise TypeError(
+            "transform_batches reads X itself, but X is a Dask array; steps.transform(X) returns "
+            "the features as a lazy Dask array."
+        )
+    try:
+        n = X.shape[0] if hasattr(X, "shape") else len(X)
+    except (TypeError, IndexError):
+        raise parameter_error(TypeError, "transform_batches", "X", "an array of rows", X) from None
+    if not n:
+        raise ValueError("X has no rows; transform_batches needs at least one.")
+    if batch_size is None:
+        first = _rows(X, slice(1))
+        n_bytes = max(_size(first), _size(steps.transform(first)))
+        batch_size = max(1, BATCH_BYTES // max(1, n_bytes))
+    else:
+        batch_size = check_integer("transform_batches", "batch_size", batch_size, 1)
+    length = batch_size
+
+    def generate() -> Iterator[tuple[slice, np.ndarray]]:
+        for start in range(0, n, length):
+            rows = slice(start, min(start + length, n))
+            yield rows, steps.transform(_rows(X, rows))
+
+    # The generator is a separate function, so that X is checked before the first batch.
+    return generate()
+
+
+def _rows(X: Any, rows: slice) -> Any:
+    return X.iloc[rows] if hasattr(X, "iloc") else X[rows]
+
+
+def _size(rows: Any) -> int:
+    """Return the size of rows in bytes."""
+    nbytes: int = np.asarray(rows).nbytes
+    return nbytes
