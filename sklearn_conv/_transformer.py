@@ -166,13 +166,15 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         mirror image with left and right exchanged, so that an image and its mirror image have the
         same features. With "dihedral", these are the eight mirrored and turned images of a square,
         for images without a preferred direction, such as satellite tiles and micrographs. The
-        windows of all these images are computed, which takes two or eight times as long. Kernels
-        are learned from the images as they are. With "dihedral" and ``pooling=None``, maps must
+        windows of all these images are computed, which takes two or eight times as long. Training
+        patches are taken from all these images as well, except that windows which are not square
+        are not turned by 90 degrees. With "dihedral" and ``pooling=None``, maps must
         have as many rows as columns.
     power : float, default=1.0
         Power to which features are raised, ``sign(feature) * abs(feature)**power``, after they were
         averaged over ``symmetries``. Linear models often work better on the square roots of pooled
-        features, ``power=0.5``.
+        features, ``power=0.5``. A power below 1 magnifies the rounding of features that should be
+        0; use ``normalize_patches`` or a negative bias, with which flat regions are exactly 0.
     flatten : bool, default=True
         Whether each image becomes one row of features. If False, the features keep the shape of
         the grid, ``(n, rows, columns, features of a cell)``. The result can be passed as images to
@@ -374,6 +376,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         patches = TrainingPatches(
             images=images,
             geometry=geometry,
+            views=parameters.views,
             n_patches=parameters.n_patches,
             normalize=self.normalize_patches,
             whiten=parameters.whiten,

@@ -10,16 +10,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.cluster import KMeans
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import FeatureUnion, make_pipeline, make_union
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
 from sklearn_conv._engine.activation import ACTIVATIONS, Side
 from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS, Pooling
+from sklearn_conv._engine.symmetry import SYMMETRIES
 from sklearn_conv.kernels._table import KERNELS
 
 skl2onnx = pytest.importorskip("skl2onnx", reason="skl2onnx is not installed: .[onnx]")
@@ -53,6 +57,9 @@ def assert_same_features(images=IMAGES, rtol=1e-5, target_opset=None, **paramete
     (features,) = run(transformer, images, target_opset=target_opset)
     assert features.shape == expected.shape
     assert features.dtype == expected.dtype
+    if transformer.power != 1:  # The roots of features near 0 have large errors.
+        power = 1 / transformer.power
+        features, expected = (np.sign(f) * np.abs(f) ** power for f in (features, expected))
     np.testing.assert_allclose(features, expected, rtol=rtol, atol=rtol * np.abs(expected).max())
 
 
@@ -83,9 +90,74 @@ def test_pooling(pooling, pool_grid, flatten):
     assert_same_features(**options, activation="split", stride=(1, 2))
 
 
+SQUARE = IMAGES[:, :8]
+BIASES = [[0.5], [0.0], [-1.5]]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "normalize"),
+    [("float32", False), ("float32", True), ("float64", True), ("uint8", False), ("int16", False)],
+)
+@pytest.mark.parametrize(
+    ("pooling", "pool_grid", "flatten"),
+    [("mean", 1, True), (["max", "sum"], (2, 3), False), (None, 1, True), (None, 1, False)],
+)
+@pytest.mark.parametrize("symmetries", SYMMETRIES)
+def test_symmetries(symmetries, pooling, pool_grid, flatten, dtype, normalize):
+    # Turned maps must be square.
+    images = SQUARE if symmetries == "dihedral" and pooling is None else IMAGES
+    assert_same_features(
+        (20 * images).astype(dtype),
+        symmetries=symmetries,
+        pooling=pooling,
+        pool_grid=pool_grid,
+        flatten=flatten,
+        normalize_patches=normalize,
+        padding_mode="edge",
+        kernel_size=(4, 3) if pooling else 3,
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bias", [BIASES, np.outer([0.2, -1], range(6)), "quantile"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_several_biases(activation, bias, dtype):
+    options = {"bias": bias, "n_biases": 4 if isinstance(bias, str) else 1, "pool_grid": (1, 2)}
+    images = IMAGES[..., 0].astype(dtype)
+    assert_same_features(images, activation=activation, pooling=["mean", "max"], **options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint16"])
+@pytest.mark.parametrize("activation", ["identity", "split"])
+@pytest.mark.parametrize("power", [0.25, 0.5, 1, 2.5])
+def test_powers(power, activation, dtype):
+    images = (20 * IMAGES).astype(dtype)
+    assert_same_features(images, power=power, activation=activation, symmetries="mirror")
+    assert_same_features(images, power=power, activation=activation, pooling=None)
+
+
+def test_infinite_sums_of_views_are_avoided():
+    """The engine divides the features of each view by the number of views, and adds them then."""
+    images = np.full((2, 4, 4), 2e38, np.float32)
+    parameters = {"kernels": np.ones((1, 1, 1, 1)), "pooling": "max", "symmetries": "dihedral"}
+    assert_same_features(images, **parameters)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_views_share_the_weights(dtype):
+    images = IMAGES.astype(dtype)
+    sizes = []
+    for symmetries in SYMMETRIES:
+        model = StridedConv2DTransformer(100, kernel_size=5, symmetries=symmetries).fit(images)
+        sizes.append(len(skl2onnx.to_onnx(model, images[:1]).SerializeToString()))
+    n_bytes = model.kernels_.astype(dtype).nbytes
+    assert n_bytes < min(sizes) < max(sizes) < 2 * n_bytes
+
+
 @pytest.mark.parametrize("opset", [11, 13, 17, 18, 21])
 def test_older_and_newer_operators(opset):
-    assert_same_features(pooling=["mean", "max", "sum"], normalize_patches=True, target_opset=opset)
+    parameters = {"symmetries": "dihedral", "bias": BIASES, "power": 0.7, "normalize_patches": True}
+    assert_same_features(pooling=["mean", "max", "sum"], **parameters, target_opset=opset)
 
 
 @settings(max_examples=30)
@@ -98,18 +170,18 @@ def test_older_and_newer_operators(opset):
     normalize=st.booleans(),
     dtype=st.sampled_from([np.float32, np.float64]),
     grid=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    symmetries=st.sampled_from([*SYMMETRIES]),
+    bias=st.sampled_from([0, [[-0.5], [0.0]]]),
+    activation=st.sampled_from(["relu", "split"]),
+    power=st.sampled_from([0.5, 1]),
 )
-def test_geometry(kernel_size, stride, dilation, padding, padding_mode, normalize, dtype, grid):
+def test_geometry(dtype, grid, normalize, **parameters):
     assert_same_features(
         IMAGES[:4].astype(dtype),
-        kernel_size=kernel_size,
-        stride=stride,
-        dilation=dilation,
-        padding=padding,
-        padding_mode=padding_mode,
         normalize_patches=normalize,
         pool_grid=grid,
         rtol=3e-5,
+        **parameters,
     )
 
 
@@ -156,6 +228,104 @@ def assert_same_answers(images, labels, X, **parameters):
     answers, probabilities = run(model, X, options={"zipmap": False})
     np.testing.assert_array_equal(answers, model.predict(X))
     np.testing.assert_allclose(probabilities, model.predict_proba(X), atol=1e-5, rtol=0)
+
+
+def make_transformer(**parameters):
+    return StridedConv2DTransformer(**{"n_kernels": 8, "random_state": 0, **parameters})
+
+
+def make_scaled(*steps, **parameters):
+    return make_pipeline(make_transformer(**parameters), StandardScaler(), *steps)
+
+
+SEVERAL = [
+    make_transformer(),
+    make_transformer(**RECIPE, dilation=2, power=0.5),
+    make_transformer(symmetries="dihedral", bias=BIASES),
+]
+UNIONS = {
+    "transformers": make_union(*SEVERAL),
+    "weights": FeatureUnion(
+        [*zip("abc", SEVERAL, strict=True)], transformer_weights={"a": 2, "c": 0.5}
+    ),
+    "pipelines": make_union(make_scaled(), make_scaled(PCA(5, random_state=0), power=0.5)),
+    "two layers": make_union(
+        make_transformer(),
+        make_pipeline(make_transformer(pool_grid=4, flatten=False), make_transformer()),
+    ),
+    "nested": make_union(make_transformer(dilation=3), make_union(*SEVERAL)),
+}
+TABLES = {
+    "one": ColumnTransformer([("image", make_transformer(image_shape=(8, 8)), slice(64))]),
+    "first": ColumnTransformer(
+        [
+            ("image", make_scaled(image_shape=(6, 8)), slice(16, 64)),
+            ("numbers", MinMaxScaler(), [4, 2, 13]),
+        ]
+    ),
+    "last": ColumnTransformer(
+        [
+            ("numbers", "passthrough", [4, 2, 13]),
+            ("unused", "drop", [5]),
+            ("union", make_union(*SEVERAL), slice(64)),
+        ]
+    ),
+}
+CLASSIFIERS = {
+    "streaming": [StreamingRidgeClassifier()],
+    "scaled streaming": [StandardScaler(), StreamingRidgeClassifier()],
+    "logistic": [StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)],
+    "ridge": [StandardScaler(), RidgeClassifier()],
+}
+
+
+def assert_same_predictions(model, X, labels):
+    options = {id(model[-1]): {"zipmap": False, "raw_scores": True}}
+    answers, scores = run(model.fit(X, labels), X, options=options)
+    np.testing.assert_array_equal(answers, model.predict(X))
+    np.testing.assert_allclose(scores, model.decision_function(X), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("union", "classifier", "dtype"),
+    [
+        *((union, "streaming", "float32") for union in UNIONS),
+        *((union, "logistic", "float64") for union in UNIONS),
+        *(("weights", "ridge", dtype) for dtype in ("float32", "uint8", "int64")),
+        *(("pipelines", "scaled streaming", dtype) for dtype in ("float64", "uint8", "int64")),
+    ],
+)
+def test_unions(union, classifier, dtype):
+    model = make_pipeline(UNIONS[union], *CLASSIFIERS[classifier])
+    assert_same_predictions(model, DIGITS.images[:200].astype(dtype), DIGITS.target[:200])
+
+
+@pytest.mark.parametrize(
+    ("classifier", "dtype"), [("streaming", "float32"), ("logistic", "float64")]
+)
+@pytest.mark.parametrize("table", TABLES)
+def test_tables(table, classifier, dtype):
+    model = make_pipeline(TABLES[table], *CLASSIFIERS[classifier])
+    assert_same_predictions(model, DIGITS.data[:200].astype(dtype), DIGITS.target[:200])
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float16"])
+def test_unions_of_16_bit_images_are_exported_in_float32(dtype):
+    """FeatureUnion of skl2onnx does not support 16 bits."""
+    X, labels = (100 * DIGITS.images[:200]).astype(dtype), DIGITS.target[:200]
+    model = make_pipeline(UNIONS["pipelines"], *CLASSIFIERS["logistic"]).fit(X, labels)
+    answers, probabilities = run(model, X.astype(np.float32), options={"zipmap": False})
+    np.testing.assert_array_equal(answers, model.predict(X))
+    np.testing.assert_allclose(probabilities, model.predict_proba(X), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("union", ["transformers", "weights"])
+def test_features_of_unions(union):
+    images = DIGITS.images[:50].astype(np.float32)
+    expected = UNIONS[union].fit_transform(images)
+    (features,) = run(UNIONS[union], images)
+    assert features.dtype == expected.dtype
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("flat", [False, True])
@@ -312,6 +482,89 @@ def test_decisions_are_the_same_or_refused(last_steps, offset, kernels):
         )
         if "ridge" not in last_steps:  # In skl2onnx, RidgeClassifier needs float32.
             assert_same_decisions(last_steps, X.astype(np.float64), labels, kernels=kernels)
+
+
+PRECISE = {"padding_mode": "edge"}
+UNIONS_WITH_OFFSETS = {
+    "first": lambda bad: make_union(bad, make_transformer(**PRECISE)),
+    "last": lambda bad: make_union(make_scaled(PCA(3), **PRECISE), bad),
+    "nested": lambda bad: make_union(
+        make_transformer(**PRECISE), make_union(make_transformer(**PRECISE), bad)
+    ),
+    "weights": lambda bad: FeatureUnion(
+        [("good", make_transformer(**PRECISE)), ("bad", bad)], transformer_weights={"bad": 0.1}
+    ),
+    "scaled": lambda bad: make_union(make_scaled(**PRECISE), make_pipeline(bad, StandardScaler())),
+}
+
+
+@pytest.mark.parametrize("last_steps", ["streaming", "logistic"])
+@pytest.mark.parametrize("union", UNIONS_WITH_OFFSETS)
+def test_decisions_of_unions_are_the_same_or_refused(union, last_steps):
+    """The features of a transformer are found among those of others."""
+    X, labels = make_textures(60_000, 2, "float32", n=200)
+    options = {"bias": [[0], [-1]], "symmetries": "mirror"}
+    for bad, is_refused in (make_transformer(**PRECISE), False), (make_transformer(), True):
+        model = make_pipeline(
+            UNIONS_WITH_OFFSETS[union](bad.set_params(**options)), *LAST_STEPS[last_steps]
+        ).fit(X, labels)
+        if is_refused:
+            means = bad.transform(X).mean(axis=0, dtype=np.float64)
+            with pytest.raises(ValueError, match=r"for example, feature \d+ has mean") as error:
+                skl2onnx.to_onnx(model, X[:1])
+            index, mean = re.search(r"feature (\d+) has mean (\S+)", str(error.value)).groups()
+            weight = 0.1 if union == "weights" else 1
+            assert abs(float(mean) - weight * means[int(index)]) <= 1e-4 * abs(float(mean))
+        else:
+            assert_same_predictions(model, X, labels)
+
+
+def test_powers_multiply_relative_errors():
+    X, labels = make_textures(300, 2, "float32")
+    model = make_scaled(StreamingRidgeClassifier(), padding_mode="edge", kernels="uniform")
+    model.fit(X, labels)
+    skl2onnx.to_onnx(model, X[:1])
+    with pytest.raises(ValueError, match="too large beside their spread"):
+        skl2onnx.to_onnx(model.set_params(stridedconv2dtransformer__power=99.0), X[:1])
+
+
+@pytest.mark.parametrize(
+    ("background", "dtype", "parameters"),
+    [
+        (0.8, "float32", {"normalize_patches": True}),
+        (0.8, "float32", {"bias": -0.1}),
+        (0.8, "float32", {"bias": [[-0.1], [-0.3]], "activation": "split"}),
+        (0.8, "float64", {}),
+        (0, "float32", {}),
+    ],
+)
+def test_powers_of_features_of_constant_regions(background, dtype, parameters):
+    """Here features that should be 0 are exactly 0, or have tiny errors."""
+    textures, labels = make_textures(0, 1, "float64", n=250)
+    X = np.full((len(textures), 24, 24), background, dtype)
+    corners = np.random.default_rng(0).integers(0, 12, (len(textures), 2))
+    for image, texture, (r, c) in zip(X, textures, corners, strict=True):
+        image[r : r + 12, c : c + 12] += 0.3 * texture
+    options = {"padding": "valid", "pool_grid": 4, "power": 0.25, **parameters}
+    assert_same_decisions("streaming", X, labels, **options)
+
+
+def test_unknown_number_of_features_on_the_left():
+    """The number of features of this transformer is unknown to skl2onnx."""
+    model = make_pipeline(
+        ColumnTransformer(
+            [
+                ("labels", KMeans(2, n_init=1), [2]),
+                ("image", make_transformer(image_shape=(12, 12)), slice(144)),
+            ]
+        ),
+        StandardScaler(),
+        StreamingRidgeClassifier(),
+    )
+    X, labels = make_textures(60_000, 2, "float32", n=200)
+    X = X.reshape(len(X), -1)
+    with pytest.raises(ValueError, match="too large beside their spread"):
+        skl2onnx.to_onnx(model.fit(X, labels), X[:1])
 
 
 @pytest.mark.parametrize("padding", ["same", 4])

@@ -14,6 +14,7 @@ from strategies import ORDERS, convolutions, in_order
 from sklearn_conv import StridedConv2DTransformer
 from sklearn_conv._engine import numpy_engine as engine
 from sklearn_conv._engine.geometry import place_windows
+from sklearn_conv._engine.symmetry import SYMMETRIES
 from sklearn_conv._images.batch import ArrayImages
 from sklearn_conv._parameters import check_window_parameters
 from sklearn_conv.kernels._patches import (
@@ -275,6 +276,7 @@ def test_patches_passed_to_initializers():
     patches = TrainingPatches(
         images=ArrayImages(IMAGES, IMAGES.shape[1:]),
         geometry=place_windows((12, 10), (3, 2), parameters),
+        views=SYMMETRIES[None],
         n_patches=500,
         normalize=True,
         whiten=0.1,

@@ -118,6 +118,31 @@ def test_all_views_of_an_image_have_the_same_features(pooling, padding, stride, 
             np.testing.assert_allclose(viewed, features, rtol=rounding, atol=rounding)
 
 
+@pytest.mark.parametrize("size", [(2, 2), (2, 3)])
+@pytest.mark.parametrize("name", SYMMETRIES)
+def test_patches_are_windows_of_all_images(name, size):
+    """All windows of an image in which each pixel has another value, and none is flat."""
+    image = RNG.permutation(30).reshape(1, 5, 6) + 100.0 * (np.indices((5, 6)).sum(axis=0) % 2)
+    seen = {}
+
+    def keep(shape, rng, patches):
+        seen["patches"] = patches()
+        return np.ones(shape)
+
+    StridedConv2DTransformer(
+        1, size, kernels=keep, symmetries=name, n_patches=1000, random_state=0
+    ).fit(np.tile(image, (50, 1, 1)))
+    views = [view for view in VIEWS[name] if size == (2, 2) or view(image[0]).shape == (5, 6)]
+    windows = {
+        tuple(window.ravel())
+        for view in views
+        for window in np.lib.stride_tricks.sliding_window_view(view(image[0]), size).reshape(
+            -1, size[0] * size[1]
+        )
+    }
+    assert {tuple(patch) for patch in seen["patches"]} == windows
+
+
 def test_images_that_are_not_square_may_be_turned():
     images = RNG.random((4, 6, 9))
     transformer = StridedConv2DTransformer(

@@ -7,6 +7,7 @@ divides normalized windows by their standard deviation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -16,6 +17,7 @@ import numpy as np
 from sklearn.utils.random import sample_without_replacement
 
 from sklearn_conv._engine.geometry import Geometry
+from sklearn_conv._engine.symmetry import View
 from sklearn_conv._images.batch import DaskImages, ReadableImages, find_not_finite, not_finite
 from sklearn_conv._validation import check_integer
 
@@ -185,6 +187,7 @@ class TrainingPatches:
 
     images: ReadableImages | DaskImages
     geometry: Geometry
+    views: Sequence[View]
     n_patches: int
     normalize: bool
     whiten: float
@@ -193,9 +196,19 @@ class TrainingPatches:
 
     @cached_property
     def sample(self) -> np.ndarray:
-        """The patches before preprocessing, ``(n_patches, d)``."""
+        """The patches before preprocessing, ``(n_patches, d)``.
+
+        They are windows of all views of the images, in turn: a window of a mirrored image is a
+        mirrored window. Windows that are not square are not turned by 90 degrees.
+        """
         images = self.images.sample(self.rng)
-        return sample_patches(images, self.geometry, self.n_patches, self.dtype, self.rng)
+        patches = sample_patches(images, self.geometry, self.n_patches, self.dtype, self.rng)
+        kh, kw = self.geometry.kernel_size
+        windows = patches.reshape(len(patches), kh, kw, -1)
+        views = [view for view in self.views if kh == kw or not view.is_transposed]
+        for i, view in enumerate(views[1:], start=1):
+            windows[i :: len(views)] = view.apply(windows[i :: len(views)].copy())
+        return patches
 
     @property
     def are_drawn(self) -> bool:

@@ -29,17 +29,20 @@ TARGETS_OF_1 = (StreamingRidgeClassifier, RidgeClassifier, RidgeClassifierCV)
 
 
 def require_precision(operator: Any, owner: str) -> None:
-    """Raise a ValueError if the next step divides the features of an operator by a tiny spread."""
-    for step in _find_next(operator):
+    """Raise a ValueError if a later step divides the features of an operator by a tiny spread."""
+    # A power multiplies the relative errors. One below 1 also adds the rounding of its result.
+    power_factor = max(1, operator.raw_operator.power)
+    n_features = operator.outputs[0].type.shape[-1]
+    for step, columns in _find_next(operator, n_features):
         model = step.raw_operator
         mean, scale = (getattr(model, name, None) for name in ("mean_", "scale_"))
         if mean is not None and scale is not None:
-            ratios = np.abs(mean / scale)
-            error = _relative_error(step, ratios, scale)
+            ratios = np.abs(mean / scale)[columns]
+            error = _relative_error(step, columns, ratios, scale)
             worst = int(ratios.argmax())
             example = (
-                f"feature {worst} has mean {mean[worst]:.7g} and standard deviation "
-                f"{scale[worst]:.2g}"
+                f"feature {worst} has mean {mean[columns][worst]:.7g} and standard deviation "
+                f"{scale[columns][worst]:.2g}"
             )
         elif isinstance(model, TARGETS_OF_1):
             # The features are not standardized, and their mean is unknown. The intercept balances
@@ -49,7 +52,7 @@ def require_precision(operator: Any, owner: str) -> None:
             example = f"an intercept of {intercept:.7g} balances them in a decision of about 1"
         else:
             continue
-        if EPS * error > LIMIT:
+        if EPS * power_factor * error > LIMIT:
             raise ValueError(
                 f"{owner} in float32 would not lead to the decisions of scikit-learn, because the "
                 f"features are too large beside their spread: for example, {example}. "
@@ -60,30 +63,49 @@ def require_precision(operator: Any, owner: str) -> None:
             )
 
 
-def _relative_error(step: Any, ratios: np.ndarray, scale: np.ndarray) -> float:
+def _relative_error(step: Any, columns: slice, ratios: np.ndarray, scale: np.ndarray) -> float:
     """Return the error of a decision relative to its spread, for features with errors of 1.
 
-    ``ratios`` are the errors of the standardized features. If a linear model is the step or follows
-    it, its coefficients are the weights of the features; otherwise all weights are equal.
+    ``ratios`` are the errors of the standardized features in ``columns`` of the step. If a linear
+    model is the step or follows it, its coefficients are the weights of the features; otherwise all
+    weights are equal.
     """
-    model, weights = step.raw_operator, np.ones((1, len(ratios)))
+    model, weights = step.raw_operator, np.ones((1, len(scale)))
     if hasattr(model, "coef_"):
         weights = np.atleast_2d(model.coef_) * scale
     else:
-        for last in _find_next(step):
-            coef = np.atleast_2d(getattr(last.raw_operator, "coef_", ()))
-            if coef.shape[1] == len(ratios):
+        for last, positions in _find_next(step, len(scale)):
+            coef = np.atleast_2d(getattr(last.raw_operator, "coef_", ()))[:, positions]
+            if coef.shape[1] == len(scale):
                 model, weights = last.raw_operator, coef
     spread = np.linalg.norm(weights, axis=1)
     if isinstance(model, TARGETS_OF_1):
         spread = np.minimum(spread, 1)
-    errors = np.linalg.norm(weights * ratios, axis=1)
+    errors = np.linalg.norm(weights[:, columns] * ratios, axis=1)
     return float(np.max(errors[spread > 0] / spread[spread > 0], initial=0))
 
 
-def _find_next(operator: Any) -> Iterator[Any]:
-    """Yield the operators that read the first output of an operator."""
+def _find_next(
+    operator: Any, n_features: int, start: int | None = 0
+) -> Iterator[tuple[Any, slice]]:
+    """Yield the steps that read the first output of an operator, and the columns of its features.
+
+    `FeatureUnion` and `ColumnTransformer` join the outputs of several operators; the steps after
+    them are yielded. The features follow ``start`` other columns. If their number is unknown, all
+    columns are yielded.
+    """
     output = operator.outputs[0]
     for other in operator.scope_inst.operators.values():
-        if any(variable is output for variable in other.inputs):
-            yield other
+        for i, variable in enumerate(other.inputs):
+            if variable is not output:
+                continue
+            if other.type == "SklearnConcat":
+                # Operators on the left have been converted, so their shapes are known.
+                shapes = [left.type.shape for left in other.inputs[:i]]
+                is_known = start is not None and all(len(s) == 2 and s[1] for s in shapes)
+                before = start + sum(s[1] for s in shapes) if is_known else None
+                yield from _find_next(other, n_features, before)
+            elif other.type == "SklearnMultiply":  # for `transformer_weights`
+                yield from _find_next(other, n_features, start)
+            else:
+                yield other, slice(None) if start is None else slice(start, start + n_features)

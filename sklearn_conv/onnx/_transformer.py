@@ -1,10 +1,15 @@
 """Converter of `StridedConv2DTransformer`.
 
-1. Reshape X to ``(n, h, w, c)``, subtract a large offset from each image, and pad the images.
-2. Convolve the images. If windows are normalized, gather the windows and multiply them by the
+1. Reshape X to ``(n, h, w, c)``, and find a large offset of each image.
+2. For each of the views over which features are averaged, mirror and turn the images, subtract the
+   offsets, and pad the images.
+3. Convolve the images. If windows are normalized, gather the windows and multiply them by the
    kernels instead. The same is done in float64, because the operator Conv of onnxruntime does not
    support it. Add the responses to the subtracted offsets.
-3. Apply the activation, and pool first the rows of each cell, then its columns.
+4. Add each bias, apply the activation, and pool first the rows of each cell, then its columns.
+5. Average the features of the views, and raise them to the power.
+
+Views add nodes but no weights, because skl2onnx stores equal constants once.
 
 Source: the operators of ONNX, https://onnx.ai/onnx/operators/.
 """
@@ -27,8 +32,9 @@ from sklearn_conv._engine.activation import (
     square,
     step,
 )
-from sklearn_conv._engine.geometry import Geometry, Span, place_windows, pool_cells
+from sklearn_conv._engine.geometry import Geometry, Span, pool_cells
 from sklearn_conv._engine.staging import OFFSET_TO_RANGE
+from sklearn_conv._engine.symmetry import View
 from sklearn_conv._parameters import Parameters, check_parameters
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv.onnx._graph import (
@@ -73,36 +79,50 @@ def convert(scope: Any, operator: Any, container: Any) -> None:
     dtype = graph_dtype(operator)
     graph = Graph(scope, container, dtype)
     h, w, c = transformer.image_shape_
-    geometry = place_windows((h, w), transformer.kernels_.shape[:2], parameters.windows)
+    geometries = transformer._fitted_geometries(parameters)
 
     images = graph.add("Cast", operator.inputs[0].full_name, to=graph.onnx_type)
     images = graph.add("Reshape", images, graph.constant([-1, h, w, c]))
-    if transformer.eps_ or dtype == np.float64:
-        images = _pad(graph, images, geometry)
-        responses = _multiply_patches(graph, images, geometry, transformer)
-        responses = graph.add("Add", responses, graph.constant(transformer.offset_))
-    elif has_few_bits(operator):
-        responses = _convolve(graph, _pad(graph, images, geometry), geometry, transformer)
-    else:
-        images, shift = _subtract_offset(graph, images, geometry, transformer)
-        responses = _convolve(graph, images, geometry, transformer)
-        responses = graph.add("Add", responses, shift)
-
-    values = []
-    for side in parameters.sides.values():
-        shifted = responses if side.sign > 0 else graph.add("Neg", responses)
-        if transformer.bias_.any():
-            shifted = graph.add("Add", shifted, graph.constant(transformer.bias_))
-        values.append(ACTIVATIONS[side.function](graph, shifted))
-    maps = graph.add("Concat", *values, axis=3)  # (n, oh, ow, sides * k)
-    if parameters.poolings is not None:
-        pooled = [
-            _pool(graph, maps, geometry, POOLINGS[name], parameters.pool_grid)
-            for name in parameters.poolings
-        ]
-        maps = graph.add("Concat", *pooled, axis=3)
+    uses_patches = bool(transformer.eps_) or dtype == np.float64
+    offset = None if uses_patches or has_few_bits(operator) else _find_offset(graph, images)
+    features = []
+    for view, geometry in zip(parameters.views, geometries, strict=True):
+        viewed = _apply_view(graph, images, view)
+        if uses_patches:
+            padded = _pad(graph, viewed, geometry)
+            responses = _multiply_patches(graph, padded, geometry, transformer)
+            responses = graph.add("Add", responses, graph.constant(transformer.offset_))
+        elif offset is None:
+            responses = _convolve(graph, _pad(graph, viewed, geometry), geometry, transformer)
+        else:
+            shifted, shift = _subtract_offset(graph, viewed, offset, geometry, transformer)
+            responses = _convolve(graph, shifted, geometry, transformer)
+            responses = graph.add("Add", responses, shift)
+        maps = _activate(graph, responses, geometry, parameters, transformer._biases)
+        features.append(_pool(graph, maps, geometry, parameters))
+    result = _average(graph, features)
+    if parameters.power != 1:
+        result = _raise_to_power(graph, result, parameters.power)
     shape = graph.constant([-1, *operator.outputs[0].type.shape[1:]])
-    graph.add("Reshape", maps, shape, output=operator.outputs[0].full_name)
+    graph.add("Reshape", result, shape, output=operator.outputs[0].full_name)
+
+
+def _apply_view(graph: Graph, images: str, view: View) -> str:
+    """Mirror and turn images, ``(n, h, w, c)``, as `View.apply` does.
+
+    A turn by 90 degrees exchanges left and right, and then rows and columns.
+    """
+    mirrors_rows = view.n_turns in (2, 3)
+    mirrors_columns = view.is_mirrored != (view.n_turns in (1, 2))
+    axes = [axis for axis, mirrors in ((1, mirrors_rows), (2, mirrors_columns)) if mirrors]
+    if axes:
+        # From the last pixel, -1, to the one before the first
+        bounds = ([value] * len(axes) for value in (-1, np.iinfo(np.int64).min))
+        constants = map(graph.constant, (*bounds, axes, [-1] * len(axes)))
+        images = graph.add("Slice", images, *constants)
+    if view.is_transposed:
+        images = graph.add("Transpose", images, perm=[0, 2, 1, 3])
+    return images
 
 
 def _pad(graph: Graph, images: str, geometry: Geometry) -> str:
@@ -119,21 +139,27 @@ def _pad(graph: Graph, images: str, geometry: Geometry) -> str:
     return images
 
 
-def _subtract_offset(
-    graph: Graph, images: str, geometry: Geometry, transformer: Any
-) -> tuple[str, str]:
-    """Pad images, and subtract a large offset from each, as the engine does (`find_offset`).
+def _find_offset(graph: Graph, images: str) -> str:
+    """Find a large offset of each image, or 0, as the engine does (`find_offset`).
 
-    Return the images and what must be added to their responses: the offset times the sum of the
-    weights that see it.
+    ``(n, h, w, c) -> (n, 1, 1, 1)``
     """
     low = graph.reduce("ReduceMin", images, 1, 2, 3)
     high = graph.reduce("ReduceMax", images, 1, 2, 3)
     nearest = graph.add("Max", low, graph.add("Neg", high))
     limit = graph.add("Div", nearest, graph.constant(float(OFFSET_TO_RANGE)))
     is_large = graph.add("Greater", limit, graph.add("Sub", high, low))
-    offset = graph.add("Where", is_large, low, graph.constant(0.0))  # (n, 1, 1, 1)
+    return graph.add("Where", is_large, low, graph.constant(0.0))
 
+
+def _subtract_offset(
+    graph: Graph, images: str, offset: str, geometry: Geometry, transformer: Any
+) -> tuple[str, str]:
+    """Pad images, and subtract the offset of each.
+
+    Return the images and what must be added to their responses: the offset times the sum of the
+    weights that see it.
+    """
     weights = transformer.kernels_.sum(axis=2, dtype=np.float64)  # (kh, kw, k)
     inside = [axis.pixels >= 0 for axis in geometry]  # (windows, weights) along each axis
     if all(mask.any(axis=1).all() for mask in inside):
@@ -203,14 +229,40 @@ def _normalize(graph: Graph, patches: str, d: int, eps: float) -> str:
     return graph.add("Div", patches, length)
 
 
-def _pool(
-    graph: Graph, maps: str, geometry: Geometry, reduction: str, grid: tuple[int, int]
+def _activate(
+    graph: Graph, responses: str, geometry: Geometry, parameters: Parameters, biases: np.ndarray
 ) -> str:
-    """Pool maps, ``(n, oh, ow, s) -> (n, grid rows, grid columns, s)``."""
-    for axis, length, n_cells in zip((1, 2), geometry.output_shape, grid, strict=True):
-        spans = pool_cells(length, n_cells)
-        maps = _join(graph, [_reduce(graph, maps, axis, span, reduction) for span in spans], axis)
-    return maps
+    """Add each of the biases, ``(n_biases, k)``, and apply the activation.
+
+    ``(n, oh, ow, k) -> (n, oh, ow, sides * n_biases * k)``
+    """
+    (oh, ow), (n_biases, k) = geometry.output_shape, biases.shape
+    responses = graph.add("Reshape", responses, graph.constant([-1, oh, ow, 1, k]))
+    values = []
+    for side in parameters.sides.values():
+        shifted = responses if side.sign > 0 else graph.add("Neg", responses)
+        if biases.any():
+            shifted = graph.add("Add", shifted, graph.constant(biases))
+        values.append(ACTIVATIONS[side.function](graph, shifted))
+    n_maps = len(values) * n_biases * k
+    return graph.add("Reshape", _join(graph, values, 3), graph.constant([-1, oh, ow, n_maps]))
+
+
+def _pool(graph: Graph, maps: str, geometry: Geometry, parameters: Parameters) -> str:
+    """Pool maps, ``(n, oh, ow, s) -> (n, grid rows, grid columns, poolings * s)``."""
+    if parameters.poolings is None:
+        return maps
+    pooled = []
+    for name in parameters.poolings:
+        cells = maps
+        for axis, length, n_cells in zip(
+            (1, 2), geometry.output_shape, parameters.pool_grid, strict=True
+        ):
+            spans = pool_cells(length, n_cells)
+            reduced = [_reduce(graph, cells, axis, span, POOLINGS[name]) for span in spans]
+            cells = _join(graph, reduced, axis)
+        pooled.append(cells)
+    return _join(graph, pooled, axis=3)
 
 
 def _reduce(graph: Graph, maps: str, axis: int, span: Span, reduction: str) -> str:
@@ -239,6 +291,24 @@ def _slice(graph: Graph, maps: str, axis: int, span: Span) -> str:
 
 def _join(graph: Graph, maps: Sequence[str], axis: int) -> str:
     return graph.add("Concat", *maps, axis=axis)
+
+
+def _average(graph: Graph, features: Sequence[str]) -> str:
+    """Return the mean of the features of the views. They are divided first, as in the engine."""
+    if len(features) == 1:
+        return features[0]
+    n_views = graph.constant(float(len(features)))
+    return graph.add("Sum", *(graph.add("Div", values, n_views) for values in features))
+
+
+def _raise_to_power(graph: Graph, features: str, power: float) -> str:
+    """Replace features by ``sign(feature) * abs(feature)**power``."""
+    magnitudes = graph.add("Abs", features)
+    if power == 0.5:
+        magnitudes = graph.add("Sqrt", magnitudes)
+    else:
+        magnitudes = graph.add("Pow", magnitudes, graph.constant(power))
+    return graph.add("Mul", graph.add("Sign", features), magnitudes)
 
 
 def parse(scope: Any, transformer: Any, inputs: Any, custom_parsers: Any = None) -> Any:
