@@ -92,10 +92,32 @@ if len(wrong):
     plt.show()
 
 # %%
-# With ``FunctionTransformer(numpy.sqrt)``, which the recipes put after the transformer, and with
-# ``pooling="max"``, the decision is not a sum over the image. ``class_activation_map`` then raises
-# an error that says so. To explain such a model, fit a second model without them, and compare the
-# predictions of both.
+# Much of the evidence is the same for both classes. With ``versus``, only the difference is left:
+# why is the prediction not the true class?
+
+if len(wrong):
+    ClassActivationDisplay.from_estimator(pipeline, image, versus=right)
+    plt.show()
+
+# %%
+# The recipes take the square root of the features. With the parameter ``power=0.5`` of the
+# transformer, each position receives the part of the square root that it has in the mean, so that
+# the evidence still adds up to the decision.
+
+root = StridedConv2DTransformer(**{**transformer.get_params(), "power": 0.5})
+pipeline = make_pipeline(root, StandardScaler(), LogisticRegression(C=0.01)).fit(images, labels)
+print(f"accuracy on test images: {pipeline.score(test_images, test_labels):.3f}")
+sums = class_activation_map(pipeline, test_images).sum(axis=(1, 2))
+difference = np.abs(sums - pipeline.decision_function(test_images)).max()
+print(f"largest difference from the decision: {difference:.0e}")
+ClassActivationDisplay.from_estimator(pipeline, test_images[1])
+plt.show()
+
+# %%
+# With a step such as ``FunctionTransformer(numpy.sqrt)``, and with ``pooling="max"``, the decision
+# is not a sum over the image. ``class_activation_map`` then raises an error that says so. To
+# explain such a model, use ``power`` instead of the step, or fit a second model with another
+# pooling, and compare the predictions of both.
 #
 # The idea is from B. Zhou, A. Khosla, A. Lapedriza, A. Oliva and A. Torralba, "Learning Deep
 # Features for Discriminative Localization" (2016).

@@ -94,6 +94,9 @@ PICTURES = {
     "maps of both sides": lambda: FeatureMapDisplay.from_estimator(
         fit(activation="split", pool_grid=3), COLOR[0], n_maps=11
     ),
+    "maps of both sides of several biases": lambda: FeatureMapDisplay.from_estimator(
+        fit(activation="split", bias=[[-0.5], [0.1]], symmetries="dihedral", power=0.5), COLOR[0]
+    ),
     "signed maps": lambda: FeatureMapDisplay.from_estimator(
         fit(activation="identity", stride=3), COLOR[0]
     ),
@@ -102,6 +105,12 @@ PICTURES = {
         fit(RNG.random((5, 1, 90))), RNG.random((1, 90))
     ),
     "evidence": lambda: ClassActivationDisplay.from_estimator(make_model(), COLOR[0]),
+    "evidence for a class versus another one": lambda: ClassActivationDisplay.from_estimator(
+        make_model(symmetries="dihedral", power=0.5),
+        COLOR[0],
+        class_of_interest="corroded",
+        versus="sound",
+    ),
     "evidence in 13 channels": lambda: ClassActivationDisplay.from_estimator(
         make_model(RNG.random((9, 30, 8, 13))), RNG.random((30, 8, 13))
     ),
@@ -258,6 +267,14 @@ def test_cuts_follow_stride_dilation_and_padding():
     assert shown.image_cuts[0].tolist() == [np.mean(centers)]
     centers = [3 * (columns - 1) - 4 + 0.5, 3 * columns - 4 + 0.5]
     assert shown.image_cuts[1].tolist() == [np.mean(centers)]
+
+
+def test_maps_are_those_of_the_image_alone():
+    """A mean over mirrored images would not lie on the image."""
+    shown = FeatureMapDisplay.from_estimator(fit(symmetries="dihedral", power=0.5), COLOR[0])
+    expected = FeatureMapDisplay.from_estimator(fit(), COLOR[0])
+    np.testing.assert_allclose(shown.maps, expected.maps, rtol=1e-6)
+    assert shown.names == expected.names
 
 
 def test_displays_print_nothing(capsys):

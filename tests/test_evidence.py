@@ -9,6 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from oracle import ACTIVATIONS as ORACLE_SIDES
 from oracle import cell_members, conv2d, same_amounts, source
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
@@ -24,15 +26,26 @@ from sklearn.linear_model import (
 )
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import Pipeline, make_pipeline, make_union
-from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, StandardScaler
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MinMaxScaler,
+    OneHotEncoder,
+    StandardScaler,
+)
 from sklearn.svm import SVC, LinearSVC
 
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS, Pooling
-from sklearn_conv.inspection import ClassActivationDisplay, FeatureMapDisplay, class_activation_map
+from sklearn_conv._engine.symmetry import SYMMETRIES
+from sklearn_conv.inspection import (
+    ClassActivationDisplay,
+    FeatureMapDisplay,
+    KernelDisplay,
+    class_activation_map,
+)
 from sklearn_conv.inspection import _class_activation_map as evidence
 
 RNG = np.random.default_rng(0)
@@ -62,6 +75,10 @@ SETTINGS = [
     {"pooling": ["mean", "sum"], "activation": "split"},
     {"pooling": None, "flatten": True, "stride": 2},
     {"normalize_patches": True, "whiten": True, "kernels": "patches", "activation": "split"},
+    {"symmetries": "dihedral", "power": 0.5, "bias": [[-0.5], [0.1]], "stride": (2, 1)},
+    {"symmetries": "dihedral", "kernel_size": (2, 3), "pooling": "sum", "pool_grid": (9, 3)},
+    {"symmetries": "mirror", "pooling": None, "power": 0.5, "activation": "split"},
+    {"pooling": None, "power": 2, "bias": "quantile", "n_biases": 2, "kernels": "patches"},
 ]
 
 
@@ -431,6 +448,19 @@ def test_nothing_is_changed_or_printed(capsys):
     assert {name: repr(value) for name, value in vars(model[0]).items()} == before
 
 
+class SelectFromImages(StandardScaler):
+    """Step that has a transformer inside."""
+
+    def __init__(self, transformer):
+        self.transformer = transformer
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return self.transformer.transform(X)
+
+
 FITTED = make_model(StandardScaler(), RidgeClassifier())
 TRANSFORMER = FITTED[0]
 
@@ -448,9 +478,9 @@ TRANSFORMER = FITTED[0]
         (RidgeClassifier(), TypeError, "a Pipeline that contains one. Got RidgeClassifier"),
         (GridSearchCV(FITTED, {}).fit(IMAGES, LABELS), TypeError, "pass its best_estimator_"),
         (
-            make_pipeline(make_union(TRANSFORMER), RidgeClassifier()).fit(IMAGES, LABELS),
+            make_pipeline(SelectFromImages(TRANSFORMER), RidgeClassifier()).fit(IMAGES, LABELS),
             TypeError,
-            "not be nested inside a step",
+            "not be nested inside a step other than a Pipeline, a FeatureUnion or a Column",
         ),
         (make_model(RidgeClassifier(), pooling="max"), ValueError, "fit with pooling='mean'"),
         (make_model(RidgeClassifier(), pooling=["mean", "max"]), ValueError, "instead of"),
@@ -496,3 +526,401 @@ def test_wrong_images_have_the_message_of_the_transformer(images, error, message
     with pytest.raises(error) as own:
         FITTED[0].transform(images)
     assert str(raised.value) == str(own.value)
+
+
+MIRRORED = [lambda x: x, np.fliplr]
+TURNED = [lambda x, v=v, n=n: np.rot90(v(x), n) for v in MIRRORED for n in range(4)]
+VIEWS = {None: MIRRORED[:1], "mirror": MIRRORED, "dihedral": TURNED}
+"""The images over which features are averaged, each a function of an image (h, w, c)."""
+
+
+def plain_parts(image, transformer, options, grid, pooling, biases):
+    """List the parts of all features as (feature, part, pixels), position by position.
+
+    The sum of the parts of a feature is its value before it is raised to the power.
+    """
+    h, w = image.shape[:2]
+    kernels = transformer.kernels_
+    views = VIEWS[transformer.symmetries]
+    sides = ORACLE_SIDES[transformer.activation]
+    outputs = [(side, own) for side in sides for own in biases]
+    poolings = [pooling] if isinstance(pooling, str) else pooling or ["sum"]
+    k = kernels.shape[3]
+    parts = []
+    for view in views:
+        seen = view(image)
+        pixel = view(np.arange(h * w).reshape(h, w))
+        z = conv2d(seen[np.newaxis], kernels, groups=1, bias=None, **options)[0]
+        cells = z.shape[:2] if pooling is None else grid
+        where = []
+        for axis in (0, 1):
+            size, stride, dilation = (
+                kernels.shape[axis],
+                options["stride"][axis],
+                options["dilation"][axis],
+            )
+            span, padding = dilation * (size - 1) + 1, options["padding"]
+            amounts = (0, 0) if padding == "valid" else padding
+            length = seen.shape[axis]
+            amounts = (
+                same_amounts(length, span, stride) if padding == "same" else [amounts[axis]] * 2
+            )
+            starts = range(0, z.shape[axis] * stride, stride)
+            mode = options["padding_mode"]
+            where.append([seen_pixels(s, length, size, dilation, amounts, mode) for s in starts])
+        members = [cell_members(z.shape[axis], cells[axis]) for axis in (0, 1)]
+        for i, rows in enumerate(members[0]):
+            for j, columns in enumerate(members[1]):
+                n_positions = len(rows) * len(columns)
+                for r in rows:
+                    for c in columns:
+                        pixels = [pixel[y, x] for y in where[0][r] for x in where[1][c]]
+                        feature = (i * cells[1] + j) * len(poolings) * len(outputs) * k
+                        for name in poolings:
+                            for side, own in outputs:
+                                for kernel in range(k):
+                                    part = side(z[r, c, kernel], own[kernel]) / len(views)
+                                    part /= n_positions if name == "mean" else 1
+                                    parts.append((feature, part, pixels))
+                                    feature += 1
+    return parts
+
+
+def plain_evidence(image, weights, constant, power, parts):
+    """Add up the evidence of all parts, pixel by pixel; explain powers by their gradient."""
+    h, w = image.shape[:2]
+    features = np.zeros(len(weights))
+    for feature, part, _ in parts:
+        features[feature] += part
+    evidence = np.full(h * w, constant / (h * w))
+    for feature, part, pixels in parts:
+        value = features[feature]
+        # The gradient of sign(f) * abs(f)**p is p * abs(f)**(p - 1).
+        gradient = power * abs(value) ** (power - 1) if value else 0
+        for pixel in pixels:
+            evidence[pixel] += weights[feature] * gradient * part / power / len(pixels)
+    return evidence.reshape(h, w)
+
+
+@given(st.data(), layers())
+def test_evidence_of_views_biases_and_powers_agrees_with_plain_loops(data, layer):
+    shape, kernel_size, options, grid, _ = layer
+    pooling = data.draw(st.sampled_from(["mean", "sum", ["sum", "mean"], None]))
+    symmetries = data.draw(st.sampled_from([*SYMMETRIES]))
+    if symmetries == "dihedral":
+        spans = [d * (n - 1) + 1 for n, d in zip(kernel_size, options["dilation"], strict=True)]
+        shape = (max(*spans, *shape),) * 2
+        if pooling is not None:
+            shape = shape[0], shape[1] + data.draw(st.integers(0, 1))
+        else:
+            options["stride"] = (options["stride"][0],) * 2
+            kernel_size, options["dilation"] = (kernel_size[0],) * 2, (options["dilation"][0],) * 2
+            if isinstance(options["padding"], tuple):
+                options["padding"] = (options["padding"][0],) * 2
+    power = data.draw(st.sampled_from([0.5, 1, 2, 0.3]))
+    activation = data.draw(st.sampled_from(["relu", "split", "square", "abs"]))
+    bias = data.draw(st.sampled_from([0.2, [[-0.3], [0.4]], [[-0.1, 0.3], [0.2, 0.0], [0, 1]]]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    images = rng.normal(size=(2, *shape, 1))
+    transformer = StridedConv2DTransformer(
+        2,
+        kernel_size,
+        activation=activation,
+        bias=bias,
+        pooling=pooling,
+        pool_grid=grid,
+        symmetries=symmetries,
+        power=power,
+        random_state=0,
+        **options,
+    )
+    model = make_pipeline(transformer, Ridge(0.1)).fit(images, np.arange(2.0))
+    model[-1].coef_ = weights = rng.normal(size=model[-1].n_features_in_)
+    biases = np.broadcast_to(bias, (len(np.atleast_2d(bias)), 2))
+    actual = class_activation_map(model, images)[..., 0]
+    np.testing.assert_allclose(actual.sum(axis=(1, 2)), model.predict(images), atol=1e-9)
+    for image, own in zip(images, actual, strict=True):
+        parts = plain_parts(image, transformer, options, grid, pooling, biases)
+        expected = plain_evidence(image, weights, model[-1].intercept_, power, parts)
+        np.testing.assert_allclose(own, expected, atol=1e-8 * max(1, np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("power", [1, 0.5])
+@pytest.mark.parametrize("name", ["mirror", "dihedral"])
+def test_evidence_turns_with_the_image(name, power):
+    images = RNG.normal(size=(30, 6, 6, 2))
+    model = make_model(
+        StandardScaler(),
+        RidgeClassifier(),
+        images=images,
+        labels=LABELS[:30],
+        symmetries=name,
+        power=power,
+    )
+    maps = class_activation_map(model, images)
+    for view in VIEWS[name]:
+        turned = class_activation_map(model, np.stack([view(image) for image in images]))
+        np.testing.assert_allclose(turned, np.stack([view(each) for each in maps]), atol=1e-9)
+
+
+def test_powers_of_sums_that_are_only_rounding_are_spread_evenly():
+    image = np.zeros((1, 4, 4))
+    image[0, :2] = [[0.1, 0.2, -0.3, 1e-18], [1, -1, 3, -3]]
+    transformer = StridedConv2DTransformer(
+        kernels=np.ones((1, 1, 1, 1)), activation="identity", power=0.3, pool_grid=(2, 1)
+    )
+    model = make_pipeline(transformer, Ridge()).fit(np.ones((2, 4, 4)), [0, 1])
+    model[-1].coef_ = np.array([1.0, 1.0])
+    model[-1].intercept_ = 0.0
+    with pytest.warns(UserWarning, match="100% of .* rounding .* A power below 1 magnifies"):
+        (map_,) = class_activation_map(model, image)[..., 0]
+    decision = model.predict(image)[0]
+    np.testing.assert_allclose(map_[:2], decision / 8, atol=1e-15)
+    np.testing.assert_allclose(map_[2:], 0, atol=1e-15)
+
+
+def test_parts_with_both_signs_may_exceed_the_feature():
+    image = np.array([[[3.0, -2.0, 0.0]]])
+    transformer = StridedConv2DTransformer(
+        kernels=np.ones((1, 1, 1, 1)), activation="identity", power=2, pooling="sum", pool_grid=1
+    )
+    model = make_pipeline(transformer, Ridge()).fit(np.ones((2, 1, 3)), [0, 1])
+    model[-1].coef_, model[-1].intercept_ = np.array([1.0]), 0.0
+    maps = class_activation_map(model, image)[0, 0, :, 0]
+    np.testing.assert_allclose(maps, [3, -2, 0])
+
+
+def two_views(**options):
+    first = StridedConv2DTransformer(3, symmetries="mirror", power=0.5, random_state=0)
+    second = StridedConv2DTransformer(4, 2, stride=2, pool_grid=3, random_state=1)
+    brighter = FunctionTransformer(lambda images: images[..., :1] + 3.0)
+    branches = [
+        ("one", make_pipeline(first, StandardScaler(), PCA(5))),
+        ("unused", "drop"),
+        ("two", make_pipeline(brighter, second)),
+    ]
+    return FeatureUnion(branches, **options)
+
+
+@pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names")
+@pytest.mark.parametrize("container", ["default", "pandas"])
+@pytest.mark.parametrize("options", [{}, {"transformer_weights": {"two": 0.25}}], ids=str)
+def test_a_union_is_the_sum_of_its_branches(options, container):
+    model = make_pipeline(two_views(**options), StandardScaler(), RidgeClassifier())
+    model.set_output(transform=container)
+    model[0].named_transformers["two"][0].set_output(transform="default")  # It returns images.
+    model.fit(IMAGES, LABELS)
+    model[0].n_jobs = 2
+    maps = class_activation_map(model, IMAGES)  # Processes would be slow here.
+    model[0].n_jobs = None
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), decisions(model, IMAGES), atol=1e-9)
+    # A pipeline of each branch, whose scaler and classifier have only the columns of the branch
+    union, scaler, classifier = (step for _, step in model.steps)
+    scaler = StandardScaler().fit(np.asarray(union.transform(IMAGES)))
+    total = np.zeros_like(maps)
+    start = 0
+    for name in ("one", "two"):
+        branch = union.named_transformers[name]
+        weight = options.get("transformer_weights", {}).get(name, 1)
+        n = branch.transform(IMAGES[:1]).shape[1]
+        own = slice(start, start + n)
+        start += n
+        single = Ridge().fit(np.zeros((2, n)), np.zeros((2, 3)))
+        single.coef_ = weight * classifier.coef_[:, own] / scaler.scale_[own]
+        single.intercept_ = -(classifier.coef_[:, own] / scaler.scale_[own]) @ scaler.mean_[own]
+        branch = Pipeline(branch.steps).set_output(transform="default")
+        total += class_activation_map(Pipeline([*branch.steps, ("ridge", single)]), IMAGES)
+    total += classifier.intercept_ / 42
+    np.testing.assert_allclose(maps, total, atol=1e-9)
+
+
+TABLE = pd.DataFrame(IMAGES.reshape(60, -1), columns=[f"pixel{i}" for i in range(84)]).assign(
+    age=RNG.normal(size=60), height=RNG.normal(size=60), city=np.resize(["Rome", "Oslo"], 60)
+)
+PIXELS = list(TABLE.columns[:84])
+
+
+def table_model(images=TABLE, **options):
+    columns = ColumnTransformer(
+        [
+            ("none", StandardScaler(), []),
+            ("city", OneHotEncoder(), ["city"]),
+            (
+                "views",
+                FeatureUnion(
+                    [
+                        ("a", StridedConv2DTransformer(3, image_shape=(7, 6, 2), random_state=0)),
+                        ("b", StridedConv2DTransformer(2, image_shape=(7, 6, 2), random_state=1)),
+                    ]
+                ),
+                PIXELS,
+            ),
+            ("age", StandardScaler(), ["age"]),
+        ],
+        remainder="passthrough",
+        **options,
+    )
+    return make_pipeline(columns, StandardScaler(with_mean=False), RidgeClassifier()).fit(
+        images, LABELS
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"transformer_weights": {"views": 2, "age": 3}}, {"sparse_threshold": 1.0}],
+    ids=str,
+)
+def test_columns_of_a_table(options):
+    model = table_model(**options)
+    maps = class_activation_map(model, TABLE)
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), decisions(model, TABLE), atol=1e-9)
+    shuffled = TABLE[TABLE.columns[::-1]]
+    np.testing.assert_allclose(class_activation_map(model, shuffled), maps, atol=1e-12)
+    # Other columns change all pixels alike, by their part of the decision.
+    other = TABLE.assign(age=TABLE["age"] + 1, city="Rome")
+    change = class_activation_map(model, other) - maps
+    expected = (decisions(model, other) - decisions(model, TABLE)) / 42
+    np.testing.assert_allclose(
+        change, np.broadcast_to(expected[:, None, None], maps.shape), atol=1e-9
+    )
+    display = ClassActivationDisplay.from_estimator(model, TABLE[:1])
+    np.testing.assert_array_equal(display.image, IMAGES[0])
+    assert display.evidence.sum() == pytest.approx(decisions(model, TABLE[:1]).max())
+
+
+def test_a_table_without_names():
+    table = np.hstack([IMAGES.reshape(60, -1), RNG.normal(size=(60, 2))])
+    convolution = StridedConv2DTransformer(3, image_shape=(7, 6, 2), random_state=0)
+    columns = ColumnTransformer([("image", convolution, slice(84))], remainder="passthrough")
+    model = make_pipeline(columns, RidgeClassifier()).fit(table, LABELS)
+    for same in (table, table.tolist()):
+        sums = class_activation_map(model, same).sum(axis=(1, 2))
+        np.testing.assert_allclose(sums, decisions(model, table), atol=1e-9)
+    fitted = model[0].named_transformers_["image"]
+    shown = FeatureMapDisplay.from_estimator(model, table[:1])
+    expected = FeatureMapDisplay.from_estimator(fitted, IMAGES[0])
+    np.testing.assert_allclose(shown.maps, expected.maps)
+    np.testing.assert_array_equal(KernelDisplay.from_estimator(model).kernels, fitted.kernels_)
+    for wrong in (table[:2], table[0], IMAGES[0]):
+        with pytest.raises(ValueError, match=r"table with a single row.*select a row with X\[:1\]"):
+            FeatureMapDisplay.from_estimator(model, wrong)
+
+
+@pytest.mark.parametrize("form", ["rows", "frame", "list"])
+def test_views_of_images_in_any_form(form):
+    rows = IMAGES.reshape(60, -1)
+    frame = pd.DataFrame(rows, columns=PIXELS)
+    X = {"rows": rows, "frame": frame, "list": IMAGES.tolist()}[form]
+    model = make_model(RidgeClassifier(), images=X, image_shape=(7, 6, 2), symmetries="dihedral")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sums = class_activation_map(model, X).sum(axis=(1, 2))
+    np.testing.assert_allclose(sums, decisions(model, X), atol=1e-9)
+
+
+def test_steps_of_branches_must_be_linear():
+    union = FeatureUnion(
+        [
+            ("one", make_pipeline(StridedConv2DTransformer(3), FunctionTransformer(np.sqrt))),
+            ("two", StridedConv2DTransformer(2)),
+        ]
+    )
+    model = make_pipeline(union, RidgeClassifier()).fit(IMAGES, LABELS)
+    with pytest.raises(ValueError, match=r"step 'functiontransformer'.*use the parameter 'power'"):
+        class_activation_map(model, IMAGES)
+
+
+def test_images_of_branches_must_have_one_size():
+    crop = FunctionTransformer(lambda images: images[:, 1:])
+    union = FeatureUnion(
+        [
+            ("one", StridedConv2DTransformer(3)),
+            ("two", make_pipeline(crop, StridedConv2DTransformer(2))),
+        ]
+    )
+    model = make_pipeline(union, RidgeClassifier()).fit(IMAGES, LABELS)
+    message = r"\(7, 6\) in pipeline\[0\].named_transformers\['one'\], \(6, 6\) in .*of one size"
+    with pytest.raises(ValueError, match=message):
+        class_activation_map(model, IMAGES)
+
+
+def test_displays_of_one_transformer_name_the_branches():
+    model = make_pipeline(two_views(), RidgeClassifier()).fit(IMAGES, LABELS)
+    paths = [
+        "pipeline[0].named_transformers['one'][0]",
+        "pipeline[0].named_transformers['two'][1]",
+    ]
+    for draw in (
+        lambda: KernelDisplay.from_estimator(model),
+        lambda: FeatureMapDisplay.from_estimator(model, IMAGES[0]),
+    ):
+        with pytest.raises(ValueError, match="pass one of these") as raised:
+            draw()
+        assert all(path in str(raised.value) for path in paths)
+    assert KernelDisplay.from_estimator(eval(paths[1], {"pipeline": model})).order_.size == 4
+    shown = ClassActivationDisplay.from_estimator(model, IMAGES[0])
+    assert shown.evidence.sum() == pytest.approx(decisions(model, IMAGES[:1]).max())
+
+
+def test_stacked_transformers_in_a_branch():
+    first = StridedConv2DTransformer(3, pool_grid=4, flatten=False)
+    branch = make_pipeline(first, StridedConv2DTransformer(2))
+    model = make_pipeline(FeatureUnion([("deep", branch)]), RidgeClassifier()).fit(IMAGES, LABELS)
+    with pytest.raises(ValueError, match=r"\['deep'\] has 2 such steps; stack them outside"):
+        class_activation_map(model, IMAGES)
+
+
+def test_wrong_images_of_a_union():
+    model = make_pipeline(two_views(), RidgeClassifier()).fit(IMAGES, LABELS)
+    with pytest.raises(TypeError, match="'images' parameter of class_activation_map must be"):
+        class_activation_map(model, None)
+    with pytest.raises(ValueError, match="was fitted on images of shape"):
+        class_activation_map(model, IMAGES[:, :5])
+
+
+def test_versus_another_class():
+    model = make_model(StandardScaler(), RidgeClassifier(), labels=np.array([*"abc"])[LABELS])
+    maps = class_activation_map(model, IMAGES)
+    versus = class_activation_map(model, IMAGES, versus="b")
+    np.testing.assert_allclose(versus, maps - maps[..., 1:2], atol=1e-12)
+    decided = decisions(model, IMAGES)
+    np.testing.assert_allclose(versus.sum(axis=(1, 2)), decided - decided[:, 1:2], atol=1e-9)
+    display = ClassActivationDisplay.from_estimator(
+        model, IMAGES[0], class_of_interest="c", versus="b"
+    )
+    np.testing.assert_allclose(display.evidence, versus[0, :, :, 2])
+    assert (display.class_name, display.versus_name) == ("c", "b")
+    assert display.axes_[1].get_title().startswith("evidence for c\nversus b: ")
+    with pytest.raises(ValueError, match=r"'versus' .* None or one of \['a', 'b', 'c'\]. Got 'd'"):
+        class_activation_map(model, IMAGES, versus="d")
+    with pytest.raises(ValueError, match=r"must not be the class whose evidence is drawn.*'b'"):
+        ClassActivationDisplay.from_estimator(model, IMAGES[0], class_of_interest="b", versus="b")
+
+
+def test_versus_one_of_two_classes():
+    model = make_model(RidgeClassifier(), labels=LABELS == 2)
+    maps = class_activation_map(model, IMAGES)
+    np.testing.assert_array_equal(class_activation_map(model, IMAGES, versus=False), maps)
+    np.testing.assert_array_equal(class_activation_map(model, IMAGES, versus=True), -maps)
+    display = ClassActivationDisplay.from_estimator(
+        model, IMAGES[0], class_of_interest=False, versus=True
+    )
+    np.testing.assert_allclose(display.evidence, -maps[0, :, :, 0])
+
+
+def test_versus_needs_classes():
+    model = make_model(LinearRegression())
+    for draw in (
+        lambda: class_activation_map(model, IMAGES, versus=1),
+        lambda: ClassActivationDisplay.from_estimator(model, IMAGES[0], versus=1),
+    ):
+        with pytest.raises(ValueError, match=r"None for a regressor.*subtract their maps"):
+            draw()
+    digits = load_digits()
+    pairs = make_model(
+        SVC(kernel="linear", decision_function_shape="ovo"),
+        images=digits.images[:50],
+        labels=digits.target[:50],
+    )
+    with pytest.raises(ValueError, match="45 decisions for 10 classes"):
+        class_activation_map(pairs, digits.images[:2], versus=1)

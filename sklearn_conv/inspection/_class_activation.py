@@ -7,9 +7,14 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from sklearn_conv.inspection._class_activation_map import class_activation_map
+from sklearn_conv.inspection._class_activation_map import (
+    class_activation_map,
+    find_class,
+    find_versus,
+    require_class_decisions,
+)
 from sklearn_conv.inspection._drawing import add_color_bar, add_panels, make_axes, show, show_image
-from sklearn_conv.inspection._inputs import check_single_image, find_transformer
+from sklearn_conv.inspection._inputs import check_single_image
 
 MAX_ALPHA = 0.9
 """Opacity of the strongest evidence."""
@@ -27,6 +32,8 @@ class ClassActivationDisplay:
         pixels is the decision.
     class_name : str
         Name of the class, or of the output of a regressor.
+    versus_name : str, default=None
+        Name of the class whose evidence was subtracted, or None.
 
     Attributes
     ----------
@@ -56,10 +63,17 @@ class ClassActivationDisplay:
     ('3', (8, 8))
     """
 
-    def __init__(self, image: np.ndarray, evidence: np.ndarray, class_name: str) -> None:
+    def __init__(
+        self,
+        image: np.ndarray,
+        evidence: np.ndarray,
+        class_name: str,
+        versus_name: str | None = None,
+    ) -> None:
         self.image = image
         self.evidence = evidence
         self.class_name = class_name
+        self.versus_name = versus_name
 
     @classmethod
     def from_estimator(
@@ -68,6 +82,7 @@ class ClassActivationDisplay:
         image: npt.ArrayLike,
         *,
         class_of_interest: Any = None,
+        versus: Any = None,
         ax: Any = None,
     ) -> Self:
         """Draw the evidence for a decision about an image.
@@ -77,11 +92,15 @@ class ClassActivationDisplay:
         pipeline : Pipeline
             A fitted pipeline that `class_activation_map` accepts. Its steps before the transformer
             are applied to the image.
-        image : array-like of shape (h, w) or (h, w, c)
-            An image of the shape seen in ``fit``.
+        image : array-like of shape (h, w) or (h, w, c), or a table with one row
+            An image of the shape seen in ``fit``; with a ``ColumnTransformer``, a table with a
+            single row that contains its pixels. If several transformers are side by side, the image
+            that the first one receives is drawn.
         class_of_interest : int, float, bool or str, default=None
             A label in the pipeline's ``classes_``; None selects the predicted class. For a
             regressor, the index of a target; None selects the first one.
+        versus : int, float, bool or str, default=None
+            Another label, whose evidence is subtracted, as in `class_activation_map`.
         ax : matplotlib Axes, default=None
             Axes to draw into. If None, a figure is made.
 
@@ -105,21 +124,39 @@ class ClassActivationDisplay:
         ValueError
             If the pipeline is not linear after the transformer, if ``pooling`` includes "max", if
             features are infinite or NaN, if ``image`` is not an image of the shape seen in ``fit``,
-            if ``class_of_interest`` does not exist, or if the pipeline does not have one decision
-            per class.
+            if ``class_of_interest`` or ``versus`` does not exist, if both are the same class, or if
+            the pipeline does not have one decision per class.
         """
-        position, _ = find_transformer(cls.__name__, pipeline)
-        checked = check_single_image(cls.__name__, pipeline, image)
-        rest = pipeline[position:] if position else pipeline
-        maps = class_activation_map(rest, checked.batch)[0]  # (h, w, outputs)
+        owner = cls.__name__
+        checked = check_single_image(owner, pipeline, image)
+        maps = class_activation_map(pipeline, checked.X)[0]  # (h, w, outputs)
+        # Steps before the transformer may crop the image.
+        is_aligned = checked.pixels.shape[:2] == maps.shape[:2]
+        shown = checked.pixels if is_aligned else checked.seen
+        if versus is not None:
+            versus = find_versus(owner, pipeline, versus)
         classes = getattr(pipeline, "classes_", None)
         if classes is None:
-            evidence, name = _select_target(cls.__name__, maps, class_of_interest)
+            return cls(shown, *_select_target(owner, maps, class_of_interest)).plot(ax=ax)
+        require_class_decisions(owner, classes, maps.shape[2])
+        # For two classes, the only map is the evidence for the second one.
+        by_class = np.concatenate([-maps, maps], axis=2) if len(classes) == 2 else maps
+        if class_of_interest is None:
+            index = int(by_class.sum(axis=(0, 1)).argmax())
         else:
-            evidence, name = _select_class(cls.__name__, maps, class_of_interest, classes)
-        # Steps before the transformer may crop the image.
-        is_aligned = checked.pixels.shape[:2] == evidence.shape
-        return cls(checked.pixels if is_aligned else checked.seen, evidence, name).plot(ax=ax)
+            index = find_class(owner, "class_of_interest", classes, class_of_interest)
+        evidence, versus_name = by_class[:, :, index], None
+        if versus is not None:
+            versus_name = str(classes[versus])
+            if versus == index:
+                raise ValueError(
+                    f"The 'versus' parameter of {owner} must not be the class whose evidence is "
+                    f"drawn, which is {versus_name!r}; pass another class as 'class_of_interest' "
+                    "or as 'versus'."
+                )
+            if len(classes) > 2:
+                evidence = evidence - by_class[:, :, versus]
+        return cls(shown, evidence, str(classes[index]), versus_name).plot(ax=ax)
 
     def plot(self, *, ax: Any = None, cmap: str = "PuOr_r") -> Self:
         """Draw the image and the evidence.
@@ -137,7 +174,9 @@ class ClassActivationDisplay:
             This display.
         """
         self.figure_, self.ax_ = make_axes(type(self).__name__, ax, (6.8, 3.3))
-        titles = ["image", f"evidence for {self.class_name}: {self.evidence.sum():+.3g}"]
+        versus = "" if self.versus_name is None else f"\nversus {self.versus_name}"
+        title = f"evidence for {self.class_name}{versus}: {self.evidence.sum():+.3g}"
+        titles = ["image", title]
         bounds = [(0, 0, 0.49, 1), (0.51, 0, 0.49, 1)]
         left, right = self.axes_ = add_panels(self.ax_, bounds, titles)
         show_image(left, self.image)
@@ -161,28 +200,3 @@ def _select_target(owner: str, maps: np.ndarray, chosen: Any) -> tuple[np.ndarra
             f"to {n_targets - 1}. Got {chosen!r} instead."
         )
     return maps[:, :, int(target)], "prediction" if n_targets == 1 else f"target {target}"
-
-
-def _select_class(
-    owner: str, maps: np.ndarray, chosen: Any, classes: np.ndarray
-) -> tuple[np.ndarray, str]:
-    """Return the evidence for one class, ``(h, w)``, and its name."""
-    is_binary = maps.shape[2] == 1  # The only map is the evidence for the second class.
-    by_class = np.concatenate([-maps, maps], axis=2) if is_binary else maps
-    names = classes.tolist()
-    n_outputs = by_class.shape[2]
-    if n_outputs != len(names):
-        raise ValueError(
-            f"{owner} needs one decision per class, but there are {n_outputs} decisions for "
-            f"{len(names)} classes; use class_activation_map to explain each decision."
-        )
-    if chosen is None:
-        index = int(by_class.sum(axis=(0, 1)).argmax())
-    elif chosen in names:
-        index = names.index(chosen)
-    else:
-        raise ValueError(
-            f"The 'class_of_interest' parameter of {owner} must be one of {names}, or None for "
-            f"the predicted class. Got {chosen!r} instead."
-        )
-    return by_class[:, :, index], str(classes[index])

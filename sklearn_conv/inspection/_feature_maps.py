@@ -34,7 +34,8 @@ PANEL_WIDTH, PANEL_HEIGHT = 0.93, 0.82
 class FeatureMapDisplay:
     """Display of an image and its strongest maps, with the pooling grid drawn over them.
 
-    A map consists of the activated responses of a kernel, before pooling. Each map is drawn on its
+    A map consists of the activated responses of a kernel, before pooling and without mirrored and
+    turned images. Each map is drawn on its
     own scale, so that the pattern of a weak map is as visible as that of a strong one. The numbers
     below the name of a map are the ends of its scale. The scale ends at the 0.99 quantile of the
     absolute responses, so that a few large responses do not make all others dark; these are drawn
@@ -104,9 +105,11 @@ class FeatureMapDisplay:
         ----------
         estimator : StridedConv2DTransformer or Pipeline
             A fitted transformer, or a pipeline that contains one. The steps of the pipeline before
-            the transformer are applied to the image.
-        image : array-like of shape (h, w) or (h, w, c)
-            An image of the shape seen in ``fit``.
+            the transformer are applied to the image. The transformer may be in a branch of a
+            ``FeatureUnion`` or a ``ColumnTransformer``, but not beside another one.
+        image : array-like of shape (h, w) or (h, w, c), or a table with one row
+            An image of the shape seen in ``fit``; with a ``ColumnTransformer``, a table with a
+            single row that contains its pixels.
         n_maps : int, default=7
             Maximum number of maps to draw.
         ax : matplotlib Axes, default=None
@@ -125,12 +128,15 @@ class FeatureMapDisplay:
             If ``estimator`` is not, and does not contain, a `StridedConv2DTransformer`, or if
             ``n_maps`` is not an integer.
         ValueError
-            If ``image`` is not an image of the shape seen in ``fit``, or if ``n_maps`` is below 1.
+            If ``image`` is not an image of the shape seen in ``fit``, if ``n_maps`` is below 1, or
+            if ``estimator`` has several transformers.
         """
         n_drawn = check_integer(cls.__name__, "n_maps", n_maps, 1)
-        _, transformer = find_transformer(cls.__name__, estimator)
+        transformer = find_transformer(cls.__name__, estimator)
         checked = check_single_image(cls.__name__, estimator, image)
-        responses = copy(transformer).set_params(pooling=None, flatten=False, verbose=0)
+        responses = copy(transformer).set_params(
+            pooling=None, flatten=False, symmetries=None, power=1, verbose=0
+        )
         _, (maps,) = next(responses.transform_batches(checked.batch))  # maps: (oh, ow, n_maps)
         order = np.argsort(-np.abs(maps).mean(axis=(0, 1)), kind="stable")[:n_drawn]
         # Unpooled features are ordered by row, column and map, so the first ones belong to the maps

@@ -9,37 +9,50 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._transformer import StridedConv2DTransformer
+from sklearn_conv.inspection._branches import Part, Source, find_part, find_position
 
 
-def find_transformer(owner: str, estimator: Any) -> tuple[int, StridedConv2DTransformer]:
-    """Return the `StridedConv2DTransformer` of a pipeline, and its position in the pipeline.
+def find_features(owner: str, estimator: Any) -> tuple[int, Part]:
+    """Return the part of a model that contains its transformers, and its position in a pipeline.
 
-    If the estimator itself is the transformer, the position is 0.
+    If the estimator is not a pipeline, the position is 0.
     """
-    if isinstance(estimator, StridedConv2DTransformer):
-        return 0, estimator
-    if not isinstance(estimator, Pipeline):
+    if isinstance(estimator, Pipeline):
+        found = find_position(owner, estimator, "pipeline")
+        if found is None:
+            steps = [type(step).__name__ for _, step in estimator.steps]
+            raise TypeError(
+                f"{owner} requires a Pipeline in which a step is a StridedConv2DTransformer; it "
+                "must not be nested inside a step other than a Pipeline, a FeatureUnion or a "
+                f"ColumnTransformer. Got steps {steps} instead."
+            )
+        return found
+    part = find_part(owner, estimator, "estimator")
+    if part is None:
         hint = "; pass its best_estimator_" if hasattr(estimator, "best_estimator_") else ""
         raise TypeError(
             f"{owner} requires a StridedConv2DTransformer or a Pipeline that contains one. "
             f"Got {type(estimator).__name__} instead{hint}."
         )
-    steps = [step for _, step in estimator.steps]
-    positions = [i for i, step in enumerate(steps) if isinstance(step, StridedConv2DTransformer)]
-    if not positions:
-        raise TypeError(
-            f"{owner} requires a Pipeline in which a step is a StridedConv2DTransformer; it must "
-            f"not be nested inside a step. Got steps {[type(step).__name__ for step in steps]} "
-            "instead."
-        )
-    if len(positions) > 1:
-        last = positions[-1]
+    return 0, part
+
+
+def find_image_sources(part: Part) -> list[Source]:
+    """Return the transformers of a part, without branches that have other features."""
+    return [source for source in part.sources if source.has_images]
+
+
+def find_transformer(owner: str, estimator: Any) -> StridedConv2DTransformer:
+    """Return the only `StridedConv2DTransformer` of an estimator."""
+    sources = find_image_sources(find_features(owner, estimator)[1])
+    if len(sources) > 1:
         raise ValueError(
-            f"{owner} requires a Pipeline with one StridedConv2DTransformer, but this Pipeline has "
-            f"{len(positions)}. For the last one, whose images are the features of the previous "
-            f"steps, pass pipeline[{last}:] and pipeline[:{last}].transform(images)."
+            f"{owner} requires one StridedConv2DTransformer, but there are {len(sources)} of them "
+            f"side by side: {', '.join(source.path for source in sources)}; pass one of these, and "
+            "the images that it receives."
         )
-    return positions[0], steps[positions[0]]
+    transformer: StridedConv2DTransformer = sources[0].step
+    return transformer
 
 
 class SingleImage(NamedTuple):
@@ -47,22 +60,35 @@ class SingleImage(NamedTuple):
 
     pixels: np.ndarray
     """The image as it was passed, (h, w, c)."""
+    X: Any
+    """A batch of this image in the form that the estimator accepts."""
     batch: Any
-    """A batch of this image, to which the steps before the transformer were applied."""
+    """This batch as the first transformer receives it."""
     seen: np.ndarray
-    """The image of this batch, (h, w, c), of the shape that the transformer has seen in fit."""
+    """The image of ``batch``, (h, w, c), of the shape that the transformer has seen in fit."""
 
 
 def check_single_image(owner: str, estimator: Any, image: Any) -> SingleImage:
-    """Check an image of shape ``(h, w)`` or ``(h, w, c)``, and apply the first steps to it."""
-    position, transformer = find_transformer(owner, estimator)
+    """Check an image of shape ``(h, w)`` or ``(h, w, c)``, and apply the first steps to it.
+
+    If a column transformer selects the images from a table, ``image`` is a table with one row.
+    """
+    position, part = find_features(owner, estimator)
+    source = find_image_sources(part)[0]
+    transformer = source.step
     check_is_fitted(transformer)
-    h, w, c = expected = transformer.image_shape_
+    expected = transformer.image_shape_
+    if source.from_table:
+        X = _check_single_row(image)
+        part.replica.transform(estimator[:position].transform(X) if position else X)
+        seen = np.asarray(source.inputs).reshape(expected)
+        return SingleImage(seen, X, source.inputs, seen)
+    h, w, c = expected
     pixels = np.asarray(image)
     shape = pixels.shape
     problem = f"image must be a single image of shape (h, w) or (h, w, c). Got shape {shape}"
     is_row = len(shape) == 1 or (len(shape) == 2 and shape[0] == 1 and shape != (h, w))
-    if is_row and pixels.size == h * w * c and position == 0:
+    if is_row and pixels.size == h * w * c and not source.before:
         raise ValueError(
             f"{problem} instead, which is a row of pixels; pass image.reshape{expected}."
         )
@@ -70,9 +96,9 @@ def check_single_image(owner: str, estimator: Any, image: Any) -> SingleImage:
         raise ValueError(f"{problem} instead; select an image of a batch with images[0].")
     if len(shape) == 2:
         pixels = pixels[:, :, np.newaxis]
-    batch = pixels[np.newaxis]
-    if position:
-        batch = estimator[:position].transform(batch)
+    X = batch = pixels[np.newaxis]
+    for step in source.before:
+        batch = step.transform(batch)
     arrived = np.shape(batch)[1:]
     if len(shape) == 3 and arrived != expected:
         # The last axis of a batch of gray images would be mistaken for the channels.
@@ -86,4 +112,15 @@ def check_single_image(owner: str, estimator: Any, image: Any) -> SingleImage:
                 f"{problem} instead, whose channels come first; pass image.transpose(1, 2, 0)."
             )
     transformer.transform_batches(batch)  # This call raises an error for any other shape.
-    return SingleImage(pixels, batch, np.asarray(batch).reshape(expected))
+    return SingleImage(pixels, X, batch, np.asarray(batch).reshape(expected))
+
+
+def _check_single_row(table: Any) -> Any:
+    """Check a table of images that has a single row."""
+    if len(shape := np.shape(table)) != 2 or shape[0] != 1:
+        raise ValueError(
+            "image must be a table with a single row, because a ColumnTransformer selects the "
+            f"image from the columns of a table. Got shape {shape} instead; select a row with "
+            "X[:1], or with X.iloc[:1] of a data frame."
+        )
+    return table

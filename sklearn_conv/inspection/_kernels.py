@@ -92,7 +92,8 @@ class KernelDisplay:
         Parameters
         ----------
         estimator : StridedConv2DTransformer or Pipeline
-            A fitted transformer, or a pipeline that contains one.
+            A fitted transformer, or a pipeline that contains one. It may be in a branch of a
+            ``FeatureUnion`` or a ``ColumnTransformer``, but not beside another one.
         indices : array-like of int, default=None
             Indices of the kernels to draw, in this order. If None, all kernels are drawn, from the
             smoothest to the finest; if there are more than 64 kernels, 64 evenly spaced ones.
@@ -115,9 +116,9 @@ class KernelDisplay:
             If ``estimator`` is not, and does not contain, a `StridedConv2DTransformer`, or if
             ``indices`` or ``channels`` are not integers.
         ValueError
-            If a kernel or a channel does not exist.
+            If a kernel or a channel does not exist, or if ``estimator`` has several transformers.
         """
-        _, transformer = find_transformer(cls.__name__, estimator)
+        transformer = find_transformer(cls.__name__, estimator)
         check_is_fitted(transformer)
         kernels = transformer.kernels_
         features = transformer.get_feature_names_out()[: kernels.shape[3]]
