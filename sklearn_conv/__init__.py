@@ -3,17 +3,25 @@
 from sklearn_conv._batches import transform_batches
 from sklearn_conv._conv2d import conv2d
 from sklearn_conv._output_size import OutputSize
+from sklearn_conv._recipes import make_image_classifier, make_image_regressor
 from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
+from sklearn_conv._ridge.gaussian import GaussianRidge, GaussianRidgeClassifier
+from sklearn_conv._ridge.regressor import StreamingRidge
 from sklearn_conv._saving import save_batches
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv._versions import show_versions
 
 __all__ = [
+    "GaussianRidge",
+    "GaussianRidgeClassifier",
     "OutputSize",
+    "StreamingRidge",
     "StreamingRidgeClassifier",
     "StridedConv2DTransformer",
     "__version__",
     "conv2d",
+    "make_image_classifier",
+    "make_image_regressor",
     "save_batches",
     "show_versions",
     "transform_batches",

@@ -125,7 +125,7 @@ def check_parameters(estimator: Any) -> Parameters:
         if estimator.image_shape is None
         else check_image_shape(owner, estimator.image_shape, "None or ")
     )
-    _check_random_state(owner, estimator.random_state)
+    check_random_state(owner, estimator.random_state)
     _check_n_jobs(owner, estimator.n_jobs)
     if not isinstance(estimator.verbose, bool):
         check_integer(owner, "verbose", estimator.verbose, 0)
@@ -315,7 +315,7 @@ def _check_pooling(owner: str, pooling: Any) -> list[str] | None:
     return names
 
 
-def _check_random_state(owner: str, random_state: Any) -> None:
+def check_random_state(owner: str, random_state: Any) -> None:
     rule = "None, an integer from 0 to 2**32 - 1 or a numpy.random.RandomState"
     if random_state is None or isinstance(random_state, np.random.RandomState):
         return

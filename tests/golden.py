@@ -5,7 +5,9 @@ oldest supported versions. Do so for each new kernel and for each new version of
 commit the files that it adds:
 
 - golden_kernels.npz: the kernels, preprocessing and biases that ``fit`` computes for each name;
-- fitted_<version>.pkl and .skops: fitted estimators, and .npz: the features that they compute.
+- fitted_<version>.pkl and .skops: fitted transformers and classifiers, and .npz: the features that
+  they compute;
+- fitted_<version>_ridge.pkl, .skops and .npz: the same for regressors, and for weighted rows.
 
 Existing entries and files are not changed; to make one again, delete it first.
 """
@@ -19,14 +21,16 @@ import numpy as np
 import skops.io
 
 import sklearn_conv
-from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
+from sklearn_conv import StreamingRidge, StreamingRidgeClassifier, StridedConv2DTransformer
 from sklearn_conv.kernels._table import KERNELS
 
 DATA = Path(__file__).parent / "data"
 FITTED = DATA / f"fitted_{sklearn_conv.__version__.replace('.', '_')}"
+FITTED_RIDGE = FITTED.with_name(f"{FITTED.name}_ridge")
 GOLDEN_KERNELS = DATA / "golden_kernels.npz"
 TRUSTED = [
     "sklearn_conv._ridge.classifier.StreamingRidgeClassifier",
+    "sklearn_conv._ridge.regressor.StreamingRidge",
     "sklearn_conv._transformer.StridedConv2DTransformer",
 ]
 
@@ -52,6 +56,12 @@ ESTIMATORS = {
 
 
 ROWS = {"few rows": IMAGES.reshape(12, 112), "many rows": IMAGES.reshape(336, 4)}
+RIDGE = {
+    f"{kind}, {name}": (kind, name)
+    for kind in ("weighted classifier", "regressor", "weighted regressor")
+    for name in ROWS
+}
+"""Estimators with the kind of model and the rows to which they are fitted."""
 
 
 def images_for(name):
@@ -86,14 +96,41 @@ def fitted():
     return transformers | classifiers
 
 
+def targets(X):
+    """Return two columns of targets for rows."""
+    return X[:, :2] @ np.array([[1.0, 20.0], [-2.0, 7.0]]) + np.cos(np.arange(len(X)))[:, None]
+
+
+def fitted_ridge():
+    """Return fitted regressors, and models of weighted rows."""
+    estimators = {}
+    for name, (kind, rows) in RIDGE.items():
+        X = ROWS[rows]
+        weights = 1 + np.arange(len(X)) % 4 / 2 if "weighted" in kind else None
+        if kind == "regressor":
+            estimators[name] = StreamingRidge([1.0, 100.0]).fit(X, targets(X)[:, 0])
+        elif kind == "weighted regressor":
+            model = StreamingRidge([1.0, 100.0], alpha_per_target=True)
+            estimators[name] = model.fit(X, targets(X), sample_weight=weights)
+        else:
+            model = StreamingRidgeClassifier([1.0, 100.0], class_weight={0: 2.0})
+            estimators[name] = model.fit(X, np.arange(len(X)) % 3, sample_weight=weights)
+    return estimators
+
+
 def features(estimators):
-    """Return the features of transformers, and the decision functions of classifiers."""
-    return {
-        name: estimator.decision_function(ROWS[name])
-        if name in ROWS
-        else estimator.transform(IMAGES[:4])
-        for name, estimator in estimators.items()
-    }
+    """Return the features of transformers, and the predictions of other estimators."""
+    return {name: _predict(name, estimator) for name, estimator in estimators.items()}
+
+
+def _predict(name, estimator):
+    if name in ROWS:
+        return estimator.decision_function(ROWS[name])
+    if name in RIDGE:
+        X = ROWS[RIDGE[name][1]]
+        method = "decision_function" if "classifier" in name else "predict"
+        return getattr(estimator, method)(X)
+    return estimator.transform(IMAGES[:4])
 
 
 def dump(estimators, path):
@@ -115,11 +152,12 @@ def load(path):
 
 def main():
     DATA.mkdir(exist_ok=True)
-    if not FITTED.with_suffix(".npz").exists():
-        estimators = fitted()
-        for suffix in (".pkl", ".skops"):
-            dump(estimators, FITTED.with_suffix(suffix))
-        np.savez_compressed(FITTED.with_suffix(".npz"), **features(estimators))
+    for path, make in ((FITTED, fitted), (FITTED_RIDGE, fitted_ridge)):
+        if not path.with_suffix(".npz").exists():
+            estimators = make()
+            for suffix in (".pkl", ".skops"):
+                dump(estimators, path.with_suffix(suffix))
+            np.savez_compressed(path.with_suffix(".npz"), **features(estimators))
     entries = dict(np.load(GOLDEN_KERNELS)) if GOLDEN_KERNELS.exists() else {}
     np.savez_compressed(GOLDEN_KERNELS, **{**learned_by_all(), **entries})
 

@@ -25,10 +25,15 @@ EXTRAS = {
 
 PUBLIC = {
     "sklearn_conv": {
+        "GaussianRidge",
+        "GaussianRidgeClassifier",
         "OutputSize",
+        "StreamingRidge",
         "StreamingRidgeClassifier",
         "StridedConv2DTransformer",
         "conv2d",
+        "make_image_classifier",
+        "make_image_regressor",
         "save_batches",
         "show_versions",
         "transform_batches",

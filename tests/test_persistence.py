@@ -26,29 +26,36 @@ for path in map(Path, sys.argv[1:]):
 """
 
 
+NAMES = [*golden.ESTIMATORS, *golden.ROWS, *golden.RIDGE]
+
+
+def made():
+    return golden.fitted() | golden.fitted_ridge()
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Write estimators to files; another process reads them and writes their features."""
     folder = tmp_path_factory.mktemp("fitted")
     paths = [folder / f"fitted{suffix}" for suffix in SUFFIXES]
     for path in paths:
-        golden.dump(golden.fitted(), path)
+        golden.dump(made(), path)
     tests = Path(golden.__file__).parent
     subprocess.run([sys.executable, "-c", READ, *paths], cwd=tests, check=True)
     return folder
 
 
-@pytest.mark.parametrize("name", [*golden.ESTIMATORS, *golden.ROWS])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_another_process_gives_the_same_features(suffix, name, files):
     features = np.load(files / f"fitted{suffix}.npz")[name]
-    np.testing.assert_array_equal(features, golden.features(golden.fitted())[name])
+    np.testing.assert_array_equal(features, golden.features(made())[name])
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_parameters_and_attributes_come_back_with_their_types(suffix, files):
     loaded = golden.load(files / f"fitted{suffix}")
-    for name, estimator in golden.fitted().items():
+    for name, estimator in made().items():
         assert repr(loaded[name]) == repr(estimator)
         state = loaded[name].__getstate__()
         for attribute, value in estimator.__getstate__().items():
@@ -57,18 +64,22 @@ def test_parameters_and_attributes_come_back_with_their_types(suffix, files):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("name", golden.ROWS)
-def test_a_classifier_goes_on_where_it_was(suffix, name, files):
-    loaded, model = golden.load(files / f"fitted{suffix}")[name], golden.fitted()[name]
-    more = golden.ROWS[name][::2], np.arange(len(golden.ROWS[name]) // 2) % 3
+@pytest.mark.parametrize("name", [*golden.ROWS, *golden.RIDGE])
+def test_a_model_goes_on_where_it_was(suffix, name, files):
+    loaded, model = golden.load(files / f"fitted{suffix}")[name], made()[name]
+    X = golden.ROWS[name.split(", ")[-1]][::2]
+    y = np.arange(len(X)) % 3
+    if "regressor" in name:
+        y = golden.targets(X)[:, : model._n_targets]
+    more = X, y
     np.testing.assert_array_equal(loaded.partial_fit(*more).coef_, model.partial_fit(*more).coef_)
 
 
-@pytest.mark.parametrize("name", [*golden.ESTIMATORS, *golden.ROWS])
+@pytest.mark.parametrize("name", NAMES)
 def test_skops_needs_to_trust_only_the_estimator(name):
-    file = skops.io.dumps(golden.fitted()[name])
-    trusted = golden.TRUSTED[:1] if name in golden.ROWS else golden.TRUSTED[1:]
-    assert skops.io.get_untrusted_types(data=file) == trusted
+    estimator = made()[name]
+    (trusted,) = [path for path in golden.TRUSTED if path.endswith(f".{type(estimator).__name__}")]
+    assert skops.io.get_untrusted_types(data=skops.io.dumps(estimator)) == [trusted]
 
 
 def test_skops_with_names_of_columns_in_a_pipeline():
@@ -76,7 +87,7 @@ def test_skops_with_names_of_columns_in_a_pipeline():
     transformer = StridedConv2DTransformer(4, image_shape=(8, 7), random_state=0)
     model = make_pipeline(transformer, StandardScaler(), RidgeClassifier()).fit(rows, [0, 1] * 6)
     file = skops.io.dumps(model)
-    assert skops.io.get_untrusted_types(data=file) == golden.TRUSTED[1:]
+    assert skops.io.get_untrusted_types(data=file) == golden.TRUSTED[2:]
     loaded = skops.io.loads(file, trusted=golden.TRUSTED)
     np.testing.assert_array_equal(loaded.decision_function(rows), model.decision_function(rows))
     assert loaded[0].feature_names_in_.tolist() == list(rows.columns)
@@ -92,6 +103,7 @@ def test_files_of_this_and_older_versions(path):
 
 
 @pytest.mark.parametrize("suffix", [".pkl", ".skops", ".npz"])
-def test_there_is_a_file_of_this_version(suffix):
-    path = golden.FITTED.with_suffix(suffix)
+@pytest.mark.parametrize("fitted", [golden.FITTED, golden.FITTED_RIDGE], ids=lambda path: path.name)
+def test_there_is_a_file_of_this_version(fitted, suffix):
+    path = fitted.with_suffix(suffix)
     assert path.exists(), f"no {path.name}: run tests/golden.py, which says how, and commit it"

@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from threading import RLock
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from numbers import Real
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import NotFittedError
+from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, check_X_y, column_or_1d, validate_data
+from sklearn.utils.validation import check_is_fitted, check_X_y, column_or_1d
 
-from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
-from sklearn_conv._memory_maps import check_memory_map
+from sklearn_conv._callbacks import with_callbacks
+from sklearn_conv._ridge.base import (
+    StreamingRidgeBase,
+    check_features,
+    check_lengths,
+    check_weights,
+    drop_unused,
+    require_unmasked,
+)
 from sklearn_conv._ridge.labels import (
     check_exact,
     show_label,
     show_labels,
     union_labels,
 )
-from sklearn_conv._ridge.moments import Moments
-from sklearn_conv._ridge.solving import Solution, check_alphas, solve
-from sklearn_conv._validation import is_dask, parameter_error
-from sklearn_conv._versions import API_LINK
+from sklearn_conv._ridge.moments import Moments, Rows
+from sklearn_conv._ridge.solving import Search, check_strengths
+from sklearn_conv._validation import is_dask, is_finite, parameter_error
 
-FITTED = {
-    "sums_",
-    "classes_",
-    "n_features_in_",
-    "feature_names_in_",
-    "_has_fixed_classes",
-    "_solution",
-}
-"""Names of the attributes that `fit` sets."""
-
-SOLVED_ATTRIBUTES = {"coef_", "intercept_", "alpha_", "best_score_", "mean_", "scale_"}
-"""Fitted attributes that exist only if the model is solved."""
+OWNER = "StreamingRidgeClassifier"
 
 
-class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
+class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
     """Ridge classification of standardized features, fitted in one pass over batches of rows.
 
     The model is equivalent to ``StandardScaler`` followed by ``RidgeClassifier``, or by
@@ -64,6 +57,11 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
 
         ``alphas`` is read whenever the model is solved: after ``set_params(alphas=...)``, `predict`
         chooses an alpha again, without the rows.
+    class_weight : dict or "balanced", default=None
+        Weights of the classes, with which the weights of their rows are multiplied, as in
+        `sklearn.linear_model.RidgeClassifier`. Classes that are not in a dict have weight 1.
+        "balanced" weights classes inversely to their frequencies in y. It is for `fit` only,
+        because the frequencies are unknown in `partial_fit`.
 
     Attributes
     ----------
@@ -142,25 +140,25 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
     True
     """
 
-    _doc_link_module = "sklearn_conv"
-    _doc_link_template = API_LINK
+    _fitted_names: ClassVar[set[str]] = {
+        *StreamingRidgeBase._fitted_names,
+        "classes_",
+        "_has_fixed_classes",
+    }
 
-    sums_: Moments
     classes_: np.ndarray
     _has_fixed_classes: bool
-    _solution: Solution | None
-
-    if TYPE_CHECKING:  # scikit-learn has no types; this method is inherited from it.
-
-        def set_params(self, **params: Any) -> Self: ...
 
     def __init__(
-        self, alphas: float | Sequence[float] | np.ndarray = (0.1, 1.0, 10.0, 100.0, 1000.0)
+        self,
+        alphas: float | Sequence[float] | np.ndarray = (0.1, 1.0, 10.0, 100.0, 1000.0),
+        class_weight: Mapping[Any, float] | str | None = None,
     ) -> None:
         self.alphas = alphas
+        self.class_weight = class_weight
 
     @with_callbacks
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> Self:
         """Fit the model to all rows, and discard earlier rows.
 
         If an error is raised, the model stays as it was.
@@ -172,6 +170,9 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
             are.
         y : array-like or Dask array of shape (n,)
             Class labels.
+        sample_weight : array-like or Dask array of shape (n,), default=None
+            Weights of the rows, at least 0. A row of weight 0 is ignored. If None, all weights are
+            1.
 
         Returns
         -------
@@ -181,20 +182,20 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         Raises
         ------
         TypeError
-            If ``alphas``, X or y has a wrong type.
+            If ``alphas``, ``class_weight``, X, y or ``sample_weight`` has a wrong type.
         ValueError
-            If ``alphas``, X or y has wrong values, or if y has only one class.
+            If ``alphas``, ``class_weight``, X, y or ``sample_weight`` has wrong values, or if y has
+            only one class.
         """
-        with fit_steps(self, X, y, 2) as step, self._lock():
-            model = self._unfitted()
-            with step("sums"):
-                model._add_rows(X, y, None, reset=True)
-            with step("alphas"):
-                model._solve()
-            self._take_over(model)
-        return self
+        return self._fit(X, y, sample_weight, {"is_fit": True})
 
-    def partial_fit(self, X: Any, y: Any, classes: npt.ArrayLike | None = None) -> Self:
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any,
+        classes: npt.ArrayLike | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> Self:
         """Fit the model to a batch of rows, in addition to all earlier rows.
 
         Parameters
@@ -206,6 +207,9 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         classes : array-like of shape (n_classes,), default=None
             All classes, passed in the first call; other labels then raise an error. If None in the
             first call, any batch may add new classes.
+        sample_weight : array-like or Dask array of shape (n,), default=None
+            Weights of the rows, at least 0. A row of weight 0 is ignored. If None, all weights are
+            1.
 
         Returns
         -------
@@ -215,18 +219,12 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         Raises
         ------
         TypeError
-            If ``alphas``, X or y has a wrong type.
+            If ``alphas``, ``class_weight``, X, y or ``sample_weight`` has a wrong type.
         ValueError
-            If ``alphas``, X, y or ``classes`` has wrong values.
+            If ``alphas``, ``class_weight``, X, y, ``classes`` or ``sample_weight`` has wrong
+            values, or if ``class_weight`` is "balanced".
         """
-        with self._lock():
-            if self.__sklearn_is_fitted__():
-                self._add_rows(X, y, classes, reset=False)
-            else:
-                model = self._unfitted()
-                model._add_rows(X, y, classes, reset=True)
-                self._take_over(model)
-        return self
+        return self._partial_fit(X, y, sample_weight, {"is_fit": False, "classes": classes})
 
     def merge(self, other: StreamingRidgeClassifier) -> Self:
         """Add the rows of another fitted classifier.
@@ -255,42 +253,7 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
             strings, if one classifier has classes that are not among those passed to `partial_fit`
             of the other, or if the ``sums_`` of a classifier were deleted.
         """
-        check_is_fitted(self)
-        if not isinstance(other, StreamingRidgeClassifier):
-            raise parameter_error(
-                TypeError, "merge", "other", "a fitted StreamingRidgeClassifier", other
-            )
-        check_is_fitted(other)
-        # The locks are taken in the same order by two threads that merge two models with each other
-        # in opposite directions, so neither waits for the other forever.
-        models: list[StreamingRidgeClassifier] = sorted((self, other), key=id)
-        with models[0]._lock(), models[1]._lock():
-            own_names, other_names = (
-                getattr(model, "feature_names_in_", []) for model in (self, other)
-            )
-            if self.n_features_in_ != other.n_features_in_ or not np.array_equal(
-                own_names, other_names
-            ):
-                raise ValueError(
-                    f"The models cannot be merged: they have {self.n_features_in_} and "
-                    f"{other.n_features_in_} features, or different feature names; fit both on the "
-                    "same features."
-                )
-            _check_kinds(other.classes_, self.classes_)
-            classes = union_labels(self.classes_, other.classes_)
-            for model in (self, other):
-                if model._has_fixed_classes and len(model.classes_) < len(classes):
-                    unknown = [*{*classes.tolist()} - {*model.classes_.tolist()}]
-                    raise ValueError(
-                        f"The models cannot be merged: one has the classes {show_labels(unknown)}, "
-                        f"which are not among {show_labels(model.classes_)}, the classes passed "
-                        "in the first call of partial_fit of the other."
-                    )
-            self._require_sums().merge(other._require_sums())
-            self.classes_ = classes
-            self._has_fixed_classes = self._has_fixed_classes or other._has_fixed_classes
-            self._solution = None
-        return self
+        return self._merge(other)
 
     def decision_function(self, X: Any) -> Any:
         """Compute the decision function of the samples in X.
@@ -310,8 +273,8 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         if is_dask(X):
             shape = () if len(self.classes_) == 2 else (len(self.classes_),)
             return self._map_chunks("decision_function", X, shape, np.float64)
-        scores, classes = self._predict_scores(X)
-        return scores[:, 0] if len(classes) == 2 else scores
+        scores, _ = self._predict(X)
+        return scores[:, 0] if scores.shape[1] == 1 else scores
 
     def predict(self, X: Any) -> Any:
         """Predict the class labels of the samples in X.
@@ -329,9 +292,11 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         check_is_fitted(self)
         if is_dask(X):
             return self._map_chunks("predict", X, (), self.classes_.dtype)
-        scores, classes = self._predict_scores(X)
-        return classes[
-            (scores[:, 0] > 0).astype(int) if len(classes) == 2 else scores.argmax(axis=1)
+        scores, solution = self._predict(X)
+        assert solution.classes is not None
+        is_binary = scores.shape[1] == 1
+        return solution.classes[
+            (scores[:, 0] > 0).astype(int) if is_binary else scores.argmax(axis=1)
         ]
 
     def score(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> float:
@@ -358,187 +323,50 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
             predicted, y = dask.compute(predicted, y)
         return accuracy_score(y, predicted, sample_weight=sample_weight)
 
-    @property
-    def coef_(self) -> np.ndarray:
-        """Coefficients of the features."""
-        return self._fitted().coef
-
-    @property
-    def intercept_(self) -> np.ndarray:
-        """Intercepts of the decision function."""
-        solution = self._fitted()
-        return solution.level - solution.coef @ solution.mean
-
-    @property
-    def alpha_(self) -> float:
-        """The chosen regularization."""
-        return self._fitted().alpha
-
-    @property
-    def best_score_(self) -> float | None:
-        """Minus the mean squared leave-one-out error."""
-        return self._fitted().score
-
-    @property
-    def mean_(self) -> np.ndarray:
-        """Mean of each feature."""
-        return self._fitted().mean
-
-    @property
-    def scale_(self) -> np.ndarray:
-        """Standard deviation of each feature."""
-        return self._fitted().scale
-
-    def __sklearn_is_fitted__(self) -> bool:
-        """Return whether rows have been added; the solution may still have to be computed."""
-        return "_solution" in vars(self)  # This attribute is set last.
-
-    def __dir__(self) -> list[str]:
-        """List all attributes; list those of the solution only if the model is solved.
-
-        `inspect.getmembers`, and therefore the HTML display of scikit-learn 1.9, evaluates all
-        attributes that are listed here. Displaying a model must not solve it.
-        """
-        if self._is_solved():
-            return super().__dir__()
-        # BaseEstimator.__dir__ calls hasattr, and therefore evaluates, every attribute. So
-        # object.__dir__ is used, and hasattr is called for the other attributes only.
-        names = set(object.__dir__(self)) - SOLVED_ATTRIBUTES
-        return [name for name in names if hasattr(self, name)]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return plain data, so that files refer to no class of this package but the estimator."""
-        with self._lock():
-            state = {**super().__getstate__()}
-            if "sums_" in state:
-                state["sums_"] = self.sums_.to_dict()
-        state.pop("_locks", None)
-        if state.get("_solution") is not None:
-            state["_solution"] = state["_solution"]._asdict()
-        return state
-
     def __setstate__(self, state: dict[str, Any]) -> None:
-        restored = {**state}
-        if "sums_" in restored:
-            restored["sums_"] = Moments.from_dict(restored["sums_"])
-        if restored.get("_solution") is not None:
-            restored["_solution"] = Solution(**restored["_solution"])
-        super().__setstate__(restored)
+        super().__setstate__({"class_weight": None, **state})  # The parameter did not always exist.
 
-    def _lock(self) -> AbstractContextManager[Any]:
-        """Return the lock of this model, which a thread holds while it adds rows, solves or saves.
+    def _check_parameters(self) -> Search:
+        value = self.class_weight
+        rule = "None, 'balanced' or a dict of finite numbers of at least 0"
+        if isinstance(value, Mapping):
+            numbers = value.values()
+            if not all(isinstance(x, Real) and not isinstance(x, bool) for x in numbers):
+                raise parameter_error(TypeError, OWNER, "class_weight", rule, value)
+            if not all(is_finite(x) and x >= 0 for x in numbers):
+                raise parameter_error(ValueError, OWNER, "class_weight", rule, value)
+        elif value is not None and not (isinstance(value, str) and value == "balanced"):
+            error = ValueError if isinstance(value, str) else TypeError
+            raise parameter_error(error, OWNER, "class_weight", rule, value)
+        return Search(check_strengths(OWNER, "alphas", self.alphas))
 
-        A forked process has its own lock: a thread of the parent that holds the parent's lock does
-        not exist in the child, and would never release it. The lock is reentrant because a signal
-        handler may interrupt its own thread while this thread holds the lock.
-        """
-        locks = self.__dict__.setdefault("_locks", {})
-        return locks.setdefault(os.getpid(), RLock())
+    def _prepare(self, y: Any, options: dict[str, Any]) -> tuple[Any, Callable[..., Rows]]:
+        class_weight = self.class_weight
+        if class_weight == "balanced":
+            if not options["is_fit"]:
+                raise ValueError(
+                    "class_weight='balanced' is for fit only, because partial_fit does not know "
+                    "the frequencies of all classes. Pass a dict, for example made by "
+                    "sklearn.utils.class_weight.compute_class_weight('balanced', classes=classes, "
+                    "y=y) from all labels."
+                )
+            if is_dask(y):
+                from sklearn_conv._dask import da, dask
 
-    def _is_solved(self) -> bool:
-        """Return whether there is a solution for the current ``alphas``."""
-        solution = vars(self).get("_solution")
-        try:
-            return solution is not None and solution.alphas == self._check_alphas()
-        except (TypeError, ValueError):
-            return False
+                class_weight = _balance(*dask.compute(*da.unique(y, return_counts=True)))
+        return y, partial(_check_rows, class_weight=class_weight)
 
-    def _check_alphas(self) -> tuple[float, ...]:
-        return check_alphas(type(self).__name__, self.alphas)
+    def _make_moments(self, n_features: int, dtype: np.dtype, targets: Any) -> Moments:
+        return Moments.of_classes(n_features, dtype)
 
-    def _solve(self) -> Solution:
-        """Return the solution for the current ``alphas``; compute it if there is none."""
-        check_is_fitted(self)
-        alphas = self._check_alphas()
-        # No lock is needed to read the solution of a solved model.
-        solution = self._solution
-        if solution is not None and solution.alphas == alphas:
-            return solution
-        with self._lock():
-            # Another thread, or a signal handler during this loop, may have solved the model.
-            while (solution := self._solution) is None or solution.alphas != alphas:
-                moments = self._require_sums()
-                n_writes = moments.begin_solving()
-                if len(self.classes_) < 2:
-                    raise ValueError(
-                        f"{type(self).__name__} needs rows of at least 2 classes, but y has 1 "
-                        f"class so far: {show_label(self.classes_.tolist()[0])}."
-                    )
-                self._solution = solve(moments, n_writes, self.classes_, alphas)
-                if moments.n_writes != n_writes:
-                    self._solution = None  # A signal handler has changed the moments.
-            return solution
-
-    def _fitted(self) -> Solution:
-        """Return the solution; raise NotFittedError if there is none, so that `hasattr` works."""
-        try:
-            return self._solve()
-        except NotFittedError:
-            raise
-        except Exception as error:
-            raise NotFittedError(str(error)) from error
-
-    def _require_sums(self) -> Moments:
-        if not hasattr(self, "sums_"):
-            raise ValueError(
-                "The sums_ of this model were deleted, so it can only predict; to add rows or to "
-                "choose other alphas, fit again."
-            )
-        return self.sums_
-
-    def _add_rows(self, X: Any, y: Any, classes: Any, reset: bool) -> None:
-        """Check rows and add them to the sums, or to new sums. The caller must hold the lock."""
-        # All checks are made before the sums change, so an invalid batch does not change them.
-        self._check_alphas()
-        earlier = None if reset else self._require_sums()
-        if is_dask(X):
-            batch = self._sum_chunks(X, y, reset)
-            known_classes, is_fixed = self._check_classes(batch.classes, classes, reset)
-            if earlier is None:
-                self.sums_ = batch
-            else:
-                earlier.merge(batch)
-        else:
-            _require_unmasked(X, y)
-            rows, labels = validate_data(self, X, y, dtype="numeric", reset=reset)
-            _check_dtypes(rows, labels)
-            known_classes, is_fixed = self._check_classes(np.unique(labels), classes, reset)
-            if earlier is None:
-                earlier = self.sums_ = Moments(rows.shape[1], rows.dtype)
-            earlier.add(rows, labels)
-        # A signal handler may have added rows of other classes during this call.
-        self.classes_ = known_classes if reset else union_labels(self.classes_, known_classes)
-        self._has_fixed_classes = is_fixed
-        self._solution = None
-
-    def _unfitted(self) -> Self:
-        """Return a model with the same parameters, so that an error does not change this model."""
-        model = type(self).__new__(type(self))
-        model.__dict__.update(self.get_params(deep=False))
-        return model
-
-    def _take_over(self, model: Self) -> None:
-        """Replace the fitted attributes by those of another model."""
-        kept = {name: value for name, value in vars(self).items() if name not in FITTED}
-        fitted = {name: value for name, value in vars(model).items() if name in FITTED}
-        self.__dict__ = kept | fitted  # at once, because other threads may predict
-
-    def _sum_chunks(self, X: Any, y: Any, reset: bool) -> Moments:
-        """Compute the moments of a Dask array."""
-        from sklearn_conv._ridge.dask_rows import check_dask_rows, sum_rows
-
-        check_dask_rows(X)
-        # scikit-learn checks the number of features. It needs an array; this one takes no memory.
-        stand_in = np.broadcast_to(np.float32(0), (1, X.shape[1]))
-        validate_data(self, stand_in, skip_check_array=True, reset=reset)
-        return sum_rows(X, y, _check_chunk)
-
-    def _check_classes(
-        self, batch_classes: np.ndarray, classes: Any, reset: bool
-    ) -> tuple[np.ndarray, bool]:
-        """Check the classes of a batch; return all classes and whether others raise errors."""
-        given = None if classes is None else np.unique(column_or_1d(classes))
+    def _admit(
+        self, y: Any, targets: np.ndarray, reset: bool, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Check the classes of a batch against those of earlier rows."""
+        batch_classes = np.unique(targets)
+        given = options.get("classes")
         if given is not None:
+            given = np.unique(column_or_1d(given))
             check_exact(given)
             if not reset and given.tolist() != self.classes_.tolist():
                 raise ValueError(
@@ -549,73 +377,87 @@ class StreamingRidgeClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstima
         known = given if reset else self.classes_
         is_fixed = given is not None if reset else self._has_fixed_classes
         if known is None:
-            return batch_classes, is_fixed
-        _check_kinds(batch_classes, known)
-        # NumPy would compare some integers as floats.
-        known_labels = {*known.tolist()}
-        unknown = [label for label in batch_classes.tolist() if label not in known_labels]
-        if is_fixed and unknown:
+            classes = batch_classes
+        else:
+            _check_kinds(batch_classes, known)
+            # NumPy would compare some integers as floats.
+            unknown = [*{*batch_classes.tolist()} - {*known.tolist()}]
+            if is_fixed and unknown:
+                raise ValueError(
+                    f"y has the classes {show_labels(unknown)}, which are not among "
+                    f"{show_labels(known)}, the classes passed in the first call of partial_fit."
+                )
+            classes = union_labels(known, batch_classes)
+        if isinstance(self.class_weight, Mapping) and (is_fixed or options["is_fit"]):
+            unknown = [*{*self.class_weight} - {*classes.tolist()}]
+            if unknown:
+                raise ValueError(
+                    f"class_weight has the classes {show_labels(unknown)}, which are not among "
+                    f"{show_labels(classes)}, the classes of y; remove them from class_weight."
+                )
+        return {"classes_": classes, "_has_fixed_classes": is_fixed}
+
+    def _set_attributes(self, changed: dict[str, Any], reset: bool) -> None:
+        # A signal handler may have added rows of other classes during this call.
+        if not reset:
+            changed = {**changed, "classes_": union_labels(self.classes_, changed["classes_"])}
+        super()._set_attributes(changed, reset)
+
+    def _join(self, other: Self) -> dict[str, Any]:
+        """Check the classes of two models, and return those of the merged model."""
+        _check_kinds(other.classes_, self.classes_)
+        classes = union_labels(self.classes_, other.classes_)
+        for model in (self, other):
+            if model._has_fixed_classes and len(model.classes_) < len(classes):
+                unknown = [*{*classes.tolist()} - {*model.classes_.tolist()}]
+                raise ValueError(
+                    f"The models cannot be merged: one has the classes {show_labels(unknown)}, "
+                    f"which are not among {show_labels(model.classes_)}, the classes passed "
+                    "in the first call of partial_fit of the other."
+                )
+        is_fixed = self._has_fixed_classes or other._has_fixed_classes
+        return {"classes_": classes, "_has_fixed_classes": is_fixed}
+
+    def _get_classes(self) -> np.ndarray:
+        if len(self.classes_) < 2:
             raise ValueError(
-                f"y has the classes {show_labels(unknown)}, which are not among "
-                f"{show_labels(known)}, the classes passed in the first call of partial_fit."
+                f"{OWNER} needs rows of at least 2 classes, but y has 1 class so far: "
+                f"{show_label(self.classes_.tolist()[0])}."
             )
-        return union_labels(known, batch_classes), is_fixed
-
-    def _predict_scores(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return scores, ``(n, k)`` or ``(n, 1)`` for two classes, and the classes of the solution.
-
-        Both belong to the same solution, because another thread may add classes to the model at the
-        same time.
-        """
-        _require_unmasked(X)
-        rows = validate_data(self, X, dtype="numeric", reset=False)
-        _check_dtypes(rows)
-        solution = self._solve()
-        return solution.predict(rows), solution.classes
-
-    def _map_chunks(self, method: str, X: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-        """Call a method with each chunk of a Dask array, lazily, as in `map_rows`."""
-        from sklearn_conv._dask import map_rows
-        from sklearn_conv._ridge.dask_rows import check_dask_rows
-
-        check_dask_rows(X)
-        return map_rows(self._without_sums(), method, X, shape, dtype)
-
-    def _without_sums(self) -> StreamingRidgeClassifier:
-        """Return a solved copy without the sums, which are not sent to the chunks."""
-        self._solve()
-        model = type(self).__new__(type(self))
-        left_out = {"sums_", "_locks"}
-        model.__dict__.update(
-            (name, value) for name, value in vars(self).items() if name not in left_out
-        )
-        return model
+        return self.classes_
 
 
-def _check_chunk(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Check a chunk of a Dask array inside a task, as `fit` checks X and y."""
-    _require_unmasked(X, y)
-    rows, labels = check_X_y(X, y, dtype="numeric")
-    _check_dtypes(rows, labels)
-    return rows, labels
+def _check_rows(
+    X: Any,
+    y: Any,
+    sample_weight: Any = None,
+    check: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None,
+    *,
+    class_weight: Any,
+) -> Rows:
+    """Check rows of an array, or of a chunk of a Dask array inside a task."""
+    require_unmasked(X, y)
+    check_lengths(OWNER, X, y)
+    rows, labels = (check or check_X_y)(X, y, dtype="numeric")
+    check_features(rows)
+    if labels.dtype.kind not in "biufUSO":
+        raise TypeError(f"y has dtype {labels.dtype}; classes must be numbers or strings.")
+    check_exact(labels)
+    check_classification_targets(labels)
+    weights = check_weights(OWNER, sample_weight, len(rows))
+    if class_weight is not None:
+        classes, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        if class_weight == "balanced":
+            class_weight = _balance(classes, counts)
+        table = [float(class_weight.get(label, 1.0)) for label in classes.tolist()]
+        weights = weights * np.array(table)[codes]
+    return drop_unused(rows, labels, weights)
 
 
-def _require_unmasked(*arrays: Any) -> None:
-    for array in arrays:
-        check_memory_map(array)
-    if any(map(np.ma.is_masked, arrays)):
-        raise ValueError("X or y has masked values; fill them first, or remove their rows.")
-
-
-def _check_dtypes(X: np.ndarray, y: np.ndarray | None = None) -> None:
-    if X.dtype.kind not in "biuf":
-        raise TypeError(f"X has dtype {X.dtype}; convert it to numbers first.")
-    if y is None:
-        return
-    if y.dtype.kind not in "biufUSO":
-        raise TypeError(f"y has dtype {y.dtype}; classes must be numbers or strings.")
-    check_exact(y)
-    check_classification_targets(y)
+def _balance(classes: np.ndarray, counts: np.ndarray) -> dict[Any, float]:
+    """Return the weights of classes with these numbers of rows, as in scikit-learn."""
+    weights = counts.sum() / (len(classes) * counts)
+    return dict(zip(classes.tolist(), weights.tolist(), strict=True))
 
 
 def _check_kinds(labels: np.ndarray, known: np.ndarray) -> None:

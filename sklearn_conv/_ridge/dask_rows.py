@@ -18,13 +18,14 @@ from sklearn_conv._dask import (
     whole_rows,
 )
 from sklearn_conv._engine.threads import one_blas_thread
-from sklearn_conv._ridge.moments import N_WAITING, Moments, concatenate_rows
+from sklearn_conv._ridge.moments import N_WAITING, Moments, Rows
+from sklearn_conv._ridge.targets import concatenate_targets
 
 UNKNOWN_GROUP = 8
 """Number of chunks that one task adds up if the chunk sizes are unknown."""
 
-CheckRows = Callable[[Any, Any], tuple[np.ndarray, np.ndarray]]
-"""Function that checks the features and the labels of a chunk, and returns them as arrays."""
+CheckRows = Callable[..., Rows]
+"""Function that checks the features, the targets and, if there are any, the weights of a chunk."""
 
 
 def check_dask_rows(X: Any) -> None:
@@ -37,28 +38,37 @@ def check_dask_rows(X: Any) -> None:
         )
 
 
-def sum_rows(X: Any, y: Any, check_rows: CheckRows) -> Moments:
+def sum_rows(
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    check_rows: CheckRows,
+    empty: Moments,
+) -> Moments:
     """Compute the moments of all rows.
 
-    Each task adds up chunks with at least as many rows as there are features, so that the products
-    in its result are not larger than the rows. Then the results are merged in pairs. No task
-    changes its arguments, because Dask may repeat tasks if a worker is lost.
+    ``empty`` are moments without rows, for targets with as many axes as y. Each task adds up chunks
+    with at least as many rows as there are features, so that the products in its result are not
+    larger than the rows. Then the results are merged in pairs. No task changes its arguments,
+    because Dask may repeat tasks if a worker is lost.
     """
     rows = whole_rows(X)
     lengths = rows.chunks[0]
     is_known = not any(map(isnan, lengths))
-    labels = _align_labels(y, rows, is_known)
-    rows, labels = dask.optimize(rows, labels)
-    row_keys, label_keys = (dask.core.flatten(array.__dask_keys__()) for array in (rows, labels))
-    chunks = [*zip(row_keys, label_keys, strict=True)]
+    arrays = [rows, _align("y", y, rows, empty.kept.targets.ndim)]
+    if sample_weight is not None:
+        arrays.append(_align("sample_weight", sample_weight, rows, 1))
+    arrays = dask.optimize(*arrays)
+    # The keys of the chunks of targets with several columns are nested lists.
+    chunks = [*zip(*(dask.core.flatten(array.__dask_keys__()) for array in arrays), strict=True)]
     # The tasks are written into one graph. To call dask.delayed for each of them would take longer
     # than the sums, because it copies the graph each time.
-    name = f"moments-{dask.base.tokenize(rows, labels)}"
+    name = f"moments-{dask.base.tokenize(*arrays, check_rows)}"
     tasks: dict[Any, Any] = {}
     groups = _group_chunks(lengths, max(rows.shape[1], N_WAITING) if is_known else None)
     for i, group in enumerate(groups):
-        row_chunks, label_chunks = map(list, zip(*chunks[group], strict=True))
-        tasks[name, i] = (_sum_chunks, row_chunks, label_chunks, check_rows)
+        lists = [*map(list, zip(*chunks[group], strict=True))]
+        tasks[name, i] = (_sum_chunks, lists, check_rows, empty)
     sums = [*tasks]
     while len(sums) > 1:
         pairs = [sums[i : i + 2] for i in range(0, len(sums), 2)]
@@ -67,34 +77,38 @@ def sum_rows(X: Any, y: Any, check_rows: CheckRows) -> Moments:
             if len(pair) == 2:
                 tasks[name, len(tasks)] = (_merge, *pair)
             sums.append(pair[0] if len(pair) == 1 else (name, len(tasks) - 1))
-    graph = HighLevelGraph.from_collections(name, tasks, dependencies=[rows, labels])
+    graph = HighLevelGraph.from_collections(name, tasks, dependencies=arrays)
     moments = Delayed(sums[0], graph, layer=name).compute()
     if not moments.n_rows:
-        raise ValueError("All chunks of X are empty.")
+        raise ValueError("All chunks of X are empty, or all weights of their rows are 0.")
     return moments
 
 
-def _align_labels(y: Any, rows: Any, is_known: bool) -> Any:
-    """Return the labels as a Dask array with the chunks of the rows."""
-    if not isinstance(y, da.Array) and not is_known:
+def _align(name: str, value: Any, rows: Any, n_axes: int) -> Any:
+    """Return targets or weights as a Dask array with the chunks of the rows."""
+    is_known = not isnan(rows.shape[0])
+    if not isinstance(value, da.Array) and not is_known:
         raise ValueError(
-            "The chunks of X have unknown lengths, so y must be a Dask array with the same "
+            f"The chunks of X have unknown lengths, so {name} must be a Dask array with the same "
             "chunks; or call X.compute_chunk_sizes() first."
         )
-    labels = y if isinstance(y, da.Array) else da.from_array(np.asarray(y), chunks=-1)
+    if not isinstance(value, da.Array):
+        value = da.from_array(np.asarray(value), chunks=-1)
     n_chunks = len(rows.chunks[0])
-    if labels.ndim != 1:
-        raise ValueError(f"y must have shape (n,). Got {labels.ndim} axes instead.")
+    if value.ndim != n_axes:
+        shape = "(n,)" if n_axes == 1 else "(n,) or (n, n_targets)"
+        raise ValueError(f"{name} must have shape {shape}. Got {value.ndim} axes instead.")
+    value = whole_rows(value)
     if is_known:
-        if labels.shape[0] != rows.shape[0]:
-            raise ValueError(f"X has {rows.shape[0]} rows, but y has {labels.shape[0]}.")
-        return labels.rechunk((rows.chunks[0],))
-    if len(labels.chunks[0]) != n_chunks:
+        if value.shape[0] != rows.shape[0]:
+            raise ValueError(f"X has {rows.shape[0]} rows, but {name} has {value.shape[0]}.")
+        return value.rechunk({0: rows.chunks[0]})
+    if len(value.chunks[0]) != n_chunks:
         raise ValueError(
-            f"X has {n_chunks} chunks of unknown lengths, but y has {len(labels.chunks[0])}; both "
-            "must have the same chunks."
+            f"X has {n_chunks} chunks of unknown lengths, but {name} has {len(value.chunks[0])}; "
+            "both must have the same chunks."
         )
-    return labels
+    return value
 
 
 def _group_chunks(lengths: Sequence[float], n_rows: int | None) -> Iterator[slice]:
@@ -111,42 +125,41 @@ def _group_chunks(lengths: Sequence[float], n_rows: int | None) -> Iterator[slic
             first, n_in_group = i + 1, 0.0
 
 
-def _sum_chunks(
-    row_chunks: list[np.ndarray], label_chunks: list[np.ndarray], check_rows: CheckRows
-) -> Moments:
-    moments = Moments(row_chunks[0].shape[1], row_chunks[0].dtype)
-    small: list[tuple[np.ndarray, np.ndarray]] = []
+def _sum_chunks(lists: list[list[np.ndarray]], check_rows: CheckRows, empty: Moments) -> Moments:
+    moments = deepcopy(empty)
+    small: list[tuple[np.ndarray, ...]] = []
 
     def add_small() -> None:
         if small:
-            moments.add(*check_rows(*concatenate_rows(small)))
+            rows, targets, *weights = zip(*small, strict=True)
+            joined = np.concatenate(rows), concatenate_targets(targets)
+            moments.add(check_rows(*joined, *map(np.concatenate, weights)))
             small.clear()
 
     with one_blas_thread:
-        for chunk in zip(row_chunks, label_chunks, strict=True):
+        for chunk in zip(*lists, strict=True):
             if not any(map(len, chunk)):
                 continue
             if _is_small(*chunk):
                 small.append(chunk)
             else:
                 add_small()
-                moments.add(*check_rows(*chunk))
+                moments.add(check_rows(*chunk))
         add_small()
         moments.flush()
     return moments
 
 
-def _is_small(rows: np.ndarray, labels: np.ndarray) -> bool:
+def _is_small(rows: np.ndarray, *others: np.ndarray) -> bool:
     """Return whether a chunk is so small that it is concatenated with others.
 
     A chunk that `check_rows` would refuse is not, so that the error is about this chunk.
     """
     return (
         type(rows) is np.ndarray
-        and type(labels) is np.ndarray
         and rows.ndim == 2
-        and labels.shape == (len(rows),)
         and len(rows) < N_WAITING
+        and all(type(other) is np.ndarray and len(other) == len(rows) for other in others)
     )
 
 

@@ -19,11 +19,27 @@ CHUNK_SIZE = 1 << 14
 """Approximate number of features that are hashed at once, in the cache of the processor."""
 
 
-def row_keys(rows: np.ndarray, classes: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Return hashes ``(n,)`` of the features and the label of each row, ``classes[codes]``.
+def row_keys(rows: np.ndarray, target_keys: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return hashes ``(n,)`` of the features, the target and the weight of each row.
 
-    Equal numbers have equal hashes, whatever their dtype.
+    Equal numbers have equal hashes, whatever their dtype. A weight of 1 does not change the hash.
     """
+    weight_keys = np.where(weights == 1, np.uint64(0), _mix(weights.view(np.uint64)))
+    return _mix(_add_columns(rows) ^ target_keys ^ weight_keys)
+
+
+def class_keys(classes: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Return hashes ``(n,)`` of the labels ``classes[codes]``."""
+    return np.array([_label_key(label) for label in classes.tolist()], np.uint64)[codes]
+
+
+def column_keys(targets: np.ndarray) -> np.ndarray:
+    """Return hashes ``(n,)`` of targets ``(n, k)``."""
+    return _mix(~_add_columns(targets))
+
+
+def _add_columns(rows: np.ndarray) -> np.ndarray:
+    """Return a sum ``(n,)`` of the bits of each row of numbers, with a factor for each column."""
     n_rows, n_features = rows.shape
     factors = _mix(np.arange(1, n_features + 1, dtype=np.uint64)) | np.uint64(1)
     sums = np.empty(n_rows, np.uint64)
@@ -35,8 +51,7 @@ def row_keys(rows: np.ndarray, classes: np.ndarray, codes: np.ndarray) -> np.nda
         # The last bits of integers in float64 are all 0, and a product would keep these zeros.
         bits ^= bits >> np.uint64(32)
         np.einsum("ij,j->i", bits, factors, out=sums[chunk])
-    class_keys = np.array([_label_key(label) for label in classes.tolist()], np.uint64)
-    return _mix(sums ^ class_keys[codes])
+    return sums
 
 
 def mark_repeats(keys: np.ndarray, start: int, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,23 +9,38 @@ import numpy as np
 from scipy.linalg import blas, lapack
 from sklearn.linear_model import RidgeCV
 
-from sklearn_conv._ridge.labels import align_labels
-from sklearn_conv._ridge.moments import Moments, row_blocks
+from sklearn_conv._ridge.blocks import row_blocks
+from sklearn_conv._ridge.leave_one_out import (
+    leave_one_out_scores,
+    mirror_lower_triangle,
+    shortlist_alphas,
+)
+from sklearn_conv._ridge.moments import Moments
+from sklearn_conv._ridge.products import SINGLE_FEATURES
+from sklearn_conv._ridge.targets import Regression
 from sklearn_conv._validation import is_finite, is_sequence, parameter_error
 
-TRIANGLE_BLOCK = 256
-"""Number of rows that are mirrored at once. A larger number makes larger copies, and a smaller one
-more steps."""
+N_FACTORS = 3
+"""Number of alphas from which a factor in float32 for each selects some of them first."""
+
+
+class Search(NamedTuple):
+    """The alphas from which one is chosen, or one for each column of the targets."""
+
+    alphas: tuple[float, ...]
+    per_target: bool = False
 
 
 class Solution(NamedTuple):
-    """Solution for the chosen alpha; k is the number of classes, or 1 for two classes."""
+    """Solution for the chosen alpha; k is the number of columns of the targets."""
 
     alphas: tuple[float, ...]
-    alpha: float
-    score: float | None
+    alpha: float | np.ndarray
+    """The chosen alpha, or one for each column ``(k,)``."""
+    score: float | np.ndarray | None
     """Minus the mean squared leave-one-out error; None if there is only one alpha."""
-    classes: np.ndarray
+    classes: np.ndarray | None
+    """Class labels of a classifier."""
     coef: np.ndarray
     """Coefficients ``(k, d)`` for the original features, which are not standardized."""
     mean: np.ndarray
@@ -34,6 +49,13 @@ class Solution(NamedTuple):
     """Mean of each target ``(k,)``, which is the prediction at the mean of the features."""
     scale: np.ndarray
     """Standard deviation of each feature ``(d,)``."""
+    per_target: bool = False
+    """Whether an alpha was chosen for each column."""
+
+    @property
+    def search(self) -> Search:
+        """The parameters for which this is the solution."""
+        return Search(self.alphas, self.per_target)
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Return the predicted targets ``(n, k)``."""
@@ -51,30 +73,19 @@ class Solution(NamedTuple):
         return predicted
 
 
-class Targets(NamedTuple):
-    """Targets of +1 and -1, one column per class (one column for two classes)."""
-
-    mean: np.ndarray
-    """Mean of each column ``(k,)``."""
-    products: np.ndarray
-    """Products ``(d, k)`` of the centered features and the targets, summed over all rows."""
-    kept: np.ndarray
-    """Targets ``(m, k)`` of the kept rows."""
-
-
-def check_alphas(owner: str, value: Any) -> tuple[float, ...]:
-    """Check ``alphas``, a number or a sequence, and return its values as floats."""
-    alphas = tuple(np.asarray(value, dtype=object)) if is_sequence(value) else (value,)
+def check_strengths(owner: str, name: str, value: Any) -> tuple[float, ...]:
+    """Check a number above 0 or a sequence of such numbers, and return its values as floats."""
+    numbers = tuple(np.asarray(value, dtype=object)) if is_sequence(value) else (value,)
     rule = "a finite number above 0 or a sequence of such numbers"
-    if not all(isinstance(alpha, Real) and not isinstance(alpha, bool) for alpha in alphas):
-        raise parameter_error(TypeError, owner, "alphas", rule, value)
-    if not alphas or not all(alpha > 0 and is_finite(alpha) for alpha in alphas):
-        raise parameter_error(ValueError, owner, "alphas", rule, value)
-    return tuple(map(float, alphas))
+    if not all(isinstance(number, Real) and not isinstance(number, bool) for number in numbers):
+        raise parameter_error(TypeError, owner, name, rule, value)
+    if not numbers or not all(number > 0 and is_finite(number) for number in numbers):
+        raise parameter_error(ValueError, owner, name, rule, value)
+    return tuple(map(float, numbers))
 
 
 def solve(
-    moments: Moments, n_writes: int, classes: np.ndarray, alphas: tuple[float, ...]
+    moments: Moments, n_writes: int, classes: np.ndarray | None, search: Search
 ) -> Solution | None:
     """Return the solution for the alpha with the smallest mean squared leave-one-out error.
 
@@ -82,60 +93,64 @@ def solve(
     Return None if they were changed since then, which only a signal handler in this thread can do;
     the caller then solves again.
     """
-    solve_moments = _solve_rows if moments.gram is None else _solve_products
+    choose = _choose_by_rows if moments.gram is None else _choose_by_products
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            solution = solve_moments(moments, classes, alphas)
+            scale = np.sqrt(moments.variances)
+            regression = moments.targets.regression(moments.kept.targets, classes)
+            if not np.isfinite(regression.products).all():
+                raise ValueError(
+                    "The products of features and targets overflow float64; divide the targets by "
+                    "their standard deviation first."
+                )
+            alpha, score, coef = choose(moments, scale, regression, search)
     except (ValueError, IndexError):
         if moments.n_writes == n_writes:
             raise
         return None
-    return solution if moments.n_writes == n_writes else None
-
-
-def _compute_targets(moments: Moments, classes: np.ndarray) -> Targets:
-    """Return targets of +1 and -1, one column per class (one column for two classes)."""
-    counts = np.zeros(len(classes))
-    products = np.zeros((len(classes), len(moments.mean)))
-    # The moments contain only classes that have rows so far.
-    classes, seen_classes, kept_labels = align_labels(classes, moments.classes, moments.kept_labels)
-    seen = np.searchsorted(classes, seen_classes)
-    counts[seen] = moments.counts
-    # A target is twice the indicator of the class, minus 1. The centered features sum to zero, so
-    # the 1 contributes nothing.
-    products[seen] = 2 * moments.counts[:, np.newaxis] * (moments.class_means - moments.mean)
-    kept = np.where(kept_labels[:, np.newaxis] == classes, 1.0, -1.0)
-    columns = slice(1, None) if len(classes) == 2 else slice(None)
-    return Targets(
-        mean=2 * counts[columns] / counts.sum() - 1,
-        products=products[columns].T,
-        kept=kept[:, columns],
-    )
-
-
-def _solve_rows(moments: Moments, classes: np.ndarray, alphas: tuple[float, ...]) -> Solution:
-    """Solve for few rows, all of which are kept."""
-    scale = np.sqrt(moments.variances)
-    targets = _compute_targets(moments, classes)
-    rows = (moments.kept_rows - moments.mean) / scale  # (n, d), standardized
-    # rows.size is the sum of the squares of all standardized rows.
-    if min(alphas) < rows.size * np.finfo(np.float64).eps:
-        raise _too_small(min(alphas))
-    ridge = RidgeCV(list(alphas)).fit(rows, targets.kept)
+    if moments.n_writes != n_writes:
+        return None
     return Solution(
-        alphas=alphas,
-        alpha=float(ridge.alpha_),
-        score=float(ridge.best_score_) if len(alphas) > 1 else None,
+        alphas=search.alphas,
+        alpha=alpha,
+        score=score if len(search.alphas) > 1 else None,
         classes=classes,
-        coef=np.atleast_2d(ridge.coef_) / scale,
+        coef=coef,
         mean=moments.mean,
-        level=targets.mean,
+        level=regression.mean,
         scale=scale,
+        per_target=search.per_target,
     )
 
 
-def _solve_products(moments: Moments, classes: np.ndarray, alphas: tuple[float, ...]) -> Solution:
-    """Solve for many rows, with one Cholesky factor for each alpha.
+Choice = tuple[float | np.ndarray, float | np.ndarray, np.ndarray]
+"""Chosen alpha and its score, or one of each for each column ``(k,)``, and coefficients ``(k, d)``
+for features that are not standardized."""
+
+
+def _choose_by_rows(
+    moments: Moments, scale: np.ndarray, regression: Regression, search: Search
+) -> Choice:
+    """Solve for few rows, all of which are kept."""
+    weights = moments.kept.weights
+    rows = (moments.kept.rows - moments.mean) / scale  # (n, d), standardized
+    # This is the sum of the squares of all standardized rows.
+    total = moments.targets.weight * rows.shape[1]
+    if min(search.alphas) < total * np.finfo(np.float64).eps:
+        raise _too_small(min(search.alphas))
+    ridge = RidgeCV(list(search.alphas), alpha_per_target=search.per_target)
+    ridge.fit(rows, regression.kept, None if (weights == 1).all() else weights)
+    coef = np.atleast_2d(ridge.coef_) / scale
+    if search.per_target and len(coef) > 1:
+        return ridge.alpha_, ridge.best_score_, coef
+    # They are arrays for one column if an alpha is to be chosen for each.
+    return float(np.ravel(ridge.alpha_)[0]), float(np.ravel(ridge.best_score_)[0]), coef
+
+
+def _choose_by_products(
+    moments: Moments, scale: np.ndarray, regression: Regression, search: Search
+) -> Choice:
+    """Solve for many rows, with one Cholesky factor for each alpha that may be the best.
 
     Ridge regression with ``alpha`` on standardized features is equivalent to ridge regression with
     ``alpha * variance`` on the original features, so the products need not be scaled.
@@ -145,52 +160,37 @@ def _solve_products(moments: Moments, classes: np.ndarray, alphas: tuple[float, 
     a solve in the parent of a forked process, has left in the upper triangle are therefore ignored.
     """
     assert moments.gram is not None
-    gram, variances = moments.gram, moments.variances
-    targets = _compute_targets(moments, classes)
-    several = len(alphas) > 1
-    best: Solution | None = None
-    best_score = 0.0
-    for alpha in alphas:
-        _mirror_lower_triangle(gram)
+    gram, variances = moments.gram, np.square(scale)
+    alphas_left = search.alphas
+    is_single = moments.kept.rows.dtype == np.float32 and len(scale) >= SINGLE_FEATURES
+    if is_single and len(search.alphas) >= N_FACTORS:
+        alphas_left = shortlist_alphas(moments, scale, regression, *search)
+    n_targets = len(regression.mean)
+    alphas, scores = np.empty(n_targets), np.full(n_targets, -np.inf)
+    coefs = np.empty((n_targets, len(scale)))
+    for i, alpha in enumerate(alphas_left):
+        mirror_lower_triangle(gram)
         np.fill_diagonal(gram, moments.squares + alpha * variances)
         factor, failed = lapack.dpotrf(gram, lower=0, clean=0, overwrite_a=1)
         if failed:
             raise _too_small(alpha)
-        coef, _ = lapack.dpotrs(factor, targets.products, lower=0)  # (d, k)
-        score = _leave_one_out_score(moments, targets, factor, coef) if several else 0.0
-        if best is None or score > best_score:
-            best_score = score
-            best = Solution(
-                alphas=alphas,
-                alpha=alpha,
-                score=score if several else None,
-                classes=classes,
-                coef=coef.T.copy(),
-                mean=moments.mean,
-                level=targets.mean,
-                scale=np.sqrt(variances),
-            )
-    assert best is not None
-    return best
-
-
-def _leave_one_out_score(
-    moments: Moments, targets: Targets, factor: np.ndarray, coef: np.ndarray
-) -> float:
-    """Return minus the mean squared leave-one-out error of the kept rows.
-
-    The leave-one-out error of a row is the error of the fit on all rows, divided by 1 minus the
-    leverage of the row.
-
-    Source: R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007).
-    """
-    # (d, m); BLAS overwrites arrays in Fortran order without a copy
-    kept = np.subtract(moments.kept_rows.T, moments.mean[:, np.newaxis], order="F")
-    errors = targets.kept - targets.mean - kept.T @ coef  # (m, k)
-    solved = blas.dtrsm(1.0, factor, kept, lower=0, trans_a=1, overwrite_b=1)  # (d, m)
-    leverages = 1 / moments.n_rows + np.einsum("dm,dm->m", solved, solved)
-    squares = np.square(errors / (1 - leverages)[:, np.newaxis]).mean(axis=1)  # (m,)
-    return -float(squares @ moments.kept_counts / moments.kept_counts.sum())
+        coef, _ = lapack.dpotrs(factor, regression.products, lower=0)  # (d, k)
+        score = np.zeros(n_targets)
+        if len(search.alphas) > 1:
+            # (d, m); BLAS overwrites arrays in Fortran order without a copy
+            kept = np.subtract(moments.kept.rows.T, moments.mean[:, np.newaxis], order="F")
+            predicted = kept.T @ coef
+            solved = blas.dtrsm(1.0, factor, kept, lower=0, trans_a=1, overwrite_b=1)  # (d, m)
+            leverages = np.einsum("dm,dm->m", solved, solved)
+            score = leave_one_out_scores(moments, regression, predicted, leverages)
+            if not search.per_target:
+                score[:] = score.mean()
+        is_better = (score > scores) | (i == 0)
+        alphas[is_better], scores[is_better] = alpha, score[is_better]
+        coefs[is_better] = coef.T[is_better]
+    if search.per_target and n_targets > 1:
+        return alphas, scores, coefs
+    return float(alphas[0]), float(scores[0]), coefs
 
 
 def _too_small(alpha: float) -> ValueError:
@@ -198,13 +198,3 @@ def _too_small(alpha: float) -> ValueError:
         f"alpha={alpha} is too small for these features, some of which depend linearly on the "
         "others; choose a larger alpha."
     )
-
-
-def _mirror_lower_triangle(matrix: np.ndarray) -> None:
-    """Copy the lower triangle to the upper one, in place."""
-    for start in range(0, len(matrix), TRIANGLE_BLOCK):
-        block = slice(start, start + TRIANGLE_BLOCK)
-        matrix[:start, block] = matrix[block, :start].T
-        corner = matrix[block, block]
-        # Only the upper triangle is written: a signal handler may add rows to the lower one.
-        np.copyto(corner, corner.T, where=~np.tri(len(corner), dtype=bool))

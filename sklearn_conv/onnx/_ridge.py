@@ -1,4 +1,4 @@
-"""Converter of `StreamingRidgeClassifier`."""
+"""Converters of `StreamingRidgeClassifier` and `StreamingRidge`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
+from sklearn_conv._ridge.regressor import StreamingRidge
+from sklearn_conv._ridge.solving import Solution
 from sklearn_conv.onnx._graph import (
     FloatTensorType,
     Graph,
     Int64TensorType,
     StringTensorType,
+    float_type,
     get_label_classes,
     update_registered_converter,
 )
@@ -20,7 +23,7 @@ from sklearn_conv.onnx._graph import (
 OWNER = "ONNX export of StreamingRidgeClassifier"
 
 
-def infer_shape(operator: Any) -> None:
+def infer_classifier(operator: Any) -> None:
     """Set the types of the labels and of the scores, one for each class."""
     classifier = operator.raw_operator
     check_is_fitted(classifier)
@@ -36,31 +39,53 @@ def infer_shape(operator: Any) -> None:
     operator.outputs[1].type = kind([n, len(labels)])
 
 
-def convert(scope: Any, operator: Any, container: Any) -> None:
-    """Add the nodes that compute the score of each class, and the class with the highest score.
-
-    As in the classifier, features are centered before the product, in float64. Otherwise, features
-    that are large beside their spread would cause large products that cancel.
-    """
+def convert_classifier(scope: Any, operator: Any, container: Any) -> None:
+    """Add the nodes that compute the score of each class, and the class with the highest score."""
     classifier = operator.raw_operator
     solution = classifier._solve()
-    coef, level = solution.coef, solution.level
-    if len(coef) == 1:
-        coef, level = np.concatenate([-coef, coef]), np.concatenate([-level, level])
-    label, output = (variable.full_name for variable in operator.outputs)
+    if len(solution.coef) == 1:
+        solution = solution._replace(
+            coef=np.concatenate([-solution.coef, solution.coef]),
+            level=np.concatenate([-solution.level, solution.level]),
+        )
     graph = Graph(scope, container, np.dtype(np.float64))
-    X = graph.add("Cast", operator.inputs[0].full_name, to=graph.onnx_type)
-    centered = graph.add("Sub", X, graph.constant(solution.mean))
-    products = graph.add("MatMul", centered, graph.constant(coef.T))
-    scores = graph.add("Add", products, graph.constant(level))
-    graph.add(
-        "Cast",
-        scores,
-        to=operator.outputs[1].type.to_onnx_type().tensor_type.elem_type,
-        output=output,
-    )
+    scores = _add_predictions(graph, operator, solution, operator.outputs[1])
+    label = operator.outputs[0].full_name
     best = graph.add("ArgMax", scores, axis=1, keepdims=0)
     graph.add("Gather", graph.constant(_find_labels(scope, classifier)), best, output=label)
+
+
+def infer_regressor(operator: Any) -> None:
+    """Set the type of the predictions, one column for each target."""
+    regressor = operator.raw_operator
+    check_is_fitted(regressor)
+    n = operator.inputs[0].get_first_dimension()
+    operator.outputs[0].type = float_type(operator)([n, regressor._n_targets])
+
+
+def convert_regressor(scope: Any, operator: Any, container: Any) -> None:
+    """Add the nodes that compute the predictions."""
+    graph = Graph(scope, container, np.dtype(np.float64))
+    _add_predictions(graph, operator, operator.raw_operator._solve(), operator.outputs[0])
+
+
+def _add_predictions(graph: Graph, operator: Any, solution: Solution, output: Any) -> str:
+    """Add the nodes that compute an output, and return the name of its values in float64.
+
+    As in the estimators, features are centered before the product, in float64. Otherwise, features
+    that are large beside their spread would cause large products that cancel.
+    """
+    X = graph.add("Cast", operator.inputs[0].full_name, to=graph.onnx_type)
+    centered = graph.add("Sub", X, graph.constant(solution.mean))
+    products = graph.add("MatMul", centered, graph.constant(solution.coef.T))
+    predictions = graph.add("Add", products, graph.constant(solution.level))
+    graph.add(
+        "Cast",
+        predictions,
+        to=output.type.to_onnx_type().tensor_type.elem_type,
+        output=output.full_name,
+    )
+    return predictions
 
 
 def _find_labels(scope: Any, classifier: Any) -> np.ndarray:
@@ -84,12 +109,16 @@ def _find_labels(scope: Any, classifier: Any) -> np.ndarray:
 update_registered_converter(
     StreamingRidgeClassifier,
     "SklearnConvStreamingRidgeClassifier",
-    infer_shape,
-    convert,
+    infer_classifier,
+    convert_classifier,
     options={
         "zipmap": [True, False, "columns"],
         "nocl": [True, False],
         "output_class_labels": [False, True],
         "raw_scores": [True, False],
     },
+)
+
+update_registered_converter(
+    StreamingRidge, "SklearnConvStreamingRidge", infer_regressor, convert_regressor
 )

@@ -1,0 +1,290 @@
+"""Pipelines for kinds of images: `make_image_classifier` and `make_image_regressor`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from inspect import signature
+from typing import Any
+
+import numpy as np
+from sklearn.pipeline import FeatureUnion, Pipeline
+
+from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
+from sklearn_conv._ridge.gaussian import GaussianRidge, GaussianRidgeClassifier
+from sklearn_conv._ridge.regressor import StreamingRidge
+from sklearn_conv._transformer import StridedConv2DTransformer
+from sklearn_conv._validation import check_name
+
+ALPHAS = (0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
+"""Regularization strengths, among which leave-one-out errors choose."""
+
+LEARNED = {
+    "kernels": "patches",
+    "normalize_patches": True,
+    "whiten": True,
+    "activation": "split",
+    "bias": -0.25,
+    "power": 0.5,
+}
+"""Parameters of transformers that learn their kernels from the images."""
+
+TWO = {"bias": [[-0.25], [-1.0]]}
+"""A second threshold, which only strong responses exceed."""
+
+ABSOLUTE = {"normalize_patches": False, "whiten": 0.01}
+"""Parameters for a view that keeps brightness, color and contrast."""
+
+EFFORTS = ("fast", "balanced", "best")
+"""How much time to spend, from little to much."""
+
+Views = Mapping[str, Mapping[str, Any]]
+"""Map from the name of a view to the parameters of its transformer."""
+
+OBJECTS = LEARNED | {"kernel_size": 7, "pool_grid": 4}
+NATURAL = LEARNED | TWO | {"kernel_size": 6, "pool_grid": 3, "padding": "valid"}
+TILES = LEARNED | TWO | {"kernel_size": 6, "pool_grid": 1, "padding": "valid", "stride": 2}
+TILES |= {"symmetries": "dihedral"}
+SURFACES = LEARNED | TWO | {"kernel_size": 6, "pool_grid": 1, "padding": "valid"}
+DEFECTS = {
+    "kernels": "gabor",
+    "kernel_size": 5,
+    "activation": "split",
+    "pooling": "max",
+    "pool_grid": 1,
+    "padding": "valid",
+}
+
+
+def _one(parameters: Mapping[str, Any], **more: Any) -> Views:
+    return {"learned": {**parameters, **more}}
+
+
+def _tiles(n_kernels: int, dilations: Sequence[int]) -> Views:
+    """Return views of normalized windows, and of windows as they are for each dilation."""
+    views = {"normalized": TILES | {"n_kernels": n_kernels}}
+    for dilation in dilations:
+        more = {"n_kernels": n_kernels, "dilation": dilation}
+        views[f"absolute_{dilation}"] = TILES | ABSOLUTE | more
+    return views
+
+
+RECIPES: Mapping[str, Mapping[str, Views]] = {
+    "natural": {
+        "fast": _one(NATURAL, n_kernels=128),
+        "balanced": _one(NATURAL, n_kernels=256, symmetries="mirror"),
+        "best": _one(NATURAL, n_kernels=512, symmetries="mirror"),
+    },
+    "objects": {
+        "fast": _one(OBJECTS, n_kernels=96),
+        "balanced": _one(OBJECTS | TWO, n_kernels=128, symmetries="mirror"),
+        "best": _one(OBJECTS | TWO, n_kernels=160, symmetries="mirror"),
+    },
+    "textures": {
+        "fast": _one(SURFACES, n_kernels=128),
+        "balanced": _one(SURFACES, n_kernels=256),
+        "best": _one(SURFACES, n_kernels=512, symmetries="dihedral"),
+    },
+    "satellite": {
+        "fast": _tiles(256, []),
+        "balanced": _tiles(256, [1, 4]),
+        "best": _tiles(512, [1, 4]),
+    },
+    "tiny": {
+        "fast": _one(LEARNED, n_kernels=64, kernel_size=4, pool_grid=3),
+        "balanced": _one(LEARNED, n_kernels=128, kernel_size=4, pool_grid=3),
+        "best": _one(LEARNED | TWO, n_kernels=256, kernel_size=4, pool_grid=3),
+    },
+    "few_labels": {
+        "fast": _one(OBJECTS, n_kernels=96),
+        "balanced": _one(OBJECTS, n_kernels=256, symmetries="mirror"),
+        "best": _one(OBJECTS | TWO, n_kernels=384, symmetries="mirror"),
+    },
+    "defects": {
+        "fast": _one(DEFECTS, n_kernels=16),
+        "balanced": _one(DEFECTS, n_kernels=32),
+        "best": _one(DEFECTS, n_kernels=64),
+    },
+}
+"""Map from the kind of images and the effort to the views that a pipeline has side by side."""
+
+GAUSSIAN = {"natural", "objects", "tiny", "few_labels"}
+"""Kinds whose best effort has a Gaussian kernel behind the features."""
+
+
+def make_image_classifier(
+    kind: str = "objects",
+    *,
+    effort: str = "balanced",
+    random_state: int | np.random.RandomState | None = None,
+    n_jobs: int | None = None,
+    **parameters: Any,
+) -> Pipeline:
+    """Make a pipeline that classifies a kind of images.
+
+    The pipeline has two steps: "features", which is a `StridedConv2DTransformer` or, for several
+    views side by side, a `~sklearn.pipeline.FeatureUnion` of them, and "classifier". Both can be
+    examined, searched and replaced as in any pipeline.
+
+    Parameters
+    ----------
+    kind : str, default="objects"
+        Kind of images:
+
+        - "natural": photographs of anything, such as 32 x 32 pixels;
+        - "objects": centered objects of about 28 x 28 pixels, such as products or characters;
+        - "textures": surfaces and materials, where positions do not matter;
+        - "satellite": tiles seen from above, of about 64 x 64 pixels, in any direction;
+        - "tiny": 8 x 8 to 16 x 16 pixels;
+        - "few_labels": centered objects with about 20 labels for each class;
+        - "defects": even surfaces of which one small place may differ.
+
+        Images may have any size into which the kernels fit, and any number of channels.
+    effort : {"fast", "balanced", "best"}, default="balanced"
+        How much time to spend. More effort means more kernels, views and symmetries. With "best",
+        the last step for "natural", "objects", "tiny" and "few_labels" is a
+        `GaussianRidgeClassifier`, whose decisions cannot be mapped to pixels; the last step of all
+        others is a `StreamingRidgeClassifier`. The page on recipes lists the accuracy and the
+        seconds of each.
+    random_state : int, RandomState instance or None, default=None
+        Seed or generator of the training patches and kernels.
+    n_jobs : int, default=None
+        Number of threads in which features are computed, as in `StridedConv2DTransformer`.
+    **parameters
+        Parameters of `StridedConv2DTransformer` that replace those of the recipe, in all views.
+
+    Returns
+    -------
+    pipeline : Pipeline
+        The pipeline, not fitted.
+
+    Raises
+    ------
+    TypeError
+        If ``kind`` or ``effort`` is not a string, or if a parameter is unknown.
+    ValueError
+        If ``kind`` or ``effort`` is unknown. Wrong values of the other parameters raise errors in
+        ``fit``, as do images that are too small for the kernels.
+
+    See Also
+    --------
+    make_image_regressor : The same for numbers instead of classes.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.model_selection import train_test_split
+    >>> from sklearn_conv import make_image_classifier
+    >>> images, test_images, labels, test_labels = train_test_split(
+    ...     load_digits().images, load_digits().target, random_state=0
+    ... )
+    >>> model = make_image_classifier("tiny", effort="fast", random_state=0).fit(images, labels)
+    >>> model.score(test_images, test_labels) > 0.98
+    True
+    """
+    owner = "make_image_classifier"
+    features = _make_features(owner, kind, effort, random_state, n_jobs, parameters)
+    classifier = (
+        GaussianRidgeClassifier(random_state=random_state)
+        if effort == "best" and kind in GAUSSIAN
+        else StreamingRidgeClassifier(ALPHAS)
+    )
+    return Pipeline([("features", features), ("classifier", classifier)])
+
+
+def make_image_regressor(
+    kind: str = "satellite",
+    *,
+    effort: str = "balanced",
+    random_state: int | np.random.RandomState | None = None,
+    n_jobs: int | None = None,
+    **parameters: Any,
+) -> Pipeline:
+    """Make a pipeline that predicts one or several numbers for each image of a kind.
+
+    The steps are "features" and "regressor", which is a `StreamingRidge`, or a `GaussianRidge`
+    where `make_image_classifier` has a `GaussianRidgeClassifier`.
+
+    Parameters
+    ----------
+    kind : str, default="satellite"
+        Kind of images, as in `make_image_classifier`.
+    effort : {"fast", "balanced", "best"}, default="balanced"
+        How much time to spend, as in `make_image_classifier`.
+    random_state : int, RandomState instance or None, default=None
+        Seed or generator of the training patches and kernels.
+    n_jobs : int, default=None
+        Number of threads in which features are computed, as in `StridedConv2DTransformer`.
+    **parameters
+        Parameters of `StridedConv2DTransformer` that replace those of the recipe, in all views.
+
+    Returns
+    -------
+    pipeline : Pipeline
+        The pipeline, not fitted.
+
+    Raises
+    ------
+    TypeError
+        If ``kind`` or ``effort`` is not a string, or if a parameter is unknown.
+    ValueError
+        If ``kind`` or ``effort`` is unknown. Wrong values of the other parameters raise errors in
+        ``fit``, as do images that are too small for the kernels.
+
+    See Also
+    --------
+    make_image_classifier : The same for classes.
+
+    References
+    ----------
+    E. Rolf et al., "A Generalizable and Accessible Approach to Machine Learning with Global
+    Satellite Imagery" (2021): ridge regression on convolutional features of satellite tiles.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_conv import make_image_regressor
+    >>> rng = np.random.default_rng(0)
+    >>> roughness = rng.random(300)
+    >>> images = rng.normal(0, roughness[:, np.newaxis, np.newaxis], (300, 16, 16))
+    >>> model = make_image_regressor("textures", effort="fast", normalize_patches=False)
+    >>> model.fit(images[:200], roughness[:200]).score(images[200:], roughness[200:]) > 0.9
+    True
+    """
+    owner = "make_image_regressor"
+    features = _make_features(owner, kind, effort, random_state, n_jobs, parameters)
+    regressor = (
+        GaussianRidge(random_state=random_state)
+        if effort == "best" and kind in GAUSSIAN
+        else StreamingRidge(ALPHAS)
+    )
+    return Pipeline([("features", features), ("regressor", regressor)])
+
+
+def _make_features(
+    owner: str,
+    kind: str,
+    effort: str,
+    random_state: int | np.random.RandomState | None,
+    n_jobs: int | None,
+    parameters: Mapping[str, Any],
+) -> StridedConv2DTransformer | FeatureUnion:
+    """Return the transformer of the only view, or a union of those of several views."""
+    efforts = RECIPES[check_name(owner, "kind", kind, RECIPES)]
+    views = efforts[check_name(owner, "effort", effort, efforts)]
+    unknown = sorted({*parameters} - {*signature(StridedConv2DTransformer).parameters})
+    if unknown:
+        raise TypeError(
+            f"{owner} has no parameter {unknown[0]!r}; beside kind, effort, random_state and "
+            "n_jobs, it has those of StridedConv2DTransformer."
+        )
+    transformers = [
+        (
+            name,
+            StridedConv2DTransformer(
+                **{**deepcopy(view), **parameters}, random_state=random_state, n_jobs=n_jobs
+            ),
+        )
+        for name, view in views.items()
+    ]
+    return transformers[0][1] if len(transformers) == 1 else FeatureUnion(transformers)

@@ -1,0 +1,507 @@
+"""`GaussianRidgeClassifier` and `GaussianRidge`: ridge regression with a Gaussian kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
+from sklearn_conv._memory_maps import check_memory_map
+from sklearn_conv._parameters import check_random_state
+from sklearn_conv._ridge.gaussian_solving import (
+    N_SAMPLE,
+    N_SEARCH,
+    median_distance,
+    predict_rows,
+    solve_exactly,
+    solve_with_landmarks,
+)
+from sklearn_conv._ridge.labels import check_exact, show_label
+from sklearn_conv._ridge.solving import check_strengths
+from sklearn_conv._validation import check_integer, is_dask
+from sklearn_conv._versions import API_LINK
+
+Numbers = tuple[float, ...]
+
+LARGEST_TARGET = 1e150
+"""Exclusive upper bound of the absolute targets; their squares are finite in float64."""
+
+FITTED = {
+    "_is_single",
+    "alpha_",
+    "best_score_",
+    "center_",
+    "classes_",
+    "dual_coef_",
+    "feature_names_in_",
+    "gamma_",
+    "intercept_",
+    "landmarks_",
+    "median_distance_",
+    "n_features_in_",
+}
+"""Names of the attributes that `fit` sets."""
+
+
+class _GaussianModel(CallbackSupportMixin, BaseEstimator):
+    """Ridge regression with a Gaussian kernel for an array of targets."""
+
+    _doc_link_module = "sklearn_conv"
+    _doc_link_template = API_LINK
+
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+    alpha_: float
+    gamma_: float
+    best_score_: float
+    median_distance_: float
+    center_: np.ndarray
+    landmarks_: np.ndarray
+    dual_coef_: np.ndarray
+    intercept_: np.ndarray
+
+    if TYPE_CHECKING:  # scikit-learn has no types; this method is inherited from it.
+
+        def set_params(self, **params: Any) -> Self: ...
+
+    def __init__(
+        self,
+        alphas: float | Sequence[float] | np.ndarray = (0.001, 0.01, 0.1, 1.0, 10.0),
+        gammas: float | Sequence[float] | np.ndarray = (0.1, 0.3, 1.0),
+        *,
+        n_landmarks: int = 10_000,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.alphas = alphas
+        self.gammas = gammas
+        self.n_landmarks = n_landmarks
+        self.random_state = random_state
+
+    def _fit(self, X: Any, y: Any) -> Self:
+        # The attributes of a new model replace those of this one at the end, so that an error
+        # leaves this model as it was.
+        model = type(self).__new__(type(self))
+        model.__dict__.update(self.get_params(deep=False))
+        with fit_steps(self, X, y, 2) as step:
+            parameters = self._check_parameters()
+            rows, targets = model._check_rows(X, y)
+            model._fit_targets(rows, targets, *parameters, step)
+        kept = {name: value for name, value in vars(self).items() if name not in FITTED}
+        self.__dict__ = kept | {
+            name: value for name, value in vars(model).items() if name in FITTED
+        }
+        return self
+
+    def _check_parameters(self) -> tuple[Numbers, Numbers, int]:
+        owner = type(self).__name__
+        check_random_state(owner, self.random_state)
+        return (
+            check_strengths(owner, "alphas", self.alphas),
+            check_strengths(owner, "gammas", self.gammas),
+            check_integer(owner, "n_landmarks", self.n_landmarks, 1),
+        )
+
+    def _check_rows(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the checked rows, and targets ``(n, k)`` in float64 that are not centered."""
+        raise NotImplementedError
+
+    @np.errstate(all="ignore")
+    def _fit_targets(
+        self,
+        rows: np.ndarray,
+        targets: np.ndarray,
+        alphas: Numbers,
+        gammas: Numbers,
+        n_landmarks: int,
+        step: Callable[[str], Any],
+    ) -> None:
+        self.intercept_ = targets.mean(axis=0)
+        targets = targets - self.intercept_
+        largest = np.abs(targets).max() or 1.0  # With it, targets cannot overflow in float32.
+        targets = (targets / largest).astype(rows.dtype)
+        order = self._generator().permutation(len(rows))
+        sample = order[-N_SAMPLE:]
+        chosen = order[:n_landmarks]
+        self.landmarks_ = rows[chosen]
+        self.center_ = self.landmarks_.mean(axis=0, dtype=np.float64).astype(rows.dtype)
+        self.landmarks_ -= self.center_
+        self.median_distance_ = median_distance(rows[sample] - self.center_)
+        unscaled = {gamma / self.median_distance_: gamma for gamma in gammas}
+        scaled = [*unscaled]
+        with step("gammas"):
+            if len(scaled) > 1 and (len(chosen) > N_SEARCH or len(chosen) < len(rows)):
+                few = chosen[:N_SEARCH]
+                choice = solve_exactly(self.landmarks_[:N_SEARCH], targets[few], scaled, alphas)
+                scaled = [choice.gamma]
+        with step("alphas"):
+            if len(chosen) == len(rows):
+                choice = solve_exactly(self.landmarks_, targets[chosen], scaled, alphas)
+            else:
+                choice = solve_with_landmarks(
+                    rows, targets, sample, self.center_, self.landmarks_, scaled[0], alphas
+                )
+        self.alpha_ = choice.alpha
+        self.gamma_ = unscaled[choice.gamma]
+        self.best_score_ = choice.score * largest**2
+        self.dual_coef_ = choice.dual * largest
+
+    def _generator(self) -> np.random.RandomState:
+        if isinstance(self.random_state, np.random.RandomState):
+            return self.random_state
+        return np.random.RandomState(self.random_state)  # None does not use NumPy's global state.
+
+    def _predict_targets(self, X: Any) -> np.ndarray:
+        """Return the predicted targets ``(n, k)``."""
+        check_is_fitted(self)
+        _check_arrays(type(self).__name__, X)
+        rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        # The dtype of the model decides, so that the same rows have the same predictions.
+        rows = rows.astype(self.landmarks_.dtype, copy=False)
+        gamma = self.gamma_ / self.median_distance_
+        sums = predict_rows(rows, self.center_, self.landmarks_, gamma, self.dual_coef_)
+        return sums + self.intercept_
+
+
+class GaussianRidgeClassifier(ClassifierMixin, _GaussianModel):
+    """Classification by ridge regression with a Gaussian kernel.
+
+    The targets are +1 for the class of a row and -1 for all other classes, as in
+    `sklearn.linear_model.RidgeClassifier`. The decision function depends on the distances between
+    rows, so it is not linear. For a few thousand images, it is often more accurate than a linear
+    model of the same features. All kernel values are computed, so time and memory grow with the
+    square of the number of landmarks.
+
+    Parameters
+    ----------
+    alphas : float or sequence of float, default=(0.001, 0.01, 0.1, 1.0, 10.0)
+        Regularization strengths, each above 0. If there are several values of alpha or gamma, the
+        pair with the smallest mean squared leave-one-out error, over rows and classes, is chosen.
+        The errors of all rows are used, or those of 2,000 random rows if there are more. Values
+        that are too small for the accuracy of the computation are skipped.
+    gammas : float or sequence of float, default=(0.1, 0.3, 1.0)
+        Coefficients of the kernel, each above 0, in units of 1 / median squared distance. The
+        kernel is ``exp(-gamma * distance**2 / median_distance_)``. If there are several, and more
+        than 4,000 landmarks or not all rows are landmarks, gamma is chosen by an exact solution for
+        up to 4,000 landmarks alone. Then alpha is chosen for this gamma with all rows.
+    n_landmarks : int, default=10000
+        Number of training rows that the model stores and whose kernel values it combines. If X has
+        at most this number of rows, all rows are landmarks, and the solution is exact. Otherwise
+        the landmarks are a random subset, and the coefficients of their kernel values are fitted to
+        all rows. ``fit`` needs ``4 * n_landmarks**2`` bytes for an exact solution in float32, and
+        twice this number otherwise. Both are twice as large in float64.
+    random_state : int, RandomState instance or None, default=None
+        Seed or generator of the choice of landmarks and of the rows whose leave-one-out errors are
+        used. If None, they differ in every call of ``fit``. For up to 2,000 rows, and no more than
+        ``n_landmarks``, it has no effect except for rounding.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    alpha_ : float
+        The chosen regularization strength.
+    gamma_ : float
+        The chosen coefficient, in units of ``1 / median_distance_``.
+    best_score_ : float
+        Minus the mean squared leave-one-out error for ``alpha_`` and ``gamma_``.
+    median_distance_ : float
+        Median of the squared distances between all rows, or 2,000 random rows, without the
+        distances of equal rows; 1 if all rows are equal.
+    center_ : ndarray of shape (n_features,)
+        Mean of each feature of the landmarks. It is subtracted for numerical accuracy only.
+    landmarks_ : ndarray of shape (n_landmarks, n_features)
+        Landmarks minus ``center_``, in random order.
+    dual_coef_ : ndarray of shape (n_landmarks, n_classes), or (n_landmarks, 1) for two classes
+        Coefficients of the kernel values of the landmarks.
+    intercept_ : ndarray of shape (n_classes,), or (1,) for two classes
+        Mean of each target, which is added to the sums over the landmarks.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features. Defined only if X has feature names that are all strings.
+
+    See Also
+    --------
+    GaussianRidge : The same model for numbers instead of classes.
+    StreamingRidgeClassifier : Linear model, which is faster for many rows.
+
+    Notes
+    -----
+    The features are used as they are, because distances depend on their scale; combine the model
+    with ``StandardScaler`` if they have different units. float32 features are computed in float32,
+    and all others in float64.
+
+    The targets are centered, and the solution is that of `sklearn.kernel_ridge.KernelRidge` for the
+    centered targets. The leave-one-out error of a row is the error of a fit without this row, for
+    the same centers.
+
+    For each pair of gamma and alpha, one Cholesky factor is computed, which takes ``n**3 / 3``
+    multiplications and additions for ``n`` rows. If ``fit`` raises an error, the model stays as it
+    was.
+
+    References
+    ----------
+    R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007): leave-one-out errors.
+    C. K. I. Williams and M. Seeger, "Using the Nyström Method to Speed Up Kernel Machines" (2001):
+    landmarks.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_conv import GaussianRidgeClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> model = GaussianRidgeClassifier(random_state=0).fit(X[:1000], y[:1000])
+    >>> model.gamma_, round(model.score(X[1000:], y[1000:]), 2)
+    (1.0, 0.97)
+    """
+
+    classes_: np.ndarray
+
+    @with_callbacks
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit the model, and choose gamma and alpha.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Finite features.
+        y : array-like of shape (n,)
+            Class labels.
+
+        Returns
+        -------
+        self : GaussianRidgeClassifier
+            The fitted classifier.
+
+        Raises
+        ------
+        TypeError
+            If a parameter, X or y has a wrong type; for example, if X is a Dask array.
+        ValueError
+            If a parameter, X or y has wrong values, or if y has only one class.
+        """
+        return self._fit(X, y)
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Compute the decision function of the samples in X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Features.
+
+        Returns
+        -------
+        scores : ndarray of shape (n, n_classes), or (n,) for two classes
+            Score of each class. The class with the highest score is predicted; for two classes, a
+            positive score predicts ``classes_[1]``.
+        """
+        scores = self._predict_targets(X)
+        return scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict the class labels of the samples in X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Features.
+
+        Returns
+        -------
+        y : ndarray of shape (n,)
+            Predicted class labels.
+        """
+        scores = self.decision_function(X)
+        return self.classes_[
+            scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)
+        ]
+
+    def _check_rows(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        owner = type(self).__name__
+        _check_arrays(owner, X, y)
+        rows, labels = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        if labels.dtype.kind not in "biufUSO":
+            raise TypeError(f"y has dtype {labels.dtype}; classes must be numbers or strings.")
+        check_exact(labels)
+        check_classification_targets(labels)
+        self.classes_ = np.unique(labels)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"{owner} needs rows of at least 2 classes, but y has 1 class: "
+                f"{show_label(self.classes_.tolist()[0])}."
+            )
+        positive = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
+        return rows, np.where(labels[:, np.newaxis] == positive, 1.0, -1.0)
+
+
+class GaussianRidge(RegressorMixin, MultiOutputMixin, _GaussianModel):
+    """Ridge regression with a Gaussian kernel.
+
+    The prediction depends on the distances between rows, so it is not linear. All kernel values are
+    computed, so time and memory grow with the square of the number of landmarks.
+
+    Parameters
+    ----------
+    alphas : float or sequence of float, default=(0.001, 0.01, 0.1, 1.0, 10.0)
+        Regularization strengths, each above 0. If there are several values of alpha or gamma, the
+        pair with the smallest mean squared leave-one-out error, over rows and targets, is chosen.
+        The errors of all rows are used, or those of 2,000 random rows if there are more. Values
+        that are too small for the accuracy of the computation are skipped.
+    gammas : float or sequence of float, default=(0.1, 0.3, 1.0)
+        Coefficients of the kernel, each above 0, in units of 1 / median squared distance. The
+        kernel is ``exp(-gamma * distance**2 / median_distance_)``. If there are several, and more
+        than 4,000 landmarks or not all rows are landmarks, gamma is chosen by an exact solution for
+        up to 4,000 landmarks alone. Then alpha is chosen for this gamma with all rows.
+    n_landmarks : int, default=10000
+        Number of training rows that the model stores and whose kernel values it combines. If X has
+        at most this number of rows, all rows are landmarks, and the solution is exact. Otherwise
+        the landmarks are a random subset, and the coefficients of their kernel values are fitted to
+        all rows. ``fit`` needs ``4 * n_landmarks**2`` bytes for an exact solution in float32, and
+        twice this number otherwise. Both are twice as large in float64.
+    random_state : int, RandomState instance or None, default=None
+        Seed or generator of the choice of landmarks and of the rows whose leave-one-out errors are
+        used. If None, they differ in every call of ``fit``. For up to 2,000 rows, and no more than
+        ``n_landmarks``, it has no effect except for rounding.
+
+    Attributes
+    ----------
+    alpha_ : float
+        The chosen regularization strength.
+    gamma_ : float
+        The chosen coefficient, in units of ``1 / median_distance_``.
+    best_score_ : float
+        Minus the mean squared leave-one-out error for ``alpha_`` and ``gamma_``.
+    median_distance_ : float
+        Median of the squared distances between all rows, or 2,000 random rows, without the
+        distances of equal rows; 1 if all rows are equal.
+    center_ : ndarray of shape (n_features,)
+        Mean of each feature of the landmarks. It is subtracted for numerical accuracy only.
+    landmarks_ : ndarray of shape (n_landmarks, n_features)
+        Landmarks minus ``center_``, in random order.
+    dual_coef_ : ndarray of shape (n_landmarks, n_targets)
+        Coefficients of the kernel values of the landmarks.
+    intercept_ : ndarray of shape (n_targets,)
+        Mean of each target, which is added to the sums over the landmarks.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features. Defined only if X has feature names that are all strings.
+
+    See Also
+    --------
+    GaussianRidgeClassifier : The same model for classes.
+    StreamingRidge : Linear model, which is faster for many rows.
+    sklearn.kernel_ridge.KernelRidge : The exact solution for fixed parameters and other kernels.
+
+    Notes
+    -----
+    The features are used as they are, because distances depend on their scale; combine the model
+    with ``StandardScaler`` if they have different units. float32 features are computed in float32,
+    and all others in float64.
+
+    The targets are centered, and the solution is that of `sklearn.kernel_ridge.KernelRidge` for the
+    centered targets. The leave-one-out error of a row is the error of a fit without this row, for
+    the same centers.
+
+    For each pair of gamma and alpha, one Cholesky factor is computed, which takes ``n**3 / 3``
+    multiplications and additions for ``n`` rows. If ``fit`` raises an error, the model stays as it
+    was.
+
+    References
+    ----------
+    R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007): leave-one-out errors.
+    C. K. I. Williams and M. Seeger, "Using the Nyström Method to Speed Up Kernel Machines" (2001):
+    landmarks.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_conv import GaussianRidge
+    >>> X = np.random.default_rng(0).uniform(size=(500, 2))
+    >>> y = np.sin(6 * X[:, 0]) * X[:, 1]
+    >>> model = GaussianRidge(random_state=0).fit(X[:400], y[:400])
+    >>> model.score(X[400:], y[400:]) > 0.99
+    True
+    """
+
+    _is_single: bool
+
+    @with_callbacks
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit the model, and choose gamma and alpha.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Finite features.
+        y : array-like of shape (n,) or (n, n_targets)
+            Finite targets. The choice of gamma and alpha depends on the sum of the squared errors
+            over all targets, so targets in different units should be standardized first.
+
+        Returns
+        -------
+        self : GaussianRidge
+            The fitted model.
+
+        Raises
+        ------
+        TypeError
+            If a parameter, X or y has a wrong type; for example, if X is a Dask array.
+        ValueError
+            If a parameter, X or y has wrong values.
+        """
+        return self._fit(X, y)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict the targets of the samples in X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Features.
+
+        Returns
+        -------
+        y : ndarray of shape (n,) or (n, n_targets)
+            Predicted targets.
+        """
+        predicted = self._predict_targets(X)
+        return predicted[:, 0] if self._is_single else predicted
+
+    def _check_rows(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        _check_arrays(type(self).__name__, X, y)
+        rows, targets = validate_data(
+            self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=True
+        )
+        targets = targets.astype(np.float64)
+        # The mean, and the square of the errors, must not overflow float64.
+        if targets.size and not np.abs(targets).max() < LARGEST_TARGET:
+            raise ValueError(
+                f"Some targets in y are not between -{LARGEST_TARGET} and {LARGEST_TARGET}; divide "
+                "them by their standard deviation."
+            )
+        self._is_single = targets.ndim == 1
+        return rows, targets.reshape(len(rows), -1)
+
+
+def _check_arrays(owner: str, *arrays: Any) -> None:
+    """Check what scikit-learn does not check."""
+    for name, array in zip("Xy", arrays, strict=False):
+        if is_dask(array):
+            raise TypeError(
+                f"{name} is a Dask array, but {owner} needs all distances between the rows; pass "
+                f"{name}.compute() if the rows fit into memory, or use StreamingRidge or "
+                "StreamingRidgeClassifier, which accept Dask arrays."
+            )
+        check_memory_map(array)
+        if np.ma.is_masked(array):
+            raise ValueError(f"{name} has masked values; fill them first, or remove their rows.")
+        dtype = getattr(array, "dtype", None)
+        if name == "X" and isinstance(dtype, np.dtype) and dtype.kind not in "biufcO":
+            raise TypeError(f"X has dtype {dtype}; convert it to numbers first.")

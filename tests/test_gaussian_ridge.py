@@ -1,0 +1,414 @@
+"""`GaussianRidgeClassifier` and `GaussianRidge` agree with scikit-learn's `KernelRidge`."""
+
+import pickle
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.distance import pdist
+from sklearn.base import clone
+from sklearn.datasets import load_digits, make_regression
+from sklearn.exceptions import NotFittedError
+from sklearn.kernel_approximation import Nystroem
+from sklearn.kernel_ridge import KernelRidge
+from sklearn.utils import estimator_checks
+from threadpoolctl import threadpool_limits
+
+from sklearn_conv import GaussianRidge, GaussianRidgeClassifier
+from sklearn_conv._ridge import gaussian, gaussian_solving
+
+MODELS = [GaussianRidgeClassifier, GaussianRidge]
+models = pytest.mark.parametrize("cls", MODELS)
+TOLERANCES = {"f4": 3e-3, "f8": 1e-9}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Many small factors take longer in several threads, above all on a busy machine."""
+    with threadpool_limits(1, "blas"):
+        yield
+
+
+def data(n=120, d=6, n_classes=3, dtype="f8", seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    X = rng.normal(size=(n, d))
+    X[:, :n_classes] += np.eye(n_classes)[y]
+    return X.astype(dtype), y
+
+
+def targets_of(cls, y):
+    """Return the targets, one column for two classes and for regression."""
+    if cls is GaussianRidge:
+        return y[:, np.newaxis].astype(float)
+    classes = np.unique(y)
+    return np.where(y[:, np.newaxis] == (classes[1:] if len(classes) == 2 else classes), 1.0, -1.0)
+
+
+def kernel_ridge(model, X, targets, landmarks=None):
+    """Return scikit-learn's model for the chosen gamma and alpha, and centers of the targets."""
+    gamma = model.gamma_ / model.median_distance_
+    mean = targets.mean(axis=0)
+    return KernelRidge(alpha=model.alpha_, kernel="rbf", gamma=gamma).fit(X, targets - mean), mean
+
+
+def scores_of(model, X):
+    scores = (model.predict if isinstance(model, GaussianRidge) else model.decision_function)(X)
+    return scores.reshape(len(X), -1)
+
+
+# The solution
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("n_classes", [2, 3, 7])
+@models
+def test_agrees_with_kernel_ridge(cls, n_classes, dtype):
+    X, y = data(n_classes=n_classes, d=8, dtype=dtype)
+    model = cls(0.03, 0.5, random_state=0).fit(X, y)
+    expected, mean = kernel_ridge(model, X.astype("f8"), targets_of(cls, y))
+    new = data(50, 8, n_classes, dtype, seed=1)[0]
+    scores = expected.predict(new.astype("f8")) + mean
+    tolerance = TOLERANCES[dtype]
+    np.testing.assert_allclose(scores_of(model, new), scores, rtol=tolerance, atol=tolerance)
+    assert (model.alpha_, model.gamma_) == (0.03, pytest.approx(0.5))
+    assert model.landmarks_.dtype == dtype
+    assert model.median_distance_ == pytest.approx(np.median(pdist(X, "sqeuclidean")), rel=1e-5)
+    if cls is GaussianRidgeClassifier:
+        labels = scores.argmax(axis=1) if n_classes > 2 else (scores[:, 0] > 0).astype(int)
+        np.testing.assert_array_equal(model.predict(new), labels)
+        assert model.score(new, labels) == 1
+
+
+@models
+def test_leave_one_out_errors_are_those_of_fits_without_the_row(cls):
+    X, y = data(40)
+    targets = targets_of(cls, y)
+    model = cls([0.01, 0.1, 1], [0.1, 1], random_state=0).fit(X, y)
+    means = {}
+    for alpha in (0.01, 0.1, 1):
+        for gamma in (0.1, 1):
+            errors = []
+            for i in range(40):
+                others = np.arange(40) != i
+                fitted = KernelRidge(
+                    alpha=alpha, kernel="rbf", gamma=gamma / model.median_distance_
+                ).fit(X[others], (targets - targets.mean(axis=0))[others])
+                errors.append(fitted.predict(X[i : i + 1]) + targets.mean(axis=0) - targets[i])
+            means[alpha, gamma] = np.square(errors).mean()
+    assert (model.alpha_, pytest.approx(model.gamma_)) == min(means, key=means.get)
+    assert model.best_score_ == pytest.approx(-min(means.values()))
+
+
+def test_a_sample_of_rows_has_the_same_errors(monkeypatch):
+    """The elements of the inverse are computed from a part of the factor."""
+    X, y = data(80)
+    monkeypatch.setattr(gaussian_solving, "N_SAMPLE", 30)
+    choice = gaussian_solving.solve_exactly(X, targets_of(GaussianRidgeClassifier, y), [0.2], [0.1])
+    gram = np.exp(-0.2 * ((X[:, np.newaxis] - X) ** 2).sum(axis=2)) + 0.1 * np.eye(80)
+    inverse = np.linalg.inv(gram)
+    errors = (inverse @ targets_of(GaussianRidgeClassifier, y)) / np.diag(inverse)[:, np.newaxis]
+    assert choice.score == pytest.approx(-np.square(errors[-30:]).mean())
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@given(n=st.integers(2, 40), block=st.integers(1, 50), seed=st.integers(0, 9))
+def test_blocks_make_no_difference(n, block, seed, dtype):
+    X, y = data(n, 4, 2, dtype, seed)
+    model = GaussianRidge([0.01, 0.1], [0.3, 1.0], random_state=0)
+    whole = clone(model).fit(X, y)
+    few = clone(model).set_params(n_landmarks=max(1, n // 2))
+    expected = clone(few).fit(X, y)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gaussian_solving, "BLOCK_BYTES", block * n * X.itemsize)
+        for one, other in ((whole, clone(model)), (expected, few)):
+            np.testing.assert_allclose(
+                other.fit(X, y).predict(X), one.predict(X), rtol=0, atol=TOLERANCES[dtype]
+            )
+
+
+# Landmarks
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_with_all_rows_as_landmarks_the_solution_is_exact(dtype):
+    X, y = data(150, dtype=dtype)
+    targets = targets_of(GaussianRidgeClassifier, y).astype(dtype)
+    exact = gaussian_solving.solve_exactly(X, targets, [0.1], [0.1])
+    center, sample = np.zeros(6, dtype), np.arange(150)
+    other = gaussian_solving.solve_with_landmarks(X, targets, sample, center, X, 0.1, [0.1])
+    new = data(50, dtype=dtype, seed=1)[0]
+    tolerance = TOLERANCES[dtype]
+    for rows in (X, new):
+        first, second = (
+            gaussian_solving.predict_rows(rows, center, X, 0.1, choice.dual)
+            for choice in (exact, other)
+        )
+        np.testing.assert_allclose(first, second, atol=tolerance)
+    assert other.score == pytest.approx(exact.score, rel=10 * tolerance)
+
+
+@models
+def test_few_landmarks_are_those_of_a_ridge_on_features_of_nystroem(cls):
+    X, y = data(200)
+    model = cls(0.1, 0.5, n_landmarks=40, random_state=0).fit(X, y)
+    landmarks = model.landmarks_ + model.center_
+    assert len(landmarks) == 40
+    assert {*map(tuple, landmarks.round(9))} < {*map(tuple, X.round(9))}
+    gamma = model.gamma_ / model.median_distance_
+    features = Nystroem(gamma=gamma, n_components=40, random_state=0).fit(landmarks)
+    rows, targets = features.transform(X), targets_of(cls, y)
+    mean = targets.mean(axis=0)
+    gram = rows.T @ rows + 0.1 * np.eye(40)
+    weights = np.linalg.solve(gram, rows.T @ (targets - mean))
+    np.testing.assert_allclose(scores_of(model, X), rows @ weights + mean, atol=1e-8)
+    leverages = np.einsum("nm,mn->n", rows, np.linalg.solve(gram, rows.T))
+    errors = (targets - mean - rows @ weights) / (1 - leverages)[:, np.newaxis]
+    assert model.best_score_ == pytest.approx(-np.square(errors).mean())
+
+
+def test_many_landmarks_choose_gamma_with_few_of_them(monkeypatch):
+    X, y = data(200)
+    monkeypatch.setattr(gaussian, "N_SEARCH", 50)
+    grids = []
+
+    def solve(rows, targets, gammas, alphas):
+        grids.append((len(rows), len(gammas), len(alphas)))
+        return gaussian_solving.solve_exactly(rows, targets, gammas, alphas)
+
+    monkeypatch.setattr(gaussian, "solve_exactly", solve)
+    GaussianRidgeClassifier([0.1, 1], [0.1, 0.3, 1]).fit(X, y)
+    assert grids == [(50, 3, 2), (200, 1, 2)]
+    grids.clear()
+    GaussianRidgeClassifier([0.1, 1], [0.1, 0.3, 1], n_landmarks=30).fit(X, y)
+    assert grids == [(30, 3, 2)]
+    grids.clear()
+    GaussianRidgeClassifier([0.1, 1], 0.3, n_landmarks=30).fit(X, y)
+    assert grids == []
+
+
+@models
+def test_the_seed_decides_everything(cls):
+    X, y = data(100)
+    first, second, other = (
+        cls(n_landmarks=50, random_state=seed).fit(X, y)
+        for seed in (0, np.random.RandomState(0), 1)
+    )
+    np.testing.assert_array_equal(first.predict(X), second.predict(X))
+    assert not np.array_equal(first.landmarks_, other.landmarks_)
+    state = np.random.get_state()[1].copy()
+    cls().fit(X, y)
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+
+
+def test_the_seed_makes_no_difference_to_few_rows():
+    X, y = data(200)
+    first, second = (GaussianRidge(random_state=seed).fit(X, y) for seed in (0, 1))
+    assert (first.alpha_, first.gamma_) == (second.alpha_, pytest.approx(second.gamma_))
+    np.testing.assert_allclose(first.predict(X), second.predict(X), atol=1e-8)
+
+
+# Numbers that are hard
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@models
+def test_an_offset_costs_no_accuracy(cls, dtype):
+    offset = 2.0**10
+    X = (np.random.default_rng(0).integers(-500, 500, size=(80, 5)) / 256).astype(dtype)
+    y = np.arange(80) % 3
+    model, expected = cls(0.1, 0.5, random_state=0), cls(0.1, 0.5, random_state=0).fit(X, y)
+    np.testing.assert_allclose(
+        scores_of(model.fit(X + offset, y), X + offset),
+        scores_of(expected, X),
+        atol=TOLERANCES[dtype],
+    )
+
+
+@pytest.mark.parametrize("n_landmarks", [10, 10_000])
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@models
+@pytest.mark.filterwarnings("error")
+def test_equal_rows(cls, dtype, n_landmarks):
+    X, y = data(60, dtype=dtype)
+    model = cls(n_landmarks=n_landmarks, random_state=0).fit(np.repeat(X, 4, 0), np.repeat(y, 4))
+    assert np.isfinite(scores_of(model, X)).all()
+    model.fit(np.ones_like(X), y)
+    assert model.median_distance_ == 1
+    means = targets_of(cls, y).mean(axis=0)
+    np.testing.assert_allclose(scores_of(model, X[:1] * 0 + 1), means[np.newaxis], atol=1e-3)
+
+
+def test_alphas_that_are_too_small_are_skipped():
+    X = np.zeros((50, 3), "f4")
+    y = np.arange(50.0)
+    assert GaussianRidge([1e-30, 1.0], 1.0).fit(X, y).alpha_ == 1.0
+    with pytest.raises(
+        ValueError, match=r"alpha=1e-30 is too small .* cast the features to float6"
+    ):
+        GaussianRidge(1e-30, 1.0).fit(X, y)
+    with pytest.raises(ValueError, match=r"alpha=1e-30 is too small .* choose a larger alpha\."):
+        GaussianRidge(1e-30, 1.0).fit(X.astype("f8"), y)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("factor", [1e-100, 1e-30, 1e100])
+def test_targets_may_have_any_unit(factor, dtype):
+    X, y = data(dtype=dtype)
+    expected = GaussianRidge(random_state=0).fit(X, y * 1.0)
+    model = GaussianRidge(random_state=0).fit(X, y * factor)
+    np.testing.assert_allclose(
+        model.predict(X) / factor, expected.predict(X), atol=10 * TOLERANCES[dtype]
+    )
+    assert model.best_score_ == pytest.approx(expected.best_score_ * factor**2, rel=1e-3)
+
+
+def test_several_targets_are_those_of_one_by_one():
+    X, y = make_regression(100, 4, n_targets=3, noise=1, random_state=0)
+    model = GaussianRidge(0.1, 0.3, random_state=0).fit(X, y)
+    for i in range(3):
+        one = GaussianRidge(0.1, 0.3, random_state=0).fit(X, y[:, i])
+        np.testing.assert_allclose(one.predict(X), model.predict(X)[:, i])
+    assert model.dual_coef_.shape == (100, 3)
+    assert model.fit(X, y[:, :1]).predict(X).shape == (100, 1)
+
+
+def test_memory_is_about_one_kernel_of_the_landmarks(monkeypatch):
+    monkeypatch.setattr(gaussian_solving, "BLOCK_BYTES", 2**18)
+    monkeypatch.setattr(gaussian_solving, "N_SAMPLE", 100)
+    X, y = data(1500, 5, dtype="f4")
+    tracemalloc.start()
+    gaussian_solving.solve_exactly(X, targets_of(GaussianRidge, y).astype("f4"), [0.1], [0.1])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.3 * 4 * 1500**2
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"alphas": 0}, ValueError, "'alphas' parameter of .* above 0 .* Got 0 instead"),
+        ({"alphas": []}, ValueError, "'alphas' parameter"),
+        ({"alphas": "1"}, TypeError, "'alphas' parameter"),
+        ({"alphas": True}, TypeError, "'alphas' parameter"),
+        ({"gammas": [1, -1]}, ValueError, "'gammas' parameter"),
+        ({"gammas": np.nan}, ValueError, "'gammas' parameter"),
+        ({"gammas": None}, TypeError, "'gammas' parameter"),
+        ({"n_landmarks": 0}, ValueError, "'n_landmarks' parameter .* at least 1"),
+        ({"n_landmarks": 10.0}, TypeError, "'n_landmarks' parameter"),
+        ({"random_state": -1}, ValueError, "'random_state' parameter"),
+        ({"random_state": "0"}, TypeError, "'random_state' parameter"),
+    ],
+)
+@models
+def test_parameters_are_checked(cls, parameters, error, message):
+    with pytest.raises(error, match=message):
+        cls(**parameters).fit(None, None)
+
+
+X, Y = data(30)
+BAD = {
+    "nan": (np.where(np.eye(30, 6) > 0, np.nan, X), Y, ValueError, "NaN"),
+    "few labels": (X, Y[:-1], ValueError, "inconsistent numbers of samples"),
+    "large": (X * 1e200, Y, ValueError, "squares of some features overflow float64; divide"),
+    "large float32": ((X * 1e19).astype("f4"), Y, ValueError, "overflow float32; divide"),
+    "masked": (np.ma.masked_greater(X, 1), Y, ValueError, "X has masked values; fill them"),
+    "dates": (X.astype("M8[s]"), Y, TypeError, "X has dtype datetime64"),
+}
+
+
+@pytest.mark.parametrize(("bad_X", "bad_y", "error", "message"), BAD.values(), ids=BAD)
+@models
+@pytest.mark.filterwarnings("error")
+def test_a_failed_fit_leaves_the_model_as_it_was(cls, bad_X, bad_y, error, message):
+    frame = pd.DataFrame(X, columns=[*"abcdef"])
+    model = cls(random_state=0).fit(frame, Y)
+    before = pickle.dumps(model)
+    with pytest.raises(error, match=message):
+        model.fit(bad_X, bad_y)
+    assert pickle.dumps(model) == before
+    assert not hasattr(model.fit(X, Y), "feature_names_in_")
+
+
+@pytest.mark.parametrize(
+    ("cls", "y", "error", "message"),
+    [
+        (GaussianRidgeClassifier, np.ones(30), ValueError, r"at least 2 classes.*1 class: 1\.0"),
+        (GaussianRidgeClassifier, X[:, 0], ValueError, "Unknown label type"),
+        (GaussianRidgeClassifier, Y * 1j, ValueError, "Complex"),
+        (GaussianRidge, Y * 1e200, ValueError, "divide them by their standard deviation"),
+        (GaussianRidge, Y * np.nan, ValueError, "NaN"),
+    ],
+)
+def test_bad_targets(cls, y, error, message):
+    with pytest.raises(error, match=message):
+        cls().fit(X, y)
+
+
+@models
+def test_dask_arrays_are_refused(cls):
+    da = pytest.importorskip("dask.array")
+    model = cls(random_state=0)
+    for arrays in [(da.from_array(X), Y), (X, da.from_array(Y))]:
+        with pytest.raises(TypeError, match=r"is a Dask array, but .*\.compute\(\) if the rows"):
+            model.fit(*arrays)
+    with pytest.raises(TypeError, match="X is a Dask array"):
+        model.fit(X, Y).predict(da.from_array(X))
+
+
+@models
+def test_not_fitted(cls):
+    with pytest.raises(NotFittedError):
+        cls().predict(X)
+
+
+@models
+def test_settings_of_numpy_have_no_effect(cls):
+    with np.errstate(all="raise"):
+        for n_landmarks in (10, 10_000):
+            model = cls([1e-3, 1.0], [1e-300, 1e300], n_landmarks=n_landmarks, random_state=0)
+            assert np.isfinite(scores_of(model.fit(X, Y), X)).all()
+            assert np.isfinite(scores_of(model.fit(X.astype("f4"), Y), X)).all()
+
+
+def test_rows_far_from_all_landmarks_have_the_mean():
+    model = GaussianRidge(random_state=0).fit(X, Y)
+    np.testing.assert_allclose(model.predict(X[:2] + 1e6), Y.mean())
+    with pytest.raises(ValueError, match="overflow float64"):
+        model.predict(X * 1e200)
+
+
+# As an estimator
+
+
+@models
+def test_pickle(cls):
+    model = cls(random_state=0).fit(X, Y)
+    loaded = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+
+
+def test_digits():
+    rows, labels = load_digits(return_X_y=True)
+    model = GaussianRidgeClassifier(random_state=0).fit(rows[:300], labels[:300].astype(str))
+    assert model.score(rows[300:], labels[300:].astype(str)) > 0.88
+    model.set_params(n_landmarks=200).fit(rows[:300], labels[:300])
+    assert model.score(rows[300:], labels[300:]) > 0.85
+
+
+@pytest.mark.parametrize(("cls", "n_landmarks"), [*zip(MODELS, (50, 10_000), strict=True)])
+def test_battery(cls, n_landmarks):
+    n_run = 0
+    estimator = cls([0.01, 0.1], [0.3, 1.0], n_landmarks=n_landmarks)
+    for example, check in estimator_checks.estimator_checks_generator(estimator):
+        if getattr(check, "func", check).__name__ == "check_array_api_input":
+            continue
+        check(example)
+        n_run += 1
+    assert n_run >= 45

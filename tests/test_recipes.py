@@ -1,0 +1,133 @@
+"""`make_image_classifier` and `make_image_regressor`."""
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import FeatureUnion, Pipeline
+
+from sklearn_conv import (
+    GaussianRidge,
+    GaussianRidgeClassifier,
+    StreamingRidge,
+    StreamingRidgeClassifier,
+    StridedConv2DTransformer,
+    make_image_classifier,
+    make_image_regressor,
+)
+from sklearn_conv._recipes import EFFORTS, RECIPES
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.random((40, 24, 24, 3)).astype(np.float32)
+LABELS = RNG.integers(3, size=40)
+SMALL = {"n_kernels": 4, "n_patches": 500}
+
+makers = pytest.mark.parametrize("make", [make_image_classifier, make_image_regressor])
+
+
+def transformers(model):
+    features = model["features"]
+    if isinstance(features, FeatureUnion):
+        return [step for _, step in features.transformer_list]
+    return [features]
+
+
+@makers
+@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("kind", RECIPES)
+def test_every_recipe_fits_images(make, kind, effort):
+    model = make(kind, effort=effort, random_state=0, **SMALL)
+    assert isinstance(model, Pipeline)
+    predicted = clone(model).fit(IMAGES, LABELS).predict(IMAGES)
+    assert predicted.shape == (40,)
+    np.testing.assert_array_equal(model.fit(IMAGES, LABELS).predict(IMAGES), predicted)
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_more_effort_computes_more(kind):
+    work = [
+        sum(
+            step.output_size((32, 32, 3)).multiply_adds
+            for step in transformers(make_image_classifier(kind, effort=effort))
+        )
+        for effort in EFFORTS
+    ]
+    assert work == sorted(set(work))
+
+
+@makers
+def test_parameters_of_the_transformer_replace_those_of_all_views(make):
+    options = {"stride": 3, "symmetries": None, "bias": 0.5, "kernels": "gaussian"}
+    model = make("satellite", effort="best", random_state=7, n_jobs=2, **options)
+    steps = transformers(model)
+    assert len(steps) > 2
+    for step in steps:
+        assert isinstance(step, StridedConv2DTransformer)
+        assert {**step.get_params(), **options} == step.get_params()
+        assert (step.random_state, step.n_jobs) == (7, 2)
+
+
+def test_last_steps():
+    assert isinstance(make_image_classifier()["classifier"], StreamingRidgeClassifier)
+    assert isinstance(make_image_regressor()["regressor"], StreamingRidge)
+    best = make_image_classifier("objects", effort="best", random_state=3)
+    assert isinstance(best["classifier"], GaussianRidgeClassifier)
+    assert best["classifier"].random_state == 3
+    assert isinstance(make_image_regressor("tiny", effort="best")["regressor"], GaussianRidge)
+
+
+def test_calls_do_not_share_parameters():
+    first, second = make_image_classifier("natural"), make_image_classifier("natural")
+    first["features"].bias.append([9.0])
+    assert second["features"].bias != first["features"].bias
+
+
+def test_a_grid_search_over_a_recipe():
+    search = GridSearchCV(
+        make_image_classifier("tiny", random_state=0, **SMALL), {"features__pool_grid": [1, 2]}
+    ).fit(*(part[:200] for part in load_digits(return_X_y=True)))
+    assert search.best_params_ == {"features__pool_grid": 2}
+
+
+def test_digits():
+    X, X_test, y, y_test = train_test_split(*load_digits(return_X_y=True), random_state=0)
+    fast, balanced = (
+        make_image_classifier("tiny", effort=effort, random_state=0).fit(X, y).score(X_test, y_test)
+        for effort in ("fast", "balanced")
+    )
+    assert fast > 0.98
+    assert balanced > 0.99
+
+
+@makers
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        (
+            ["cats"],
+            {},
+            ValueError,
+            r"'kind' parameter of make_image_\w+ must be .*'tiny'\]. Got 'c",
+        ),
+        ([3], {}, TypeError, "'kind' parameter .* Got 3"),
+        ([None], {}, TypeError, "'kind' parameter .* Got None"),
+        ([["natural"]], {}, TypeError, "'kind' parameter"),
+        ([], {"effort": "most"}, ValueError, "one of .*'fast'.* Got 'most'"),
+        ([], {"effort": 1}, TypeError, "'effort' parameter .* Got 1"),
+        ([], {"kernel": 3}, TypeError, "has no parameter 'kernel'; beside kind, effort"),
+    ],
+)
+def test_bad_arguments(make, arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        make(*arguments, **options)
+
+
+@makers
+def test_images_that_do_not_fit(make):
+    with pytest.raises(
+        ValueError, match=r"kernel_size=\(6, 6\) does not fit .* \(4, 4\); use padd"
+    ):
+        make("natural").fit(IMAGES[:, :4, :4], LABELS)
+    with pytest.raises(ValueError, match="'stride' parameter"):
+        make("natural", stride=0).fit(IMAGES, LABELS)
