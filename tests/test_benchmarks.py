@@ -87,7 +87,8 @@ def make_up_accuracy(accuracy, patch):
 
 
 def make_up_recipes(recipes, patch):
-    patch(recipes, "measure_recipe", lambda kind: [kind.name, kind.measured_on, 0.1, 0.2, 0.3, 4])
+    measured = ["0.1", "0.2", *["0.3, 4,000, 5"] * 3]
+    patch(recipes, "measure_recipe", lambda kind: [kind.name, kind.measured_on, *measured])
     patch(recipes.Search, "run", lambda *_: np.full((3, 4), 0.5))
 
 

@@ -99,9 +99,9 @@ def test_features_agree_with_plain_loops(data):
 
 @pytest.mark.parametrize("pooling", ["mean", "max", None])
 @pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("length", [9, 10])
-@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
 def test_all_views_of_an_image_have_the_same_features(pooling, padding, stride, length, dtype):
     images = (255 * RNG.random((5, length, length, 3))).astype(dtype)
     options = {**LEARNED, "kernel_size": 4, "stride": stride, "padding": padding}
