@@ -10,7 +10,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
+from sklearn_conv import StreamingRidge, StreamingRidgeClassifier, StridedConv2DTransformer
 
 HAS_CALLBACKS = find_spec("sklearn.callback") is not None
 needs_callbacks = pytest.mark.skipif(not HAS_CALLBACKS, reason="needs scikit-learn 1.9")
@@ -48,8 +48,9 @@ class Recorder:
     [
         (StridedConv2DTransformer(), IMAGES, ["kernels", "preprocessing", "bias"]),
         (StreamingRidgeClassifier(), IMAGES.reshape(40, -1), ["sums", "alphas"]),
+        (StreamingRidge(), IMAGES.reshape(40, -1), ["sums", "alphas"]),
     ],
-    ids=["transformer", "classifier"],
+    ids=["transformer", "classifier", "regressor"],
 )
 def test_each_step_begins_and_ends(estimator, X, steps):
     recorder = Recorder()

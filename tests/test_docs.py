@@ -12,7 +12,18 @@ from helpers import PAGES, ROOT
 from test_imports import PUBLIC
 
 import sklearn_conv
-from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer, conv2d, inspection
+from sklearn_conv import (
+    GaussianRidge,
+    GaussianRidgeClassifier,
+    StreamingRidge,
+    StreamingRidgeClassifier,
+    StridedConv2DTransformer,
+    conv2d,
+    inspection,
+    make_image_classifier,
+    make_image_regressor,
+    transform_batches,
+)
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS
@@ -76,12 +87,26 @@ def documented_defaults(function):
 
 @pytest.mark.parametrize(
     "function",
-    [StridedConv2DTransformer, StreamingRidgeClassifier, conv2d, *DRAWN, class_activation_map],
+    [
+        StridedConv2DTransformer,
+        StreamingRidgeClassifier,
+        StreamingRidge,
+        GaussianRidgeClassifier,
+        GaussianRidge,
+        conv2d,
+        transform_batches,
+        make_image_classifier,
+        make_image_regressor,
+        *DRAWN,
+        class_activation_map,
+    ],
     ids=lambda function: function.__qualname__,
 )
 def test_documented_defaults_are_those_of_the_code(function):
     documented = documented_defaults(function)
     for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            continue
         assert name in documented, f"{name} is not documented"
         if parameter.default is inspect.Parameter.empty:
             assert documented[name] is None

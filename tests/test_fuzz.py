@@ -20,7 +20,14 @@ from sklearn.exceptions import NotFittedError
 from strategies import DTYPES, ORDERS, hard_images, in_order, numbers
 from threadpoolctl import ThreadpoolController
 
-from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer, conv2d
+from sklearn_conv import (
+    GaussianRidge,
+    GaussianRidgeClassifier,
+    StreamingRidge,
+    StreamingRidgeClassifier,
+    StridedConv2DTransformer,
+    conv2d,
+)
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS
@@ -323,16 +330,19 @@ def test_conv2d(options, X, kernels, more):
         assert maps.shape[::3] == (len(X), np.shape(kernels)[3])
 
 
+@pytest.mark.parametrize(
+    "Ridge", [StreamingRidgeClassifier, StreamingRidge, GaussianRidgeClassifier, GaussianRidge]
+)
 @long(200)
 @given(
     alphas=st.one_of(st.sampled_from([1.0, [0.1, 10], 1e-300, (5,)]), rubbish),
     X=images([(4, 9), (4, 2)]),
     y=st.one_of(st.lists(st.integers(0, 2), min_size=4, max_size=4), rubbish, images()),
 )
-def test_the_classifier(alphas, X, y):
-    classifier = StreamingRidgeClassifier(alphas)
-    if attempt("ridge fit", classifier.fit, X, y) is not None:
-        assert attempt("ridge predict", classifier.predict, X).shape == (len(X),)
+def test_the_ridge_models(Ridge, alphas, X, y):
+    model = Ridge(alphas)
+    if attempt("ridge fit", model.fit, X, y) is not None:
+        assert len(attempt("ridge predict", model.predict, X)) == len(X)
 
 
 KERNELS_OF_FUZZ = st.sampled_from(["delta", "mean", "normal"])
