@@ -305,7 +305,10 @@ def check_transformer(options, first, second):
         assert np.prod(features.shape[1:]) == len(names)
         if has_nan(X):
             continue
-        if np.abs(np.asarray(X, float)).max() < 1e4 and np.abs(transformer.bias_).max() < 1e9:
+        is_small = (
+            np.abs(np.asarray(X, float)).max() < 1e4 and np.abs(transformer.bias_).max() < 1e9
+        )
+        if is_small and transformer.power <= 1:
             assert np.isfinite(features).all()
 
 
