@@ -75,9 +75,9 @@ SKLEARN_CONV_EXPORT int64_t sklearn_conv_positions(int64_t level) { return LEVEL
 // caller
 SKLEARN_CONV_EXPORT int64_t sklearn_conv_compute(int64_t level, const Layer* layer, const Band* band, const Call* call) {
   if (call->pixel < 0 || call->pixel >= N_PIXELS) return 1;
-  if (call->n_tiles > MAX_TILES || layer->n_sides > MAX_SIDES) return 1;
-  for (int64_t i = 0; i < layer->n_sides; i++)
-    if (layer->sides[i].function < 0 || layer->sides[i].function >= N_FUNCTIONS) return 1;
+  if (call->n_tiles > MAX_TILES || layer->n_outputs > MAX_OUTPUTS) return 1;
+  for (int64_t i = 0; i < layer->n_outputs; i++)
+    if (layer->outputs[i].function < 0 || layer->outputs[i].function >= N_FUNCTIONS) return 1;
   for (int64_t i = 0; i < layer->n_poolings; i++)
     if (layer->poolings[i] < 0 || layer->poolings[i] >= N_POOLINGS) return 1;
   LEVELS[level].code->compute(layer, band, call);

@@ -28,7 +28,7 @@ enum Pooling { MEAN, SUM, MAX, N_POOLINGS };
 enum Pixel { UINT8, INT8, UINT16, INT16, FLOAT16, FLOAT32, FLOAT64, INT32, UINT32, INT64, UINT64, N_PIXELS };
 
 // One feature for each kernel: function(z + constant), or function(constant - z) if it is negative
-struct Side {
+struct Output {
   int64_t function;
   int64_t is_negative;
   const void* constant;  // (padded kernels,), or null for 0
@@ -42,7 +42,7 @@ struct Run {
 
 // Limits that the caller must respect
 constexpr int64_t MAX_TILES = 8;  // of Call::n_tiles
-constexpr int64_t MAX_SIDES = 32;  // of Layer::n_sides
+constexpr int64_t MAX_OUTPUTS = 32;  // of Layer::n_outputs
 
 // A layer. "Number" is float or double; kernels are padded to full vectors.
 struct Layer {
@@ -55,8 +55,8 @@ struct Layer {
   const void* weights;
   const void* shift;       // constant part of the responses z, (padded kernels,)
   int64_t n_padded;        // number of kernels including those that fill the last vector
-  int64_t n_sides;
-  const Side* sides;
+  int64_t n_outputs;
+  const Output* outputs;
   int64_t n_poolings;      // 0: maps, which are not pooled
   const int64_t* poolings;
   const int32_t* numbers;  // 0 to n_weights: places of the numbers of a window that was copied
@@ -89,17 +89,17 @@ struct Call {
   int64_t strides[4];  // bytes
   int64_t pixel;       // enum Pixel
   void* out;
-  // Numbers from one image, row, column, pooling and side of the result to the next
+  // Numbers from one image, row, column, pooling and output of the result to the next
   int64_t out_strides[5];
   // If not null, there is one image, responses are added to these sums, and `out` is not used:
-  // [column of the result][side][sum, max][n_padded]
+  // [column of the result][output][sum, max][n_padded]
   double* sums;
   int64_t n_tiles;    // number of tiles that use the same weights, which then come from the
                       // first-level cache, one after the other; sums of such a group are in float
   void* pixels;       // buffer for the copy of the pixels of a band, and for a vector more
   void* windows;      // buffer for n_tiles * positions windows of n_weights + 1 numbers, each filled
                       // up to full vectors, and for a vector more
-  double* cell_sums;  // buffer for the sums of a cell, [side][sum, max][n_padded]
+  double* cell_sums;  // buffer for the sums of a cell, [output][sum, max][n_padded]
 };
 
 // What tile.cpp provides for an instruction set

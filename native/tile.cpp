@@ -82,13 +82,13 @@ struct Panel {
   const T* weights;
   const T* shift;
   int64_t first_kernel;
-  int64_t n_sides;
-  const Side* sides;
+  int64_t n_outputs;
+  const Output* outputs;
   bool sums, maxima, maps;
   bool is_first;  // whether the group is empty
-  T* group;       // sums and maxima of some tiles, [side][sum, max][MAX_WIDTH]
+  T* group;       // sums and maxima of some tiles, [output][sum, max][MAX_WIDTH]
   T* out;             // maps: the first kernel of the panel at position 0
-  int64_t out_side;   // maps: numbers from one side to the next
+  int64_t out_step;   // maps: numbers from one output to the next
   int64_t n_kernels;  // of the panel, without those that fill the last vector
 };
 
@@ -192,23 +192,23 @@ struct Tile {
       for (int p = 0; p < P; p++)
 #pragma GCC unroll 2
         for (int v = 0; v < V; v++) z[p][v] += total[p][v];
-    if (panel.n_sides > 1)
+    if (panel.n_outputs > 1)
 #pragma GCC unroll 16
       for (int p = 0; p < P; p++)
 #pragma GCC unroll 2
         for (int v = 0; v < V; v++) total[p][v] = z[p][v];
-    for (int64_t side = 0; side < panel.n_sides; side++) {
-      if (side > 0)
+    for (int64_t output = 0; output < panel.n_outputs; output++) {
+      if (output > 0)
 #pragma GCC unroll 16
         for (int p = 0; p < P; p++)
 #pragma GCC unroll 2
           for (int v = 0; v < V; v++) z[p][v] = total[p][v];
-      const Side& function = panel.sides[side];
-      if (function.constant) {
+      const Output& chosen = panel.outputs[output];
+      if (chosen.constant) {
 #pragma GCC unroll 2
         for (int v = 0; v < V; v++) {
-          const Vector<T> constant = load(static_cast<const T*>(function.constant) + panel.first_kernel + v * lanes);
-          if (function.is_negative)
+          const Vector<T> constant = load(static_cast<const T*>(chosen.constant) + panel.first_kernel + v * lanes);
+          if (chosen.is_negative)
 #pragma GCC unroll 16
             for (int p = 0; p < P; p++) z[p][v] = constant - z[p][v];
           else
@@ -216,8 +216,8 @@ struct Tile {
             for (int p = 0; p < P; p++) z[p][v] += constant;
         }
       }
-      activate(z, function.function);
-      T* const group = panel.group + side * 2 * MAX_WIDTH;
+      activate(z, chosen.function);
+      T* const group = panel.group + output * 2 * MAX_WIDTH;
 #pragma GCC unroll 2
       for (int v = 0; v < V; v++) {
         T* const target = group + v * lanes;
@@ -230,17 +230,17 @@ struct Tile {
           store(target + MAX_WIDTH, panel.is_first ? m : larger(m, load(target + MAX_WIDTH)));
         }
       }
-      if (panel.maps) write(panel, z, places, side);
+      if (panel.maps) write(panel, z, places, output);
     }
   }
 
-  static inline void write(const Panel<T>& panel, Responses z, const int64_t* places, int64_t side) {
+  static inline void write(const Panel<T>& panel, Responses z, const int64_t* places, int64_t output) {
     if (panel.n_kernels >= V * lanes) {
 #pragma GCC unroll 16
       for (int p = 0; p < P; p++)
 #pragma GCC unroll 2
         for (int v = 0; v < V; v++)
-          store(panel.out + places[p] + side * panel.out_side + v * lanes, z[p][v]);
+          store(panel.out + places[p] + output * panel.out_step + v * lanes, z[p][v]);
       return;
     }
     T values[P][V * lanes];
@@ -249,7 +249,7 @@ struct Tile {
 #pragma GCC unroll 2
       for (int v = 0; v < V; v++) store(&values[p][v * lanes], z[p][v]);
     for (int p = 0; p < P; p++)
-      memcpy(panel.out + places[p] + side * panel.out_side, values[p], panel.n_kernels * sizeof(T));
+      memcpy(panel.out + places[p] + output * panel.out_step, values[p], panel.n_kernels * sizeof(T));
   }
 };
 
@@ -451,14 +451,14 @@ void normalize(const Layer& layer, T* window, int64_t pitch) {
 
 // ---- Cells ------------------------------------------------------------------------------------
 
-// Write features of n kernels from their sums and maxima, [side][sum, max][length]
+// Write features of n kernels from their sums and maxima, [output][sum, max][length]
 template <class S, class T>
 void finish(const Layer& layer, const Call& call, const S* sums, int64_t length, int64_t n_positions, int64_t n, T* out) {
   const S divisor = S(n_positions);
   for (int64_t pooling = 0; pooling < layer.n_poolings; pooling++)
-    for (int64_t side = 0; side < layer.n_sides; side++) {
-      T* const target = out + pooling * call.out_strides[3] + side * call.out_strides[4];
-      const S* const source = sums + 2 * side * length;
+    for (int64_t output = 0; output < layer.n_outputs; output++) {
+      T* const target = out + pooling * call.out_strides[3] + output * call.out_strides[4];
+      const S* const source = sums + 2 * output * length;
       switch (layer.poolings[pooling]) {
         case MEAN:
           for (int64_t i = 0; i < n; i++) target[i] = T(source[i] / divisor);
@@ -473,10 +473,10 @@ void finish(const Layer& layer, const Call& call, const S* sums, int64_t length,
     }
 }
 
-// Join the sums and maxima of a group of tiles and those of a cell, [side][sum, max][n_padded]
+// Join the sums and maxima of a group of tiles and those of a cell, [output][sum, max][n_padded]
 template <class T>
 void join_group(const Layer& layer, const T* group, int64_t width, bool is_first, double* sums) {
-  for (int64_t side = 0; side < layer.n_sides; side++, group += 2 * MAX_WIDTH, sums += 2 * layer.n_padded) {
+  for (int64_t output = 0; output < layer.n_outputs; output++, group += 2 * MAX_WIDTH, sums += 2 * layer.n_padded) {
     double* const maxima = sums + layer.n_padded;
     const T* const group_maxima = group + MAX_WIDTH;
     if (is_first) {
@@ -507,14 +507,14 @@ void compute_image(const Layer& layer, const Band& band, const Call& call, int64
     has_offset = !layer.is_normalized && call.pixel != UINT8 && call.pixel != INT8 &&
                  may_have_offset(layer, band, pixels);
 
-  T group[MAX_SIDES * 2 * MAX_WIDTH];
-  memset(group, 0, layer.n_sides * 2 * MAX_WIDTH * sizeof(T));
+  T group[MAX_OUTPUTS * 2 * MAX_WIDTH];
+  memset(group, 0, layer.n_outputs * 2 * MAX_WIDTH * sizeof(T));
   Panel<T> panel = {};
   panel.group = group;
-  panel.n_sides = layer.n_sides;
-  panel.sides = layer.sides;
+  panel.n_outputs = layer.n_outputs;
+  panel.outputs = layer.outputs;
   panel.maps = layer.n_poolings == 0;
-  panel.out_side = call.out_strides[4];
+  panel.out_step = call.out_strides[4];
   for (int64_t i = 0; i < layer.n_poolings; i++) {
     panel.sums |= layer.poolings[i] != MAX;
     panel.maxima |= layer.poolings[i] == MAX;
@@ -526,7 +526,7 @@ void compute_image(const Layer& layer, const Band& band, const Call& call, int64
     const int64_t n_tiles = (n_positions + POSITIONS - 1) / POSITIONS;
     const bool is_one_group = n_tiles <= call.n_tiles && !call.sums;
     double* const sums =
-        call.sums ? call.sums + cell[5] * 2 * layer.n_sides * layer.n_padded : call.cell_sums;
+        call.sums ? call.sums + cell[5] * 2 * layer.n_outputs * layer.n_padded : call.cell_sums;
     T* const out = static_cast<T*>(call.out) + image * call.out_strides[0] + cell[4] * call.out_strides[1] +
                    cell[5] * call.out_strides[2];
     // The first `n_wider` tiles have one position more than the others.

@@ -316,6 +316,7 @@ def _check_pooling(owner: str, pooling: Any) -> list[str] | None:
 
 
 def check_random_state(owner: str, random_state: Any) -> None:
+    """Raise an error if ``random_state`` is not a seed, a generator or None."""
     rule = "None, an integer from 0 to 2**32 - 1 or a numpy.random.RandomState"
     if random_state is None or isinstance(random_state, np.random.RandomState):
         return
@@ -323,6 +324,13 @@ def check_random_state(owner: str, random_state: Any) -> None:
         raise parameter_error(TypeError, owner, "random_state", rule, random_state)
     if not 0 <= random_state < 2**32:
         raise parameter_error(ValueError, owner, "random_state", rule, random_state)
+
+
+def make_generator(random_state: int | np.random.RandomState | None) -> np.random.RandomState:
+    """Return the generator of a checked ``random_state``; None does not use NumPy's global one."""
+    if isinstance(random_state, np.random.RandomState):
+        return random_state
+    return np.random.RandomState(random_state)
 
 
 def _check_n_jobs(owner: str, n_jobs: Any) -> None:

@@ -186,7 +186,7 @@ def make_image_classifier(
     features = _make_features(owner, kind, effort, random_state, n_jobs, parameters)
     classifier = (
         GaussianRidgeClassifier(random_state=random_state)
-        if effort == "best" and kind in GAUSSIAN
+        if _is_gaussian(kind, effort)
         else StreamingRidgeClassifier(ALPHAS)
     )
     return Pipeline([("features", features), ("classifier", classifier)])
@@ -255,10 +255,14 @@ def make_image_regressor(
     features = _make_features(owner, kind, effort, random_state, n_jobs, parameters)
     regressor = (
         GaussianRidge(random_state=random_state)
-        if effort == "best" and kind in GAUSSIAN
+        if _is_gaussian(kind, effort)
         else StreamingRidge(ALPHAS)
     )
     return Pipeline([("features", features), ("regressor", regressor)])
+
+
+def _is_gaussian(kind: str, effort: str) -> bool:
+    return effort == "best" and kind in GAUSSIAN
 
 
 def _make_features(

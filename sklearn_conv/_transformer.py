@@ -36,6 +36,7 @@ from sklearn_conv._parameters import (
     check_parameters,
     check_sizes,
     check_views,
+    make_generator,
 )
 from sklearn_conv._progress import Progress
 from sklearn_conv._validation import (
@@ -368,11 +369,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         geometries = place_views(parameters, images.shape[1:3], parameters.kernel_size)
         geometry = geometries[0]
         dtype = compute_dtype(images.dtype)
-        rng = (
-            self.random_state
-            if isinstance(self.random_state, np.random.RandomState)
-            else np.random.RandomState(self.random_state)  # None does not use NumPy's global state.
-        )
+        rng = make_generator(self.random_state)
         patches = TrainingPatches(
             images=images,
             geometry=geometry,

@@ -26,7 +26,7 @@ def test_python_and_the_core_have_the_same_version_of_the_interface():
 def test_structures_have_the_fields_of_the_header():
     header = re.sub(r"//.*", "", (NATIVE / "core.h").read_text())
     bodies = dict(re.findall(r"struct (\w+) {(.*?)};", header, re.DOTALL))
-    for structure in (library.Side, library.Layer, library.Band, library.Call):
+    for structure in (library.Output, library.Layer, library.Band, library.Call):
         fields = re.findall(r"(\w+)(?:\[\d+\])?;", bodies[structure.__name__])
         assert [name for name, _ in structure._fields_] == fields
 

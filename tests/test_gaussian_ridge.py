@@ -318,7 +318,7 @@ BAD = {
     "few labels": (X, Y[:-1], ValueError, "inconsistent numbers of samples"),
     "large": (X * 1e200, Y, ValueError, "squares of some features overflow float64; divide"),
     "large float32": ((X * 1e19).astype("f4"), Y, ValueError, "overflow float32; divide"),
-    "masked": (np.ma.masked_greater(X, 1), Y, ValueError, "X has masked values; fill them"),
+    "masked": (np.ma.masked_greater(X, 1), Y, ValueError, "masked values; fill them"),
     "dates": (X.astype("M8[s]"), Y, TypeError, "X has dtype datetime64"),
 }
 

@@ -11,7 +11,7 @@ from strategies import ORDERS, in_order
 from sklearn_conv import StridedConv2DTransformer
 from sklearn_conv._engine import symmetry
 from sklearn_conv._engine.activation import ACTIVATIONS
-from sklearn_conv._engine.native_engine import MAX_SIDES
+from sklearn_conv._engine.native_engine import MAX_OUTPUTS
 from sklearn_conv._engine.symmetry import SYMMETRIES
 
 RNG = np.random.default_rng(0)
@@ -188,7 +188,7 @@ def test_names_of_features_with_several_biases():
     ]
 
 
-@pytest.mark.parametrize("n_biases", [MAX_SIDES, MAX_SIDES + 1])
+@pytest.mark.parametrize("n_biases", [MAX_OUTPUTS, MAX_OUTPUTS + 1])
 def test_many_biases(n_biases):
     """The native engine has a limit, above which NumPy computes the features."""
     images = RNG.random((3, 6, 6)).astype(np.float32)

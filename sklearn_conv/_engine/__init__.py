@@ -5,7 +5,8 @@ There are two engines, and ``choice`` chooses one of them. All engines share:
 - ``layer``: the description of what is computed;
 - ``geometry``: find the pixels of each window;
 - ``activation`` and ``pooling``: the tables of activations and poolings;
-- ``threads``: distribute tasks over threads.
+- ``threads``: distribute tasks over threads;
+- ``symmetry``: average the features of mirrored and turned images, which an engine computes.
 
 ``numpy_engine`` is the reference. It divides the work into blocks and multiplies matrices:
 

@@ -52,7 +52,7 @@ BAND_BYTES = 2**21
 WINDOW_BYTES = 2**15
 """Maximum size of the windows that are copied at a time, unless those of one tile are larger."""
 
-MAX_TILES, MAX_SIDES = 8, 32
+MAX_TILES, MAX_OUTPUTS = 8, 32
 """Limits in ``native/core.h``: tiles that use the same weights one after the other, and outputs
 of a layer."""
 
@@ -88,7 +88,7 @@ class NativeEngine:
     def supports(layer: Layer) -> bool:
         """Return whether the library has the activation and the poolings of a layer."""
         return (
-            len(layer.sides) * len(layer.bias) <= MAX_SIDES
+            len(layer.sides) * len(layer.bias) <= MAX_OUTPUTS
             and all(side.function in FUNCTIONS for side in layer.sides.values())
             and all(pooling in POOLING_NUMBERS for pooling in layer.poolings or ())
         )
@@ -275,13 +275,13 @@ class PackedLayer:
         self._shift = np.zeros(self.n_padded, dtype)
         self._shift[:k] = layer.offset + layer.base
         self._constants = np.zeros((self.n_outputs, self.n_padded), dtype)
-        self._sides = (native.Side * self.n_outputs)()
-        for side, output, constant in zip(self._sides, outputs, self._constants, strict=True):
-            side.function, side.is_negative = FUNCTIONS[output.function], output.sign < 0
+        self._outputs = (native.Output * self.n_outputs)()
+        for packed, output, constant in zip(self._outputs, outputs, self._constants, strict=True):
+            packed.function, packed.is_negative = FUNCTIONS[output.function], output.sign < 0
             if output.constant is not None:
                 constant[:k] = output.constant
-            if side.is_negative or output.constant is not None:
-                side.constant = _address(constant)
+            if packed.is_negative or output.constant is not None:
+                packed.constant = _address(constant)
         self._poolings = _integers([POOLING_NUMBERS[name] for name in layer.poolings or ()])
         self._numbers = np.arange(len(rows), dtype=np.int32)
         self.structure = native.Layer(
@@ -292,8 +292,8 @@ class PackedLayer:
             weights=_address(self._weights),
             shift=_address(self._shift),
             n_padded=self.n_padded,
-            n_sides=len(self._sides),
-            sides=self._sides,
+            n_outputs=self.n_outputs,
+            outputs=self._outputs,
             n_poolings=len(self._poolings),
             poolings=_address(self._poolings),
             numbers=_address(self._numbers),

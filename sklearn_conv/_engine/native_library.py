@@ -28,7 +28,7 @@ PATH_VARIABLE = "SKLEARN_CONV_LIBRARY"
 """Environment variable with the path of another library, for tests of the library itself."""
 
 
-class Side(Structure):
+class Output(Structure):
     """One feature for each kernel."""
 
     _fields_: ClassVar = [
@@ -49,8 +49,8 @@ class Layer(Structure):
         ("weights", c_void_p),
         ("shift", c_void_p),
         ("n_padded", c_int64),
-        ("n_sides", c_int64),
-        ("sides", POINTER(Side)),
+        ("n_outputs", c_int64),
+        ("outputs", POINTER(Output)),
         ("n_poolings", c_int64),
         ("poolings", c_void_p),
         ("numbers", c_void_p),

@@ -1,8 +1,9 @@
-"""`StreamingRidgeBase`: what the classifier and the regressor have in common."""
+"""`RidgeBase`, the base of all estimators, and `StreamingRidgeBase`, that of the streaming ones."""
 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -25,46 +26,66 @@ SOLVED_ATTRIBUTES = {"coef_", "intercept_", "alpha_", "best_score_", "mean_", "s
 """Fitted attributes that exist only if the model is solved."""
 
 
-class StreamingRidgeBase(CallbackSupportMixin, BaseEstimator):
-    """Estimator that adds up rows in `Moments`, and solves them when the solution is needed."""
+class RidgeBase(CallbackSupportMixin, BaseEstimator):
+    """Estimator whose ``fit`` changes nothing if it raises an error."""
 
     _doc_link_module = "sklearn_conv"
     _doc_link_template = API_LINK
+    _fitted_names: ClassVar[set[str]]
+    """Names of the attributes that `fit` sets."""
+
+    if TYPE_CHECKING:  # scikit-learn has no types; this method is inherited from it.
+
+        def set_params(self, **params: Any) -> Self: ...
+
+    def _unfitted(self) -> Self:
+        """Return a model with the same parameters, so that an error does not change this model."""
+        model = type(self).__new__(type(self))
+        model.__dict__.update(self.get_params(deep=False))
+        return model
+
+    def _take_over(self, model: Self) -> None:
+        """Replace the fitted attributes by those of another model."""
+        names = self._fitted_names
+        kept = {name: value for name, value in vars(self).items() if name not in names}
+        fitted = {name: value for name, value in vars(model).items() if name in names}
+        self.__dict__ = kept | fitted  # at once, because other threads may predict
+
+
+class StreamingRidgeBase(RidgeBase, ABC):
+    """Estimator that adds up rows in `Moments`, and solves them when the solution is needed."""
+
     _fitted_names: ClassVar[set[str]] = {
         "sums_",
         "n_features_in_",
         "feature_names_in_",
         "_solution",
     }
-    """Names of the attributes that `fit` sets."""
 
     alphas: Any
     sums_: Moments
     _solution: Solution | None
 
-    if TYPE_CHECKING:  # scikit-learn has no types; this method is inherited from it.
-
-        def set_params(self, **params: Any) -> Self: ...
-
     # What a subclass defines:
 
+    @abstractmethod
     def _check_parameters(self) -> Search:
         """Check all parameters, and return those of the solver."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _prepare(self, y: Any, options: dict[str, Any]) -> tuple[Any, Callable[..., Rows]]:
-        """Return the targets and a function that checks an array or a chunk of a Dask array.
+        """Return the targets and a function that checks an array or a chunk of Dask.
 
         The function takes features, targets, weights or None, and a function for the checks of
         scikit-learn. It returns the rows whose weight is above 0. It must not refer to this model,
         because Dask sends it to the workers.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _make_moments(self, n_features: int, dtype: np.dtype, targets: Any) -> Moments:
         """Return moments without rows for targets that were prepared."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _admit(
         self, y: Any, targets: np.ndarray, reset: bool, options: dict[str, Any]
     ) -> dict[str, Any]:
@@ -72,7 +93,6 @@ class StreamingRidgeBase(CallbackSupportMixin, BaseEstimator):
 
         ``targets`` are those of the rows or, for chunks, the examples in their sums.
         """
-        raise NotImplementedError
 
     def _set_attributes(self, changed: dict[str, Any], reset: bool) -> None:
         """Set the attributes that `_admit` returned before the rows were added."""
@@ -131,9 +151,9 @@ class StreamingRidgeBase(CallbackSupportMixin, BaseEstimator):
             self._solution = None
         return self
 
+    @abstractmethod
     def _join(self, other: Self) -> dict[str, Any]:
         """Check the targets of two models, and return the attributes that a merge changes."""
-        raise NotImplementedError
 
     @property
     def coef_(self) -> np.ndarray:
@@ -282,19 +302,6 @@ class StreamingRidgeBase(CallbackSupportMixin, BaseEstimator):
             earlier.add(rows)
         self._set_attributes(changed, reset)
         self._solution = None
-
-    def _unfitted(self) -> Self:
-        """Return a model with the same parameters, so that an error does not change this model."""
-        model = type(self).__new__(type(self))
-        model.__dict__.update(self.get_params(deep=False))
-        return model
-
-    def _take_over(self, model: Self) -> None:
-        """Replace the fitted attributes by those of another model."""
-        names = self._fitted_names
-        kept = {name: value for name, value in vars(self).items() if name not in names}
-        fitted = {name: value for name, value in vars(model).items() if name in names}
-        self.__dict__ = kept | fitted  # at once, because other threads may predict
 
     def _sum_chunks(
         self, X: Any, y: Any, sample_weight: Any, check_rows: Callable[..., Rows], reset: bool

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, check_X_y, column_or_1d
 
 from sklearn_conv._callbacks import with_callbacks
@@ -25,6 +24,7 @@ from sklearn_conv._ridge.base import (
 )
 from sklearn_conv._ridge.labels import (
     check_exact,
+    check_labels,
     show_label,
     show_labels,
     union_labels,
@@ -95,8 +95,9 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
     Notes
     -----
     For each alpha, one Cholesky factor of the products is computed. The products are symmetric, so
-    the factor is stored in the other half of their array. For fewer than about 20 alphas, this is
-    faster than one eigendecomposition, and it takes a third of the memory.
+    the factor is stored in the other half of their array. If there are at least 1,024 float32
+    features, rows are multiplied in float32, and at least three alphas are first compared by
+    factors in float32, in another array. Only those that may be the best are solved in float64.
 
     The model is solved by `fit`. After `partial_fit` or `merge`, it is solved by the first method
     or attribute that needs the solution. If there is no solution, for example because all rows
@@ -435,15 +436,12 @@ def _check_rows(
     *,
     class_weight: Any,
 ) -> Rows:
-    """Check rows of an array, or of a chunk of a Dask array inside a task."""
+    """Check the rows of an array, or those of a chunk in a task of Dask."""
     require_unmasked(X, y)
     check_lengths(OWNER, X, y)
     rows, labels = (check or check_X_y)(X, y, dtype="numeric")
     check_features(rows)
-    if labels.dtype.kind not in "biufUSO":
-        raise TypeError(f"y has dtype {labels.dtype}; classes must be numbers or strings.")
-    check_exact(labels)
-    check_classification_targets(labels)
+    check_labels(labels)
     weights = check_weights(OWNER, sample_weight, len(rows))
     if class_weight is not None:
         classes, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
-from sklearn_conv._memory_maps import check_memory_map
-from sklearn_conv._parameters import check_random_state
+from sklearn_conv._callbacks import fit_steps, with_callbacks
+from sklearn_conv._parameters import check_random_state, make_generator
+from sklearn_conv._ridge.base import RidgeBase, require_unmasked
 from sklearn_conv._ridge.gaussian_solving import (
     N_SAMPLE,
     N_SEARCH,
@@ -21,38 +21,33 @@ from sklearn_conv._ridge.gaussian_solving import (
     solve_exactly,
     solve_with_landmarks,
 )
-from sklearn_conv._ridge.labels import check_exact, show_label
+from sklearn_conv._ridge.labels import check_labels, show_label
 from sklearn_conv._ridge.solving import check_strengths
 from sklearn_conv._validation import check_integer, is_dask
-from sklearn_conv._versions import API_LINK
 
 Numbers = tuple[float, ...]
 
 LARGEST_TARGET = 1e150
 """Exclusive upper bound of the absolute targets; their squares are finite in float64."""
 
-FITTED = {
-    "_is_single",
-    "alpha_",
-    "best_score_",
-    "center_",
-    "classes_",
-    "dual_coef_",
-    "feature_names_in_",
-    "gamma_",
-    "intercept_",
-    "landmarks_",
-    "median_distance_",
-    "n_features_in_",
-}
-"""Names of the attributes that `fit` sets."""
 
-
-class _GaussianModel(CallbackSupportMixin, BaseEstimator):
+class _GaussianModel(RidgeBase, ABC):
     """Ridge regression with a Gaussian kernel for an array of targets."""
 
-    _doc_link_module = "sklearn_conv"
-    _doc_link_template = API_LINK
+    _fitted_names: ClassVar[set[str]] = {
+        "_is_single",
+        "alpha_",
+        "best_score_",
+        "center_",
+        "classes_",
+        "dual_coef_",
+        "feature_names_in_",
+        "gamma_",
+        "intercept_",
+        "landmarks_",
+        "median_distance_",
+        "n_features_in_",
+    }
 
     n_features_in_: int
     feature_names_in_: np.ndarray
@@ -64,10 +59,6 @@ class _GaussianModel(CallbackSupportMixin, BaseEstimator):
     landmarks_: np.ndarray
     dual_coef_: np.ndarray
     intercept_: np.ndarray
-
-    if TYPE_CHECKING:  # scikit-learn has no types; this method is inherited from it.
-
-        def set_params(self, **params: Any) -> Self: ...
 
     def __init__(
         self,
@@ -83,18 +74,12 @@ class _GaussianModel(CallbackSupportMixin, BaseEstimator):
         self.random_state = random_state
 
     def _fit(self, X: Any, y: Any) -> Self:
-        # The attributes of a new model replace those of this one at the end, so that an error
-        # leaves this model as it was.
-        model = type(self).__new__(type(self))
-        model.__dict__.update(self.get_params(deep=False))
+        model = self._unfitted()
         with fit_steps(self, X, y, 2) as step:
             parameters = self._check_parameters()
             rows, targets = model._check_rows(X, y)
             model._fit_targets(rows, targets, *parameters, step)
-        kept = {name: value for name, value in vars(self).items() if name not in FITTED}
-        self.__dict__ = kept | {
-            name: value for name, value in vars(model).items() if name in FITTED
-        }
+        self._take_over(model)
         return self
 
     def _check_parameters(self) -> tuple[Numbers, Numbers, int]:
@@ -106,9 +91,9 @@ class _GaussianModel(CallbackSupportMixin, BaseEstimator):
             check_integer(owner, "n_landmarks", self.n_landmarks, 1),
         )
 
+    @abstractmethod
     def _check_rows(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the checked rows, and targets ``(n, k)`` in float64 that are not centered."""
-        raise NotImplementedError
 
     @np.errstate(all="ignore")
     def _fit_targets(
@@ -124,7 +109,7 @@ class _GaussianModel(CallbackSupportMixin, BaseEstimator):
         targets = targets - self.intercept_
         largest = np.abs(targets).max() or 1.0  # With it, targets cannot overflow in float32.
         targets = (targets / largest).astype(rows.dtype)
-        order = self._generator().permutation(len(rows))
+        order = make_generator(self.random_state).permutation(len(rows))
         sample = order[-N_SAMPLE:]
         chosen = order[:n_landmarks]
         self.landmarks_ = rows[chosen]
@@ -149,11 +134,6 @@ class _GaussianModel(CallbackSupportMixin, BaseEstimator):
         self.gamma_ = unscaled[choice.gamma]
         self.best_score_ = choice.score * largest**2
         self.dual_coef_ = choice.dual * largest
-
-    def _generator(self) -> np.random.RandomState:
-        if isinstance(self.random_state, np.random.RandomState):
-            return self.random_state
-        return np.random.RandomState(self.random_state)  # None does not use NumPy's global state.
 
     def _predict_targets(self, X: Any) -> np.ndarray:
         """Return the predicted targets ``(n, k)``."""
@@ -326,10 +306,7 @@ class GaussianRidgeClassifier(ClassifierMixin, _GaussianModel):
         owner = type(self).__name__
         _check_arrays(owner, X, y)
         rows, labels = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        if labels.dtype.kind not in "biufUSO":
-            raise TypeError(f"y has dtype {labels.dtype}; classes must be numbers or strings.")
-        check_exact(labels)
-        check_classification_targets(labels)
+        check_labels(labels)
         self.classes_ = np.unique(labels)
         if len(self.classes_) < 2:
             raise ValueError(
@@ -499,9 +476,7 @@ def _check_arrays(owner: str, *arrays: Any) -> None:
                 f"{name}.compute() if the rows fit into memory, or use StreamingRidge or "
                 "StreamingRidgeClassifier, which accept Dask arrays."
             )
-        check_memory_map(array)
-        if np.ma.is_masked(array):
-            raise ValueError(f"{name} has masked values; fill them first, or remove their rows.")
         dtype = getattr(array, "dtype", None)
         if name == "X" and isinstance(dtype, np.dtype) and dtype.kind not in "biufcO":
             raise TypeError(f"X has dtype {dtype}; convert it to numbers first.")
+    require_unmasked(*arrays)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import blas, lapack
 
+from sklearn_conv._ridge.products import multiply_scipy
 from sklearn_conv._validation import note_if_memory_is_short
 
 N_SAMPLE = 2_000
@@ -57,8 +58,8 @@ def squared_distances(
     rows: np.ndarray, squares: np.ndarray, others: np.ndarray, other_squares: np.ndarray
 ) -> np.ndarray:
     """Return the squared distances ``(n, m)`` between rows whose squared norms are known."""
-    distances = rows @ others.T
-    distances *= -2
+    (gemm,) = blas.get_blas_funcs(("gemm",), (rows, others))
+    distances = gemm(-2.0, others.T, rows.T, trans_a=1).T
     distances += squares[:, np.newaxis]
     distances += other_squares
     return np.maximum(distances, 0, out=distances)
@@ -92,7 +93,7 @@ def predict_rows(
     for block in row_blocks(len(rows), row_bytes):
         centered = rows[block] - center
         distances = squared_distances(centered, square_rows(centered), landmarks, squares)
-        predicted[block] = kernel_values(distances, gamma) @ weights
+        predicted[block] = multiply_scipy(kernel_values(distances, gamma), weights)
     return predicted * largest
 
 
@@ -161,6 +162,7 @@ def solve_with_landmarks(
     n_landmarks, dtype = len(landmarks), landmarks.dtype
     squares = square_rows(landmarks)
     (solve_triangle,) = blas.get_blas_funcs(("trsm",), (landmarks,))
+    (gemm,) = blas.get_blas_funcs(("gemm",), (landmarks,))
     (solve,) = lapack.get_lapack_funcs(("potrs",), (landmarks,))
     with note_if_memory_is_short(REMEDY):
         kernel, products = np.zeros((2, n_landmarks, n_landmarks), dtype).transpose(0, 2, 1)
@@ -172,7 +174,11 @@ def solve_with_landmarks(
     jitter = n_landmarks * np.finfo(dtype).eps
     np.fill_diagonal(kernel, 1 + jitter)
     factor = _factorize(kernel)
-    assert factor is not None  # The jitter exceeds the rounding errors.
+    if factor is None:
+        raise ValueError(
+            f"The landmarks are so similar that {dtype} cannot distinguish them; choose a larger "
+            "gamma or fewer n_landmarks, or cast the features to float64."
+        )
 
     def features(chosen: np.ndarray) -> np.ndarray:
         """Return the features ``(n_landmarks, n)`` of some rows."""
@@ -185,7 +191,7 @@ def solve_with_landmarks(
     for block in row_blocks(len(rows), dtype.itemsize * max(landmarks.shape)):
         columns = features(rows[block])
         _add_products(products, columns)
-        right += columns @ targets[block]
+        right += gemm(1.0, columns, targets[block])
     kept = features(rows[sample])
     diagonal = products.diagonal().copy()
     best: Choice | None = None
@@ -199,7 +205,7 @@ def solve_with_landmarks(
         weights, _ = solve(ridge, right.astype(dtype), lower=1)  # (m, k)
         solved = solve_triangle(1.0, ridge, kept, lower=1)
         leverages = np.einsum("mn,mn->n", solved, solved, dtype=np.float64)
-        errors = targets[sample] - kept.T @ weights
+        errors = targets[sample] - gemm(1.0, kept, weights, trans_a=1)
         score = _score(errors / (1 - leverages)[:, np.newaxis])
         if best is None or score > best.score:
             dual = solve_triangle(1.0, factor, weights, lower=1, trans_a=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from sklearn.utils.multiclass import check_classification_targets
 
 N_SHOWN = 10
 """Number of labels that are shown in a message."""
@@ -27,6 +28,14 @@ def show_labels(labels: np.ndarray | list[Any]) -> str:
     shown = ", ".join(map(show_label, first.tolist() if isinstance(first, np.ndarray) else first))
     more = f", ... ({len(labels)} labels)" if len(labels) > N_SHOWN else ""
     return f"[{shown}{more}]"
+
+
+def check_labels(labels: np.ndarray) -> None:
+    """Raise an error if labels are not those of classes, or not exact."""
+    if labels.dtype.kind not in "biufUSO":
+        raise TypeError(f"y has dtype {labels.dtype}; classes must be numbers or strings.")
+    check_exact(labels)
+    check_classification_targets(labels)
 
 
 def check_exact(labels: np.ndarray) -> None:

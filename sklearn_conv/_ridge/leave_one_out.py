@@ -50,7 +50,7 @@ def shortlist_alphas(
 ) -> tuple[float, ...]:
     """Return the alphas that may have the smallest error, by factors in float32.
 
-    Such factors take half the time. Alphas that are too small for float32 are returned as well.
+    Such factors take less time. Alphas that are too small for float32 are returned as well.
     """
     weight = moments.targets.weight
     correlations = _correlations(moments, scale)
@@ -67,7 +67,7 @@ def shortlist_alphas(
             for start in range(0, len(leverages), KEPT_BLOCK):
                 block = slice(start, start + KEPT_BLOCK)
                 rows = ((moments.kept.rows[block] - moments.mean) / scale).astype(np.float32)
-                predicted[block] = rows @ coef
+                predicted[block] = blas.sgemm(1.0, coef, rows.T, trans_a=1).T
                 solved = blas.strsm(1.0, factor, rows.T, lower=0, trans_a=1, overwrite_b=1)
                 leverages[block] = np.einsum("dm,dm->m", solved, solved) / weight
             scores[:] = leave_one_out_scores(moments, regression, predicted, leverages)

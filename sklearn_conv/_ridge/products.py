@@ -43,6 +43,22 @@ def is_single(rows: np.ndarray) -> bool:
     return rows.dtype == np.float32 and n_features >= SINGLE_FEATURES and n_rows >= SINGLE_ROWS
 
 
+def multiply_scipy(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return ``left @ right`` for arrays in C order, computed by the BLAS of SciPy.
+
+    NumPy and SciPy may each have a BLAS with threads of its own. After a product, these wait
+    busily, and slow down a product or a factor that the other library computes next.
+    """
+    (gemm,) = blas.get_blas_funcs(("gemm",), (left, right))
+    # The transposed arrays are in Fortran order, so that they are not copied.
+    return gemm(1.0, right.T, left.T).T
+
+
+def multiply(left: np.ndarray, right: np.ndarray, single: bool) -> np.ndarray:
+    """Return ``left @ right`` by the library that `add_products` uses for ``single`` or not."""
+    return left @ right if single else multiply_scipy(left, right)
+
+
 def center_rows(
     rows: np.ndarray, mean: np.ndarray, weights: np.ndarray, shift: np.ndarray
 ) -> CenteredRows:
@@ -84,7 +100,7 @@ def add_products(gram: np.ndarray, squares: np.ndarray, added: CenteredRows) -> 
             products = tile[: sums.shape[0], : sums.shape[1]]
             np.matmul(left, rows[:, j : j + TILE], out=products)
             sums += products
-    blas.dsyr(1.0, added.shift, lower=1, a=gram, overwrite_a=1)
+            sums += np.multiply.outer(added.shift[i : i + TILE], added.shift[j : j + TILE])
     return squares + added.squares
 
 

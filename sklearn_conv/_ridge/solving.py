@@ -179,7 +179,7 @@ def _choose_by_products(
         if len(search.alphas) > 1:
             # (d, m); BLAS overwrites arrays in Fortran order without a copy
             kept = np.subtract(moments.kept.rows.T, moments.mean[:, np.newaxis], order="F")
-            predicted = kept.T @ coef
+            predicted = blas.dgemm(1.0, kept, coef, trans_a=1)
             solved = blas.dtrsm(1.0, factor, kept, lower=0, trans_a=1, overwrite_b=1)  # (d, m)
             leverages = np.einsum("dm,dm->m", solved, solved)
             score = leave_one_out_scores(moments, regression, predicted, leverages)

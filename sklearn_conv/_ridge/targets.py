@@ -14,6 +14,7 @@ import numpy as np
 from sklearn_conv._ridge.blocks import row_chunks
 from sklearn_conv._ridge.keys import class_keys, column_keys
 from sklearn_conv._ridge.labels import align_labels, union_labels
+from sklearn_conv._ridge.products import is_single, multiply
 
 
 class Regression(NamedTuple):
@@ -49,13 +50,13 @@ class ClassSums(NamedTuple):
     def of_rows(cls, rows: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Self:
         """Return the sums over rows with weights above 0."""
         classes, codes = np.unique(labels, return_inverse=True)
-        counts = np.bincount(codes, weights)
+        counts, single = np.bincount(codes, weights), is_single(rows)
         sums = np.zeros((len(classes), rows.shape[1]))
         for chunk in row_chunks(rows):
             present, indices = np.unique(codes[chunk], return_inverse=True)
             indicators = np.zeros((len(present), len(indices)))
             indicators[indices, np.arange(len(indices))] = weights[chunk]
-            sums[present] += indicators @ rows[chunk].astype(np.float64)
+            sums[present] += multiply(indicators, rows[chunk].astype(np.float64), single)
         mean = sums.sum(axis=0) / counts.sum()
         return cls(mean, classes, counts, sums / counts[:, np.newaxis])
 
@@ -130,16 +131,16 @@ class ColumnSums(NamedTuple):
     @classmethod
     def of_rows(cls, rows: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Self:
         """Return the sums over rows with weights above 0."""
-        weight = float(weights.sum())
-        target_mean = weights @ targets / weight
+        weight, single = float(weights.sum()), is_single(rows)
+        target_mean = np.einsum("n,nk->k", weights, targets) / weight
         centered = (targets - target_mean) * weights[:, np.newaxis]
         mean = np.zeros(rows.shape[1])
         for chunk in row_chunks(rows):
-            mean += weights[chunk] @ rows[chunk].astype(np.float64)
+            mean += np.einsum("n,nd->d", weights[chunk], rows[chunk].astype(np.float64))
         mean /= weight
         products = np.zeros((targets.shape[1], rows.shape[1]))
         for chunk in row_chunks(rows):
-            products += centered[chunk].T @ (rows[chunk] - mean)
+            products += multiply(centered[chunk].T, rows[chunk] - mean, single)
         return cls(mean, weight, target_mean, products)
 
     @property
