@@ -16,8 +16,8 @@ from sklearn_conv._ridge.regressor import StreamingRidge
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv._validation import check_name
 
-ALPHAS = (0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
-"""Regularization strengths, among which leave-one-out errors choose."""
+ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
+"""Regularization strengths, among which leave-one-out scores choose."""
 
 LEARNED = {
     "kernels": "patches",
@@ -185,9 +185,9 @@ def make_image_classifier(
     owner = "make_image_classifier"
     features = _make_features(owner, kind, effort, random_state, n_jobs, parameters)
     classifier = (
-        GaussianRidgeClassifier(random_state=random_state)
+        GaussianRidgeClassifier(random_state=random_state, scoring="neg_log_loss")
         if _is_gaussian(kind, effort)
-        else StreamingRidgeClassifier(ALPHAS)
+        else StreamingRidgeClassifier(ALPHAS, scoring="neg_log_loss")
     )
     return Pipeline([("features", features), ("classifier", classifier)])
 

@@ -6,6 +6,7 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import smallest_log_loss
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
@@ -14,6 +15,7 @@ from sklearn.datasets import load_digits, make_regression
 from sklearn.exceptions import NotFittedError
 from sklearn.kernel_approximation import Nystroem
 from sklearn.kernel_ridge import KernelRidge
+from sklearn.linear_model import Ridge
 from sklearn.utils import estimator_checks
 from threadpoolctl import threadpool_limits
 
@@ -103,6 +105,40 @@ def test_leave_one_out_errors_are_those_of_fits_without_the_row(cls):
     assert model.best_score_ == pytest.approx(-min(means.values()))
 
 
+@pytest.mark.parametrize("n_landmarks", [40, 20])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_log_loss_is_that_of_fits_without_the_row(n_classes, n_landmarks):
+    X, y = data(40, n_classes=n_classes)
+    targets = targets_of(GaussianRidgeClassifier, y)
+    mean = targets.mean(axis=0)
+    alphas = (0.01, 0.1, 1.0)
+    model = GaussianRidgeClassifier(
+        alphas, 1.0, n_landmarks=n_landmarks, random_state=0, scoring="neg_log_loss"
+    ).fit(X, y)
+    gamma = 1.0 / model.median_distance_
+    nystroem = Nystroem(gamma=gamma, n_components=n_landmarks)
+    rows = nystroem.fit(model.landmarks_ + model.center_).transform(X)
+    losses = []
+    for alpha in alphas:
+        predicted = np.empty(targets.shape)
+        for i in range(40):
+            others = np.arange(40) != i
+            ridge = Ridge(alpha, fit_intercept=False).fit(rows[others], (targets - mean)[others])
+            predicted[i] = ridge.predict(rows[i : i + 1]) + mean
+        if n_classes == 2:
+            predicted = np.hstack([-predicted, predicted])
+        losses.append(smallest_log_loss(predicted, y, np.ones(40)))
+    assert model.best_score_ == pytest.approx(-min(losses), rel=1e-4)
+    assert model.alpha_ == alphas[np.argmin(losses)]
+
+
+@pytest.mark.parametrize(("value", "error"), [("accuracy", ValueError), (3, TypeError)])
+def test_bad_scoring(value, error):
+    message = "'scoring' parameter of GaussianRidgeClassifier must be .*neg_log_loss.* or None"
+    with pytest.raises(error, match=message):
+        GaussianRidgeClassifier(scoring=value).fit(*data(40))
+
+
 def test_a_sample_of_rows_has_the_same_errors(monkeypatch):
     """The elements of the inverse are computed from a part of the factor."""
     X, y = data(80)
@@ -175,9 +211,9 @@ def test_many_landmarks_choose_gamma_with_few_of_them(monkeypatch):
     monkeypatch.setattr(gaussian, "N_SEARCH", 50)
     grids = []
 
-    def solve(rows, targets, gammas, alphas):
+    def solve(rows, targets, gammas, alphas, score):
         grids.append((len(rows), len(gammas), len(alphas)))
-        return gaussian_solving.solve_exactly(rows, targets, gammas, alphas)
+        return gaussian_solving.solve_exactly(rows, targets, gammas, alphas, score)
 
     monkeypatch.setattr(gaussian, "solve_exactly", solve)
     GaussianRidgeClassifier([0.1, 1], [0.1, 0.3, 1]).fit(X, y)

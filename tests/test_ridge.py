@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import skops.io
+from helpers import smallest_log_loss
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import blas, lapack
@@ -149,6 +150,52 @@ def test_leave_one_out_errors_are_those_of_fits_without_the_row():
         means.append(np.square(errors).mean())
     assert model.alpha_ == (1.0, 30.0)[np.argmin(means)]
     assert model.best_score_ == pytest.approx(-min(means))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("size", [(40, 5), (40, 60)], ids=["products", "rows"])
+def test_log_loss_is_that_of_fits_without_the_row(size, n_classes, weighted):
+    X, y = data(*size, n_classes)
+    X[:, :n_classes] += np.eye(n_classes)[y]
+    weights = np.random.default_rng(2).uniform(0.5, 2, len(X)) if weighted else np.ones(len(X))
+    alphas = (1.0, 10.0, 100.0)
+    model = StreamingRidgeClassifier(alphas, scoring="neg_log_loss").fit(X, y, weights)
+    assert (model.sums_.gram is None) == (size[1] > size[0])
+    scaled = (X - model.mean_) / model.scale_
+    targets = np.where(y[:, np.newaxis] == np.arange(n_classes), 1.0, -1.0)
+    losses = []
+    for alpha in alphas:
+        predicted = np.empty(targets.shape)
+        for i in range(len(X)):
+            others = np.arange(len(X)) != i
+            fitted = Ridge(alpha).fit(scaled[others], targets[others], weights[others])
+            predicted[i] = fitted.predict(scaled[i : i + 1])
+        losses.append(smallest_log_loss(predicted, y, weights))
+    assert model.best_score_ == pytest.approx(-min(losses), rel=1e-5)
+    assert model.alpha_ == alphas[np.argmin(losses)]
+
+
+def test_squared_errors_and_log_loss_may_choose_differently():
+    """Many features of one class have large targets, which cost squared errors only."""
+    X, y = load_digits(return_X_y=True)
+    models = {
+        scoring: StreamingRidgeClassifier(np.logspace(-3, 4, 15), scoring=scoring).fit(X, y)
+        for scoring in (None, "neg_log_loss")
+    }
+    assert models["neg_log_loss"].alpha_ != models[None].alpha_
+    model = models[None].set_params(scoring="neg_log_loss")  # Alpha is chosen again.
+    assert model.alpha_ == models["neg_log_loss"].alpha_
+    assert model.best_score_ == models["neg_log_loss"].best_score_
+
+
+@pytest.mark.parametrize(("value", "error"), [("accuracy", ValueError), (3, TypeError)])
+def test_bad_scoring(value, error):
+    X, y = data(30, 3)
+    message = "'scoring' parameter of StreamingRidgeClassifier must be .*neg_log_loss.* or None"
+    for method in ("fit", "partial_fit"):
+        with pytest.raises(error, match=message):
+            getattr(StreamingRidgeClassifier(scoring=value), method)(X, y)
 
 
 def test_a_sample_of_many_rows_chooses_alpha(monkeypatch):
@@ -809,7 +856,7 @@ def test_a_failed_fit_leaves_the_model_as_it_was(options, X, y, error, named):
     unfitted = StreamingRidgeClassifier(**options)
     with pytest.raises(error):
         unfitted.fit(X, y)
-    assert {*vars(unfitted)} - {"_locks"} == {"alphas", "class_weight"}
+    assert {*vars(unfitted)} - {"_locks"} == {"alphas", "class_weight", "scoring"}
 
 
 @pytest.mark.parametrize("raised", [no_memory, interrupt])
@@ -834,7 +881,7 @@ def test_a_failed_first_batch_leaves_a_model_that_is_not_fitted():
     model = StreamingRidgeClassifier()
     with pytest.raises(ValueError, match="not among"):
         model.partial_fit(pd.DataFrame(X).add_prefix("x"), y, classes=[0, 1])
-    assert {*vars(model)} - {"_locks"} == {"alphas", "class_weight"}
+    assert {*vars(model)} - {"_locks"} == {"alphas", "class_weight", "scoring"}
     assert model.partial_fit(X[:, :7], y).predict(X[:, :7]).shape == (300,)
 
 

@@ -29,6 +29,7 @@ from sklearn_conv._ridge.labels import (
     show_labels,
     union_labels,
 )
+from sklearn_conv._ridge.leave_one_out import check_scoring
 from sklearn_conv._ridge.moments import Moments, Rows
 from sklearn_conv._ridge.solving import Search, check_strengths
 from sklearn_conv._validation import is_dask, is_finite, parameter_error
@@ -49,11 +50,12 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
     alphas : float or sequence of float, default=(0.1, 1.0, 10.0, 100.0, 1000.0)
         Regularization strengths, each above 0, as in `sklearn.linear_model.RidgeClassifier` for
         features with unit variance. If there are several, the alpha with the smallest mean squared
-        leave-one-out error, over rows and classes, is chosen. For up to 2,000 rows, the errors of
-        all rows are used, as in `sklearn.linear_model.RidgeClassifierCV`. For more rows, the errors
-        of a random sample of 2,000 rows are used, which is decided by the features and the label of
-        each row. It is the same in any order of the rows and of `partial_fit` and `merge`, unless
-        rows are repeated. The model is always fitted on all rows.
+        leave-one-out error, over rows and classes, is chosen, or that with the best ``scoring``.
+        For up to 2,000 rows, the errors of all rows are used, as in
+        `sklearn.linear_model.RidgeClassifierCV`. For more rows, the errors of a random sample of
+        2,000 rows are used, which is decided by the features and the label of each row. It is the
+        same in any order of the rows and of `partial_fit` and `merge`, unless rows are repeated.
+        The model is always fitted on all rows.
 
         ``alphas`` is read whenever the model is solved: after ``set_params(alphas=...)``, `predict`
         chooses an alpha again, without the rows.
@@ -62,6 +64,13 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         `sklearn.linear_model.RidgeClassifier`. Classes that are not in a dict have weight 1.
         "balanced" weights classes inversely to their frequencies in y. It is for `fit` only,
         because the frequencies are unknown in `partial_fit`.
+    scoring : {None, "neg_log_loss"}, default=None
+        What chooses alpha. If None, it is the mean squared leave-one-out error, as in
+        `sklearn.linear_model.RidgeClassifierCV`. Squared errors also count rows that are far on the
+        right side of a decision. With many features, "neg_log_loss" often chooses a smaller alpha
+        and a more accurate model: it is the leave-one-out log loss of probabilities that are the
+        softmax of the decision function, multiplied by the factor with the smallest loss. Both are
+        averages over rows with their weights.
 
     Attributes
     ----------
@@ -74,7 +83,8 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
     alpha_ : float
         The chosen regularization strength.
     best_score_ : float or None
-        Minus the mean squared leave-one-out error for ``alpha_``; None if there is only one alpha.
+        Minus the mean squared leave-one-out error for ``alpha_``, or minus the log loss if this is
+        the ``scoring``; None if there is only one alpha.
     mean_ : ndarray of shape (n_features,)
         Mean of each feature.
     scale_ : ndarray of shape (n_features,)
@@ -119,6 +129,8 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
     References
     ----------
     R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007): leave-one-out errors.
+    C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural Networks"
+    (2017): the factor of the softmax.
     T. F. Chan, G. H. Golub and R. J. LeVeque, "Algorithms for Computing the Sample Variance:
     Analysis and Recommendations" (1983).
 
@@ -154,9 +166,11 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         self,
         alphas: float | Sequence[float] | np.ndarray = (0.1, 1.0, 10.0, 100.0, 1000.0),
         class_weight: Mapping[Any, float] | str | None = None,
+        scoring: str | None = None,
     ) -> None:
         self.alphas = alphas
         self.class_weight = class_weight
+        self.scoring = scoring
 
     @with_callbacks
     def fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> Self:
@@ -325,7 +339,8 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         return accuracy_score(y, predicted, sample_weight=sample_weight)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({"class_weight": None, **state})  # The parameter did not always exist.
+        # These parameters did not always exist.
+        super().__setstate__({"class_weight": None, "scoring": None, **state})
 
     def _check_parameters(self) -> Search:
         value = self.class_weight
@@ -339,7 +354,8 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         elif value is not None and not (isinstance(value, str) and value == "balanced"):
             error = ValueError if isinstance(value, str) else TypeError
             raise parameter_error(error, OWNER, "class_weight", rule, value)
-        return Search(check_strengths(OWNER, "alphas", self.alphas))
+        alphas = check_strengths(OWNER, "alphas", self.alphas)
+        return Search(alphas, scoring=check_scoring(OWNER, self.scoring))
 
     def _prepare(self, y: Any, options: dict[str, Any]) -> tuple[Any, Callable[..., Rows]]:
         class_weight = self.class_weight

@@ -18,10 +18,12 @@ from sklearn_conv._ridge.gaussian_solving import (
     N_SEARCH,
     median_distance,
     predict_rows,
+    score_squares,
     solve_exactly,
     solve_with_landmarks,
 )
 from sklearn_conv._ridge.labels import check_labels, show_label
+from sklearn_conv._ridge.leave_one_out import check_scoring, score_classes
 from sklearn_conv._ridge.solving import check_strengths
 from sklearn_conv._validation import check_integer, is_dask
 
@@ -118,22 +120,32 @@ class _GaussianModel(RidgeBase, ABC):
         self.median_distance_ = median_distance(rows[sample] - self.center_)
         unscaled = {gamma / self.median_distance_: gamma for gamma in gammas}
         scaled = [*unscaled]
+
+        def score(errors: np.ndarray, kept: np.ndarray) -> float:
+            return self._score_rows(errors, kept, largest)
+
         with step("gammas"):
             if len(scaled) > 1 and (len(chosen) > N_SEARCH or len(chosen) < len(rows)):
                 few = chosen[:N_SEARCH]
-                choice = solve_exactly(self.landmarks_[:N_SEARCH], targets[few], scaled, alphas)
+                choice = solve_exactly(
+                    self.landmarks_[:N_SEARCH], targets[few], scaled, alphas, score
+                )
                 scaled = [choice.gamma]
         with step("alphas"):
             if len(chosen) == len(rows):
-                choice = solve_exactly(self.landmarks_, targets[chosen], scaled, alphas)
+                choice = solve_exactly(self.landmarks_, targets[chosen], scaled, alphas, score)
             else:
                 choice = solve_with_landmarks(
-                    rows, targets, sample, self.center_, self.landmarks_, scaled[0], alphas
+                    rows, targets, sample, self.center_, self.landmarks_, scaled[0], alphas, score
                 )
         self.alpha_ = choice.alpha
         self.gamma_ = unscaled[choice.gamma]
-        self.best_score_ = choice.score * largest**2
+        self.best_score_ = choice.score
         self.dual_coef_ = choice.dual * largest
+
+    def _score_rows(self, errors: np.ndarray, targets: np.ndarray, unit: float) -> float:
+        """Return the score of leave-one-out errors; they and the centered targets have a unit."""
+        return score_squares(errors, targets) * unit**2
 
     def _predict_targets(self, X: Any) -> np.ndarray:
         """Return the predicted targets ``(n, k)``."""
@@ -160,9 +172,10 @@ class GaussianRidgeClassifier(ClassifierMixin, _GaussianModel):
     ----------
     alphas : float or sequence of float, default=(0.001, 0.01, 0.1, 1.0, 10.0)
         Regularization strengths, each above 0. If there are several values of alpha or gamma, the
-        pair with the smallest mean squared leave-one-out error, over rows and classes, is chosen.
-        The errors of all rows are used, or those of 2,000 random rows if there are more. Values
-        that are too small for the accuracy of the computation are skipped.
+        pair with the smallest mean squared leave-one-out error, over rows and classes, is chosen,
+        or that with the best ``scoring``. The errors of all rows are used, or those of 2,000 random
+        rows if there are more. Values that are too small for the accuracy of the computation are
+        skipped.
     gammas : float or sequence of float, default=(0.1, 0.3, 1.0)
         Coefficients of the kernel, each above 0, in units of 1 / median squared distance. The
         kernel is ``exp(-gamma * distance**2 / median_distance_)``. If there are several, and more
@@ -178,6 +191,8 @@ class GaussianRidgeClassifier(ClassifierMixin, _GaussianModel):
         Seed or generator of the choice of landmarks and of the rows whose leave-one-out errors are
         used. If None, they differ in every call of ``fit``. For up to 2,000 rows, and no more than
         ``n_landmarks``, it has no effect except for rounding.
+    scoring : {None, "neg_log_loss"}, default=None
+        What chooses alpha and gamma, as in `StreamingRidgeClassifier`.
 
     Attributes
     ----------
@@ -188,7 +203,8 @@ class GaussianRidgeClassifier(ClassifierMixin, _GaussianModel):
     gamma_ : float
         The chosen coefficient, in units of ``1 / median_distance_``.
     best_score_ : float
-        Minus the mean squared leave-one-out error for ``alpha_`` and ``gamma_``.
+        Minus the mean squared leave-one-out error for ``alpha_`` and ``gamma_``, or minus the log
+        loss if this is the ``scoring``.
     median_distance_ : float
         Median of the squared distances between all rows, or 2,000 random rows, without the
         distances of equal rows; 1 if all rows are equal.
@@ -229,6 +245,8 @@ class GaussianRidgeClassifier(ClassifierMixin, _GaussianModel):
     R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007): leave-one-out errors.
     C. K. I. Williams and M. Seeger, "Using the Nyström Method to Speed Up Kernel Machines" (2001):
     landmarks.
+    C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural Networks"
+    (2017): the factor of the softmax.
 
     Examples
     --------
@@ -241,6 +259,18 @@ class GaussianRidgeClassifier(ClassifierMixin, _GaussianModel):
     """
 
     classes_: np.ndarray
+
+    def __init__(
+        self,
+        alphas: float | Sequence[float] | np.ndarray = (0.001, 0.01, 0.1, 1.0, 10.0),
+        gammas: float | Sequence[float] | np.ndarray = (0.1, 0.3, 1.0),
+        *,
+        n_landmarks: int = 10_000,
+        random_state: int | np.random.RandomState | None = None,
+        scoring: str | None = None,
+    ) -> None:
+        super().__init__(alphas, gammas, n_landmarks=n_landmarks, random_state=random_state)
+        self.scoring = scoring
 
     @with_callbacks
     def fit(self, X: Any, y: Any) -> Self:
@@ -301,6 +331,22 @@ class GaussianRidgeClassifier(ClassifierMixin, _GaussianModel):
         return self.classes_[
             scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)
         ]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({"scoring": None, **state})  # The parameter did not always exist.
+
+    def _check_parameters(self) -> tuple[Numbers, Numbers, int]:
+        check_scoring(type(self).__name__, self.scoring)
+        return super()._check_parameters()
+
+    def _score_rows(self, errors: np.ndarray, targets: np.ndarray, unit: float) -> float:
+        if self.scoring is None:
+            return super()._score_rows(errors, targets, unit)
+        predicted, targets = (
+            array.astype(np.float64) * unit + self.intercept_
+            for array in (targets - errors, targets)
+        )
+        return score_classes(predicted, targets, np.ones(len(targets)))
 
     def _check_rows(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         owner = type(self).__name__

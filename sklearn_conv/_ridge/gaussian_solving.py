@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,9 +30,18 @@ class Choice(NamedTuple):
     """Coefficient of the squared distances in the kernel."""
     alpha: float
     score: float
-    """Minus the mean squared leave-one-out error."""
+    """Leave-one-out score."""
     dual: np.ndarray
     """Coefficients ``(m, k)`` of the landmarks."""
+
+
+Score = Callable[[np.ndarray, np.ndarray], float]
+"""Return a score from leave-one-out errors and targets, both ``(n, k)``."""
+
+
+def score_squares(errors: np.ndarray, targets: np.ndarray) -> float:
+    """Return minus the mean squared error."""
+    return -float(np.square(errors).mean())
 
 
 def row_blocks(n_rows: int, row_bytes: int) -> Iterator[slice]:
@@ -98,9 +107,13 @@ def predict_rows(
 
 
 def solve_exactly(
-    landmarks: np.ndarray, targets: np.ndarray, gammas: Sequence[float], alphas: Sequence[float]
+    landmarks: np.ndarray,
+    targets: np.ndarray,
+    gammas: Sequence[float],
+    alphas: Sequence[float],
+    score: Score = score_squares,
 ) -> Choice:
-    """Return the solution with the smallest leave-one-out error; all rows are landmarks.
+    """Return the solution with the best leave-one-out score; all rows are landmarks.
 
     One array is needed. Its upper triangle contains the squared distances, from which the kernel is
     computed into the lower triangle and the diagonal. There it is replaced by its Cholesky factor.
@@ -134,9 +147,9 @@ def solve_exactly(
             dual, _ = solve(factor, targets, lower=1)
             diagonal = _inverse_diagonal(factor[sample, sample])
             errors = dual[sample].astype(np.float64) / diagonal[:, np.newaxis]
-            score = _score(errors)
-            if best is None or score > best.score:
-                best = Choice(gamma, alpha, score, dual)
+            found = _finite(score(errors, targets[sample]))
+            if best is None or found > best.score:
+                best = Choice(gamma, alpha, found, dual)
     return _require(best, alphas, landmarks.dtype)
 
 
@@ -148,6 +161,7 @@ def solve_with_landmarks(
     landmarks: np.ndarray,
     gamma: float,
     alphas: Sequence[float],
+    score: Score = score_squares,
 ) -> Choice:
     """Return the solution for which the coefficients of all rows but the landmarks are zero.
 
@@ -206,10 +220,11 @@ def solve_with_landmarks(
         solved = solve_triangle(1.0, ridge, kept, lower=1)
         leverages = np.einsum("mn,mn->n", solved, solved, dtype=np.float64)
         errors = targets[sample] - gemm(1.0, kept, weights, trans_a=1)
-        score = _score(errors / (1 - leverages)[:, np.newaxis])
-        if best is None or score > best.score:
+        errors = errors / (1 - leverages)[:, np.newaxis]
+        found = _finite(score(errors, targets[sample]))
+        if best is None or found > best.score:
             dual = solve_triangle(1.0, factor, weights, lower=1, trans_a=1)
-            best = Choice(gamma, alpha, score, dual)
+            best = Choice(gamma, alpha, found, dual)
     return _require(best, alphas, dtype)
 
 
@@ -243,9 +258,8 @@ def _factorize(matrix: np.ndarray) -> np.ndarray | None:
     return None if failed else factor
 
 
-def _score(errors: np.ndarray) -> float:
-    """Return minus the mean square, or minus infinity if rounding has made errors infinite."""
-    score = -float(np.square(errors).mean())
+def _finite(score: float) -> float:
+    """Return a score, or minus infinity if rounding has made errors infinite."""
     return score if np.isfinite(score) else -np.inf
 
 

@@ -1,12 +1,17 @@
-"""Leave-one-out errors of the kept rows, and the alphas that may have the smallest error."""
+"""Leave-one-out scores of the kept rows, and the alphas that may have the best score."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy.linalg import blas, lapack
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 
 from sklearn_conv._ridge.moments import Moments
 from sklearn_conv._ridge.targets import Regression
+from sklearn_conv._validation import check_name
 
 TRIANGLE_BLOCK = 256
 """Number of rows and columns that are mirrored at once, in the cache."""
@@ -19,26 +24,70 @@ SMALLEST_PIVOT = 100 * float(np.finfo(np.float32).eps)
 changes it by about a hundredth."""
 
 TIE = 1e-5
-"""Relative difference of errors that is not trusted in float32."""
+"""Relative difference of scores that is not trusted in float32."""
+
+SCORINGS = ("neg_log_loss",)
+"""Scores other than minus the mean squared error."""
+
+LARGEST_FACTOR = 20.0
+"""Largest factor of a decision function, whose values are about -1 to 1, in a softmax."""
 
 
-def leave_one_out_scores(
+def check_scoring(owner: str, value: Any) -> str | None:
+    """Check the name of a score of classes, or None for minus the mean squared error."""
+    return value if value is None else check_name(owner, "scoring", value, SCORINGS, " or None")
+
+
+def leave_one_out_errors(
     moments: Moments, regression: Regression, predicted: np.ndarray, leverages: np.ndarray
 ) -> np.ndarray:
-    """Return minus the mean squared leave-one-out error of the kept rows, for each column ``(k,)``.
+    """Return the leave-one-out errors of the kept rows ``(m, k)``.
 
     ``predicted`` ``(m, k)`` are the predictions for the kept rows, less the mean of the targets,
     and ``leverages`` ``(m,)`` are the leverages of the centered rows with weight 1. The
-    leave-one-out error of a row is its error, divided by 1 minus its leverage. Squared errors are
-    multiplied by the weights of the rows.
+    leave-one-out error of a row is its error, divided by 1 minus its leverage.
 
     Source: R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007).
     """
-    weights, counts = moments.kept.weights, moments.kept_counts
-    leverages = weights * (leverages + 1 / moments.targets.weight)
+    leverages = moments.kept.weights * (leverages + 1 / moments.targets.weight)
     errors = regression.kept - regression.mean - predicted
-    squares = np.square(errors / (1 - leverages)[:, np.newaxis])
-    return -(counts * weights) @ squares / counts.sum()
+    return errors / (1 - leverages)[:, np.newaxis]
+
+
+def leave_one_out_scores(
+    moments: Moments, regression: Regression, errors: np.ndarray, scoring: str | None
+) -> np.ndarray:
+    """Return the score of each column of the leave-one-out errors ``(k,)``.
+
+    It is minus the mean squared error, where squares are multiplied by the weights of the rows. For
+    "neg_log_loss", it is the score of all columns by `score_classes` instead.
+    """
+    counts = moments.kept_counts
+    weights = counts * moments.kept.weights
+    if scoring is None:
+        return -weights @ np.square(errors) / counts.sum()
+    score = score_classes(regression.kept - errors, regression.kept, weights)
+    return np.full(errors.shape[1], score)
+
+
+def score_classes(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+    """Return minus the mean log loss of predicted targets ``(n, k)`` of classes, -1 and +1.
+
+    The probabilities are the softmax of the predicted targets times a factor, for which the loss is
+    smallest.
+
+    Source: C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural
+    Networks" (2017): the factor, which is the inverse of a temperature.
+    """
+    if targets.shape[1] == 1:
+        predicted, targets = (np.hstack([-array, array]) for array in (predicted, targets))
+    margins = predicted - np.sum(predicted, axis=1, where=targets > 0, keepdims=True)
+
+    def loss(factor: float) -> float:
+        return float(np.average(logsumexp(factor * margins, axis=1), weights=weights))
+
+    # The loss is a convex function of the factor.
+    return -float(minimize_scalar(loss, bounds=(0, LARGEST_FACTOR), method="bounded").fun)
 
 
 def shortlist_alphas(
@@ -47,8 +96,9 @@ def shortlist_alphas(
     regression: Regression,
     alphas: tuple[float, ...],
     per_target: bool,
+    scoring: str | None = None,
 ) -> tuple[float, ...]:
-    """Return the alphas that may have the smallest error, by factors in float32.
+    """Return the alphas that may have the best score, by factors in float32.
 
     Such factors take less time. Alphas that are too small for float32 are returned as well.
     """
@@ -70,7 +120,8 @@ def shortlist_alphas(
                 predicted[block] = blas.sgemm(1.0, coef, rows.T, trans_a=1).T
                 solved = blas.strsm(1.0, factor, rows.T, lower=0, trans_a=1, overwrite_b=1)
                 leverages[block] = np.einsum("dm,dm->m", solved, solved) / weight
-            scores[:] = leave_one_out_scores(moments, regression, predicted, leverages)
+            errors = leave_one_out_errors(moments, regression, predicted, leverages)
+            scores[:] = leave_one_out_scores(moments, regression, errors, scoring)
     if not per_target:
         table = table.mean(axis=1, keepdims=True)
     is_unknown = np.isnan(table)

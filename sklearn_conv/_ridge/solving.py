@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import blas, lapack
-from sklearn.linear_model import RidgeCV
 
 from sklearn_conv._ridge.blocks import row_blocks
 from sklearn_conv._ridge.leave_one_out import (
+    leave_one_out_errors,
     leave_one_out_scores,
     mirror_lower_triangle,
     shortlist_alphas,
@@ -29,6 +30,8 @@ class Search(NamedTuple):
 
     alphas: tuple[float, ...]
     per_target: bool = False
+    scoring: str | None = None
+    """What decides: squared errors if None, otherwise "neg_log_loss", for classes."""
 
 
 class Solution(NamedTuple):
@@ -38,7 +41,7 @@ class Solution(NamedTuple):
     alpha: float | np.ndarray
     """The chosen alpha, or one for each column ``(k,)``."""
     score: float | np.ndarray | None
-    """Minus the mean squared leave-one-out error; None if there is only one alpha."""
+    """Leave-one-out score; None if there is only one alpha."""
     classes: np.ndarray | None
     """Class labels of a classifier."""
     coef: np.ndarray
@@ -51,11 +54,13 @@ class Solution(NamedTuple):
     """Standard deviation of each feature ``(d,)``."""
     per_target: bool = False
     """Whether an alpha was chosen for each column."""
+    scoring: str | None = None
+    """By what alpha was chosen."""
 
     @property
     def search(self) -> Search:
         """The parameters for which this is the solution."""
-        return Search(self.alphas, self.per_target)
+        return Search(self.alphas, self.per_target, self.scoring)
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Return the predicted targets ``(n, k)``."""
@@ -87,13 +92,13 @@ def check_strengths(owner: str, name: str, value: Any) -> tuple[float, ...]:
 def solve(
     moments: Moments, n_writes: int, classes: np.ndarray | None, search: Search
 ) -> Solution | None:
-    """Return the solution for the alpha with the smallest mean squared leave-one-out error.
+    """Return the solution for the alpha with the best leave-one-out score.
 
     ``n_writes`` is what `Moments.begin_solving` returned. No other thread may use the moments.
     Return None if they were changed since then, which only a signal handler in this thread can do;
     the caller then solves again.
     """
-    choose = _choose_by_rows if moments.gram is None else _choose_by_products
+    solutions = _solve_by_rows if moments.gram is None else _solve_by_products
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             scale = np.sqrt(moments.variances)
@@ -103,7 +108,8 @@ def solve(
                     "The products of features and targets overflow float64; divide the targets by "
                     "their standard deviation first."
                 )
-            alpha, score, coef = choose(moments, scale, regression, search)
+            found = solutions(moments, scale, regression, search)
+            alpha, score, coef = _choose(found, moments, regression, search)
     except (ValueError, IndexError):
         if moments.n_writes == n_writes:
             raise
@@ -120,36 +126,78 @@ def solve(
         level=regression.mean,
         scale=scale,
         per_target=search.per_target,
+        scoring=search.scoring,
     )
 
 
-Choice = tuple[float | np.ndarray, float | np.ndarray, np.ndarray]
-"""Chosen alpha and its score, or one of each for each column ``(k,)``, and coefficients ``(k, d)``
-for features that are not standardized."""
+Candidate = tuple[float, np.ndarray, np.ndarray | None]
+"""An alpha, its coefficients ``(d, k)`` for features that are not standardized, and leave-one-out
+errors ``(m, k)`` of the kept rows, or None if there is only one alpha."""
 
 
-def _choose_by_rows(
+def _choose(
+    candidates: Iterator[Candidate], moments: Moments, regression: Regression, search: Search
+) -> tuple[float | np.ndarray, float | np.ndarray, np.ndarray]:
+    """Return the best alpha, its score and its coefficients ``(k, d)``.
+
+    If an alpha is chosen for each of several columns, there are ``k`` alphas and scores.
+    """
+    n_targets = len(regression.mean)
+    alphas, scores = np.empty(n_targets), np.full(n_targets, -np.inf)
+    coefs = np.empty((n_targets, len(moments.mean)))
+    for i, (alpha, coef, errors) in enumerate(candidates):
+        score = np.zeros(n_targets)
+        if errors is not None:
+            score = leave_one_out_scores(moments, regression, errors, search.scoring)
+            if not search.per_target:
+                score[:] = score.mean()
+        is_better = (score > scores) | (i == 0)
+        alphas[is_better], scores[is_better] = alpha, score[is_better]
+        coefs[is_better] = coef.T[is_better]
+    if search.per_target and n_targets > 1:
+        return alphas, scores, coefs
+    return float(alphas[0]), float(scores[0]), coefs
+
+
+def _solve_by_rows(
     moments: Moments, scale: np.ndarray, regression: Regression, search: Search
-) -> Choice:
-    """Solve for few rows, all of which are kept."""
-    weights = moments.kept.weights
-    rows = (moments.kept.rows - moments.mean) / scale  # (n, d), standardized
-    # This is the sum of the squares of all standardized rows.
+) -> Iterator[Candidate]:
+    """Solve for few rows, all of which are kept, by the eigenvectors of their products ``K``.
+
+    The rows are multiplied by the roots of their weights. Without an intercept, the leave-one-out
+    error of a row would be its element of ``inv(K + alpha * I) @ targets``, divided by its element
+    of the diagonal of this inverse. With an intercept, the inverse is that on the complement of the
+    roots, which are an eigenvector for 0 because the rows are centered. So that it can be told from
+    others, its eigenvalue is made as large as the sum of all others.
+
+    Source: R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007).
+    """
+    roots = np.sqrt(moments.kept.weights)
+    rows = (moments.kept.rows - moments.mean) / scale * roots[:, np.newaxis]  # (n, d)
+    # This is the sum of the squares of all rows.
     total = moments.targets.weight * rows.shape[1]
     if min(search.alphas) < total * np.finfo(np.float64).eps:
         raise _too_small(min(search.alphas))
-    ridge = RidgeCV(list(search.alphas), alpha_per_target=search.per_target)
-    ridge.fit(rows, regression.kept, None if (weights == 1).all() else weights)
-    coef = np.atleast_2d(ridge.coef_) / scale
-    if search.per_target and len(coef) > 1:
-        return ridge.alpha_, ridge.best_score_, coef
-    # They are arrays for one column if an alpha is to be chosen for each.
-    return float(np.ravel(ridge.alpha_)[0]), float(np.ravel(ridge.best_score_)[0]), coef
+    intercept = roots / np.sqrt(moments.targets.weight)  # of unit length
+    products = rows @ rows.T
+    products += total * np.outer(intercept, intercept)
+    values, vectors = np.linalg.eigh(products)
+    targets = (regression.kept - regression.mean) * roots[:, np.newaxis]
+    projected = vectors.T @ targets
+    for alpha in search.alphas:
+        inverse = 1 / (np.maximum(values, 0) + alpha)
+        dual = vectors @ (inverse[:, np.newaxis] * projected)  # (n, k)
+        coef = (rows.T @ dual) / scale[:, np.newaxis]
+        errors = None
+        if len(search.alphas) > 1:
+            diagonal = np.square(vectors) @ inverse - np.square(intercept) / (total + alpha)
+            errors = dual / (roots * diagonal)[:, np.newaxis]
+        yield alpha, coef, errors
 
 
-def _choose_by_products(
+def _solve_by_products(
     moments: Moments, scale: np.ndarray, regression: Regression, search: Search
-) -> Choice:
+) -> Iterator[Candidate]:
     """Solve for many rows, with one Cholesky factor for each alpha that may be the best.
 
     Ridge regression with ``alpha`` on standardized features is equivalent to ridge regression with
@@ -165,32 +213,22 @@ def _choose_by_products(
     is_single = moments.kept.rows.dtype == np.float32 and len(scale) >= SINGLE_FEATURES
     if is_single and len(search.alphas) >= N_FACTORS:
         alphas_left = shortlist_alphas(moments, scale, regression, *search)
-    n_targets = len(regression.mean)
-    alphas, scores = np.empty(n_targets), np.full(n_targets, -np.inf)
-    coefs = np.empty((n_targets, len(scale)))
-    for i, alpha in enumerate(alphas_left):
+    for alpha in alphas_left:
         mirror_lower_triangle(gram)
         np.fill_diagonal(gram, moments.squares + alpha * variances)
         factor, failed = lapack.dpotrf(gram, lower=0, clean=0, overwrite_a=1)
         if failed:
             raise _too_small(alpha)
         coef, _ = lapack.dpotrs(factor, regression.products, lower=0)  # (d, k)
-        score = np.zeros(n_targets)
+        errors = None
         if len(search.alphas) > 1:
             # (d, m); BLAS overwrites arrays in Fortran order without a copy
             kept = np.subtract(moments.kept.rows.T, moments.mean[:, np.newaxis], order="F")
             predicted = blas.dgemm(1.0, kept, coef, trans_a=1)
             solved = blas.dtrsm(1.0, factor, kept, lower=0, trans_a=1, overwrite_b=1)  # (d, m)
             leverages = np.einsum("dm,dm->m", solved, solved)
-            score = leave_one_out_scores(moments, regression, predicted, leverages)
-            if not search.per_target:
-                score[:] = score.mean()
-        is_better = (score > scores) | (i == 0)
-        alphas[is_better], scores[is_better] = alpha, score[is_better]
-        coefs[is_better] = coef.T[is_better]
-    if search.per_target and n_targets > 1:
-        return alphas, scores, coefs
-    return float(alphas[0]), float(scores[0]), coefs
+            errors = leave_one_out_errors(moments, regression, predicted, leverages)
+        yield alpha, coef, errors
 
 
 def _too_small(alpha: float) -> ValueError:
