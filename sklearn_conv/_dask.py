@@ -5,6 +5,7 @@ This is the only module that imports Dask. It is imported only if a Dask array i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from itertools import pairwise
 from math import isnan, prod
@@ -52,12 +53,12 @@ def sample_images(X: Any, rng: np.random.RandomState) -> np.ndarray:
         return _sample_blocks(X, n_images, rng)
     n = X.shape[0]
     if n <= n_images:
-        return np.asarray(X)
+        return _join(dask.compute(X))
     length = n_images // N_RUNS
     edges = np.linspace(0, n, N_RUNS + 1).astype(int)
     starts = [int(rng.randint(a, max(a, b - length) + 1)) for a, b in pairwise(edges)]
     runs = dask.compute(*[X[start : start + length] for start in starts])
-    return np.concatenate(runs)
+    return _join(runs)
 
 
 def _sample_blocks(X: Any, n_images: int, rng: np.random.RandomState) -> np.ndarray:
@@ -73,7 +74,13 @@ def _sample_blocks(X: Any, n_images: int, rng: np.random.RandomState) -> np.ndar
             break
     if not any(map(len, images)):
         raise ValueError("All chunks of X are empty.")
-    return np.concatenate(images)
+    return _join(images)
+
+
+def _join(blocks: Sequence[np.ndarray]) -> np.ndarray:
+    """Concatenate blocks, which may be masked arrays."""
+    is_masked = any(map(np.ma.isMaskedArray, blocks))
+    return np.ma.concatenate(blocks) if is_masked else np.concatenate(blocks)
 
 
 def _head(block: np.ndarray, length: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sklearn_conv._engine.geometry import Geometry, place_windows
-from sklearn_conv._parameters import Parameters
+from sklearn_conv._parameters import Parameters, check_sizes, check_views
 
 
 class OutputSize(NamedTuple):
@@ -29,11 +29,14 @@ class OutputSize(NamedTuple):
 
 
 def feature_shape(
-    parameters: Parameters, geometry: Geometry, n_biases: int, n_kernels: int
+    parameters: Parameters, maps: tuple[int, int], n_biases: int, n_kernels: int
 ) -> tuple[int, int, int, int, int]:
-    """Return (grid rows, grid columns, poolings, sides * biases, kernels)."""
+    """Return (grid rows, grid columns, poolings, sides * biases, kernels).
+
+    ``maps`` are the rows and columns of a map.
+    """
     n_outputs = len(parameters.sides) * n_biases
-    rows, columns = parameters.pool_grid if parameters.poolings else geometry.output_shape
+    rows, columns = parameters.pool_grid if parameters.poolings else maps
     return rows, columns, len(parameters.poolings or [""]), n_outputs, n_kernels
 
 
@@ -61,13 +64,39 @@ def place_views(
     ]
 
 
+def place_on_all(
+    owner: str,
+    parameters: Parameters,
+    sizes: Mapping[tuple[int, int], int],
+    kernels: tuple[int, int, int, int],
+    n_biases: int,
+) -> list[Geometry]:
+    """Check that the windows fit all images, and place them on the views of the first size.
+
+    ``sizes`` maps the rows and columns of images to the number of the first such image, and
+    ``kernels`` is ``(kh, kw, c, n_kernels)``.
+    """
+    placed = []
+    for size, number in sizes.items():
+        try:
+            geometries = place_views(parameters, size, kernels[:2])
+            check_sizes(owner, parameters, geometries[0].output_shape, kernels, n_biases)
+            check_views(owner, parameters, geometries[0])
+        except ValueError as error:
+            if len(sizes) == 1:
+                raise
+            raise ValueError(f"X[{number}] of {size[0]} x {size[1]} pixels: {error}") from None
+        placed.append(geometries)
+    return placed[0]
+
+
 def measure_output(
     parameters: Parameters, geometries: Sequence[Geometry], kernels: tuple[int, int, int, int]
 ) -> OutputSize:
     """Measure the output for kernels of shape (kh, kw, c, n_kernels), see `place_views`."""
     geometry = geometries[0]
     n_windows = sum(prod(view.output_shape) for view in geometries)
-    shape = feature_shape(parameters, geometry, parameters.n_biases, kernels[3])
+    shape = feature_shape(parameters, geometry.output_shape, parameters.n_biases, kernels[3])
     n_features, n_maps = prod(shape), shape[3] * shape[4]
     return OutputSize(
         maps=(*geometry.output_shape, n_maps),

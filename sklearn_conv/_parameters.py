@@ -38,6 +38,12 @@ MAX_PIXELS = 2**24
 MAX_BIASES = 10_000
 """Maximum number of quantiles, which are computed from as many training patches."""
 
+ANY = "any"
+"""Value of ``image_shape`` for images of different sizes."""
+
+MISSING = "ignore"
+"""Value of ``missing`` with which NaN and masked values are missing pixels."""
+
 
 class Parameters(NamedTuple):
     """Parameters of the transformer that can be passed in several forms, each in a single form."""
@@ -51,7 +57,9 @@ class Parameters(NamedTuple):
     pool_grid: tuple[int, int]
     views: Sequence[View]
     power: float
-    image_shape: tuple[int, int, int] | None
+    ignores_missing: bool
+    image_shape: tuple[Any, Any, Any] | None
+    """(h, w, c), of which those that may vary are None; None if the shape is taken from X."""
     n_patches: int
     whiten: float
     """Regularization of the whitening; 0 means no whitening."""
@@ -116,15 +124,16 @@ def check_parameters(estimator: Any) -> Parameters:
         names = [name for name in SYMMETRIES if name is not None]
         check_name(owner, "symmetries", estimator.symmetries, names, " or None")
     power = _check_power(owner, estimator.power)
+    missing = check_name(owner, "missing", estimator.missing, ("raise", MISSING))
     _check_bool(owner, "flatten", estimator.flatten)
     _check_bool(owner, "normalize_patches", estimator.normalize_patches)
     whiten = _check_whiten(owner, estimator.whiten)
     n_patches = check_integer(owner, "n_patches", estimator.n_patches, 1)
-    image_shape = (
-        None
-        if estimator.image_shape is None
-        else check_image_shape(owner, estimator.image_shape, "None or ")
-    )
+    image_shape: Any = estimator.image_shape
+    if isinstance(image_shape, str) and image_shape == ANY:
+        image_shape = None, None, None
+    elif image_shape is not None:
+        image_shape = check_image_shape(owner, image_shape, f"None, {ANY!r} or ")
     check_random_state(owner, estimator.random_state)
     _check_n_jobs(owner, estimator.n_jobs)
     if not isinstance(estimator.verbose, bool):
@@ -139,6 +148,7 @@ def check_parameters(estimator: Any) -> Parameters:
         pool_grid=pool_grid,
         views=SYMMETRIES[estimator.symmetries],
         power=power,
+        ignores_missing=missing == MISSING,
         image_shape=image_shape,
         n_patches=n_patches,
         whiten=whiten,
@@ -300,6 +310,15 @@ def check_views(owner: str, parameters: Parameters, geometry: Geometry) -> None:
             f"symmetries='dihedral' turns the images, so with pooling=None {owner} needs maps with "
             f"as many rows as columns, but they have {rows} rows and {columns} columns; use square "
             "images, a pooling, or symmetries='mirror'."
+        )
+
+
+def require_pooling(owner: str, parameters: Parameters) -> None:
+    """Raise ValueError if images of different sizes would have different numbers of features."""
+    if parameters.poolings is None:
+        raise ValueError(
+            f"With image_shape={ANY!r}, {owner} needs a pooling, because the number of windows "
+            "depends on the size of an image; set pooling, for example to 'mean'."
         )
 
 

@@ -14,22 +14,22 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
-from sklearn_conv._engine.choice import Engine, make_engine
+from sklearn_conv._computing import BatchComputer
 from sklearn_conv._engine.geometry import Geometry
-from sklearn_conv._engine.layer import Layer, compute_dtype
-from sklearn_conv._engine.pooling import POOLINGS
-from sklearn_conv._engine.symmetry import SymmetricEngine
-from sklearn_conv._images.batch import DaskImages, ReadableImages, find_not_finite, not_finite
+from sklearn_conv._engine.layer import compute_dtype
+from sklearn_conv._images.batch import DaskImages, ReadableImages
 from sklearn_conv._images.checks import check_columns, check_images, remember_columns
-from sklearn_conv._images.mistakes import TransformWatch, warn_of_mistakes, warn_of_overflow
+from sklearn_conv._images.mistakes import warn_of_mistakes
 from sklearn_conv._output_size import (
     OutputSize,
     feature_names,
     feature_shape,
     measure_output,
+    place_on_all,
     place_views,
 )
 from sklearn_conv._parameters import (
+    MISSING,
     Parameters,
     check_channels,
     check_image_shape,
@@ -37,8 +37,8 @@ from sklearn_conv._parameters import (
     check_sizes,
     check_views,
     make_generator,
+    require_pooling,
 )
-from sklearn_conv._progress import Progress
 from sklearn_conv._validation import (
     cast_numbers,
     check_integer,
@@ -176,14 +176,29 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         averaged over ``symmetries``. Linear models often work better on the square roots of pooled
         features, ``power=0.5``. A power below 1 magnifies the rounding of features that should be
         0; use ``normalize_patches`` or a negative bias, with which flat regions are exactly 0.
+    missing : {"raise", "ignore"}, default="raise"
+        What NaN and masked values in X mean. With "raise", they are errors. With "ignore", they are
+        missing pixels: a window counts only if none of its pixels is missing in any channel, a cell
+        is pooled over the windows that count, and its features are NaN if there are none, which
+        imputers and `~sklearn.ensemble.HistGradientBoostingClassifier` accept. Training patches are
+        taken from whole windows only. With ``symmetries``, features are averaged over the images in
+        which the cell has windows. With ``pooling=None``, windows with missing pixels are NaN.
+        Images without missing pixels have the same features as with "raise". Masked integers are
+        read as floats.
     flatten : bool, default=True
         Whether each image becomes one row of features. If False, the features keep the shape of
         the grid, ``(n, rows, columns, features of a cell)``. The result can be passed as images to
         a second transformer; use a fine ``pool_grid`` in the first one.
-    image_shape : (h, w) or (h, w, c), default=None
+    image_shape : (h, w), (h, w, c), "any" or None, default=None
         Shape of the images in a 2-D X. If None, a row of s*s numbers is interpreted as an image of
         shape ``(s, s, 1)``, and any other row of d numbers as an image with a single row of pixels,
         ``(1, d, 1)``, with a warning. Channels are never guessed.
+
+        With "any", images may have different numbers of rows and columns, in ``fit`` and in
+        ``transform``. X is a list of images of shape (h, w) or (h, w, c), the result of
+        ``read_images(..., size="any")``, or an array of images of one size. Training patches are
+        taken from all windows of all images, so that large images have more of them. Features need
+        a ``pooling``; their number does not depend on the size of an image.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the random kernels and the training patches. If None, they differ in
         every call of ``fit``.
@@ -210,17 +225,18 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     bias_ : ndarray of shape (n_kernels,) or (n_biases, n_kernels)
         The bias of each kernel, or several biases of each kernel.
     image_shape_ : tuple
-        Shape of the images seen in ``fit``, ``(h, w, c)``.
+        Shape of the images seen in ``fit``, ``(h, w, c)``; ``(None, None, c)`` if it may be "any".
     maps_shape_ : tuple
         Shape of the maps of an image, ``(rows, columns, number of maps)``. `output_size` returns
-        this shape and the next two numbers before ``fit``.
+        this shape and the next two numbers before ``fit``. If images may have any shape, the first
+        two numbers are None.
     n_features_out_ : int
         Number of features of an image.
-    multiply_adds_ : int
+    multiply_adds_ : int or None
         Number of multiply-add operations for an image, with those of its mirrored and turned
-        images.
+        images. None if images may have any shape.
     n_features_in_ : int
-        Number of values in an image, ``h * w * c``.
+        Number of values in an image, ``h * w * c``. Not defined if images may have any shape.
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns of X. Defined only if X has column names that are all strings.
 
@@ -270,6 +286,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     _doc_link_module = "sklearn_conv"
     _doc_link_template = API_LINK
 
+    image_shape_: tuple[Any, Any, int]
+    maps_shape_: tuple[Any, Any, int]
+
     if TYPE_CHECKING:  # scikit-learn has no types; these methods are inherited from it.
 
         def fit_transform(self, X: npt.ArrayLike, y: Any = None, **params: Any) -> np.ndarray: ...
@@ -296,8 +315,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         pool_grid: int | tuple[int, int] = 2,
         symmetries: str | None = None,
         power: float = 1.0,
+        missing: str = "raise",
         flatten: bool = True,
-        image_shape: tuple[int, int] | tuple[int, int, int] | None = None,
+        image_shape: tuple[int, int] | tuple[int, int, int] | str | None = None,
         random_state: int | np.random.RandomState | None = None,
         n_jobs: int | None = None,
         verbose: int = 0,
@@ -319,6 +339,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         self.pool_grid = pool_grid
         self.symmetries = symmetries
         self.power = power
+        self.missing = missing
         self.flatten = flatten
         self.image_shape = image_shape
         self.random_state = random_state
@@ -365,14 +386,23 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             probe = np.ones((2, parameters.n_kernels))
             with np.errstate(all="ignore"):  # As in transform.
                 parameters.sides[""].function(probe, probe.copy())
-        images = check_images(self, X, parameters.image_shape, reset=True)
-        geometries = place_views(parameters, images.shape[1:3], parameters.kernel_size)
-        geometry = geometries[0]
+        images = check_images(
+            self, X, parameters.image_shape, reset=True, ignores_missing=parameters.ignores_missing
+        )
+        owner = type(self).__name__
+        is_any = parameters.image_shape == (None, None, None)
+        if is_any:
+            require_pooling(owner, parameters)
+        shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
+        geometries = place_on_all(
+            owner, parameters, images.distinct_sizes(), shape, parameters.n_biases
+        )
         dtype = compute_dtype(images.dtype)
         rng = make_generator(self.random_state)
         patches = TrainingPatches(
             images=images,
-            geometry=geometry,
+            place=lambda image: place_views(parameters, image, shape[:2])[0],
+            kernel_size=parameters.kernel_size,
             views=parameters.views,
             n_patches=parameters.n_patches,
             normalize=self.normalize_patches,
@@ -380,11 +410,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             dtype=dtype,
             rng=rng,
         )
-        shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
         size = measure_output(parameters, geometries, shape)
-        owner = type(self).__name__
-        check_sizes(owner, parameters, geometry.output_shape, shape, parameters.n_biases)
-        check_views(owner, parameters, geometry)
         remedy = (
             f"fit makes {parameters.n_kernels:,} kernels of shape {shape[:3]}, and may draw "
             f"{parameters.n_patches:,} training patches of this shape; use smaller n_kernels, "
@@ -410,15 +436,16 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         bias = cast_numbers("bias", bias[0] if n_biases == 1 else bias, dtype)
         seen = warn_of_mistakes(images, patches.windows, patches.are_all)
         # All steps that can fail are done, so a failed fit leaves the estimator as it was.
-        remember_columns(self, X, images.shape)
+        if not is_any:
+            remember_columns(self, X, images.shape)
         self.kernels_ = folded
         self.offset_ = offset
         self.eps_ = patches.preprocessing.eps
         self.bias_ = bias
-        self.image_shape_ = images.shape[1:]
-        self.maps_shape_ = size.maps
+        self.image_shape_ = (None, None, images.shape[3]) if is_any else images.shape[1:]
+        self.maps_shape_ = (None, None, size.maps[2]) if is_any else size.maps
         self.n_features_out_ = size.features
-        self.multiply_adds_ = size.multiply_adds
+        self.multiply_adds_ = None if is_any else size.multiply_adds
         self._values_seen = None if seen is None else tuple(seen)
         return self
 
@@ -457,7 +484,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         """
         check_is_fitted(self)
         parameters = check_parameters(self)
-        images = check_images(self, X, self.image_shape_, reset=False)
+        images = self._check_fitted_images(X, parameters)
         self._refuse_tables(is_lazy=isinstance(images, DaskImages))
         shape, dtype = self._feature_shape(parameters), compute_dtype(images.dtype)
         if isinstance(images, DaskImages):
@@ -470,10 +497,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
                 "batches with transform_batches(X), or choose fewer kernels or cells; "
                 "output_size() returns the size of the features."
             ) from None
-        engine, progress = self._make_engine(parameters, dtype), Progress(self, len(images))
-        watch = TransformWatch(getattr(self, "_values_seen", None))
+        computer = BatchComputer(self, parameters, images, dtype)
         for rows in images.batches():
-            self._compute(engine, images, rows, out[rows], progress, watch)
+            computer.compute(rows, out[rows])
         return out.reshape(len(out), *self._row_shape(shape))
 
     def transform_batches(
@@ -546,7 +572,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             owner = f"{type(self).__name__}.transform_batches"
             batch_size = check_integer(owner, "batch_size", batch_size, 1)
         parameters = check_parameters(self)
-        images = check_images(self, X, self.image_shape_, reset=False)
+        images = self._check_fitted_images(X, parameters)
         if isinstance(images, DaskImages):
             raise TypeError(
                 "transform_batches reads X itself, but X is a Dask array; transform(X) returns the "
@@ -556,11 +582,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         length = batch_size or images.reading_length(prod(shape) * dtype.itemsize)
 
         def generate() -> Iterator[tuple[slice, np.ndarray]]:
-            engine, progress = self._make_engine(parameters, dtype), Progress(self, len(images))
-            watch = TransformWatch(getattr(self, "_values_seen", None))
+            computer = BatchComputer(self, parameters, images, dtype)
             for rows in images.batches(length):
                 out = np.empty((rows.stop - rows.start, *shape), dtype)
-                self._compute(engine, images, rows, out, progress, watch)
+                computer.compute(rows, out)
                 yield rows, out.reshape(len(out), *self._row_shape(shape))
 
         # The generator is a separate function, so that X is checked before the first batch.
@@ -632,12 +657,14 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         parameters = check_parameters(self)
         if image_shape is None:
             shape = getattr(self, "image_shape_", parameters.image_shape)
+            if shape is not None and None in shape:
+                shape = None
         else:
             shape = check_image_shape(f"{type(self).__name__}.output_size", image_shape)
         if shape is None:
             raise ValueError(
-                "The output size depends on the shape of the images, which is not known before "
-                "fit; pass it, as in output_size((h, w, c))."
+                "The output size depends on the shape of the images, which is not known; pass it, "
+                "as in output_size((h, w, c))."
             )
         if not (isinstance(self.kernels, str) or callable(self.kernels)):
             check_channels(np.shape(self.kernels), shape[2])
@@ -648,11 +675,13 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Models that were saved before these parameters existed
-        super().__setstate__({"n_biases": 1, "symmetries": None, "power": 1.0} | state)
+        added = {"n_biases": 1, "symmetries": None, "power": 1.0, "missing": "raise"}
+        super().__setstate__(added | state)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        tags.input_tags.allow_nan = self.missing == MISSING
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
@@ -661,6 +690,17 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         """The biases of each kernel, (n_biases, n_kernels)."""
         return np.atleast_2d(self.bias_)
 
+    def _check_fitted_images(self, X: Any, parameters: Parameters) -> ReadableImages | DaskImages:
+        """Check that X contains images of the shape seen in ``fit``."""
+        owner, shape = type(self).__name__, self.image_shape_
+        images = check_images(
+            self, X, shape, reset=False, ignores_missing=parameters.ignores_missing
+        )
+        if None in shape:
+            sizes, kernels = images.distinct_sizes(), self.kernels_.shape
+            place_on_all(owner, parameters, sizes, kernels, len(self._biases))
+        return images
+
     def _fitted_geometries(self, parameters: Parameters) -> list[Geometry]:
         """Place the windows of the fitted kernels on images of the fitted shape."""
         return place_views(parameters, self.image_shape_[:2], self.kernels_.shape[:2])
@@ -668,51 +708,19 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     def _feature_shape(self, parameters: Parameters) -> tuple[int, int, int, int, int]:
         """Return (grid rows, grid columns, poolings, sides * biases, kernels) of the features."""
         owner, kernels, n_biases = type(self).__name__, self.kernels_.shape, len(self._biases)
-        geometry = self._fitted_geometries(parameters)[0]
-        check_sizes(owner, parameters, geometry.output_shape, kernels, n_biases)
-        check_views(owner, parameters, geometry)
-        return feature_shape(parameters, geometry, n_biases, kernels[3])
+        maps = parameters.pool_grid
+        if None in self.image_shape_:
+            require_pooling(owner, parameters)
+        else:
+            geometry = self._fitted_geometries(parameters)[0]
+            maps = geometry.output_shape
+            check_views(owner, parameters, geometry)
+        check_sizes(owner, parameters, maps, kernels, n_biases)
+        return feature_shape(parameters, maps, n_biases, kernels[3])
 
     def _row_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of an image in the result, given that of its features."""
         return (prod(shape),) if self.flatten else (*shape[:2], prod(shape[2:]))
-
-    def _make_engine(self, parameters: Parameters, dtype: np.dtype) -> Engine:
-        poolings, geometries = parameters.poolings, self._fitted_geometries(parameters)
-        layer = Layer(
-            kernels=cast_numbers("kernels_", self.kernels_, dtype),
-            offset=cast_numbers("offset_", self.offset_, dtype),
-            bias=cast_numbers("bias_", self._biases, dtype),
-            geometry=geometries[0],
-            sides=parameters.sides,
-            eps=self.eps_,
-            poolings=None if poolings is None else [POOLINGS[name] for name in poolings],
-            pool_grid=parameters.pool_grid,
-        )
-        if len(geometries) == 1 and parameters.power == 1:
-            return make_engine(layer)
-        return SymmetricEngine(layer, parameters.views, geometries, parameters.power)
-
-    def _compute(
-        self,
-        engine: Engine,
-        images: ReadableImages,
-        rows: slice,
-        out: np.ndarray,
-        progress: Progress,
-        watch: TransformWatch,
-    ) -> None:
-        """Read a batch of images, and write its features to ``out``."""
-        batch = images.read(rows)
-        watch.look(batch)
-        with np.errstate(all="ignore"):  # The settings of NumPy do not change the result.
-            try:
-                engine.compute(batch, out, self.n_jobs, progress.advance)
-            except ValueError as error:
-                if len(bad := rows.start + find_not_finite(batch)):  # only with `assume_finite`
-                    raise not_finite("X contains NaN or infinity", bad, images.name) from error
-                raise
-            warn_of_overflow(out, batch, rows.start)
 
     def _make_kernels(
         self,

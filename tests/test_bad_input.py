@@ -62,7 +62,11 @@ BAD_X = {
     "a string": ("abc", TypeError, "'abc'.*, which is not an array"),
     "a dict": ({"a": 1}, TypeError, "which is not an array"),
     "masked": (np.ma.masked_greater(IMAGES, 0.5), ValueError, r"X.filled\(0\)"),
-    "masked list": ([np.ma.masked_greater(IMAGES[0], 0.5)], ValueError, "masked values; fill"),
+    "masked list": (
+        [np.ma.masked_greater(IMAGES[0], 0.5)],
+        ValueError,
+        "masked values; set missing",
+    ),
     "beyond float64": (np.full((2, 3, 3), np.longdouble("1e4000")), ValueError, "infinity"),
     "a class": (np.ndarray, TypeError, "which is not an array"),
     "a column": (pl.Series([1.0, 2.0]), ValueError, r"numpy.stack\(X\)"),

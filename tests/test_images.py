@@ -186,7 +186,11 @@ class Broken(Stored):
     [
         (Cut(IMAGES), ValueError, r"X\[0:7\] is an array of shape \(5, 12, 10, 2\).* complete"),
         (Other(IMAGES), ValueError, r"dtype float32, but X\[0:7\] is .* dtype float64"),
-        (Masked(IMAGES), ValueError, r"X\[14:21\] has masked values; fill them"),
+        (
+            Masked(IMAGES),
+            ValueError,
+            r"X\[14:21\] has masked values; set missing='ignore' to leave them out, fill",
+        ),
         (Broken(IMAGES), OSError, "checksum mismatch"),
     ],
 )
@@ -210,8 +214,8 @@ def test_a_memory_map_is_looked_at_once_and_not_copied(tmp_path, monkeypatch, tr
     stored = write_map(tmp_path / "images", RNG.random((3000, 12, 10, 2), np.float32), 128)
     monkeypatch.setattr(batch, "BATCH_BYTES", 10 * IMAGES[0].nbytes)
     seen = []
-    monkeypatch.setattr(batch, "check_finite", lambda values, first: seen.append(len(values)))
-    monkeypatch.setattr(_patches, "find_not_finite", lambda X: seen.append(len(X)) or [])
+    monkeypatch.setattr(batch, "check_finite", lambda values, *_: seen.append(len(values)))
+    monkeypatch.setattr(_patches, "find_not_finite", lambda X, _: seen.append(len(X)) or [])
     tracemalloc.start()
     transformer.set_params(n_patches=100).fit(stored)
     assert sum(seen) == 100  # only the sampled windows
@@ -245,7 +249,7 @@ def test_a_memory_map_whose_file_was_cut(tmp_path, offset, view, transformer):
 def test_memory_error_suggests_transform_batches(transformer, monkeypatch):
     huge = np.broadcast_to(IMAGES[:1], (10**12, 12, 10, 2))
     transformer.fit(IMAGES)
-    monkeypatch.setattr(checks, "check_finite", lambda values: None)
+    monkeypatch.setattr(checks, "check_finite", lambda values, **_: False)
     with pytest.raises(MemoryError, match=r"Unable to allocate .* transform_batches\(X\)"):
         transformer.transform(huge)
 

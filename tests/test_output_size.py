@@ -48,7 +48,7 @@ def test_the_shape_comes_from_the_argument_or_fit_or_the_parameter():
 
 
 def test_an_unknown_shape_raises_an_error():
-    with pytest.raises(ValueError, match=r"not known before fit; pass it, as in output_size\(\("):
+    with pytest.raises(ValueError, match=r"not known; pass it, as in output_size\(\("):
         StridedConv2DTransformer().output_size()
     for name in ("maps_shape_", "n_features_out_", "multiply_adds_"):
         assert not hasattr(StridedConv2DTransformer(image_shape=(8, 8)), name)

@@ -33,10 +33,13 @@ IMAGES = (
 def sample(images, n_patches=10**6, kernel_size=(3, 2), seed=0, **options):
     options = {"stride": 1, "padding": "same", "padding_mode": "edge", "dilation": 1} | options
     parameters = check_window_parameters("test", **options)
-    geometry = place_windows(images.shape[1:3], kernel_size, parameters)
     rng = np.random.RandomState(seed)
     images = ArrayImages(images, images.shape[1:])
-    return sample_patches(images, geometry, n_patches, np.dtype("f8"), rng)
+
+    def place(image):
+        return place_windows(image, kernel_size, parameters)
+
+    return sample_patches(images, place, n_patches, np.dtype("f8"), rng)
 
 
 def all_windows(images, kernel_size, dilation):
@@ -275,7 +278,8 @@ def test_patches_passed_to_initializers():
     parameters = check_window_parameters("test", 1, "same", "edge", 1)
     patches = TrainingPatches(
         images=ArrayImages(IMAGES, IMAGES.shape[1:]),
-        geometry=place_windows((12, 10), (3, 2), parameters),
+        place=lambda image: place_windows(image, (3, 2), parameters),
+        kernel_size=(3, 2),
         views=SYMMETRIES[None],
         n_patches=500,
         normalize=True,

@@ -46,6 +46,7 @@ CONFIGURATIONS = {
     "no pooling": {"pooling": None, "n_kernels": 2, "activation": "identity"},
     "strides": {"stride": (1, 2), "dilation": 2, "padding_mode": "reflect", "bias": -0.5},
     "row of cells": {"kernel_size": (1, 5), "pool_grid": (1, 3), "activation": "square"},
+    "missing": {"missing": "ignore", "kernels": "patches", "symmetries": "mirror", "n_kernels": 4},
     "threads": {"n_jobs": 2, "activation": "step", "padding": 3, "padding_mode": "wrap"},
 }
 BY_HAND = [
@@ -112,6 +113,7 @@ GRIDS = {
     "n_biases": [1],
     "symmetries": [None, "mirror", "dihedral"],
     "power": [0.5, 1.0],
+    "missing": ["raise", "ignore"],
     "padding": ["valid", "same", 1, (0, 2)],
     "padding_mode": sorted(PADDING_MODES),
     "dilation": [1, (1, 2)],
@@ -122,7 +124,7 @@ GRIDS = {
     "pooling": [*sorted(POOLINGS), ["mean", "max"], None],
     "pool_grid": [1, (2, 3)],
     "flatten": [True],
-    "image_shape": [None, (8, 8), (8, 8, 1)],
+    "image_shape": [None, (8, 8), (8, 8, 1), "any"],
     "random_state": [0, 1],
     "n_jobs": [None, 2],
     "verbose": [0],

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
-from sklearn_conv._engine.choice import make_engine
+from sklearn_conv._engine.choice import Engine, make_engine
 from sklearn_conv._engine.geometry import Geometry
 from sklearn_conv._engine.layer import Layer
 from sklearn_conv._engine.numpy_engine import Advance
@@ -51,14 +51,22 @@ SYMMETRIES: dict[str | None, list[View]] = {
 class SymmetricEngine:
     """Engine that averages the features of views of each image, and raises them to a power.
 
-    ``geometries`` are those of the views. They replace the geometry of the layer.
+    ``geometries`` are those of the views. They replace the geometry of the layer. ``make`` makes
+    the engine of a view. If it ignores missing pixels, features are averaged over the views in
+    which they are not NaN.
     """
 
     def __init__(
-        self, layer: Layer, views: Sequence[View], geometries: Sequence[Geometry], power: float
+        self,
+        layer: Layer,
+        views: Sequence[View],
+        geometries: Sequence[Geometry],
+        power: float,
+        make: Callable[[Layer], Engine] = make_engine,
     ) -> None:
+        self._ignores_missing = make is not make_engine
         engines = {
-            geometry: make_engine(replace(layer, geometry=geometry))
+            geometry: make(replace(layer, geometry=geometry))
             for geometry in dict.fromkeys(geometries)
         }
         self._views = [*zip(views, [engines[geometry] for geometry in geometries], strict=True)]
@@ -81,15 +89,23 @@ class SymmetricEngine:
         self, images: np.ndarray, out: np.ndarray, n_jobs: int | None, advance: Advance
     ) -> None:
         n_views = len(self._views)
+        n_missing = np.zeros(out.shape, np.uint8) if self._ignores_missing and n_views > 1 else None
         for i, (view, engine) in enumerate(self._views):
             features = out if i == 0 else np.empty_like(out)
             engine.compute(
                 view.apply(images), features, n_jobs, lambda m: advance(Fraction(m) / n_views)
             )
+            if n_missing is not None and np.isnan(features.sum()):
+                is_missing = np.isnan(features)
+                n_missing += is_missing
+                features[is_missing] = 0
             if n_views > 1:
                 features /= n_views
             if i > 0:
                 out += features
+        if n_missing is not None and n_missing.any():
+            out *= n_views / np.maximum(n_views - n_missing, 1)
+            out[n_missing == n_views] = np.nan
         if self._power != 1:
             raise_to_power(out, self._power)
 

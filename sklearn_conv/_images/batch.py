@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -38,6 +38,12 @@ ImageShape = tuple[int, int, int]
 class Images:
     """A batch of images, (n, h, w, c)."""
 
+    ignores_missing = False
+    """Whether pixels may be missing, which are NaN or masked."""
+
+    may_have_missing = False
+    """Whether pixels may be missing, as far as is known before the images are read."""
+
     def __init__(self, values: Any, shape: ImageShape) -> None:
         self.values = values
         self.shape = (values.shape[0], *shape)
@@ -48,9 +54,16 @@ class Images:
     def __len__(self) -> int:
         return self.shape[0]
 
+    def distinct_sizes(self) -> dict[tuple[int, int], int]:
+        """Return the numbers of rows and columns that images have, and the first such image."""
+        return {self.shape[1:3]: 0}
+
 
 class ReadableImages(Images, ABC):
     """Images that are read as NumPy arrays, in batches."""
+
+    has_sizes = False
+    """Whether images may have different sizes."""
 
     name = "X"
     """Expression for the images in error messages."""
@@ -58,6 +71,18 @@ class ReadableImages(Images, ABC):
     @abstractmethod
     def read(self, rows: slice, check: bool = True) -> np.ndarray:
         """Return the images in ``rows``, (b, h, w, c); ``check`` that they are finite."""
+
+    def read_groups(self, rows: slice) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+        """Yield the numbers of images of one size, and these images, until ``rows`` are read."""
+        yield range(rows.start, rows.stop), self.read(rows)
+
+    def window_batches(self) -> Iterator[slice]:
+        """Yield slices of images of one size, from which training patches are copied."""
+        return self.batches()
+
+    def size_of(self, number: int) -> tuple[int, int]:
+        """Return the number of rows and columns of an image."""
+        return self.shape[1], self.shape[2]
 
     def batches(self, length: int | None = None) -> Iterator[slice]:
         """Yield slices of ``length`` images; if None, a suitable length is chosen."""
@@ -81,7 +106,7 @@ class ReadableImages(Images, ABC):
 
 
 class ArrayImages(ReadableImages):
-    """Finite images in memory, which are read without a copy, in a single batch."""
+    """Checked images in memory, which are read without a copy, in a single batch."""
 
     def read(self, rows: slice, check: bool = True) -> np.ndarray:
         """Return a view of the images in ``rows``, (b, h, w, c)."""
@@ -104,10 +129,12 @@ class StoredImages(ReadableImages):
         """Read the images in ``rows``, (b, h, w, c)."""
         batch = self.values[rows] if isinstance(self.values, np.ndarray) else self._read_slice(rows)
         check_memory_map(batch)
+        if np.ma.isMaskedArray(batch):
+            batch = fill_masked(batch)
         if batch.dtype.itemsize > WIDEST:
             batch = to_float64(batch)
         if check:
-            check_finite(batch, rows.start)
+            check_finite(batch, rows.start, self.ignores_missing)
         return batch.reshape(len(batch), *self.shape[1:])
 
     def reading_length(self, more_bytes: int = 0) -> int:
@@ -127,10 +154,13 @@ class StoredImages(ReadableImages):
             error.add_note(f"This error was raised while X[{rows.start}:{rows.stop}] was read.")
             raise
         if np.ma.is_masked(values):
-            raise ValueError(
-                f"X[{rows.start}:{rows.stop}] has masked values; fill them in the file, or wrap X "
-                f"in a class whose slices are filled. {RULE}"
-            )
+            if not self.ignores_missing:
+                raise ValueError(
+                    f"X[{rows.start}:{rows.stop}] has masked values; set missing='ignore' to leave "
+                    f"them out, fill them in the file, or wrap X in a class whose slices are "
+                    f"filled. {RULE}"
+                )
+            batch = values
         expected = (rows.stop - rows.start, *self.values.shape[1:])
         if batch.shape != expected or batch.dtype != self.values.dtype:
             raise ValueError(
@@ -150,6 +180,7 @@ class DaskImages(Images):
 
         sample = StoredImages(sample_images(self.values, rng), self.shape[1:])
         sample.name = "sample"
+        sample.ignores_missing = sample.may_have_missing = self.ignores_missing
         return sample
 
     def map(self, estimator: Any, method: str, row_shape: tuple[int, ...], dtype: np.dtype) -> Any:
@@ -159,34 +190,46 @@ class DaskImages(Images):
         return map_rows(estimator, method, self.values, row_shape, dtype)
 
 
-def check_finite(values: np.ndarray, first: int = 0) -> None:
-    """Raise ValueError for NaN and infinity, unless ``assume_finite`` is set.
+def check_finite(values: np.ndarray, first: int = 0, ignores_missing: bool = False) -> bool:
+    """Raise ValueError for infinity, and for NaN unless missing pixels are ignored.
 
+    Return whether there may be missing pixels. If ``assume_finite`` is set, nothing is checked.
     ``values`` are the images from ``X[first]`` on.
 
     The sum is checked first. If that is inconclusive, scikit-learn compares all values, in a copy;
     blocks bound the size of this copy.
     """
     check_memory_map(values)
-    if values.dtype.kind != "f" or get_config()["assume_finite"]:
-        return
+    if values.dtype.kind != "f":
+        return False
+    if get_config()["assume_finite"]:
+        return ignores_missing
+    has_missing = False
     try:
         dtype = np.promote_types(values.dtype, np.float32)  # Sums of float16 often overflow.
         for block in _blocks(values):
             with np.errstate(all="ignore"):
                 if not np.isfinite(values[block].sum(dtype=dtype)):
-                    assert_all_finite(values[block], input_name="X")
+                    assert_all_finite(values[block], allow_nan=ignores_missing, input_name="X")
+                    has_missing = ignores_missing
     except ValueError as error:
-        raise not_finite(str(error).partition(".")[0], first + find_not_finite(values)) from error
+        bad = find_not_finite(values, ignores_missing)
+        raise not_finite(str(error).partition(".")[0], first + bad) from error
+    return has_missing
 
 
-def find_not_finite(images: np.ndarray) -> np.ndarray:
-    """Return the indices of the images that contain NaN or infinity."""
+def find_not_finite(images: np.ndarray, ignores_missing: bool = False) -> np.ndarray:
+    """Return the indices of the images that contain infinity, or NaN if it is not ignored."""
     if images.dtype.kind != "f":
         return np.empty(0, int)
     axes = tuple(range(1, images.ndim))
-    is_finite = [np.isfinite(images[block]).all(axis=axes) for block in _blocks(images)]
-    return np.flatnonzero(~np.concatenate(is_finite))
+    is_bad = [
+        np.isinf(images[block]).any(axis=axes)
+        if ignores_missing
+        else ~np.isfinite(images[block]).all(axis=axes)
+        for block in _blocks(images)
+    ]
+    return np.flatnonzero(np.concatenate(is_bad))
 
 
 def not_finite(problem: str, images: np.ndarray, name: str = "X") -> ValueError:
@@ -194,15 +237,24 @@ def not_finite(problem: str, images: np.ndarray, name: str = "X") -> ValueError:
     shown = ", ".join(f"{name}[{i}]" for i in images[:SHOWN_IMAGES])
     number = "1 image" if len(images) == 1 else f"{len(images)} images"
     more = " and others" if len(images) > SHOWN_IMAGES else ""
+    more_help = "; if NaN marks missing pixels, set missing='ignore'" if "NaN" in problem else ""
     return ValueError(
         f"{problem} in {number}: {shown}{more}. Fill such pixels first, for example with "
-        f"numpy.nan_to_num, or drop their images. {RULE}"
+        f"numpy.nan_to_num, or drop their images{more_help}. {RULE}"
     )
 
 
 def _blocks(values: np.ndarray) -> Iterator[slice]:
     step = max(1, CHECK_BYTES // max(1, values[0].nbytes))
     return (slice(start, start + step) for start in range(0, len(values), step))
+
+
+def fill_masked(images: np.ma.MaskedArray) -> np.ndarray:
+    """Return images with NaN at masked values, in a float dtype that holds all others exactly."""
+    if not np.ma.is_masked(images):
+        return np.asarray(images)
+    dtype = np.promote_types(images.dtype, np.float32)
+    return np.ma.filled(images.astype(dtype), np.nan)
 
 
 def to_float64(images: np.ndarray) -> np.ndarray:

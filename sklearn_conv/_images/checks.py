@@ -25,6 +25,7 @@ from sklearn_conv._images.batch import (
     to_float64,
 )
 from sklearn_conv._images.mistakes import warn_of_layout
+from sklearn_conv._images.unequal import UNEQUAL_RULE, check_unequal, has_sizes
 from sklearn_conv._memory_maps import check_memory_map
 from sklearn_conv._validation import is_dask
 from sklearn_conv._warnings import warn
@@ -41,17 +42,26 @@ READ_FILES = (
 
 
 def check_images(
-    estimator: Any, X: Any, expected: ImageShape | None, reset: bool
+    estimator: Any,
+    X: Any,
+    expected: tuple[Any, Any, Any] | None,
+    reset: bool,
+    ignores_missing: bool = False,
 ) -> ReadableImages | DaskImages:
     """Check X and return it as images. Arrays are not copied.
 
     ``expected`` is the shape of the images if it is known: the parameter ``image_shape`` in ``fit``
-    (``reset=True``), and the attribute ``image_shape_`` in ``transform``.
+    (``reset=True``), and the attribute ``image_shape_`` in ``transform``. If the sizes of images
+    may differ, its numbers of rows and columns are None.
     """
+    if expected is not None and None in expected:
+        return _check_any(estimator, X, expected, ignores_missing)
     kind: type[ReadableImages | DaskImages]
+    if ignores_missing and isinstance(X, list | tuple) and any(map(np.ma.is_masked, X)):
+        X = np.ma.stack(X)
     if is_dask(X):
         kind, values = DaskImages, _check_dask(X)
-    elif _is_lazy(X):
+    elif _is_lazy(X) or (ignores_missing and np.ma.is_masked(X)):
         kind, values = StoredImages, _check_lazy(X)
     else:
         if not reset and hasattr(X, "columns"):  # scikit-learn checks names before values as well.
@@ -60,8 +70,9 @@ def check_images(
         values = _as_numbers(estimator, X)
     if 0 in values.shape:
         raise ValueError(f"X of shape {values.shape} has an empty axis. {RULE}")
+    may_have_missing = ignores_missing
     if kind is ArrayImages:
-        check_finite(values)
+        may_have_missing = check_finite(values, ignores_missing=ignores_missing)
     shape, ndim = (*values.shape[1:], 1)[:3], len(values.shape)
     if ndim > 2 and expected not in (None, shape):
         raise ValueError(_other_shape(estimator, values.shape, shape, expected, reset))
@@ -71,7 +82,31 @@ def check_images(
         warn_of_layout(values.shape, shape)
     if not reset and not hasattr(X, "columns"):
         remember_columns(estimator, X, values.shape, reset=False)
-    return kind(values, _shape_of_rows(values.shape[1], expected) if ndim == 2 else shape)
+    images = kind(values, _shape_of_rows(values.shape[1], expected) if ndim == 2 else shape)
+    images.ignores_missing, images.may_have_missing = ignores_missing, may_have_missing
+    return images
+
+
+def _check_any(
+    estimator: Any, X: Any, expected: tuple[Any, Any, Any], ignores_missing: bool
+) -> ReadableImages | DaskImages:
+    """Check images whose numbers of rows and columns may differ."""
+    images: ReadableImages | DaskImages
+    if has_sizes(X):
+        images = check_unequal(X, ignores_missing)
+    else:
+        images = check_images(estimator, X, None, reset=True, ignores_missing=ignores_missing)
+        if len(images.values.shape) == 2:
+            raise ValueError(
+                f"X of shape {images.values.shape} contains one image in each row. {UNEQUAL_RULE}"
+            )
+    if expected[2] not in (None, images.shape[3]):
+        hint = _what_channels_need(images.shape[3], expected[2] or 0)
+        raise ValueError(
+            f"X contains images of {images.shape[3]} channels, but {type(estimator).__name__} was "
+            f"fitted on images of {expected[2]}; convert them, or fit again.{hint}"
+        )
+    return images
 
 
 def remember_columns(estimator: Any, X: Any, shape: tuple[int, ...], reset: bool = True) -> None:
@@ -124,7 +159,8 @@ def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
         return X
     if np.ma.is_masked(X):
         raise ValueError(
-            f"X has masked values; fill them first, for example with X.filled(0). {RULE}"
+            "X has masked values; set missing='ignore' to leave them out, or fill them first, for "
+            f"example with X.filled(0). {RULE}"
         )
     try:
         if not isinstance(getattr(X, "shape", None), tuple):
@@ -174,14 +210,17 @@ def _with_rule(error: Exception) -> Exception:
 def _from_list(X: Any) -> np.ndarray:
     """Return nested lists, or a list of images, as an array."""
     if isinstance(X, list | tuple) and any(map(np.ma.is_masked, X)):
-        raise ValueError("X is a list of images with masked values; fill them first.")
+        raise ValueError(
+            "X is a list of images with masked values; set missing='ignore' to leave them out, or "
+            "fill them first."
+        )
     try:
         return np.asarray(X)
     except ValueError:
         shapes = [np.shape(image) for image in X if hasattr(image, "shape")]
         raise ValueError(
-            f"X is a list of unequal images{_shown_shapes(shapes)}; crop or resize them to one "
-            "size first."
+            f"X is a list of unequal images{_shown_shapes(shapes)}; set image_shape='any', or crop "
+            "or resize them to one size first."
         ) from None
 
 
@@ -275,8 +314,8 @@ def _what_a_column_needs(X: Any) -> str:
             "numpy.stack(X)."
         )
     return (
-        f"X is a column of unequal images{_shown_shapes(shapes)}. Reshape your data: crop or "
-        "resize the images to one size, and pass numpy.stack(images)."
+        f"X is a column of unequal images{_shown_shapes(shapes)}. Set image_shape='any', or reshape "
+        "your data: crop or resize the images to one size, and pass numpy.stack(images)."
     )
 
 
@@ -351,7 +390,7 @@ def _other_length(estimator: Any, X_shape: tuple[int, ...]) -> str:
 
 def check_columns(estimator: Any, names: Any) -> None:
     """Raise ValueError if the names are given, but are not those of the columns seen in ``fit``."""
-    if names is None:
+    if names is None or not hasattr(estimator, "n_features_in_"):
         return
     given = np.asarray(names, dtype=object)
     if given.shape != (estimator.n_features_in_,):

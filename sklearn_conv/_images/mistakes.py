@@ -33,11 +33,13 @@ that are not read anyway, so images that are stored elsewhere are judged by the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
+from sklearn_conv._engine.missing import find_missing
 from sklearn_conv._images.batch import (
     ArrayImages,
     DaskImages,
@@ -167,7 +169,8 @@ def warn_of_layout(X_shape: tuple[int, ...], shape: ImageShape) -> None:
 
 def _warn_of_few_images(n_images: float, shape: ImageShape, has_all_windows: bool) -> None:
     """Warn if kernels, whitening, normalization or biases are learned from few small images."""
-    if n_images <= FEW_IMAGES and has_all_windows and min(shape[:2]) >= MIN_SIDE:
+    is_large = shape[0] is None or min(shape[:2]) >= MIN_SIDE
+    if n_images <= FEW_IMAGES and has_all_windows and is_large:
         warn(
             f"Kernels, whitening, normalization or biases are learned from few images: X contains "
             f"{int(n_images)} of shape {shape}. Fit on more images, for example on all training "
@@ -221,12 +224,21 @@ def warn_of_units(seen: Values, values: Values, n_images: int) -> bool:
     return True
 
 
-def warn_of_overflow(features: np.ndarray, images: np.ndarray, first: int) -> None:
-    """Warn if some features are not finite; ``images`` are those of the features, from X[first]."""
+def warn_of_overflow(
+    features: np.ndarray, images: np.ndarray, numbers: Sequence[int], ignores_missing: bool
+) -> None:
+    """Warn if some features are not finite; ``images`` are those of the features, X[numbers].
+
+    If missing pixels are ignored, cells without windows are NaN.
+    """
     # If the sum is finite, as in the usual case, the features need not be searched.
     if np.isfinite(features.sum()) or np.isfinite([features.min(), features.max()]).all():
         return
-    bad = first + find_not_finite(images)
+    if ignores_missing and not np.isinf(features).any():
+        has_nan = np.isnan(features).any(axis=tuple(range(1, features.ndim)))
+        if find_missing(images)[has_nan].all():
+            return
+    bad = np.asarray(numbers)[find_not_finite(images)]
     if len(bad):
         problem = "Some features are infinite or NaN, because X contains NaN or infinity"
         warn(str(not_finite(problem, bad)))
@@ -304,9 +316,9 @@ def _without_fill(values: np.ndarray) -> tuple[str, np.ndarray]:
             continue
         message = (
             f"About {n_filled / len(values):.1%} of the values of X are {fill:.6g}, far from all "
-            "others, like a fill value for missing pixels. Replace it, for example with "
-            f"numpy.where(X == X.{extreme}(), numpy.median(X[X != X.{extreme}()]), X), or drop "
-            "these images."
+            "others, like a fill value for missing pixels. Leave these pixels out with "
+            f"missing='ignore' and numpy.where(X == X.{extreme}(), numpy.nan, X), replace them by "
+            f"numpy.median(X[X != X.{extreme}()]), or drop these images."
         )
         return message, others
     return "", values

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_conv._validation import parameter_error
 from sklearn_conv._warnings import warn
 from sklearn_conv.inspection._branches import Part, Source
-from sklearn_conv.inspection._inputs import find_features, find_image_sources
+from sklearn_conv.inspection._inputs import find_features, find_image_sources, require_one_size
 from sklearn_conv.inspection._linear import LinearDecision
 from sklearn_conv.inspection._positions import PixelEvidence
 from sklearn_conv.inspection._tables import select_rows
@@ -162,6 +162,8 @@ def class_activation_map(
     sources = find_image_sources(part)
     for step in (pipeline, *(source.step for source in sources)):
         check_is_fitted(step)
+    for source in sources:
+        require_one_size(OWNER, source.step)
     evidence = {source: PixelEvidence(OWNER, source.step) for source in sources}
     height, width = _find_shape(sources)
     if versus is not None:
@@ -181,7 +183,8 @@ def class_activation_map(
             raise ValueError(
                 f"{OWNER} needs finite features, but some are infinite or NaN, so that their "
                 "evidence cannot be added up. Divide the images by their standard deviation before "
-                "fit, or cast them to float64."
+                "fit, or cast them to float64. With missing='ignore', cells without whole windows "
+                "are NaN; leave these images out, or use a coarser pool_grid."
             )
         if not start:
             decision.fit(values)

@@ -42,6 +42,15 @@ def find_image_sources(part: Part) -> list[Source]:
     return [source for source in part.sources if source.has_images]
 
 
+def require_one_size(owner: str, transformer: StridedConv2DTransformer) -> None:
+    """Raise ValueError if the transformer was fitted on images of any size."""
+    if None in transformer.image_shape_:
+        raise ValueError(
+            f"{owner} requires a transformer that was fitted on images of one size, but "
+            "image_shape is 'any'; fit on images of one size to explain it."
+        )
+
+
 def find_transformer(owner: str, estimator: Any) -> StridedConv2DTransformer:
     """Return the only `StridedConv2DTransformer` of an estimator."""
     sources = find_image_sources(find_features(owner, estimator)[1])
@@ -77,6 +86,7 @@ def check_single_image(owner: str, estimator: Any, image: Any) -> SingleImage:
     source = find_image_sources(part)[0]
     transformer = source.step
     check_is_fitted(transformer)
+    require_one_size(owner, transformer)
     expected = transformer.image_shape_
     if source.from_table:
         X = _check_single_row(image)

@@ -18,6 +18,7 @@ import numpy as np
 from sklearn_conv._engine.geometry import Geometry, Windows, pool_cells
 from sklearn_conv._engine.pooling import POOLINGS, Pooling
 from sklearn_conv._engine.symmetry import raise_to_power
+from sklearn_conv._images.batch import fill_masked
 from sklearn_conv._output_size import place_views
 from sklearn_conv._parameters import Parameters, check_parameters
 from sklearn_conv._transformer import StridedConv2DTransformer
@@ -39,6 +40,7 @@ class PixelEvidence:
         self.image_shape = transformer.image_shape_
         self._power = parameters.power
         self._is_pooled = parameters.poolings is not None
+        self._poolings = [POOLINGS[name] for name in parameters.poolings or []]
         self._views = parameters.views
         self._geometries = place_views(
             parameters, self.image_shape[:2], transformer.kernels_.shape[:2]
@@ -71,7 +73,8 @@ class PixelEvidence:
         (2, b, outputs), are increased by the absolute evidence that rounding causes, and by the
         absolute evidence of all positions.
         """
-        images = np.asarray(X).reshape(-1, *self.image_shape)
+        X = fill_masked(X) if np.ma.isMaskedArray(X) else np.asarray(X)
+        images = X.reshape(-1, *self.image_shape)
         n_outputs = weights.shape[1]
         maps = np.zeros((len(images), *self.image_shape[:2], n_outputs))
         if not self._is_pooled and len(self._views) == 1:
@@ -91,12 +94,47 @@ class PixelEvidence:
         for of_views in zip(*batches, strict=True):
             rows = of_views[0][0]
             responses = [values for _, values in of_views]  # each (b, oh, ow, n_maps)
-            evidence, differences = weigh(
-                responses, features[rows], weights, self._cells, self._power
-            )
-            amounts[0, rows] += differences
-            self._add(rows, evidence, maps, amounts)
+            has_missing = np.any([np.isnan(values).any(axis=(1, 2, 3)) for values in responses], 0)
+            if not has_missing.any():
+                evidence, differences = weigh(
+                    responses, features[rows], weights, self._cells, self._power
+                )
+                amounts[0, rows] += differences
+                self._add(rows, evidence, maps, amounts)
+                continue
+            for i in range(rows.start, rows.stop):  # The factors of the poolings differ.
+                image, at = slice(i, i + 1), slice(i - rows.start, i - rows.start + 1)
+                own = [values[at] for values in responses]
+                evidence, differences = weigh(
+                    [np.nan_to_num(values) for values in own],
+                    features[image],
+                    weights,
+                    self._count_cells(own),
+                    self._power,
+                )
+                amounts[0, image] += differences
+                self._add(image, evidence, maps, amounts)
         return maps
+
+    def _count_cells(self, responses: Sequence[np.ndarray]) -> list[list[Cell]]:
+        """Return the cells of each view for an image whose missing windows are NaN."""
+        numbers = np.array(
+            [
+                [(~np.isnan(values[0, cell.rows, cell.columns, 0])).sum() for cell in cells]
+                for values, cells in zip(responses, self._cells, strict=True)
+            ]
+        )  # (views, cells)
+        n_present = np.count_nonzero(numbers, axis=0)
+        return [
+            [
+                cell._replace(
+                    factors=np.array([_find_factor(pooling, n) for pooling in self._poolings])
+                    * (len(numbers) / present if n else 0.0)
+                )
+                for cell, n, present in zip(cells, of_view.tolist(), n_present, strict=True)
+            ]
+            for cells, of_view in zip(self._cells, numbers, strict=True)
+        ]
 
     def _add(
         self, rows: slice, evidence: Sequence[np.ndarray], maps: np.ndarray, amounts: np.ndarray

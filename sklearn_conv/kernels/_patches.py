@@ -7,16 +7,16 @@ divides normalized windows by their standard deviation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from math import prod
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
 from sklearn.utils.random import sample_without_replacement
 
 from sklearn_conv._engine.geometry import Geometry
+from sklearn_conv._engine.missing import find_missing
 from sklearn_conv._engine.symmetry import View
 from sklearn_conv._images.batch import DaskImages, ReadableImages, find_not_finite, not_finite
 from sklearn_conv._validation import check_integer
@@ -36,14 +36,22 @@ from this number of patches."""
 ROUNDING = 1e-6
 """Size of numbers that are 0 apart from rounding, relative to those that they result from."""
 
+MAX_DRAWN = 20
+"""Number of windows, relative to the number of patches, that are looked at if some windows have
+missing pixels."""
+
 SAFE_FACTOR = 1e6
 """Minimum ratio of ``eps`` to the smallest number, and of the largest number to ``eps``, in the
 dtype of the patches."""
 
 
+Place = Callable[[tuple[int, int]], Geometry]
+"""Return the windows of images with these numbers of rows and columns."""
+
+
 def sample_patches(
     images: ReadableImages,
-    geometry: Geometry,
+    place: Place,
     n_patches: int,
     dtype: np.dtype,
     rng: np.random.RandomState,
@@ -53,36 +61,102 @@ def sample_patches(
     ``(n, h, w, c) -> (n_patches, kh*kw*c)``
 
     The order is random. The windows lie inside the images. Only if the images are smaller than a
-    kernel, windows that extend into the padding are drawn, as in ``transform``.
+    kernel, windows that extend into the padding are drawn, as in ``transform``. Windows with
+    missing pixels are replaced by others; there are fewer patches if too few windows are whole.
     """
-    rows, columns = (windows.for_training() for windows in geometry)
-    counts = len(images), rows.n_windows, columns.n_windows
-    n_places = prod(counts)
+    places = WindowPlaces(images, place)
+    n_places = places.n
     n_patches = min(n_patches, n_places)
-    places = rng.permutation(sample_without_replacement(n_places, n_patches, random_state=rng))
-    patches = np.empty((n_patches, *geometry.kernel_size, images.shape[3]), dtype)
-    by_image = np.argsort(places)  # In this order, each image is read once.
-    image, top, left = np.unravel_index(places[by_image], counts)
-    seen_rows, seen_columns = rows.pixels, columns.pixels  # (windows, kh), (windows, kw)
-    for batch in images.batches():
-        chosen = slice(*np.searchsorted(image, [batch.start, batch.stop]))
-        if chosen.start == chosen.stop:
-            continue
-        first, last = map(int, image[chosen][[0, -1]])
-        pixels = images.read(slice(first, last + 1), check=False)
-        for start in range(chosen.start, chosen.stop, CHUNK):
-            chunk = slice(start, min(start + CHUNK, chosen.stop))
-            y = seen_rows[top[chunk]][:, :, np.newaxis]  # (patches, kh, 1)
-            x = seen_columns[left[chunk]][:, np.newaxis]  # (patches, 1, kw)
-            windows = pixels[image[chunk, np.newaxis, np.newaxis] - first, y, x]
-            is_bad = find_not_finite(windows)
-            if len(is_bad):  # With `assume_finite` as well, because nothing could be learned.
-                problem = "The training patches of X contain NaN or infinity"
-                raise not_finite(problem, np.unique(image[chunk][is_bad]), images.name)
-            windows = windows.astype(dtype)
-            windows[(y < 0) | (x < 0)] = 0
-            patches[by_image[chunk]] = windows
-    return patches.reshape(n_patches, -1)
+    drawn = rng.permutation(sample_without_replacement(n_places, n_patches, random_state=rng))
+    patches, is_whole = places.copy_windows(drawn, dtype)
+    if not is_whole.all():
+        found = [patches[is_whole]]
+        while len(drawn) < min(n_places, MAX_DRAWN * n_patches):
+            others = _draw_others(n_places, n_patches, drawn, rng)
+            drawn = np.concatenate([drawn, others])
+            patches, is_whole = places.copy_windows(others, dtype)
+            found.append(patches[is_whole])
+            if sum(map(len, found)) >= n_patches:
+                break
+        patches = np.concatenate(found)[:n_patches]
+        if not len(patches):
+            raise ValueError(
+                f"All of {len(drawn):,} windows of {images.name} contain missing pixels, so that "
+                "nothing can be learned from them; pass images with fewer missing pixels, or use a "
+                "smaller kernel_size."
+            )
+    return patches.reshape(len(patches), -1)
+
+
+def _draw_others(
+    n_places: int, n: int, drawn: np.ndarray, rng: np.random.RandomState
+) -> np.ndarray:
+    """Draw up to n places that were not drawn before."""
+    if n_places <= MAX_DRAWN * n:
+        places = np.arange(n_places)
+    else:
+        places = sample_without_replacement(n_places, 2 * n, random_state=rng)
+    return rng.permutation(np.setdiff1d(places, drawn))[:n]
+
+
+class WindowPlaces:
+    """The windows of all images, numbered in C order."""
+
+    n: int
+    """Number of windows."""
+
+    def __init__(self, images: ReadableImages, place: Place) -> None:
+        self._images = images
+        self._find_axes = cache(lambda size: [windows.for_training() for windows in place(size)])
+        sizes = map(images.size_of, range(len(images) if images.has_sizes else 1))
+        axes = [self._find_axes(size) for size in sizes]
+        self._columns = np.array([columns.n_windows for _, columns in axes])
+        counts = np.array([rows.n_windows * columns.n_windows for rows, columns in axes])
+        self._counts, self._ends = counts, np.cumsum(counts)
+        self.n = int(self._ends[-1]) if images.has_sizes else len(images) * int(counts[0])
+
+    def copy_windows(self, places: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        """Copy the windows at ``places``, and tell which have no missing pixels.
+
+        ``(n, h, w, c) -> (n_places, kh, kw, c), (n_places,)``
+        """
+        images = self._images
+        kh, kw = (windows.size for windows in self._find_axes(images.size_of(0)))
+        patches = np.empty((len(places), kh, kw, images.shape[3]), dtype)
+        is_whole = np.ones(len(places), bool)
+        by_image = np.argsort(places)  # In this order, each image is read once.
+        image, top, left = self._locate(places[by_image])
+        for batch in images.window_batches():
+            chosen = slice(*np.searchsorted(image, [batch.start, batch.stop]))
+            if chosen.start == chosen.stop:
+                continue
+            first, last = map(int, image[chosen][[0, -1]])
+            rows, columns = self._find_axes(images.size_of(first))
+            seen_rows, seen_columns = rows.pixels, columns.pixels  # (windows, kh), (windows, kw)
+            pixels = images.read(slice(first, last + 1), check=False)
+            for start in range(chosen.start, chosen.stop, CHUNK):
+                chunk = slice(start, min(start + CHUNK, chosen.stop))
+                y = seen_rows[top[chunk]][:, :, np.newaxis]  # (patches, kh, 1)
+                x = seen_columns[left[chunk]][:, np.newaxis]  # (patches, 1, kw)
+                windows = pixels[image[chunk, np.newaxis, np.newaxis] - first, y, x]
+                windows[(y < 0) | (x < 0)] = 0
+                is_bad = find_not_finite(windows, images.ignores_missing)
+                if len(is_bad):  # With `assume_finite` as well, because nothing could be learned.
+                    problem = "The training patches of X contain NaN or infinity"
+                    raise not_finite(problem, np.unique(image[chunk][is_bad]), images.name)
+                if images.may_have_missing:
+                    is_whole[by_image[chunk]] = ~find_missing(windows)
+                patches[by_image[chunk]] = windows
+        return patches, is_whole
+
+    def _locate(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the image of each window, and its row and column among those of the image."""
+        if self._images.has_sizes:
+            image = np.searchsorted(self._ends, places, side="right")
+            inside = places - (self._ends - self._counts)[image]
+            return image, *np.divmod(inside, self._columns[image])
+        image, inside = np.divmod(places, self._counts[0])
+        return image, *np.divmod(inside, self._columns[0])
 
 
 class Whitening(NamedTuple):
@@ -186,7 +260,8 @@ class TrainingPatches:
     """
 
     images: ReadableImages | DaskImages
-    geometry: Geometry
+    place: Place
+    kernel_size: tuple[int, int]
     views: Sequence[View]
     n_patches: int
     normalize: bool
@@ -202,8 +277,8 @@ class TrainingPatches:
         mirrored window. Windows that are not square are not turned by 90 degrees.
         """
         images = self.images.sample(self.rng)
-        patches = sample_patches(images, self.geometry, self.n_patches, self.dtype, self.rng)
-        kh, kw = self.geometry.kernel_size
+        patches = sample_patches(images, self.place, self.n_patches, self.dtype, self.rng)
+        kh, kw = self.kernel_size
         windows = patches.reshape(len(patches), kh, kw, -1)
         views = [view for view in self.views if kh == kw or not view.is_transposed]
         for i, view in enumerate(views[1:], start=1):
@@ -220,7 +295,7 @@ class TrainingPatches:
         """The patches as windows, ``(n_patches, kh, kw, c)``; None if they are not drawn."""
         if not self.are_drawn:
             return None
-        return self.sample.reshape(-1, *self.geometry.kernel_size, self.images.shape[3])
+        return self.sample.reshape(-1, *self.kernel_size, self.images.shape[3])
 
     @property
     def are_all(self) -> bool:

@@ -324,6 +324,11 @@ def infer_shape(operator: Any) -> None:
     transformer = operator.raw_operator
     check_is_fitted(transformer)
     parameters = check_parameters(transformer)
+    if None in transformer.image_shape_:
+        raise ValueError(
+            f"{OWNER} needs a transformer that was fitted on images of one size, but image_shape is "
+            "'any'; fit on images of one size."
+        )
     _check_choices(transformer, parameters)
     _check_input(operator.inputs[0].type.shape, transformer)
     shape = transformer._row_shape(transformer._feature_shape(parameters))
@@ -334,7 +339,12 @@ def infer_shape(operator: Any) -> None:
 
 
 def _check_choices(transformer: Any, parameters: Parameters) -> None:
-    """Check that the activation and the poolings have nodes."""
+    """Check that the activation and the poolings have nodes, and that pixels are not missing."""
+    if parameters.ignores_missing:
+        raise ValueError(
+            f"{OWNER} cannot leave out missing pixels, but missing is {transformer.missing!r}; "
+            "call set_params(missing='raise') before the export, and pass images without NaN."
+        )
     if not _has_nodes(parameters.sides):
         supported = sorted(name for name, sides in NAMED_ACTIVATIONS.items() if _has_nodes(sides))
         reason = (

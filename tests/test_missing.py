@@ -1,0 +1,297 @@
+"""Missing pixels: windows that contain one do not count."""
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from helpers import small_blocks
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.lib.stride_tricks import sliding_window_view
+from oracle import pad
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv._engine.geometry import PADDING_MODES
+from sklearn_conv._engine.pooling import POOLINGS
+from sklearn_conv.inspection import class_activation_map
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(1, 1, size=(12, 13, 15, 2)).astype(np.float32)
+REDUCE = {"max": np.nanmax, "mean": np.nanmean, "sum": np.nansum}
+
+
+def with_gaps(images):
+    """Return images with a missing pixel, a missing channel, a missing corner and all missing."""
+    images = images.copy()
+    images[1, 4, 5] = np.nan
+    images[2, 7, 2, 0] = np.nan
+    images[3, :9, :10] = np.nan
+    images[4] = np.nan
+    return images
+
+
+GAPS = with_gaps(IMAGES)
+
+
+def naive_features(transformer, images):
+    """Compute the features of images window by window, with the activation "relu"."""
+    t = transformer
+    kernels, (kh, kw) = t.kernels_.astype(float), t.kernels_.shape[:2]
+    (sy, sx), (dy, dx) = (np.broadcast_to(value, 2) for value in (t.stride, t.dilation))
+    span = dy * (kh - 1) + 1, dx * (kw - 1) + 1
+    padding = t.padding if isinstance(t.padding, str) else (t.padding, t.padding)
+    features = []
+    for image in images.astype(float):
+        padded = pad(image, padding, t.padding_mode, span, (sy, sx))
+        oh, ow = (padded.shape[0] - span[0]) // sy + 1, (padded.shape[1] - span[1]) // sx + 1
+        maps = np.full((oh, ow, t.kernels_.shape[3]), np.nan)
+        for i, j in np.ndindex(oh, ow):
+            window = padded[i * sy :, j * sx :][: span[0] : dy, : span[1] : dx]
+            if np.isnan(window).any():
+                continue
+            if t.eps_:
+                window = (window - window.mean()) / np.sqrt(window.var() + t.eps_)
+            maps[i, j] = np.maximum(np.tensordot(window, kernels, 3) + t.offset_ + t.bias_, 0)
+        rows, columns = np.broadcast_to(t.pool_grid, 2)
+        for r, c in np.ndindex(rows, columns):
+            cell = maps[
+                r * oh // rows : max(r * oh // rows + 1, (r + 1) * oh // rows),
+                c * ow // columns : max(c * ow // columns + 1, (c + 1) * ow // columns),
+            ].reshape(-1, maps.shape[2])
+            cell = cell[~np.isnan(cell).any(axis=1)]
+            for name in t.pooling:
+                features.append(
+                    REDUCE[name](cell, axis=0) if len(cell) else np.full(maps.shape[2], np.nan)
+                )
+    return np.array(features).reshape(len(images), -1)
+
+
+@given(
+    seed=st.integers(0, 99),
+    kernel_size=st.sampled_from([1, 3, (2, 4)]),
+    stride=st.sampled_from([1, 2, (1, 3)]),
+    dilation=st.sampled_from([1, 2]),
+    padding=st.sampled_from(["valid", "same", 2]),
+    padding_mode=st.sampled_from([*PADDING_MODES]),
+    pool_grid=st.sampled_from([1, 2, (3, 2)]),
+    normalize_patches=st.booleans(),
+    n_bytes=st.sampled_from([1, 5_000, 10**7]),
+    n_jobs=st.sampled_from([1, 2]),
+)
+def test_windows_with_missing_pixels_do_not_count(seed, n_bytes, **parameters):
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(4, 9, 10, 2)).astype(np.float32)
+    images[rng.random(images.shape) < [[[[0.0]]], [[[0.01]]], [[[0.05]]], [[[0.3]]]]] = np.nan
+    transformer = StridedConv2DTransformer(
+        3, pooling=[*POOLINGS], bias=0.3, random_state=0, missing="ignore", **parameters
+    ).fit(images)
+    with pytest.MonkeyPatch.context() as patch:
+        small_blocks(patch, n_bytes)
+        found = transformer.transform(images)
+    np.testing.assert_allclose(found, naive_features(transformer, images), rtol=2e-4, atol=2e-5)
+
+
+SETTINGS = {
+    "default": {},
+    "learned": {"kernels": "patches", "normalize_patches": True, "whiten": True, "bias": -0.2},
+    "maps": {"pooling": None, "activation": "step", "bias": -0.1},
+    "mirror": {"symmetries": "mirror", "stride": 2, "power": 0.5, "activation": "split"},
+    "dihedral": {"symmetries": "dihedral", "pooling": ["max", "mean"], "pool_grid": 3},
+    "callable": {"activation": lambda z: np.where(z > 0, z, 7.0), "bias": [[0.1], [0.2]]},
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_other_images_have_the_same_features_bit_for_bit(setting):
+    usual = StridedConv2DTransformer(8, random_state=0, **SETTINGS[setting]).fit(IMAGES)
+    ignoring = StridedConv2DTransformer(
+        8, random_state=0, missing="ignore", **SETTINGS[setting]
+    ).fit(IMAGES)
+    np.testing.assert_array_equal(ignoring.kernels_, usual.kernels_)
+    expected = usual.transform(IMAGES)
+    np.testing.assert_array_equal(ignoring.transform(IMAGES), expected)
+    found = ignoring.transform(GAPS)
+    np.testing.assert_array_equal(found[5:], expected[5:])
+    assert np.isnan(found[4]).all()
+    assert not np.isnan(found[0]).any()
+    is_known = np.isfinite(found[1])
+    assert is_known.any()
+    if setting != "maps":  # Means over other windows differ.
+        assert (found[1] != expected[1]).any()
+    else:
+        np.testing.assert_array_equal(found[1][is_known], expected[1][is_known])
+
+
+@pytest.mark.parametrize("symmetries", ["mirror", "dihedral"])
+def test_features_stay_invariant(symmetries):
+    images = GAPS[:, :13, :13]
+    transformer = StridedConv2DTransformer(
+        5, stride=2, symmetries=symmetries, random_state=0, missing="ignore"
+    ).fit(images)
+    found = transformer.transform(images)
+    np.testing.assert_allclose(transformer.transform(images[:, :, ::-1]), found, rtol=1e-5)
+    assert not np.isnan(found[3]).any()  # Every cell has windows in some of the views.
+    if symmetries == "dihedral":
+        np.testing.assert_allclose(
+            transformer.transform(np.rot90(images, axes=(1, 2))), found, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("n_patches", [10, 50, 100_000])
+def test_patches_are_taken_from_whole_windows(n_patches):
+    images = np.arange(20 * 8 * 8, dtype=np.float32).reshape(20, 8, 8)
+    images[:, ::4, ::4] = np.nan
+    images[::2] = np.nan
+    windows = sliding_window_view(images, (3, 3), axis=(1, 2)).reshape(-1, 9)
+    whole = {*map(tuple, windows[~np.isnan(windows).any(axis=1)])}
+    patches = []
+
+    def keep(shape, rng, training_patches):
+        patches.extend(map(tuple, training_patches()))
+        return rng.normal(size=shape)
+
+    StridedConv2DTransformer(
+        kernels=keep, n_patches=n_patches, missing="ignore", random_state=0
+    ).fit(images)
+    assert len(patches) == min(n_patches, len(whole))
+    assert len({*patches}) == len(patches)
+    assert {*patches} <= whole
+
+
+def test_learning_needs_a_whole_window():
+    with pytest.raises(ValueError, match="All of 1,716 windows of X contain missing pixels"):
+        StridedConv2DTransformer(kernels="patches", missing="ignore").fit(
+            np.full_like(GAPS, np.nan)
+        )
+
+
+def containers(folder):
+    np.save(folder / "images.npy", GAPS)
+    rounded = np.ma.masked_array(np.nan_to_num(GAPS * 50).round().astype(np.int16), np.isnan(GAPS))
+    return {
+        "list": [*GAPS],
+        "masked": np.ma.masked_invalid(GAPS),
+        "masked list": [*np.ma.masked_invalid(GAPS)],
+        "masked integers": rounded,
+        "memory map": np.load(folder / "images.npy", mmap_mode="r"),
+        "zarr": zarr.array(GAPS, chunks=(5, 13, 15, 2)),
+        "dask": da.from_array(GAPS, (5, -1, -1, -1)),
+        "masked dask": da.from_array(np.ma.masked_invalid(GAPS), (5, -1, -1, -1)),
+        "float64": GAPS.astype(np.float64),
+        "longdouble": GAPS.astype(np.longdouble),
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "list",
+        "masked",
+        "masked list",
+        "masked integers",
+        "memory map",
+        "zarr",
+        "dask",
+        "masked dask",
+        "float64",
+        "longdouble",
+    ],
+)
+def test_containers(name, tmp_path):
+    X = containers(tmp_path)[name]
+    plain = GAPS if name != "masked integers" else np.ma.filled(X.astype(np.float32), np.nan)
+    transformer = StridedConv2DTransformer(
+        6, kernels="patches", whiten=True, random_state=0, missing="ignore"
+    )
+    expected = transformer.fit(plain).transform(plain)
+    found = np.asarray(transformer.fit(X).transform(X))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    if "dask" not in name:
+        batches = np.concatenate([batch for _, batch in transformer.transform_batches(X, 5)])
+        np.testing.assert_allclose(batches, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_a_table():
+    rows = GAPS[..., 0].reshape(12, -1)
+    table = pd.DataFrame(rows).add_prefix("pixel")
+    transformer = StridedConv2DTransformer(
+        4, image_shape=(13, 15), random_state=0, missing="ignore"
+    )
+    np.testing.assert_array_equal(
+        transformer.fit_transform(table), transformer.fit_transform(GAPS[..., :1])
+    )
+
+
+def test_missing_pixels_are_errors_by_default():
+    for X in (GAPS, np.ma.masked_invalid(GAPS), [*np.ma.masked_invalid(GAPS)]):
+        with pytest.raises(ValueError, match="set missing='ignore'"):
+            StridedConv2DTransformer().fit(X)
+
+
+def test_infinity_is_an_error():
+    X = GAPS.copy()
+    X[7, 3, 3] = np.inf
+    with pytest.raises(ValueError, match=r"infinity.* in 1 image: X\[7\]"):
+        StridedConv2DTransformer(missing="ignore").fit(X)
+
+
+@pytest.mark.parametrize(("value", "error"), [("drop", ValueError), (None, TypeError)])
+def test_bad_parameter(value, error):
+    with pytest.raises(error, match=r"'missing' parameter of .* must be one of \['ignore', 'raise"):
+        StridedConv2DTransformer(missing=value).fit(IMAGES)
+
+
+def test_only_nan_is_not_warned_of(recwarn):
+    StridedConv2DTransformer(random_state=0, missing="ignore").fit(GAPS).transform(GAPS)
+    assert not recwarn.list
+    X = IMAGES * np.float32(1e30)
+    transformer = StridedConv2DTransformer(random_state=0, missing="ignore").fit(IMAGES)
+    with pytest.warns(UserWarning, match="responses overflow"):
+        transformer.set_params(pooling="sum", activation="square").transform(X)
+
+
+def test_tags():
+    assert StridedConv2DTransformer(missing="ignore").__sklearn_tags__().input_tags.allow_nan
+    assert not StridedConv2DTransformer().__sklearn_tags__().input_tags.allow_nan
+
+
+def test_in_a_pipeline():
+    y = np.arange(12) % 2
+    images = GAPS + 2 * y[:, np.newaxis, np.newaxis, np.newaxis].astype(np.float32)
+    model = make_pipeline(
+        StridedConv2DTransformer(8, kernels="uniform", missing="ignore", random_state=0),
+        HistGradientBoostingClassifier(min_samples_leaf=2),
+    ).fit(images, y)
+    assert model.score(images[5:], y[5:]) == 1
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"symmetries": "mirror", "power": 0.5}, {"pooling": ["sum", "mean"], "stride": 2}],
+)
+def test_evidence_adds_up(parameters):
+    images = np.delete(GAPS, 4, axis=0)
+    y = np.arange(11) % 3
+    transformer = StridedConv2DTransformer(
+        8, pool_grid=1, missing="ignore", random_state=0, **parameters
+    )
+    pipeline = make_pipeline(transformer, StandardScaler(), RidgeClassifier()).fit(images, y)
+    maps = class_activation_map(pipeline, images)
+    np.testing.assert_allclose(
+        maps.sum(axis=(1, 2)), pipeline.decision_function(images), rtol=1e-4, atol=1e-4
+    )
+    # Windows around the corner have missing pixels, so that only the constant is left there.
+    assert np.ptp(maps[3][:6, :7], axis=(0, 1)).max() < 1e-4 * np.abs(maps[3]).max()
+
+
+def test_evidence_needs_finite_features():
+    pipeline = make_pipeline(
+        StridedConv2DTransformer(8, missing="ignore", random_state=0), RidgeClassifier()
+    ).fit(IMAGES, np.arange(12) % 3)
+    with pytest.raises(ValueError, match="cells without whole windows are NaN"):
+        class_activation_map(pipeline, GAPS)
