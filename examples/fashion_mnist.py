@@ -21,9 +21,7 @@ from time import perf_counter
 import numpy as np
 from sklearn.datasets import fetch_openml
 
-from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
-
-ALPHAS = [10, 30, 100, 300, 1000, 3000]
+from sklearn_conv import make_image_classifier
 
 
 @contextmanager
@@ -44,47 +42,25 @@ def load(path):
     return images[:60_000], labels[:60_000], images[60_000:], labels[60_000:]
 
 
-def classify(X_train, y_train, X_test, y_test):
-    """Choose alpha by leave-one-out errors on the training images, and score the test set once."""
-    classifier = StreamingRidgeClassifier(ALPHAS)
-    with timed(f"choose one of {len(ALPHAS)} alphas and fit on {X_train.shape[1]} features"):
-        classifier.fit(X_train, y_train)
-    with timed("score the test images"):
-        accuracy = classifier.score(X_test, y_test)
-    print(f"accuracy on {len(X_test)} test images: {accuracy:.4f}, with alpha {classifier.alpha_}")
-
-
 def main():
-    parser = argparse.ArgumentParser(
-        description="Compute features of Fashion-MNIST and classify them."
-    )
+    parser = argparse.ArgumentParser(description="Classify the images of Fashion-MNIST.")
     parser.add_argument("--data", metavar="FILE.npz", help="default: fetch from OpenML")
+    parser.add_argument("--effort", choices=["fast", "balanced", "best"], default="balanced")
+    arguments = parser.parse_args()
     with timed("load the images"):
-        X_train, y_train, X_test, y_test = load(parser.parse_args().data)
-
-    print("\nraw pixels")
-    classify(X_train.reshape(len(X_train), -1), y_train, X_test.reshape(len(X_test), -1), y_test)
-
-    transformer = StridedConv2DTransformer(
-        128,
-        kernel_size=7,
-        kernels="patches",
-        normalize_patches=True,
-        whiten=True,
-        activation="split",
-        bias=-0.25,
-        pool_grid=4,
-        random_state=0,
-        n_jobs=-1,
-    )
-    print(f"\n{transformer}, and the square root of its features")
+        X_train, y_train, X_test, y_test = load(arguments.data)
+    model = make_image_classifier("objects", effort=arguments.effort, random_state=0, n_jobs=-1)
+    print(f"\n{model}")
+    features, classifier = model["features"], model["classifier"]
     with timed(f"learn kernels from patches of {len(X_train)} training images"):
-        transformer.fit(X_train)
+        features.fit(X_train)
     with timed("compute their features"):
-        features_train = np.sqrt(transformer.transform(X_train))
-    with timed(f"compute the features of {len(X_test)} test images"):
-        features_test = np.sqrt(transformer.transform(X_test))
-    classify(features_train, y_train, features_test, y_test)
+        features_train = features.transform(X_train)
+    with timed(f"fit the classifier on {features_train.shape[1]} features"):
+        classifier.fit(features_train, y_train)
+    with timed(f"classify {len(X_test)} test images"):
+        accuracy = model.score(X_test, y_test)
+    print(f"accuracy on {len(X_test)} test images: {accuracy:.4f}, with alpha {classifier.alpha_}")
 
 
 if __name__ == "__main__":

@@ -12,11 +12,9 @@ from copy import copy
 import matplotlib.pyplot as plt
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
-from sklearn.linear_model import RidgeClassifierCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv import StridedConv2DTransformer, make_image_classifier
 
 SIDE = 64
 
@@ -50,38 +48,29 @@ for row, name in zip(axes, ["good", "scratched"], strict=True):
 plt.show()
 
 # %%
-# The recipe for textures and tiles takes means over the image, and standardizes the contrast of
-# each window. But here the contrast is what distinguishes the classes. Gabor kernels are short
-# strokes in all directions, and ``pooling="max"`` is high if one of them has a strong response
-# anywhere. There is no padding, because zeros around a bright image make an edge that is stronger
-# than any scratch.
+# The recipe for textures takes means over the image, and standardizes the contrast of each window.
+# But here the contrast is what distinguishes the classes. The recipe for defects has Gabor kernels,
+# which are short strokes in all directions, and ``pooling="max"``, which is high if one of them has
+# a strong response anywhere. There is no padding, because zeros around a bright image make an edge
+# that is stronger than any scratch.
 
-strokes = {"kernels": "gabor", "kernel_size": 5, "activation": "split", "pool_grid": 1}
-settings = {
-    "defaults": {},
-    "recipe for textures": {
-        "n_kernels": 256,
-        "kernel_size": 6,
-        "kernels": "patches",
-        "normalize_patches": True,
-        "whiten": True,
-        "activation": "split",
-        "bias": -0.25,
-        "pool_grid": 1,
-    },
-    "strokes, mean": {**strokes, "padding": "valid"},
-    "strokes, mean above a threshold": {**strokes, "padding": "valid", "bias": -5},
-    "strokes, maximum, zeros around": {**strokes, "pooling": "max"},
-    "strokes, maximum": {**strokes, "pooling": "max", "padding": "valid"},
+recipe = make_image_classifier("defects", random_state=0)
+defaults = StridedConv2DTransformer(random_state=0)
+models = {
+    "defaults": make_pipeline(defaults, recipe["classifier"]),
+    "recipe for textures": make_image_classifier("textures", random_state=0),
+    "strokes, mean": make_image_classifier("defects", pooling="mean", random_state=0),
+    "strokes, mean above a threshold": make_image_classifier(
+        "defects", pooling="mean", bias=-5, random_state=0
+    ),
+    "strokes, maximum, zeros around": make_image_classifier(
+        "defects", padding="same", random_state=0
+    ),
+    "strokes, maximum: recipe for defects": recipe,
 }
 accuracies = {}
-for name, options in settings.items():
-    pipeline = make_pipeline(
-        StridedConv2DTransformer(random_state=0, **options),
-        StandardScaler(),
-        RidgeClassifierCV(alphas=np.logspace(-1, 4, 11)),
-    ).fit(X, y)
-    accuracies[name] = pipeline.score(X_test, y_test)
+for name, model in models.items():
+    accuracies[name] = model.fit(X, y).score(X_test, y_test)
     print(f"{accuracies[name]:.3f}  {name}")
 
 # %%
@@ -89,11 +78,11 @@ for name, options in settings.items():
 # evidence for "scratched", which is weight times value, and draw a circle where its map is largest.
 # The labels do not contain the positions of the scratches.
 
-transformer, scaler, classifier = (step for _, step in pipeline.steps)
+transformer, classifier = recipe["features"], recipe["classifier"]
 X_shown = X_test[y_test == "scratched"][:10]
-features = transformer.transform(X_shown)
-best = (scaler.transform(features) * classifier.coef_).argmax(axis=1)  # for classes_[1]
-unpooled = copy(transformer).set_params(pooling=None, flatten=False)  # pipeline is unchanged
+features = transformer.transform(X_shown) - classifier.mean_
+best = (features * classifier.coef_).argmax(axis=1)  # for classes_[1]
+unpooled = copy(transformer).set_params(pooling=None, flatten=False)  # recipe is unchanged
 maps = unpooled.transform(X_shown)
 
 figure, axes = plt.subplots(2, 5, figsize=(8, 3.4), layout="constrained")

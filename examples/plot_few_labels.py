@@ -8,12 +8,10 @@ classifier from the features of the few images that have labels.
 
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.base import clone
 from sklearn.datasets import load_digits
-from sklearn.linear_model import RidgeClassifierCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv import make_image_classifier
 
 digits = load_digits()
 images, labels = digits.images, digits.target
@@ -22,19 +20,9 @@ is_test = np.arange(len(images)) % 3 == 0
 # %%
 # The transformer learns its kernels once, from all training images and without labels.
 
-transformer = StridedConv2DTransformer(
-    128,
-    kernel_size=4,
-    kernels="patches",
-    normalize_patches=True,
-    whiten=True,
-    activation="split",
-    bias=-0.25,
-    pool_grid=3,
-    random_state=0,
-)
-transformer.fit(images[~is_test])
-features = {"raw pixels": digits.data, "features": np.sqrt(transformer.transform(images))}
+recipe = make_image_classifier("tiny", random_state=0)
+transformer = recipe["features"].fit(images[~is_test])
+features = {"raw pixels": digits.data, "features": transformer.transform(images)}
 
 # %%
 # The classifier is fitted on 2 to 50 labeled images of each digit. Each number is drawn ten times.
@@ -54,9 +42,8 @@ for i, n in enumerate(N_LABELS):
     for seed in range(N_DRAWS):
         chosen = draw(n, seed)
         for name, X in features.items():
-            model = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 4, 5)))
-            model.fit(X[chosen], labels[chosen])
-            scores[name][i, seed] = model.score(X[is_test], labels[is_test])
+            classifier = clone(recipe["classifier"]).fit(X[chosen], labels[chosen])
+            scores[name][i, seed] = classifier.score(X[is_test], labels[is_test])
     means = ", ".join(f"{name} {scores[name][i].mean():.3f}" for name in features)
     print(f"{n} labels of each digit: {means}")
 

@@ -2,52 +2,21 @@
 How do I read a folder of pictures?
 ===================================
 
-All files are read into one array ``(n, h, w, c)``, and the names of their folders are the labels.
-Pillow, which is installed with matplotlib, reads PNG, JPEG and TIFF.
+``read_images`` finds the files of a folder that has one folder for each class, and returns images
+that are decoded when they are needed. The names of the folders are the labels.
 """
-
-# %%
-# You can copy these functions. All pictures are resized to the same size, because scikit-learn
-# needs the same number of features for every sample. They are converted to RGB, whether the files
-# are gray-scale, have a palette or are transparent. For images of microscopes with 16 bits, use
-# ``np.asarray(file)[..., np.newaxis]`` instead of this conversion, which would reduce them to 8
-# bits.
 
 import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from sklearn.datasets import load_sample_images
-from sklearn.linear_model import RidgeClassifierCV
 from sklearn.model_selection import GridSearchCV, train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv import make_image_classifier, read_images
 from sklearn_conv.inspection import GridSearchDisplay
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
-
-
-def read_image(path, size):
-    """Return a picture as uint8 (h, w, 3), cropped around its center to size (width, height)."""
-    with Image.open(path) as file:
-        upright = ImageOps.exif_transpose(file)
-        return np.asarray(ImageOps.fit(upright.convert("RGB"), size))
-
-
-def read_folder(folder, size):
-    """Return images (n, h, w, 3) and labels (n,) from folder/label/*.png and similar files."""
-    paths = sorted(path for path in Path(folder).glob("*/*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise ValueError(f"{folder} has no folders with pictures ({', '.join(sorted(SUFFIXES))}).")
-    images = np.empty((len(paths), size[1], size[0], 3), np.uint8)
-    for image, path in zip(images, paths, strict=True):
-        image[:] = read_image(path, size)
-    return images, np.array([path.parent.name for path in paths])
-
 
 # %%
 # For this page, we create a folder with parts of two photographs that ship with scikit-learn. The
@@ -65,21 +34,21 @@ for name, photograph in zip(["temple", "flower"], load_sample_images().images, s
         part = photograph[row : row + side, column : column + side]
         Image.fromarray(part).save(folder / name / f"{i:03d}.png")
 
-images, labels = read_folder(folder, size=(16, 16))
-names, counts = np.unique(labels, return_counts=True)
-print(
-    images.shape,
-    images.dtype,
-    [f"{count} x {name}" for name, count in zip(names, counts, strict=True)],
-)
+# %%
+# All pictures are scaled to the same size, and their middle is cut out if their proportions differ.
+# They become RGB, whether the files are gray, have a palette or are transparent. For images with 16
+# bits, pass ``mode=None``.
+
+files = read_images(folder, size=(16, 16))
+print(files)
 
 # %%
 # Before anything else, look at the images that were read.
 
 figure, axes = plt.subplots(2, 8, figsize=(8, 2.3), layout="constrained")
-for row, name in zip(axes, np.unique(labels), strict=True):
+for row, name in zip(axes, np.unique(files.labels), strict=True):
     row[0].set_ylabel(name)
-    for ax, image in zip(row, images[labels == name], strict=False):
+    for ax, image in zip(row, files[files.labels == name], strict=False):
         ax.imshow(image)
         ax.set(xticks=[], yticks=[])
 plt.show()
@@ -88,36 +57,22 @@ plt.show()
 # Then we search over stride and kernel size, and score the best setting on the test images once.
 # With 300 pictures this takes seconds. With 30,000 pictures, search on a subset of them.
 
-train_images, test_images, train_labels, test_labels = train_test_split(
-    images, labels, test_size=100, stratify=labels, random_state=0
+train, test = train_test_split(
+    np.arange(len(files)), test_size=100, stratify=files.labels, random_state=0
 )
-pipeline = make_pipeline(
-    StridedConv2DTransformer(
-        32,
-        kernels="patches",
-        normalize_patches=True,
-        whiten=True,
-        activation="split",
-        bias=-0.25,
-        pool_grid=1,
-        n_patches=20_000,
-        random_state=0,
-    ),
-    StandardScaler(),
-    RidgeClassifierCV(alphas=np.logspace(-1, 4, 6)),
-)
-step = "stridedconv2dtransformer"
-grid = {f"{step}__stride": [1, 2, 4], f"{step}__kernel_size": [3, 5, 7]}
-search = GridSearchCV(pipeline, grid, cv=3).fit(train_images, train_labels)
-print(f"accuracy on {len(test_labels)} test images: {search.score(test_images, test_labels):.2f}")
+images = np.asarray(files)  # They fit into memory, so each file is decoded only once.
+model = make_image_classifier("textures", effort="fast", random_state=0, n_kernels=32)
+grid = {"features__stride": [1, 2, 4], "features__kernel_size": [3, 5, 7]}
+search = GridSearchCV(model, grid, cv=3).fit(images[train], files.labels[train])
+accuracy = search.score(images[test], files.labels[test])
+print(f"accuracy on {len(test)} test images: {accuracy:.2f}")
 GridSearchDisplay.from_estimator(search)
 plt.show()
 
 # %%
-# To classify a new file, read it in the same way, and pass it as a batch of one image.
+# A new file is read in the same way.
 
-path = folder / "temple" / "007.png"
-print(search.predict(read_image(path, (16, 16))[np.newaxis]))
+print(search.predict(read_images([folder / "temple" / "007.png"], size=(16, 16))))
 temporary.cleanup()
 
 # %%

@@ -11,12 +11,11 @@ right halves into test tiles, so that no pixel is in both.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_sample_images
-from sklearn.linear_model import RidgeClassifierCV
 from sklearn.metrics import ConfusionMatrixDisplay
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer
 
-from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv import StridedConv2DTransformer, make_image_classifier
 from sklearn_conv.inspection import KernelDisplay
 
 SIDE, STEP = 32, 16
@@ -51,30 +50,19 @@ for column, name in zip(axes.T, np.unique(y), strict=True):
 plt.show()
 
 # %%
-# The position of a pattern in a tile does not matter for textures, so ``pool_grid=1`` takes the
-# mean over the whole tile. We compare three sets of features with the same classifier.
+# The position of a pattern in a tile does not matter for textures, so that the recipe takes means
+# over the whole tile. We compare three sets of features with the same classifier.
 
-alphas = np.logspace(-1, 5, 13)
-recipe = StridedConv2DTransformer(
-    256,
-    kernel_size=6,
-    kernels="patches",
-    normalize_patches=True,
-    whiten=True,
-    activation="split",
-    bias=-0.25,
-    pool_grid=1,
-    random_state=0,
-)
+recipe = make_image_classifier("textures", random_state=0)
+classifier = recipe["classifier"]
 models = {
-    "raw pixels": [FunctionTransformer(lambda images: images.reshape(len(images), -1))],
-    "defaults": [StridedConv2DTransformer(random_state=0)],
-    "recipe": [recipe, FunctionTransformer(np.sqrt)],
+    "raw pixels": make_pipeline(FunctionTransformer(lambda X: X.reshape(len(X), -1)), classifier),
+    "defaults": make_pipeline(StridedConv2DTransformer(random_state=0), classifier),
+    "recipe": recipe,
 }
 accuracies = {}
-for name, steps in models.items():
-    model = make_pipeline(*steps, StandardScaler(), RidgeClassifierCV(alphas)).fit(X, y)
-    accuracies[name] = model.score(X_test, y_test)
+for name, model in models.items():
+    accuracies[name] = model.fit(X, y).score(X_test, y_test)
     print(f"{name}: {accuracies[name]:.3f}")
 
 # %%
@@ -83,7 +71,7 @@ for name, steps in models.items():
 
 figure, ax = plt.subplots(figsize=(5.6, 5), layout="constrained")
 ConfusionMatrixDisplay.from_estimator(
-    model, X_test, y_test, normalize="true", values_format=".1f", cmap="cividis", ax=ax
+    recipe, X_test, y_test, normalize="true", values_format=".1f", cmap="cividis", ax=ax
 )
 ax.tick_params(axis="x", rotation=90)
 plt.show()
@@ -91,5 +79,5 @@ plt.show()
 # %%
 # The kernels respond to edges and lines in all directions, and to grain.
 
-KernelDisplay.from_estimator(model)
+KernelDisplay.from_estimator(recipe)
 plt.show()

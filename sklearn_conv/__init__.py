@@ -3,18 +3,24 @@
 from sklearn_conv._batches import transform_batches
 from sklearn_conv._conv2d import conv2d
 from sklearn_conv._output_size import OutputSize
+from sklearn_conv._reading.image_files import ImageFiles, read_images
+from sklearn_conv._reading.image_reader import ImageReader
 from sklearn_conv._recipes import make_image_classifier, make_image_regressor
 from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
 from sklearn_conv._ridge.gaussian import GaussianRidge, GaussianRidgeClassifier
 from sklearn_conv._ridge.regressor import StreamingRidge
-from sklearn_conv._saving import save_batches
+from sklearn_conv._saving.save import save_batches
+from sklearn_conv._scenes.tiles import SceneTiles, tile_scene
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv._versions import show_versions
 
 __all__ = [
     "GaussianRidge",
     "GaussianRidgeClassifier",
+    "ImageFiles",
+    "ImageReader",
     "OutputSize",
+    "SceneTiles",
     "StreamingRidge",
     "StreamingRidgeClassifier",
     "StridedConv2DTransformer",
@@ -22,8 +28,10 @@ __all__ = [
     "conv2d",
     "make_image_classifier",
     "make_image_regressor",
+    "read_images",
     "save_batches",
     "show_versions",
+    "tile_scene",
     "transform_batches",
 ]
 __version__ = "0.1.0"

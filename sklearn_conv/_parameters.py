@@ -135,7 +135,7 @@ def check_parameters(estimator: Any) -> Parameters:
     elif image_shape is not None:
         image_shape = check_image_shape(owner, image_shape, f"None, {ANY!r} or ")
     check_random_state(owner, estimator.random_state)
-    _check_n_jobs(owner, estimator.n_jobs)
+    check_n_jobs(owner, estimator.n_jobs)
     if not isinstance(estimator.verbose, bool):
         check_integer(owner, "verbose", estimator.verbose, 0)
     return Parameters(
@@ -352,7 +352,8 @@ def make_generator(random_state: int | np.random.RandomState | None) -> np.rando
     return np.random.RandomState(random_state)
 
 
-def _check_n_jobs(owner: str, n_jobs: Any) -> None:
+def check_n_jobs(owner: str, n_jobs: Any) -> None:
+    """Raise an error if ``n_jobs`` is not None or an integer other than 0."""
     rule = "None or an integer other than 0; -1 means all cores"
     if n_jobs is None:
         return

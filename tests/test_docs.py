@@ -15,6 +15,7 @@ import sklearn_conv
 from sklearn_conv import (
     GaussianRidge,
     GaussianRidgeClassifier,
+    ImageReader,
     StreamingRidge,
     StreamingRidgeClassifier,
     StridedConv2DTransformer,
@@ -22,6 +23,9 @@ from sklearn_conv import (
     inspection,
     make_image_classifier,
     make_image_regressor,
+    read_images,
+    save_batches,
+    tile_scene,
     transform_batches,
 )
 from sklearn_conv._engine.activation import ACTIVATIONS
@@ -35,6 +39,15 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DRAWN = [
     getattr(inspection, name).from_estimator for name in inspection.__all__ if name[0].isupper()
 ]
+NEEDED = {
+    "scale.md": ["dask.array"],
+    "onnx.md": ["skl2onnx", "onnxruntime"],
+    "reading.md": ["PIL", "tifffile"],
+    "scenes.md": ["rasterio", "xarray"],
+    "tables.md": ["pyarrow"],
+}
+"""Optional libraries that the code of a page imports."""
+
 CHOICES = {
     "kernels": KERNELS,
     "activation": ACTIVATIONS,
@@ -46,10 +59,8 @@ CHOICES = {
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_code_prints_what_the_page_says(page, capsys):
     """The code blocks of a page run one after the other; each is followed by its output."""
-    for needed in {"scale.md": ["dask.array"], "onnx.md": ["skl2onnx", "onnxruntime"]}.get(
-        page.name, []
-    ):
-        pytest.importorskip(needed, reason=f"{needed} is not installed: .[dask,onnx]")
+    for needed in NEEDED.get(page.name, []):
+        pytest.importorskip(needed, reason=f"{needed} is not installed: .[test]")
     names = {}
     blocks = r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?"
     for code, output in re.findall(blocks, page.read_text(), re.DOTALL):
@@ -97,6 +108,10 @@ def documented_defaults(function):
         transform_batches,
         make_image_classifier,
         make_image_regressor,
+        read_images,
+        ImageReader,
+        tile_scene,
+        save_batches,
         *DRAWN,
         class_activation_map,
     ],

@@ -2,7 +2,6 @@
 
 import os
 import runpy
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -11,7 +10,6 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from PIL import Image
 from sklearn.datasets import load_digits
 
 from sklearn_conv.kernels._table import KERNELS
@@ -113,19 +111,8 @@ def test_explaining_page(gallery):
     assert names["pipeline"].score(names["test_images"], names["test_labels"]) > 0.97
 
 
-def test_image_folder_page(gallery, tmp_path):
-    names = gallery("plot_image_folder.py")
-    assert names["search"].score(names["test_images"], names["test_labels"]) > 0.8
-    (tmp_path / "a").mkdir()
-    with pytest.raises(ValueError, match="has no folders with pictures"):
-        names["read_folder"](tmp_path, (8, 8))
-    Image.fromarray(np.full((20, 10), 30000, np.uint16)).save(tmp_path / "a" / "gray.PNG")
-    Image.new("RGBA", (9, 7), (255, 0, 0, 0)).save(tmp_path / "a" / "clear.png")
-    images, labels = names["read_folder"](tmp_path, (8, 6))
-    assert images.shape == (2, 6, 8, 3)
-    assert labels.tolist() == ["a", "a"]
-    assert images[0, 0, 0].tolist() == [255, 0, 0]
-    shutil.rmtree(tmp_path / "a")
+def test_image_folder_page(gallery):
+    assert gallery("plot_image_folder.py")["accuracy"] > 0.8
 
 
 def test_textures_page(gallery):
@@ -136,8 +123,9 @@ def test_textures_page(gallery):
 def test_defects_page(gallery):
     names = gallery("plot_defects.py")
     accuracies = names["accuracies"]
-    assert accuracies["strokes, maximum"] > 0.98
-    assert accuracies["strokes, maximum"] > accuracies["recipe for textures"] + 0.1
+    recipe = accuracies["strokes, maximum: recipe for defects"]
+    assert recipe > 0.98
+    assert recipe > accuracies["recipe for textures"] + 0.1
     assert len(names["best"]) == 10
 
 
@@ -173,9 +161,9 @@ def test_fashion_mnist_on_digits(tmp_path, monkeypatch, capsys):
     parts |= {"X_test": images[1500:], "y_test": digits.target[1500:]}
     np.savez(tmp_path / "digits.npz", **parts)
     options = ("--data", tmp_path / "digits.npz")
-    run("fashion_mnist.py", *options, monkeypatch=monkeypatch)
-    raw, features = accuracies(capsys.readouterr().out)
-    assert features > raw > 0.8
+    run("fashion_mnist.py", *options, "--effort", "fast", monkeypatch=monkeypatch)
+    (accuracy,) = accuracies(capsys.readouterr().out)
+    assert accuracy > 0.93
 
 
 def test_fashion_mnist(tmp_path, monkeypatch, capsys):
@@ -185,7 +173,6 @@ def test_fashion_mnist(tmp_path, monkeypatch, capsys):
     with np.load(Path(folder) / "fashion_mnist.npz") as data:
         np.savez(tmp_path / "part.npz", **{name: data[name][:5000] for name in data.files})
     options = ("--data", tmp_path / "part.npz")
-    run("fashion_mnist.py", *options, monkeypatch=monkeypatch)
-    raw, features = accuracies(capsys.readouterr().out)
-    assert features > 0.88
-    assert raw < features
+    run("fashion_mnist.py", *options, "--effort", "fast", monkeypatch=monkeypatch)
+    (accuracy,) = accuracies(capsys.readouterr().out)
+    assert accuracy > 0.88

@@ -18,6 +18,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 DEPENDENCIES = {"numpy", "scipy", "sklearn", "joblib", "threadpoolctl"}
 EXTRAS = {
     "sklearn_conv._dask": {"dask"},
+    "sklearn_conv._reading.geo_files": {"rasterio"},
+    "sklearn_conv._reading.pillow_images": {"PIL"},
+    "sklearn_conv._reading.tiff_files": {"tifffile"},
+    "sklearn_conv._saving.parquet": {"pyarrow"},
     "sklearn_conv.inspection._drawing": {"matplotlib"},
     "sklearn_conv.onnx._graph": {"onnx", "skl2onnx"},
 }
@@ -27,15 +31,20 @@ PUBLIC = {
     "sklearn_conv": {
         "GaussianRidge",
         "GaussianRidgeClassifier",
+        "ImageFiles",
+        "ImageReader",
         "OutputSize",
+        "SceneTiles",
         "StreamingRidge",
         "StreamingRidgeClassifier",
         "StridedConv2DTransformer",
         "conv2d",
         "make_image_classifier",
         "make_image_regressor",
+        "read_images",
         "save_batches",
         "show_versions",
+        "tile_scene",
         "transform_batches",
     },
     "sklearn_conv.inspection": {

@@ -5,6 +5,7 @@ import os
 import stat
 import sys
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Barrier, Thread
@@ -16,6 +17,20 @@ from helpers import run_python
 from sklearn_conv import StridedConv2DTransformer, save_batches
 
 ROWS = np.arange(70.0).reshape(10, 7)
+
+
+@pytest.fixture(params=[".npy", ".parquet"])
+def suffix(request):
+    if request.param == ".parquet":
+        pytest.importorskip("pyarrow")
+    return request.param
+
+
+def load(path):
+    """Read the features of a file."""
+    if Path(path).suffix != ".parquet":
+        return np.load(path)
+    return pytest.importorskip("pyarrow.parquet").read_table(path).to_pandas().to_numpy()
 
 
 def in_batches(array, size, last=None):
@@ -69,15 +84,15 @@ def test_batches_of_a_transformer_in_another_memory_order(tmp_path):
             r"\(rows, 7,\).*4, 3",
         ),
         ([(slice(0, 1), ROWS[:1]), (slice(1, 2), ROWS[:1].astype("f4"))], ValueError, "float32"),
-        (in_batches(ROWS, 3, last=6), KeyboardInterrupt, None),
+        (lambda: in_batches(ROWS, 3, last=6), KeyboardInterrupt, None),
     ],
 )
-def test_no_file_is_left_after_invalid_batches(tmp_path, batches, error, message):
-    path = tmp_path / "features.npy"
+def test_no_file_is_left_after_invalid_batches(tmp_path, batches, error, message, suffix):
+    path = tmp_path / f"features{suffix}"
     path.write_text("an older file")
     with pytest.raises(error, match=message):
-        save_batches(path, batches)
-    assert os.listdir(tmp_path) == ["features.npy"]
+        save_batches(path, batches() if callable(batches) else batches)
+    assert os.listdir(tmp_path) == [f"features{suffix}"]
     assert path.read_text() == "an older file"
 
 
@@ -110,17 +125,17 @@ DATES = np.arange("2020-01-01", "2020-01-11", dtype="M8[D]").reshape(10, 1)
     ],
 )
 @pytest.mark.parametrize("is_first", [True, False])
-def test_items_that_are_not_batches(tmp_path, item, error, message, is_first):
+def test_items_that_are_not_batches(tmp_path, item, error, message, is_first, suffix):
     batches = [item] if is_first else [(slice(0, 10), ROWS), item]
     with pytest.raises(error, match=message):
-        save_batches(tmp_path / "f.npy", batches)
+        save_batches(tmp_path / f"f{suffix}", batches)
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("batches", [ROWS, ROWS.tolist(), {"a": 1}, 3])
-def test_batches_that_are_an_array(tmp_path, batches):
+def test_batches_that_are_an_array(tmp_path, batches, suffix):
     with pytest.raises(TypeError, match=r"Got (ndarray|list|str) instead|not iterable"):
-        save_batches(tmp_path / "f.npy", batches)
+        save_batches(tmp_path / f"f{suffix}", batches)
     assert os.listdir(tmp_path) == []
 
 
@@ -139,10 +154,10 @@ def unused():
 
 
 @pytest.mark.parametrize(
-    "name", ["x.parquet", "x.csv", "x.npz", "x.tar.gz", "folder/x.npy.gz", "x.npy.tmp"]
+    "name", ["x.csv", "x.npz", "x.tar.gz", "folder/x.npy.gz", "x.npy.tmp", "x.pq"]
 )
 def test_other_formats_are_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=r"format .npy, but path=.* ends in .*; use .*\.npy'"):
+    with pytest.raises(ValueError, match=r"path=.* ends in .*; use .*\.npy' or .*\.parquet'"):
         save_batches(tmp_path / name, unused())
     assert os.listdir(tmp_path) == []
 
@@ -156,7 +171,7 @@ def test_names_that_are_used_as_they_are(tmp_path, name, kind):
     assert os.listdir(tmp_path) == [name]
 
 
-def test_a_relative_path_when_the_folder_changes(tmp_path, monkeypatch):
+def test_a_relative_path_when_the_folder_changes(tmp_path, monkeypatch, suffix):
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path)
 
@@ -164,8 +179,9 @@ def test_a_relative_path_when_the_folder_changes(tmp_path, monkeypatch):
         yield slice(0, 10), ROWS
         os.chdir("other")
 
-    assert str(save_batches("f.npy", batches()).filename) == str(tmp_path / "f.npy")
-    assert sorted(os.listdir(tmp_path)) == ["f.npy", "other"]
+    result = save_batches(f"f{suffix}", batches())
+    assert str(getattr(result, "filename", result)) == str(tmp_path / f"f{suffix}")
+    assert sorted(os.listdir(tmp_path)) == [f"f{suffix}", "other"]
 
 
 def make_folder(path):
@@ -206,8 +222,10 @@ def make_fifo(path):
         (make_fifo, OSError, errno.EINVAL, "not a regular file"),
     ],
 )
-def test_destinations_are_checked_before_any_work(tmp_path, prepare, error, number, message):
-    path = tmp_path / "folder" / "f.npy"
+def test_destinations_are_checked_before_any_work(
+    tmp_path, prepare, error, number, message, suffix
+):
+    path = tmp_path / "folder" / f"f{suffix}"
     path.parent.mkdir()
     prepare(path)
     before = [(p, p.lstat().st_mode) for p in sorted(tmp_path.rglob("*"))]
@@ -250,11 +268,11 @@ def as_other_user():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs permissions of Unix")
-def test_a_folder_and_a_file_without_the_right_to_write():
+def test_a_folder_and_a_file_without_the_right_to_write(suffix):
     with TemporaryDirectory() as folder:  # pytest's own folders are closed to other users.
-        path = Path(folder, "f.npy")
+        path = Path(folder, f"f{suffix}")
         os.chmod(folder, 0o555)
-        with as_other_user(), pytest.raises(PermissionError, match=r"f\.npy") as caught:
+        with as_other_user(), pytest.raises(PermissionError, match=rf"f\{suffix}") as caught:
             save_batches(path, unused())
         assert caught.value.filename == str(path)
         assert os.listdir(folder) == []
@@ -264,14 +282,14 @@ def test_a_folder_and_a_file_without_the_right_to_write():
         with as_other_user(), pytest.raises(PermissionError, match="may not be overwritten"):
             save_batches(path, unused())
         assert path.read_text() == "protected"
-        assert os.listdir(folder) == ["f.npy"]
+        assert os.listdir(folder) == [f"f{suffix}"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs permissions of Unix")
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o666, 0o755, None])
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
-def test_permissions_are_those_of_the_existing_file_or_of_the_umask(tmp_path, mode, umask):
-    path = tmp_path / "f.npy"
+def test_permissions_are_those_of_the_existing_file_or_of_the_umask(tmp_path, mode, umask, suffix):
+    path = tmp_path / f"f{suffix}"
     if mode is not None:
         path.write_text("an older file")
         path.chmod(mode)
@@ -293,8 +311,8 @@ def test_permissions_are_those_of_the_existing_file_or_of_the_umask(tmp_path, mo
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs links of Unix")
-def test_a_link_that_is_planted_during_the_work_is_replaced(tmp_path):
-    path, other = tmp_path / "f.npy", tmp_path / "other"
+def test_a_link_that_is_planted_during_the_work_is_replaced(tmp_path, suffix):
+    path, other = tmp_path / f"f{suffix}", tmp_path / "other"
     other.write_text("precious")
 
     def batches():
@@ -302,17 +320,18 @@ def test_a_link_that_is_planted_during_the_work_is_replaced(tmp_path):
         path.symlink_to(other)
         yield slice(5, 10), ROWS[5:]
 
-    np.testing.assert_array_equal(save_batches(path, batches()), ROWS)
+    save_batches(path, batches())
+    np.testing.assert_array_equal(load(path), ROWS)
     assert not path.is_symlink()
     assert other.read_text() == "precious"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs links of Unix")
-def test_names_of_temporary_files_cannot_be_predicted(tmp_path):
+def test_names_of_temporary_files_cannot_be_predicted(tmp_path, suffix):
     """A link with the name of an earlier temporary file is neither followed nor in the way."""
-    path, names = tmp_path / "f.npy", set()
+    path, names = tmp_path / f"f{suffix}", set()
     (tmp_path / "other").write_text("precious")
-    (tmp_path / f"f.npy.{os.getpid()}.part").symlink_to(tmp_path / "other")
+    (tmp_path / f"f{suffix}.{os.getpid()}.part").symlink_to(tmp_path / "other")
     for _ in range(3):
 
         def batches():
@@ -330,20 +349,20 @@ def test_names_of_temporary_files_cannot_be_predicted(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs links of Unix")
-def test_a_planted_temporary_file_is_not_opened(tmp_path, monkeypatch):
+def test_a_planted_temporary_file_is_not_opened(tmp_path, monkeypatch, suffix):
     """Even if its random name were known, an existing file is not used."""
-    monkeypatch.setattr("sklearn_conv._saving.token_hex", lambda n: "known")
+    monkeypatch.setattr("sklearn_conv._saving.files.token_hex", lambda n: "known")
     (tmp_path / "other").write_text("precious")
-    (tmp_path / "f.npy.known.part").symlink_to(tmp_path / "other")
+    (tmp_path / f"f{suffix}.known.part").symlink_to(tmp_path / "other")
     with pytest.raises(FileExistsError):
-        save_batches(tmp_path / "f.npy", unused())
+        save_batches(tmp_path / f"f{suffix}", unused())
     assert (tmp_path / "other").read_text() == "precious"
-    assert sorted(os.listdir(tmp_path)) == ["f.npy.known.part", "other"]
+    assert sorted(os.listdir(tmp_path)) == [f"f{suffix}.known.part", "other"]
 
 
-def test_threads_that_write_to_the_same_path(tmp_path):
+def test_threads_that_write_to_the_same_path(tmp_path, suffix):
     """Each thread writes its own file; the last one remains, and is whole."""
-    path, barrier, errors = tmp_path / "f.npy", Barrier(4, timeout=60), []
+    path, barrier, errors = tmp_path / f"f{suffix}", Barrier(4, timeout=60), []
 
     def batches(value):
         for i in range(20):
@@ -363,52 +382,55 @@ def test_threads_that_write_to_the_same_path(tmp_path):
     for thread in threads:
         thread.join()
     assert not errors
-    assert os.listdir(tmp_path) == ["f.npy"]
-    features = np.load(path)
+    assert os.listdir(tmp_path) == [f"f{suffix}"]
+    features = load(path)
     value = int(features[0, 0])
     np.testing.assert_array_equal(features, np.full((1000, 7 + value), float(value)))
 
 
-def test_the_destination_becomes_a_folder(tmp_path):
-    path = tmp_path / "f.npy"
+def test_the_destination_becomes_a_folder(tmp_path, suffix):
+    path = tmp_path / f"f{suffix}"
 
     def batches():
         yield slice(0, 10), ROWS
         path.mkdir()
 
-    with pytest.raises(OSError, match=r"f\.npy"):
+    with pytest.raises(OSError, match=rf"f\{suffix}"):
         save_batches(path, batches())
-    assert os.listdir(tmp_path) == ["f.npy"]
+    assert os.listdir(tmp_path) == [f"f{suffix}"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of Unix")
 def test_a_file_that_may_not_grow(tmp_path):
     """A limit on the size of files simulates a full disk, and needs no privileges."""
+    limits = {"f.npy": 720_100}  # A part of the last batch fits.
+    if find_spec("pyarrow"):
+        limits["f.parquet"] = 100_000
     code = f"""
 import os, resource, signal
 import numpy as np
 from sklearn_conv import save_batches
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-rows = np.ones((1000, 10))
-batches = ((slice(i, i + 1000), rows) for i in range(0, 9000, 1000))
-try:
-    save_batches({str(tmp_path / "f.npy")!r}, batches)
-except OSError as error:
-    print(error.errno, error)
+rows = np.random.default_rng(0).random((9000, 10))
+for name, limit in {limits}.items():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    batches = ((slice(i, i + 1000), rows[i : i + 1000]) for i in range(0, 9000, 1000))
+    try:
+        save_batches(os.path.join({str(tmp_path)!r}, name), batches)
+    except OSError as error:
+        print(error.errno, os.path.basename(error.filename))
 print(os.listdir({str(tmp_path)!r}))
 """
     done = run_python(code, check=True)
-    assert done.stdout.splitlines()[0].startswith(f"{errno.EFBIG} ")
-    assert done.stdout.splitlines()[1] == "[]"
+    assert done.stdout.splitlines() == [*(f"{errno.EFBIG} {name}" for name in limits), "[]"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full of Linux")
-def test_a_full_disk(tmp_path, monkeypatch):
-    path = tmp_path / "f.npy"
+def test_a_full_disk(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"f{suffix}"
     opened = os.open
     monkeypatch.setattr(os, "open", lambda *arguments: opened("/dev/full", os.O_WRONLY))
-    with pytest.raises(OSError, match=r"No space left on device after \d+ rows.*f.npy") as caught:
+    with pytest.raises(OSError, match=r"No space left on device after \d+ rows.*f\.") as caught:
         save_batches(path, in_batches(np.ones((10, 9000)), 1))
     assert caught.value.errno == errno.ENOSPC
     assert os.listdir(tmp_path) == []

@@ -50,7 +50,7 @@ assert_type(model, StreamingRidgeClassifier)
 assert_type(model.merge(model).score(X, y), float)
 assert_type(model.set_params(alphas=1.0), StreamingRidgeClassifier)
 assert_type(model.coef_, np.ndarray)
-assert_type(save_batches("f.npy", fitted().transform_batches(X)), np.memmap)
+stored: np.memmap = save_batches("f.npy", fitted().transform_batches(X))
 assert_type(conv2d(X, X), np.ndarray)
 StridedConv2DTransformer().fit()  # type: ignore[call-arg]
 StreamingRidgeClassifier().fit(X)  # type: ignore[call-arg]

@@ -30,21 +30,25 @@ IMAGES = make_images()
 
 
 class LazyImages:
-    """Images that are read when they are indexed."""
+    """Images that are read by `numpy.asarray`."""
 
     dtype = np.dtype(np.float32)
 
     def __init__(self, images):
         self.images = images
         self.image_shapes = [image.shape for image in images]
-        self.n_read = 0
 
     def __len__(self):
         return len(self.images)
 
-    def __getitem__(self, i):
-        self.n_read += 1
-        return self.images[i]
+    def __getitem__(self, numbers):
+        return LazyImages([self.images[i] for i in numbers])
+
+    def __array__(self, dtype=None, copy=None):
+        array = np.empty(len(self.images), object)
+        for i, image in enumerate(self.images):
+            array[i] = image
+        return array
 
 
 SETTINGS = {
@@ -223,6 +227,8 @@ def test_windows_need_a_pooling():
 def test_unequal_images_need_the_parameter():
     with pytest.raises(ValueError, match="set image_shape='any'"):
         StridedConv2DTransformer().fit(IMAGES)
+    with pytest.raises(ValueError, match=r"different sizes\. Set image_shape='any', or read"):
+        StridedConv2DTransformer().fit(LazyImages(IMAGES))
 
 
 def test_displays():

@@ -36,8 +36,8 @@ SHOWN_ROWS = 100
 """Number of rows of X in which strings and unequal images are searched, to describe them."""
 
 READ_FILES = (
-    "if these are names of files, read the images first, for example with numpy.stack([numpy."
-    "asarray(PIL.Image.open(name)) for name in names])"
+    "if these are names of files, read the images first, for example with sklearn_conv.read_images("
+    "names, size=(64, 64)), or in the pipeline with ImageReader"
 )
 
 
@@ -56,6 +56,11 @@ def check_images(
     """
     if expected is not None and None in expected:
         return _check_any(estimator, X, expected, ignores_missing)
+    if hasattr(X, "image_shapes"):
+        raise ValueError(
+            "X contains images of different sizes. Set image_shape='any', or read the images with "
+            "size=(height, width)."
+        )
     kind: type[ReadableImages | DaskImages]
     if ignores_missing and isinstance(X, list | tuple) and any(map(np.ma.is_masked, X)):
         X = np.ma.stack(X)
@@ -314,8 +319,9 @@ def _what_a_column_needs(X: Any) -> str:
             "numpy.stack(X)."
         )
     return (
-        f"X is a column of unequal images{_shown_shapes(shapes)}. Set image_shape='any', or reshape "
-        "your data: crop or resize the images to one size, and pass numpy.stack(images)."
+        f"X is a column of unequal images{_shown_shapes(shapes)}. Set image_shape='any'. "
+        "Otherwise, reshape your data: crop or resize the images to one size, and pass "
+        "numpy.stack(images)."
     )
 
 

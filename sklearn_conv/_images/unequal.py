@@ -24,15 +24,16 @@ UNEQUAL_RULE = (
 
 
 class UnequalImages(ReadableImages):
-    """A sequence of images of different sizes, which are grouped by their shapes when they are read.
+    """A sequence of images of different sizes, which are grouped by their shapes.
 
-    ``values`` are arrays of shape (h, w, c), or a sequence that reads an image when it is indexed.
+    ``values`` are arrays of shape (h, w, c), or images that are read by `numpy.asarray`, with the
+    attribute ``image_shapes``; ``values[numbers]`` then selects some of them.
     """
 
     has_sizes = True
 
     def __init__(
-        self, values: Sequence[Any], shapes: Sequence[tuple[int, int, int]], dtype: np.dtype
+        self, values: Any, shapes: Sequence[tuple[int, int, int]], dtype: np.dtype
     ) -> None:
         self.values = values
         self.shapes = np.array(shapes)
@@ -42,7 +43,7 @@ class UnequalImages(ReadableImages):
 
     def read(self, rows: slice, check: bool = True) -> np.ndarray:
         """Return images of one size, (b, h, w, c)."""
-        return np.stack([self._read_image(i, check) for i in range(rows.start, rows.stop)])
+        return self._read_images([*range(rows.start, rows.stop)], check)
 
     def read_groups(self, rows: slice) -> Iterator[tuple[Sequence[int], np.ndarray]]:
         """Yield the numbers of images of one size, and these images, until ``rows`` are read."""
@@ -52,7 +53,7 @@ class UnequalImages(ReadableImages):
             length = max(1, BATCH_BYTES // (int(shape.prod()) * self.dtype.itemsize))
             for start in range(0, len(numbers), length):
                 chosen = numbers[start : start + length].tolist()
-                yield chosen, np.stack([self._read_image(i, True) for i in chosen])
+                yield chosen, self._read_images(chosen, True)
 
     def window_batches(self) -> Iterator[slice]:
         """Yield slices of images of one size."""
@@ -71,18 +72,22 @@ class UnequalImages(ReadableImages):
     def _bytes_per_image(self, more_bytes: int) -> int:
         return int(self.shapes.prod(axis=1).max()) * self.dtype.itemsize + more_bytes
 
-    def _read_image(self, number: int, check: bool) -> np.ndarray:
-        image = _as_image(self.values[number])
-        if image.shape != tuple(self.shapes[number]):
-            raise ValueError(
-                f"X[{number}] has shape {image.shape}, but had {tuple(self.shapes[number].tolist())} "
-                "before; do not change the images while they are read."
-            )
-        if image.dtype.itemsize > WIDEST:
-            image = to_float64(image)
-        if check:
-            check_finite(image[np.newaxis], number, self.ignores_missing)
-        return image
+    def _read_images(self, numbers: list[int], check: bool) -> np.ndarray:
+        """Read images of one size, (b, h, w, c)."""
+        values = self.values
+        chosen = [values[i] for i in numbers] if isinstance(values, list) else values[numbers]
+        images = [*map(_as_image, chosen if isinstance(values, list) else np.asarray(chosen))]
+        for number, image in zip(numbers, images, strict=True):
+            shape = tuple(self.shapes[number].tolist())
+            if image.shape != shape:
+                raise ValueError(
+                    f"X[{number}] has shape {image.shape}, but had {shape} before; do not change "
+                    "the images while they are read."
+                )
+            if check:
+                check_finite(image[np.newaxis], number, self.ignores_missing)
+        batch = np.stack(images)
+        return to_float64(batch) if batch.dtype.itemsize > WIDEST else batch
 
 
 def has_sizes(X: Any) -> bool:

@@ -326,8 +326,8 @@ def infer_shape(operator: Any) -> None:
     parameters = check_parameters(transformer)
     if None in transformer.image_shape_:
         raise ValueError(
-            f"{OWNER} needs a transformer that was fitted on images of one size, but image_shape is "
-            "'any'; fit on images of one size."
+            f"{OWNER} needs a transformer that was fitted on images of one size, but image_shape "
+            "is 'any'; fit on images of one size."
         )
     _check_choices(transformer, parameters)
     _check_input(operator.inputs[0].type.shape, transformer)

@@ -1,0 +1,123 @@
+"""`LazyImages`: a sequence of images with the indexing of an array, read when they are needed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from copy import copy
+from typing import Any, Self
+from uuid import uuid4
+
+import numpy as np
+
+from sklearn_conv._validation import is_integer
+
+
+class LazyImages(ABC):
+    """Images of one size, which are read when they are needed.
+
+    The indexing is that of an array of shape ``(n, h, w, c)``. An integer reads one image. A slice,
+    an index array or a mask selects images and reads nothing. An index that also selects pixels or
+    channels, and `numpy.asarray`, read the selected images.
+
+    Subclasses have a method ``_read``, and find in ``_rows`` which images are selected.
+
+    Parameters
+    ----------
+    n : int
+        Number of images.
+    image_shape : tuple of int
+        Height, width and number of channels.
+    dtype : dtype
+        What the images are read as.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+        What the images are read as.
+    ndim : int
+        The number of axes, 4.
+    shape : tuple of int
+        ``(n, h, w, c)``.
+    """
+
+    ndim = 4
+
+    def __init__(self, n: int, image_shape: tuple[int, int, int], dtype: np.dtype) -> None:
+        self.dtype = np.dtype(dtype)
+        self._image_shape = image_shape
+        self._rows: range | np.ndarray = range(n)
+
+    @abstractmethod
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        """Read images to a new array ``(b, h, w, c)``; ``rows`` are elements of ``_rows``."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The shape ``(n, h, w, c)``."""
+        return (len(self), *self._image_shape)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of shape {self.shape} and dtype {self.dtype}>"
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, key: Any) -> Any:
+        key = key if isinstance(key, tuple) else (key,)
+        n_axes = sum(index is not Ellipsis for index in key)
+        selects_images = n_axes <= self.ndim and all(map(_is_all, key[1:]))
+        first: Any = key[0] if key else slice(None)
+        if first is Ellipsis and selects_images:
+            first = slice(None)
+        if first is Ellipsis or first is None:
+            return np.asarray(self)[key]
+        if is_integer(first):
+            image = self._read_image(int(first))
+            return image if selects_images else image[key[1:]]
+        images = self._select(first)
+        if selects_images:
+            return images
+        # Index arrays of several axes are combined, as in NumPy.
+        axis = slice(None) if isinstance(first, slice) else np.arange(len(images))
+        return np.asarray(images)[(axis, *key[1:])]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError(
+                f"{type(self).__name__} are read into a new array, which copy=False forbids; use "
+                "numpy.asarray without it."
+            )
+        images = self._read(self._indices)
+        return images if dtype is None else images.astype(dtype, copy=False)
+
+    def __dask_tokenize__(self) -> str:
+        return uuid4().hex  # Otherwise, Dask would hash the content of a memory map.
+
+    @property
+    def _indices(self) -> np.ndarray:
+        """The selected images as an array, (n,)."""
+        rows = self._rows
+        return np.arange(rows.start, rows.stop, rows.step) if isinstance(rows, range) else rows
+
+    def _read_image(self, i: int) -> np.ndarray:
+        n = len(self)
+        if not -n <= i < n:
+            raise IndexError(f"index {i} is out of bounds for {n} images")
+        return self._read(np.array([self._rows[i]]))[0]
+
+    def _select(self, key: Any) -> Self:
+        rows = self._rows[key] if isinstance(key, slice) else self._indices[key]
+        if np.ndim(rows) != 1:
+            raise IndexError(f"images are selected by an index with one axis, not by {key!r:.80}")
+        selected = copy(self)
+        selected._rows = rows
+        return selected
+
+
+def _is_all(key: Any) -> bool:
+    """Return whether an index selects a whole axis."""
+    return key is Ellipsis or (isinstance(key, slice) and key == slice(None))

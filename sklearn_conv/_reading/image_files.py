@@ -1,0 +1,378 @@
+"""`read_images` and `ImageFiles`: image files that behave like an array of images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sklearn_conv._engine.threads import count_threads, run_tasks
+from sklearn_conv._lazy import LazyImages
+from sklearn_conv._parameters import check_n_jobs
+from sklearn_conv._reading.decoding import Described, describe_image, read_image, reason_of
+from sklearn_conv._reading.opened import MODES, Settings
+from sklearn_conv._reading.sizes import check_settings, list_some
+from sklearn_conv._reading.sources import Source, find_images
+from sklearn_conv._validation import check_name
+from sklearn_conv._warnings import warn
+
+SHOWN_CLASSES = 5
+"""Number of classes that the representation names."""
+
+
+class ImageFiles(LazyImages):
+    """Images in files, which are decoded when they are needed.
+
+    `read_images` and `ImageReader` return this class. It behaves like an array of shape
+    ``(n, h, w, c)``: ``len(files)`` and ``files.shape`` say what it contains, and every function
+    that reads an array in slices accepts it, such as the methods of `StridedConv2DTransformer`, the
+    searches and splits of scikit-learn, and `dask.array.from_array`.
+
+    ``files[i]`` decodes one image. ``files[rows]``, where ``rows`` is a slice, an array of integers
+    or a mask, selects images with their paths and labels, and decodes nothing. An index that
+    selects pixels as well, and ``numpy.asarray(files)``, decode the selected images, in ``n_jobs``
+    threads. Nothing is kept: an image that is needed again is decoded again.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        ``(n, h, w, c)``, or ``(n,)`` for images that keep their sizes, with ``size="any"``.
+    dtype : numpy.dtype
+        Dtype of the decoded pixels.
+    ndim : int
+        Number of axes, 4, or 1 with ``size="any"``.
+    paths : ndarray of str or None
+        Path of each file. None if the images are in memory.
+    labels : ndarray of str or None
+        Name of the class folder of each file. None unless the source is a folder that contains one
+        folder for each class.
+    skipped : list of (str, str)
+        Path of each file that ``on_error="skip"`` left out of the whole source, and the reason. A
+        selection of images has the same list.
+    image_shapes : ndarray of shape (n, 3)
+        Shape ``(h, w, c)`` of each image. Defined only with ``size="any"``.
+
+    See Also
+    --------
+    read_images : Find and read images.
+    ImageReader : A step of a pipeline that does the same.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_conv._reading.image_files import read_images
+    >>> pixels = np.random.default_rng(0).integers(256, size=(10, 32, 48, 3), dtype=np.uint8)
+    >>> images = read_images(list(pixels), size=(16, 16))
+    >>> images[2:6]
+    <ImageFiles: 4 images of shape (16, 16, 3) and dtype uint8>
+    >>> images[0].shape
+    (16, 16, 3)
+    >>> np.asarray(images).shape
+    (10, 16, 16, 3)
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        described: Sequence[Described],
+        settings: Settings,
+        n_jobs: int | None,
+        skipped: list[tuple[str, str]],
+    ) -> None:
+        shape, dtype = described[0]
+        super().__init__(len(source.items), shape, dtype)
+        self.skipped = skipped
+        self._source = source
+        self._settings = settings
+        self._n_jobs = n_jobs
+        self._shapes = None
+        if settings.is_any:
+            self.ndim = 1
+            self._shapes = np.array([shape for shape, _ in described])
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # type: ignore[override]
+        """``(n, h, w, c)``, or ``(n,)`` for images that keep their sizes."""
+        return (len(self),) if self._shapes is not None else super().shape
+
+    @property
+    def image_shapes(self) -> np.ndarray:
+        """Shape of each image, (n, 3); only for images that keep their sizes."""
+        if self._shapes is None:
+            raise AttributeError("image_shapes is defined only with size='any'.")
+        return self._shapes[self._indices]
+
+    @property
+    def paths(self) -> np.ndarray | None:
+        """Path of each file, or None if the images are in memory."""
+        return self._source.items[self._indices] if self._source.has_paths else None
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Name of the class folder of each file, or None."""
+        labels = self._source.labels
+        return None if labels is None else labels[self._indices]
+
+    def __repr__(self) -> str:
+        shape = "unequal shapes" if self._shapes is not None else f"shape {self._image_shape}"
+        number = "1 image" if len(self) == 1 else f"{len(self)} images"
+        parts = [f"{number} of {shape} and dtype {self.dtype}"]
+        if self.labels is not None:
+            classes = np.unique(self.labels).tolist()
+            noun = "class" if len(classes) == 1 else "classes"
+            parts.append(f"{len(classes)} {noun}: {list_some(map(repr, classes), SHOWN_CLASSES)}")
+        if self.skipped:
+            parts.append(f"{len(self.skipped)} skipped")
+        return f"<ImageFiles: {'; '.join(parts)}>"
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        """Decode images, (b, h, w, c); images of unequal shapes to an array of objects, (b,)."""
+        out = np.empty(len(rows), object)
+        if self._shapes is None:
+            out = np.empty((len(rows), *self._image_shape), self.dtype)
+
+        def read(k: int) -> None:
+            row = rows[k]
+            image = read_image(self._source.item(row), self._source.name(row), self._settings)
+            shape = self._image_shape if self._shapes is None else tuple(self._shapes[row].tolist())
+            if image.shape != shape or image.dtype != self.dtype:
+                raise ValueError(
+                    f"{self._source.name(row)} has shape {image.shape} and dtype {image.dtype}, "
+                    f"but shape {shape} and dtype {self.dtype} are expected. "
+                    f"{_remedy(self._settings)}"
+                )
+            out[k] = image
+
+        run_tasks(read, [(k,) for k in range(len(rows))], count_threads(self._n_jobs))
+        return out
+
+
+def _remedy(settings: Settings) -> str:
+    if settings.mode is None:
+        return (
+            "With mode=None, channels and dtype of all images must agree; set mode='RGB', or read "
+            "the images separately."
+        )
+    return "Its header says something else, or it has changed; set size, or read the images again."
+
+
+def read_images(
+    source: Any,
+    size: tuple[int, int] | str | None = None,
+    *,
+    mode: str | None = "RGB",
+    fit: str = "crop",
+    page: int = 0,
+    on_error: str = "raise",
+    n_jobs: int | None = None,
+) -> ImageFiles:
+    """Find image files, and return them as images that are decoded when they are needed.
+
+    Parameters
+    ----------
+    source : str, path-like or sequence
+        - A folder that contains one folder for each class: the names of these folders are the
+          labels. Images in folders inside them belong to the same class.
+        - A folder that contains images itself; there are no labels.
+        - A pattern with ``*``, ``?``, ``[...]`` or ``**``, as in `glob.glob`.
+        - A list, an array, or a column of paths: a Series, or a DataFrame with a single column, of
+          pandas or polars. Their order is kept.
+        - A list of images in memory: arrays (h, w) or (h, w, c), images of Pillow, or the contents
+          of files, as bytes or as files that were opened in binary mode.
+
+        In folders, images are files with the usual suffixes, such as ".png", ".jpg" and ".tif".
+        Other files, and hidden files and folders, are left out. Symbolic links are followed. Files
+        are in natural order: "tile2.png" comes before "tile10.png". The content of a file
+        determines how it is decoded, whatever its suffix.
+    size : (height, width), "any" or None, default=None
+        Size to which images are scaled, in pixels. If None, all images must have the same size.
+        With "any", images keep their sizes. To find the sizes, None and "any" read the beginning of
+        each file.
+    mode : {"RGB", "L", "RGBA"} or None, default="RGB"
+        Channels of the images:
+
+        - "RGB": 3 channels of 8 bits. Gray images are repeated, palettes are resolved, and
+          transparent images are composited onto white.
+        - "L": 1 channel of 8 bits, the brightness; transparent images are composited onto white.
+        - "RGBA": 4 channels of 8 bits; the last one is the opacity, 255 if there is none.
+        - None: all channels in the dtype of the file, for images of 16 bits, floats and many bands.
+          All files must agree in channels and dtype. Only palettes are resolved, and images of 1
+          bit become 0 and 255. If a TIFF file declares a number for missing pixels (nodata), pixels
+          are floats, with NaN where they are missing: float32, or float64 for integers of more than
+          16 bits.
+
+        Files of more than 8 bits, floats, and bands that are not colors raise an error unless the
+        mode is None.
+    fit : {"crop", "pad", "stretch"}, default="crop"
+        How images of other proportions come to ``size``. With "crop", the image is scaled until it
+        covers the size, and its middle is cut out. With "pad", it is scaled until it fits inside,
+        and 0 is added around it. With "stretch", its proportions change.
+    page : int, default=0
+        Which page of files with several pages is read, such as TIFF stacks and animations, counted
+        from 0. Images in memory that are decoded already have a single page.
+    on_error : {"raise", "skip"}, default="raise"
+        What happens to files that cannot be read. With "raise", an error names the file when it is
+        read. With "skip", all files are decoded once at the start; those that cannot be read are
+        left out, and listed with the reason in the attribute ``skipped``.
+    n_jobs : int, default=None
+        Number of threads that decode images. None means 1 unless in a `joblib.parallel_config`
+        context; -1 means all cores.
+
+    Returns
+    -------
+    files : ImageFiles
+        The images, in the order in which they were found.
+
+    Warns
+    -----
+    UserWarning
+        If a class folder contains no images, or if all images of a class are skipped.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder or the file does not exist, or if no images are found.
+    ImportError
+        If Pillow, tifffile or rasterio is needed and not installed; the message names the extra to
+        install.
+    OSError
+        If a file is damaged, is not an image, or has more pixels than Pillow's limit; the message
+        names the file. Files that are not read at the start raise this error when they are decoded.
+    TypeError
+        If a parameter has a wrong type.
+    ValueError
+        If a parameter has a wrong value, if the source contains missing values, if sizes, channels
+        or dtypes of the images do not agree, or if an image does not suit ``mode`` or ``page``.
+
+    See Also
+    --------
+    ImageReader : The same as a step of a pipeline, to search over the size of the images.
+    StridedConv2DTransformer : Turn the images into features.
+
+    Notes
+    -----
+    Pillow reads the usual formats, and its limit of pixels against decompression bombs holds for
+    all files. tifffile reads TIFF files that Pillow does not decode exactly: colors of 16 bits,
+    other floats than float32, and many bands. With ``mode=None``, and if rasterio is installed,
+    rasterio reads GeoTIFF files and colors of 16 bits in other formats. Images are turned as their
+    EXIF orientation says.
+
+    Images are scaled with Pillow's bilinear filter, which averages over all pixels of a larger
+    image (antialiasing). Images that are much too large are first reduced by an integer factor, in
+    JPEG files while they are decoded. Floats, and integers of 16 bits, are scaled in float32, and
+    integers are rounded. A scaled pixel is NaN if any of the pixels that it averages is NaN.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from sklearn_conv._reading.image_files import read_images
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name, level in [("dark", 40), ("light", 200)]:
+    ...         (Path(folder) / name).mkdir()
+    ...         for i in range(3):
+    ...             Image.new("L", (60, 40 + i), level).save(Path(folder) / name / f"{i}.png")
+    ...     files = read_images(folder, size=(32, 32))
+    ...     images = np.asarray(files)
+    >>> files
+    <ImageFiles: 6 images of shape (32, 32, 3) and dtype uint8; 2 classes: 'dark', 'light'>
+    >>> images.shape, images.mean(axis=(1, 2, 3)).tolist()
+    ((6, 32, 32, 3), [40.0, 40.0, 40.0, 200.0, 200.0, 200.0])
+    >>> files.labels.tolist()
+    ['dark', 'dark', 'dark', 'light', 'light', 'light']
+    """
+    owner = "read_images"
+    settings = check_settings(owner, size, mode, fit, page)
+    check_name(owner, "on_error", on_error, ("raise", "skip"))
+    check_n_jobs(owner, n_jobs)
+    found = find_images(source)
+    if on_error == "raise":
+        return ImageFiles(found, describe_images(found, settings, n_jobs), settings, n_jobs, [])
+    kept, described, skipped = _decode_once(found, settings, n_jobs)
+    labels = None if found.labels is None else found.labels[kept]
+    if found.labels is not None and labels is not None:
+        lost = np.setdiff1d(found.labels, labels).tolist()
+        if lost:
+            warn(
+                f"All images of {len(lost)} of {len(np.unique(found.labels))} classes are skipped: "
+                f"{list_some(map(repr, lost))}. The attribute skipped has the reasons."
+            )
+    source = Source(found.items[kept], labels)
+    _check_agreement(source, described, settings)
+    return ImageFiles(source, described, settings, n_jobs, skipped)
+
+
+def describe_images(source: Source, settings: Settings, n_jobs: int | None) -> Sequence[Described]:
+    """Return shape and dtype of the images; of the first one, if all are read to the same shape.
+
+    Files are opened only if their shapes or channels are not known from the settings.
+    """
+    if settings.size is not None and settings.mode is not None:
+        return [((*settings.size, MODES[settings.mode]), np.dtype(np.uint8))]
+    if settings.size is not None:
+        return [describe_image(source.item(0), source.name(0), settings)]
+
+    def describe(i: int) -> Described:
+        return describe_image(source.item(i), source.name(i), settings)
+
+    tasks = [(i,) for i in range(len(source.items))]
+    described = run_tasks(describe, tasks, count_threads(n_jobs))
+    _check_agreement(source, described, settings)
+    return described
+
+
+def _decode_once(
+    source: Source, settings: Settings, n_jobs: int | None
+) -> tuple[list[int], list[Described], list[tuple[str, str]]]:
+    """Decode all images; return which can be read, what they are, and the others with reasons."""
+
+    def decode(i: int) -> Described | str:
+        try:
+            image = read_image(source.item(i), source.name(i), settings)
+        except (OSError, ValueError) as error:
+            return reason_of(error, source.name(i))
+        return image.shape, image.dtype
+
+    tasks = [(i,) for i in range(len(source.items))]
+    results = run_tasks(decode, tasks, count_threads(n_jobs))
+    kept = [i for i, result in enumerate(results) if not isinstance(result, str)]
+    skipped = [
+        (source.item(i) if source.has_paths else source.name(i), result)
+        for i, result in enumerate(results)
+        if isinstance(result, str)
+    ]
+    if not kept:
+        raise OSError(
+            f"None of the {len(results)} images can be read. The reason for the first one, "
+            f"{skipped[0][0]!r}, is: {skipped[0][1]}"
+        )
+    return kept, [results[i] for i in kept], skipped
+
+
+def _check_agreement(source: Source, described: Sequence[Described], settings: Settings) -> None:
+    """Raise ValueError for images whose sizes, channels or dtypes do not agree."""
+    for what, values, remedy in (
+        (
+            "channels and dtype",
+            [f"{shape[2]} channels of {dtype}" for shape, dtype in described],
+            "Set mode='RGB' to convert images of 8 bits, or read the images separately.",
+        ),
+        (
+            "height and width",
+            [None if settings.is_any else shape[:2] for shape, _ in described],
+            "Set size=(height, width) to scale all images, or size='any' to keep their sizes.",
+        ),
+    ):
+        counts = Counter(values)
+        if len(counts) == 1:
+            continue
+        usual, n_usual = counts.most_common(1)[0]
+        odd = [f"{source.name(i)}: {value}" for i, value in enumerate(values) if value != usual]
+        raise ValueError(
+            f"The images do not agree in {what}: {n_usual} of {len(values)} have {usual}, "
+            f"the others not: {list_some(odd)}. {remedy}"
+        )

@@ -1,0 +1,256 @@
+"""`ImageReader`: read image files as a step of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from sklearn_conv._parameters import check_n_jobs
+from sklearn_conv._reading.decoding import Described
+from sklearn_conv._reading.image_files import ImageFiles, describe_images
+from sklearn_conv._reading.opened import Settings
+from sklearn_conv._reading.sizes import check_settings
+from sklearn_conv._reading.sources import find_in_sequence
+from sklearn_conv._versions import API_LINK
+
+
+class ImageReader(  # type: ignore[call-arg]
+    TransformerMixin, BaseEstimator, auto_wrap_output_keys=None
+):
+    """Read image files as a step of a pipeline: a column of paths becomes images.
+
+    ``(n,) or (n, 1) paths -> (n, h, w, c)``
+
+    In a `~sklearn.pipeline.Pipeline` with `StridedConv2DTransformer`, the size of the images can be
+    searched like any other parameter. In a `~sklearn.compose.ColumnTransformer`, such a pipeline
+    turns a column of paths into features beside the features of other columns.
+
+    Parameters
+    ----------
+    size : (height, width), "any" or None, default=None
+        Size to which images are scaled, in pixels. If None, all images must have the same size.
+        With "any", images keep their sizes.
+    mode : {"RGB", "L", "RGBA"} or None, default="RGB"
+        Channels of the images; None keeps the channels and the dtype of the files. `read_images`
+        describes the modes.
+    resize : {"crop", "pad", "stretch"}, default="crop"
+        How images of other proportions come to ``size``. This is the parameter ``fit`` of
+        `read_images`, which cannot have the name of a method here.
+    page : int, default=0
+        Which page of files with several pages is read, counted from 0.
+    n_jobs : int, default=None
+        Number of threads that decode images. None means 1 unless in a `joblib.parallel_config`
+        context; -1 means all cores.
+
+    Attributes
+    ----------
+    image_shape_ : tuple
+        Shape of the images, ``(h, w, c)``. With ``size="any"``, h and w are None.
+    dtype_ : numpy.dtype
+        Dtype of the pixels.
+    n_features_in_ : int
+        Number of columns, 1.
+    feature_names_in_ : ndarray of shape (1,)
+        Name of the column. Defined only if X is a table whose column has a string as its name.
+
+    See Also
+    --------
+    read_images : Find and read images outside of a pipeline, such as those of a folder.
+
+    Notes
+    -----
+    `fit` opens no files if ``size`` and ``mode`` say what the images will be. It opens the first
+    file if the mode is None, and all files, without decoding them, if the size is None or "any".
+
+    Output in tables (``set_output``) does not apply to images: `transform` always returns an
+    `ImageFiles`, and ``set_output`` has no effect on this step of a pipeline.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from sklearn.linear_model import RidgeClassifier
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn_conv import StridedConv2DTransformer
+    >>> from sklearn_conv._reading.image_reader import ImageReader
+    >>> rng = np.random.default_rng(0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     paths = [Path(folder) / f"{i}.png" for i in range(20)]
+    ...     for i, path in enumerate(paths):  # smooth and rough images
+    ...         pixels = rng.integers(256, size=(12, 12, 3), dtype=np.uint8)
+    ...         Image.fromarray(pixels).resize((48, 48), 2 * (i % 2)).save(path)
+    ...     model = make_pipeline(
+    ...         ImageReader(), StridedConv2DTransformer(8, random_state=0), RidgeClassifier()
+    ...     )
+    ...     grid = {"imagereader__size": [(12, 12), (48, 48)]}
+    ...     search = GridSearchCV(model, grid, cv=2).fit(paths, np.arange(20) % 2)
+    >>> search.best_params_
+    {'imagereader__size': (48, 48)}
+    """
+
+    _doc_link_module = "sklearn_conv"
+    _doc_link_template = API_LINK
+
+    if TYPE_CHECKING:  # scikit-learn has no types; these methods are inherited from it.
+
+        def fit_transform(self, X: Any, y: Any = None, **params: Any) -> ImageFiles: ...
+        def set_params(self, **params: Any) -> Self: ...
+
+    def __init__(
+        self,
+        size: tuple[int, int] | str | None = None,
+        *,
+        mode: str | None = "RGB",
+        resize: str = "crop",
+        page: int = 0,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.size = size
+        self.mode = mode
+        self.resize = resize
+        self.page = page
+        self.n_jobs = n_jobs
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Check the parameters and find the shape of the images.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of shape (n,) or (n, 1)
+            Paths of image files; or, in a list, images in memory, as in `read_images`.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : ImageReader
+            The fitted reader.
+
+        Raises
+        ------
+        ImportError
+            If Pillow, tifffile or rasterio is needed and not installed.
+        OSError
+            If a file that is opened cannot be read.
+        TypeError
+            If a parameter or X has a wrong type.
+        ValueError
+            If a parameter has a wrong value, if X has missing values or several columns, or if the
+            images do not agree in size, channels or dtype.
+        """
+        owner = type(self).__name__
+        settings = check_settings(owner, self.size, self.mode, self.resize, self.page, "resize")
+        check_n_jobs(owner, self.n_jobs)
+        described = describe_images(find_in_sequence(X, "X"), settings, self.n_jobs)
+        self._remember_column(X, reset=True)
+        self.image_shape_, self.dtype_ = _seen(described, settings)
+        self._settings = settings
+        return self
+
+    def transform(self, X: Any) -> ImageFiles:
+        """Return the images, which are decoded when they are needed.
+
+        Parameters
+        ----------
+        X : list, array, Series or DataFrame of shape (n,) or (n, 1)
+            Paths of image files; or, in a list, images in memory.
+
+        Returns
+        -------
+        files : ImageFiles
+            The images. Errors in files are raised when these are decoded.
+
+        Raises
+        ------
+        NotFittedError
+            If the reader is not fitted.
+        OSError
+            If a file that is opened cannot be read.
+        TypeError
+            If a parameter or X has a wrong type.
+        ValueError
+            If a parameter has a wrong value, if X has missing values or several columns, or if the
+            images do not have the shape and the dtype of those in ``fit``.
+        """
+        check_is_fitted(self)
+        check_n_jobs(type(self).__name__, self.n_jobs)
+        self._remember_column(X, reset=False)
+        source, settings = find_in_sequence(X, "X"), self._settings
+        if settings.size is None:
+            described = describe_images(source, settings, self.n_jobs)
+        else:
+            described = [((*settings.size, self.image_shape_[2]), self.dtype_)]
+        shape, dtype = _seen(described, settings)
+        if (shape, dtype) != (self.image_shape_, self.dtype_):
+            raise ValueError(
+                f"X contains images of shape {shape} and dtype {dtype}, but {type(self).__name__} "
+                f"was fitted on images of shape {self.image_shape_} and dtype {self.dtype_}; set "
+                "size and mode to read all images alike, or fit again."
+            )
+        return ImageFiles(source, described, settings, self.n_jobs, [])
+
+    def get_feature_names_out(self, input_features: Any = None) -> None:
+        """Return None, because images have no names of features.
+
+        The next step of a pipeline receives no names, and uses its own.
+
+        Parameters
+        ----------
+        input_features : None or array-like of str
+            Ignored.
+
+        Returns
+        -------
+        names : None
+            No names.
+
+        Raises
+        ------
+        NotFittedError
+            If the reader is not fitted.
+        """
+        check_is_fitted(self)
+
+    def set_output(self, *, transform: str | None = None) -> Self:
+        """Do nothing, because images do not fit into a table.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"} or None, default=None
+            Ignored.
+
+        Returns
+        -------
+        self : ImageReader
+            The unchanged reader.
+        """
+        return self
+
+    def _remember_column(self, X: Any, reset: bool) -> None:
+        """Store the number and the name of the column; without ``reset``, compare them instead."""
+        # Lists, arrays and Series are a single column without a name.
+        table = X if hasattr(X, "columns") else np.empty((1, 1), bool)
+        validate_data(self, table, reset=reset, skip_check_array=True)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+
+def _seen(
+    described: Sequence[Described], settings: Settings
+) -> tuple[tuple[int | None, int | None, int], np.dtype]:
+    """Return the shape and the dtype that all images must have."""
+    shape, dtype = described[0]
+    return ((None, None, shape[2]) if settings.is_any else shape), dtype

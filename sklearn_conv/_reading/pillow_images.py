@@ -1,0 +1,313 @@
+"""Read common image files with Pillow, and scale images and arrays with it."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+
+from sklearn_conv._memory_maps import check_memory_map
+from sklearn_conv._reading.opened import (
+    MODES,
+    NODATA,
+    OpenedImage,
+    Settings,
+    UnsuitableImageError,
+    no_such_page,
+    not_as_stored,
+)
+from sklearn_conv._reading.sizes import Placement, place_image
+
+FILTER = Image.Resampling.BILINEAR
+"""Pillow widens the triangle by the factor of the reduction, so that it averages all pixels.
+
+Its weights are not negative, so that no value leaves the range of its neighbors.
+"""
+
+REDUCING_GAP = 3.0
+"""Images that are more than this factor too large are reduced by an integer factor first.
+
+According to Pillow's documentation, the result can hardly be distinguished from scaling at once.
+"""
+
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""Errors for images above the limit of pixels; the second one if warnings are errors."""
+
+MAX_COLORS = 4
+"""Arrays of 1 to 4 channels of 8 bits are gray, gray and opacity, colors, or colors and opacity."""
+
+TURNED = (5, 6, 7, 8)
+"""Orientations that exchange height and width."""
+
+
+def open_file(item: str | bytes) -> Image.Image | None:
+    """Open a file, given by its path or its content; return None if Pillow does not know it."""
+    try:
+        return Image.open(BytesIO(item) if isinstance(item, bytes) else item)
+    except UnidentifiedImageError:
+        return None
+    except BOMBS as error:
+        raise _too_large(str(error)) from error
+
+
+def is_picture(value: Any) -> bool:
+    """Return whether a value is an image of Pillow."""
+    return isinstance(value, Image.Image)
+
+
+def is_tiff(image: Image.Image | None, item: str | bytes) -> bool:
+    """Return whether a file is a TIFF file, even if Pillow could not open it as ``image``."""
+    if image is not None:
+        return isinstance(image, TiffImagePlugin.TiffImageFile)
+    if isinstance(item, bytes):
+        return item[:4] in TiffImagePlugin.PREFIXES
+    with open(item, "rb") as file:
+        return file.read(4) in TiffImagePlugin.PREFIXES
+
+
+def declares_missing(image: Image.Image) -> bool:
+    """Return whether the page of an opened TIFF file declares a number for missing pixels."""
+    return isinstance(image, TiffImagePlugin.TiffImageFile) and NODATA in image.tag_v2
+
+
+def check_pixels(shape: tuple[int, ...]) -> None:
+    """Raise an error for images above Pillow's limit, which Pillow does not check in all cases."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and shape[0] * shape[1] > 2 * limit:
+        raise _too_large(f"it has {shape[0] * shape[1]} pixels, but the limit is {2 * limit}.")
+
+
+def _too_large(reason: str) -> OSError:
+    return OSError(f"{reason} If you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS.")
+
+
+def go_to_page(image: Image.Image, page: int) -> bool:
+    """Go to a page of an opened file; return whether Pillow knows the format of that page."""
+    try:
+        image.seek(page)
+    except SyntaxError:
+        return False
+    except BOMBS as error:
+        raise _too_large(str(error)) from error
+    except EOFError:
+        is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)  # Its n_frames is then wrong.
+        n_pages = image.tell() + 1 if is_tiff else getattr(image, "n_frames", 1)
+        raise no_such_page(page, n_pages) from None
+    check_pixels((image.height, image.width))
+    return True
+
+
+def what_is_lost(image: Image.Image) -> str:
+    """Return what Pillow does not decode exactly, in an opened file; "" if there is nothing."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return _what_is_lost_of_tiff(image)
+    # The arguments of the decoder are the layout in the file and, in PPM files, the largest value.
+    tile = getattr(image, "tile", None)
+    layout = tile[0][3] if tile else ""
+    parts = layout if isinstance(layout, tuple) else (layout,)
+    is_wide = ";16" in str(parts[0]) or (image.format == "PPM" and max(parts[1:], default=0) > 255)
+    return "channels of 16 bits" if is_wide and not image.mode.startswith("I") else ""
+
+
+def _what_is_lost_of_tiff(image: TiffImagePlugin.TiffImageFile) -> str:
+    tags = image.tag_v2
+    bits = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
+    kind = max(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)))
+    n_channels = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
+    if image.mode in ("I", "F"):
+        is_exact = (bits, kind) == (32, 2 if image.mode == "I" else 3)
+    else:
+        is_exact = bits <= (16 if image.mode.startswith("I;16") else 8) and kind in (1, 4)
+    if is_exact and n_channels == len(image.getbands()):
+        return ""
+    numbers = {2: "signed integers", 3: "floats"}.get(kind, "integers")
+    return f"{n_channels} channels of {bits}-bit {numbers}"
+
+
+def open_image(image: Image.Image, settings: Settings) -> OpenedImage:
+    """Return an image that was opened, and may be changed, as it is to be read."""
+    mode = settings.mode
+    n_channels, dtype = _stored(image)
+    if mode is not None:
+        if dtype != np.uint8:
+            raise not_as_stored(f"pixels of dtype {dtype}", mode)
+        if image.mode == "RGBX":
+            raise not_as_stored("4 channels, of which one is neither color nor opacity", mode)
+        n_channels = MODES[mode]
+    (h, w), orientation = _stored_shape(image), find_orientation(image)
+    shape = (w, h) if orientation in TURNED else (h, w)
+    return OpenedImage(
+        shape=(*shape, n_channels),
+        dtype=dtype,
+        read=lambda: _read(image, settings, shape, orientation),
+    )
+
+
+def find_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image that is not decoded yet."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # Pillow would decode the image to search for EXIF data behind the pixels.
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def _stored_shape(image: Image.Image) -> tuple[int, int]:
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Some versions of Pillow exchange the size when the file is opened.
+        tags = image.tag_v2
+        return tags[TiffImagePlugin.IMAGELENGTH], tags[TiffImagePlugin.IMAGEWIDTH]
+    return image.height, image.width
+
+
+def open_array(array: np.ndarray, settings: Settings, is_color: bool = True) -> OpenedImage:
+    """Return an array (h, w) or (h, w, c) as it is to be read.
+
+    ``is_color`` says whether channels of 8 bits are colors and opacity.
+    """
+    check_memory_map(array)
+    mode = settings.mode
+    if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "buif":
+        raise UnsuitableImageError(
+            f"it has shape {array.shape} and dtype {array.dtype}; images are arrays of real "
+            "numbers of shape (h, w) or (h, w, c)"
+        )
+    if np.ma.is_masked(array):
+        raise UnsuitableImageError(
+            "it has masked pixels; fill them first, for example with array.filled(numpy.nan)"
+        )
+    values = np.asarray(array).reshape(*array.shape[:2], -1)
+    if values.dtype.kind == "b":
+        values = values.astype(np.uint8) * np.uint8(255)
+    n_channels = values.shape[2]
+    if mode is None:
+        return OpenedImage(
+            shape=values.shape, dtype=values.dtype, read=lambda: fit_array(values, settings)
+        )
+    if values.dtype != np.uint8 or n_channels > MAX_COLORS or not is_color:
+        raise not_as_stored(f"{n_channels} channels of dtype {values.dtype}", mode)
+    return open_image(Image.fromarray(values[..., 0] if n_channels == 1 else values), settings)
+
+
+def fit_array(array: np.ndarray, settings: Settings) -> np.ndarray:
+    """Scale an array (h, w, c) channel by channel, if the settings say so."""
+    size = settings.size
+    if size is None or array.shape[:2] == size:
+        return array
+    dtype = array.dtype
+    if dtype.kind in "ui" and dtype.itemsize > 2 and dtype != np.int32:
+        raise UnsuitableImageError(
+            f"Pillow cannot scale images of dtype {dtype}; set size=None or size='any', or convert "
+            "it first"
+        )
+    # float32 holds integers of 16 bits exactly.
+    computed = dtype if dtype in (np.uint8, np.int32) else np.dtype(np.float32)
+    channels = [
+        _fit(Image.fromarray(np.ascontiguousarray(array[..., k], computed)), size, settings.fit)
+        for k in range(array.shape[2])
+    ]
+    scaled = np.stack([np.asarray(channel) for channel in channels], axis=2)
+    return np.rint(scaled).astype(dtype) if dtype.kind in "ui" else scaled.astype(dtype)
+
+
+def turn_upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn an array (h, w, c) as its EXIF orientation says."""
+    if orientation in TURNED:
+        array = array.swapaxes(0, 1)
+    down = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    right = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return array[down, right]
+
+
+def _stored(image: Image.Image) -> tuple[int, np.dtype]:
+    """Return the number of channels and the dtype of an image as it is stored."""
+    if image.mode == "F":
+        return 1, np.dtype(np.float32)
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):
+        return 1, np.dtype(np.int32)
+    if image.mode.startswith("I"):
+        return 1, np.dtype(np.uint16)
+    return len(_palette_colors(image) or image.getbands()), np.dtype(np.uint8)
+
+
+def _palette_colors(image: Image.Image) -> str:
+    """Return the mode into which palettes, and images of 1 bit, are resolved; "" for others."""
+    if image.mode in ("P", "PA"):
+        return "RGBA" if image.has_transparency_data else "RGB"
+    return "L" if image.mode == "1" else ""
+
+
+def _read(
+    image: Image.Image, settings: Settings, shape: tuple[int, int], orientation: int
+) -> np.ndarray:
+    """Decode an opened file, (h, w, c)."""
+    size, placement = settings.size, None
+    if size is not None and size != shape:
+        placement = place_image(shape, size, settings.fit)
+        if image.format in ("JPEG", "MPO"):
+            placement = _draft(image, placement, shape, orientation)
+    image.load()
+    if orientation != 1 or image.format == "PNG":
+        ImageOps.exif_transpose(image, in_place=True)
+    image = _convert(image, settings.mode)
+    if settings.mode is None and image.mode not in ("L", "RGB"):
+        return fit_array(_as_array(image), settings)
+    if size is not None and placement is not None:
+        image = _scale(image, size, placement)
+    return _as_array(image)
+
+
+def _draft(
+    image: Image.Image, placement: Placement, shape: tuple[int, int], orientation: int
+) -> Placement:
+    """Let the decoder of a JPEG file reduce the image, as far as the gap allows."""
+    left, upper, right, lower = placement.box
+    wanted = (  # width and height of the whole image
+        int(shape[1] * placement.inner[1] / (right - left) * REDUCING_GAP),
+        int(shape[0] * placement.inner[0] / (lower - upper) * REDUCING_GAP),
+    )
+    width = image.width
+    draft = image.draft(None, wanted[::-1] if orientation in TURNED else wanted)
+    if draft is None:
+        return placement
+    factor = draft[1][2] / width
+    left, upper, right, lower = (edge * factor for edge in placement.box)
+    return placement._replace(box=(left, upper, right, lower))
+
+
+def _convert(image: Image.Image, mode: str | None) -> Image.Image:
+    """Convert a decoded image to a mode; opacity is kept or composited onto white."""
+    mode = mode or _palette_colors(image) or image.mode
+    if image.mode == mode:
+        return image
+    if not image.has_transparency_data:
+        return image.convert(mode)
+    image = image.convert("RGBA")
+    if mode == "RGBA":
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image)
+    return white.convert(mode)
+
+
+def _fit(image: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
+    return _scale(image, size, place_image((image.height, image.width), size, fit))
+
+
+def _scale(image: Image.Image, size: tuple[int, int], placement: Placement) -> Image.Image:
+    """Scale an image to a size, (rows, columns)."""
+    rows, columns = placement.inner
+    scaled = image.resize((columns, rows), FILTER, placement.box, REDUCING_GAP)
+    if placement.inner == size:
+        return scaled
+    padded = Image.new(image.mode, size[::-1])
+    padded.paste(scaled, placement.corner[::-1])
+    return padded
+
+
+def _as_array(image: Any) -> np.ndarray:
+    """Return the pixels as an array (h, w, c) in native byte order."""
+    array = np.asarray(image)
+    if image.mode.startswith("I"):
+        array = array.astype(_stored(image)[1], copy=False)
+    return array.reshape(*array.shape[:2], -1)

@@ -1,0 +1,350 @@
+"""`ImageReader` inside scikit-learn: its checks, pipelines, searches and tables."""
+
+import pickle
+from inspect import signature
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import sklearn
+from PIL import Image
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import NotFittedError, SkipTestWarning
+from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.utils import estimator_checks
+
+from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv._reading import image_files, pillow_images
+from sklearn_conv._reading.image_files import ImageFiles, read_images
+from sklearn_conv._reading.image_reader import ImageReader
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Return 24 paths of noise, which is coarse in every second image, with numbers beside them."""
+    folder = tmp_path_factory.mktemp("noise")
+    paths = []
+    for i in range(24):
+        noise = Image.fromarray(RNG.integers(256, size=(12, 12), dtype=np.uint8))
+        noise = noise.resize((36, 24), 2 * (i % 2)).convert("RGB")
+        noise.save(folder / f"{i}.png")
+        paths.append(str(folder / f"{i}.png"))
+    return pd.DataFrame({"path": paths, "depth": RNG.normal(size=24), "age": RNG.normal(size=24)})
+
+
+@pytest.fixture(scope="module")
+def y():
+    return np.arange(24) % 2
+
+
+def features(**options):
+    return make_pipeline(
+        ImageReader(**{"size": (12, 12), **options}), StridedConv2DTransformer(8, random_state=0)
+    )
+
+
+def model(**options):
+    return Pipeline([*features(**options).steps, ("classifier", RidgeClassifier())])
+
+
+# The checks of scikit-learn. Those that pass arrays of numbers to `fit` do not apply; tests below
+# do the same with paths.
+
+CHECKS = [
+    "check_do_not_raise_errors_in_init_or_set_params",
+    "check_estimator_cloneable",
+    "check_estimator_repr",
+    "check_estimator_tags_renamed",
+    "check_estimators_unfitted",
+    "check_get_feature_names_out_error",
+    "check_get_params_invariance",
+    "check_mixin_order",
+    "check_n_features_in_after_fitting",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_set_params",
+    "check_transformers_unfitted",
+    "check_valid_tag_types",
+]
+OPTIONS = {
+    "default": {},
+    "size": {"size": (12, 12), "n_jobs": 2},
+    "stored": {"size": (10, 10), "mode": None, "resize": "pad"},
+    "any": {"size": "any", "mode": "L"},
+}
+options = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+
+
+@options
+@pytest.mark.parametrize("name", CHECKS)
+def test_checks_of_scikit_learn(name, options):
+    if not hasattr(estimator_checks, name):
+        pytest.skip("this version of scikit-learn does not have the check")
+    getattr(estimator_checks, name)("ImageReader", ImageReader(**options))
+
+
+def test_yielded_checks():
+    """scikit-learn skips most checks of estimators that do not take arrays of numbers."""
+    with pytest.warns(SkipTestWarning, match="Can't test estimator ImageReader"):
+        checks = [*estimator_checks.estimator_checks_generator(ImageReader())]
+    for estimator, check in checks:
+        check(estimator)
+    assert checks
+
+
+def test_tags():
+    tags = ImageReader().__sklearn_tags__()
+    assert tags.input_tags.string
+    assert tags.input_tags.one_d_array
+    assert not tags.input_tags.two_d_array
+    assert tags.requires_fit
+
+
+@options
+def test_fit_and_transform_follow_the_conventions(options, table):
+    paths = table["path"].tolist()
+    reader = ImageReader(**options)
+    before = reader.get_params()
+    assert reader.fit(paths) is reader
+    assert reader.get_params() == before
+    fitted = pickle.dumps(reader)
+    first = reader.transform(paths)
+    assert pickle.dumps(reader) == fitted
+    again = pickle.loads(fitted)
+    assert isinstance(first, ImageFiles)
+    for files in (
+        again.transform(paths),
+        clone(reader).fit_transform(paths, np.arange(24)),
+        reader.fit(paths).transform(paths),
+    ):
+        np.testing.assert_array_equal([*files], [*first])
+    order = RNG.permutation(24)
+    shuffled = reader.transform([paths[i] for i in order])
+    np.testing.assert_array_equal([*shuffled], [*first[order]])
+    np.testing.assert_array_equal([*reader.transform(paths[3:5])], [*first[3:5]])
+    assert reader.n_features_in_ == 1
+    assert not hasattr(reader, "feature_names_in_")
+    assert first.paths.tolist() == paths
+
+
+@options
+def test_images_are_those_of_read_images(options, table):
+    reader = ImageReader(**options)
+    files = reader.fit_transform(table["path"])
+    fit = {"fit": options["resize"]} if "resize" in options else {}
+    options = {name: value for name, value in options.items() if name != "resize"}
+    expected = read_images(table["path"], **options, **fit)
+    np.testing.assert_array_equal([*files], [*expected])
+    assert reader.dtype_ == files.dtype == expected.dtype
+    h, w = (None, None) if reader.size == "any" else expected.shape[1:3]
+    assert reader.image_shape_ == (h, w, expected[0].shape[2])
+
+
+def test_parameters_of_fit_have_no_effect_on_a_fitted_reader(table):
+    reader = ImageReader(size=(8, 9)).fit(table["path"])
+    reader.set_params(size=(4, 4), mode="L", n_jobs=2)
+    assert reader.transform(table["path"]).shape == (24, 8, 9, 3)
+    assert reader.fit_transform(table["path"]).shape == (24, 4, 4, 1)
+
+
+def test_no_file_is_opened_if_the_shape_is_known(table, monkeypatch):
+    opened = []
+    find = pillow_images.open_file
+    monkeypatch.setattr(pillow_images, "open_file", lambda item: opened.append(item) or find(item))
+    ImageReader(size=(4, 4)).fit_transform(["nowhere.png"])
+    assert not opened
+    reader = ImageReader(size=(4, 4), mode=None).fit(table["path"])
+    reader.transform(table["path"])
+    assert opened == [table["path"][0]]
+
+
+COLUMNS = {
+    "list": lambda table: table["path"].tolist(),
+    "array": lambda table: table["path"].to_numpy(dtype=object),
+    "matrix": lambda table: table[["path"]].to_numpy(dtype=object),
+    "pandas": lambda table: table["path"],
+    "pandas table": lambda table: table[["path"]],
+    "polars": lambda table: pl.Series("path", table["path"].tolist()),
+    "polars table": lambda table: pl.DataFrame({"path": table["path"].tolist()}),
+}
+
+
+@pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS)
+def test_columns(column, table):
+    X = column(table)
+    reader = ImageReader(size=(4, 4)).fit(X)
+    assert reader.transform(X).paths.tolist() == table["path"].tolist()
+    assert reader.n_features_in_ == 1
+    if hasattr(X, "columns"):
+        assert reader.feature_names_in_.tolist() == ["path"]
+        with pytest.raises(ValueError, match="feature names should match"):
+            reader.transform(pd.DataFrame({"file": table["path"]}))
+        with pytest.warns(UserWarning, match="does not have valid feature names"):
+            reader.transform(table["path"].tolist())
+    else:
+        assert not hasattr(reader, "feature_names_in_")
+
+
+# Pipelines
+
+
+def test_search_over_the_size(table, y):
+    grid = {
+        "imagereader__size": [(6, 9), (24, 36)],
+        "imagereader__mode": ["L", "RGB"],
+        "stridedconv2dtransformer__stride": [1, 2],
+    }
+    search = GridSearchCV(model(), grid, cv=2).fit(table["path"].tolist(), y)
+    assert search.best_params_["imagereader__size"] == (24, 36)
+    assert search.best_score_ > 0.9
+    table = table[["path"]]
+    assert (search.best_estimator_.fit(table, y).predict(table) == y).all()
+    assert "ImageReader" in search.best_estimator_._repr_html_()
+
+
+def test_a_grid_for_every_parameter(table, y):
+    grids = {
+        "size": [None, (12, 12)],
+        "mode": ["RGB", "L", "RGBA", None],
+        "resize": ["crop", "pad", "stretch"],
+        "page": [0],
+        "n_jobs": [None, 2],
+    }
+    assert set(grids) == set(signature(ImageReader).parameters)
+    for name, values in grids.items():
+        search = GridSearchCV(model(), {f"imagereader__{name}": values}, cv=2, error_score="raise")
+        search.fit(table["path"], y)
+
+
+def mixed(classifier=True):
+    columns = ColumnTransformer(
+        [("image", features(), ["path"]), ("numbers", StandardScaler(), ["depth", "age"])]
+    )
+    return make_pipeline(columns, RidgeClassifier()) if classifier else columns
+
+
+def test_beside_numbers(table, y):
+    columns = mixed(classifier=False)
+    values = columns.fit_transform(table)
+    images = features().fit_transform(table[["path"]])
+    np.testing.assert_array_equal(values[:, :-2], images)
+    np.testing.assert_allclose(
+        values[:, -2:], StandardScaler().fit_transform(table[["depth", "age"]])
+    )
+    names = columns.get_feature_names_out()
+    assert names[[0, -1]].tolist() == ["image__kernel000_mean_r0_c0", "numbers__age"]
+    assert cross_val_score(mixed(), table, y, cv=2).mean() > 0.7
+    grid = {"columntransformer__image__imagereader__size": [(12, 12), (24, 36)]}
+    assert GridSearchCV(mixed(), grid, cv=2).fit(table, y).best_score_ > 0.9
+    alone = ColumnTransformer([("image", features(), "path")]).fit(table)
+    np.testing.assert_array_equal(alone.transform(table), images)
+
+
+@pytest.mark.parametrize("container", ["pandas", "polars"])
+def test_output_in_tables(container, table):
+    expected = features().fit_transform(table[["path"]])
+    reader = ImageReader(size=(12, 12)).set_output(transform=container)
+    assert isinstance(reader.fit_transform(table[["path"]]), ImageFiles)
+    pipelines = [features().set_output(transform=container), features()]
+    with sklearn.config_context(transform_output=container):
+        assert isinstance(reader.fit_transform(table[["path"]]), ImageFiles)
+        result = pipelines[1].fit_transform(table[["path"]])
+    for output in (result, pipelines[0].fit_transform(table[["path"]])):
+        assert type(output).__name__ == "DataFrame"
+        assert output.columns[0] == "kernel000_mean_r0_c0"
+        np.testing.assert_array_equal(output.to_numpy(), expected)
+    columns = mixed(classifier=False).set_output(transform=container)
+    assert columns.fit_transform(table).columns[0] == "image__kernel000_mean_r0_c0"
+    assert pipelines[0].get_feature_names_out(["path"]).shape == (32,)
+
+
+def test_before_another_step(table):
+    flat = make_pipeline(ImageReader((5, 4)), FunctionTransformer(np.asarray))
+    assert flat.fit_transform(table["path"]).shape == (24, 5, 4, 3)
+
+
+# Bad input
+
+WRONG = [
+    ({"size": 5}, TypeError, "'size' parameter of ImageReader must be a pair"),
+    ({"size": (0, 5)}, ValueError, "'size'"),
+    ({"size": "all"}, ValueError, "'size'"),
+    ({"mode": "rgb"}, ValueError, "'mode' parameter of ImageReader"),
+    ({"resize": "cover"}, ValueError, "'resize' parameter of ImageReader"),
+    ({"page": -1}, ValueError, "'page'"),
+    ({"n_jobs": 0}, ValueError, "'n_jobs'"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "match"), WRONG)
+def test_parameters_are_checked_before_a_file_is_opened(options, error, match, monkeypatch):
+    monkeypatch.setattr(image_files, "describe_image", None)
+    reader = ImageReader(**options)
+    with pytest.raises(error, match=match):
+        reader.fit(["nowhere.png"])
+    assert not [name for name in vars(reader) if name.endswith("_")]
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "match"),
+    [
+        (["a.png", None, "b.png", float("nan")], ValueError, r"X has missing values.*: 1, 3\."),
+        (pd.DataFrame({"path": ["a", None]}), ValueError, r"X has missing values.*: 1\."),
+        (pl.DataFrame({"path": ["a", None]}), ValueError, r"X has missing values.*: 1\."),
+        (pd.DataFrame({"a": ["b"], "c": ["d"]}), ValueError, "X has 2 columns"),
+        (np.array([["a", "b"]]), ValueError, "X has 2 columns"),
+        (np.ones((3, 4)), TypeError, r"X must be .*array of shape \(3, 4\) and dtype float64"),
+        (np.ones(3), TypeError, "X must be"),
+        ([1.5], TypeError, r"X\[0\] is of type float"),
+        ([np.float64(1.5)], TypeError, r"X\[0\] is of type float64"),
+        ([], ValueError, "X contains no images"),
+        ("folder", TypeError, "X must be"),
+    ],
+)
+def test_wrong_columns(X, error, match, table):
+    for size in (None, (4, 4)):
+        with pytest.raises(error, match=match):
+            ImageReader(size=size).fit(X)
+    if not hasattr(X, "columns"):
+        with pytest.raises(error, match=match):
+            ImageReader(size=(4, 4)).fit(table["path"]).transform(X)
+
+
+def test_not_fitted(table):
+    with pytest.raises(NotFittedError):
+        ImageReader(size=(4, 4)).transform(table["path"])
+
+
+def test_other_images_than_in_fit(table, tmp_path):
+    for name, mode, size in (("small", "RGB", (20, 20)), ("gray", "L", (36, 24))):
+        Image.new(mode, size).save(tmp_path / f"{name}.png")
+    small, gray = [str(tmp_path / "small.png")], [str(tmp_path / "gray.png")]
+    reader = ImageReader().fit(table["path"])
+    with pytest.raises(ValueError, match=r"shape \(20, 20, 3\) .*fitted on .* \(24, 36, 3\)"):
+        reader.transform(small)
+    with pytest.raises(ValueError, match=r"do not agree in height and width.*small\.png"):
+        reader.fit([*table["path"], *small])
+    with pytest.raises(ValueError, match=r"shape \(None, None, 1\) .*fitted on .*None, 3\)"):
+        ImageReader("any", mode=None).fit(table["path"]).transform(gray)
+    files = ImageReader((4, 4), mode=None).fit(table["path"]).transform([*table["path"], *gray])
+    with pytest.raises(ValueError, match=r"gray\.png' has shape \(4, 4, 1\)"):
+        np.asarray(files)
+
+
+def test_a_file_that_vanishes(table, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path in paths:
+        Image.new("RGB", (12, 12)).save(path)
+    for options in ({"size": None}, {"size": (12, 12)}):
+        fitted = features(**options).fit(paths)
+        hidden = paths[1].rename(tmp_path / "hidden")
+        with pytest.raises(FileNotFoundError, match=r"1\.png"):
+            fitted.transform(paths)
+        hidden.rename(paths[1])

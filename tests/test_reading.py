@@ -1,0 +1,1169 @@
+"""Image files are found, decoded and scaled as independent computations say."""
+
+import io
+import os
+import pickle
+import re
+import sys
+import warnings
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from helpers import run_python
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.utils import resample
+
+from sklearn_conv import StridedConv2DTransformer, transform_batches
+from sklearn_conv._reading import image_files, pillow_images, sources
+from sklearn_conv._reading.image_files import ImageFiles, read_images
+from sklearn_conv._reading.sizes import place_image
+
+tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed: .[images]")
+rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed: .[geo]")
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(256, size=(20, 30, 3), dtype=np.uint8)
+WIDE = RNG.integers(2**16, size=(20, 30, 3), dtype=np.uint16)
+PLACE = rasterio.Affine(2.0, 0.0, 100.0, 0.0, -2.0, 500.0)
+
+
+def read(source, **options):
+    """Read one image."""
+    return read_images([source], **options)[0]
+
+
+def encoded(image, suffix="png", **options):
+    file = io.BytesIO()
+    image.save(
+        file, "TIFF" if suffix == "tif" else "JPEG" if suffix == "jpg" else suffix, **options
+    )
+    return file.getvalue()
+
+
+def tiff(array, **options):
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, **options)
+    return file.getvalue()
+
+
+def write_raster(path, bands, driver="GTiff", **options):
+    count, height, width = bands.shape
+    shape = {"count": count, "height": height, "width": width, "dtype": bands.dtype}
+    if driver == "GTiff":
+        options = {"transform": PLACE, "crs": "EPSG:32632", **options}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path, "w", driver=driver, **shape, **options) as dataset:
+            dataset.write(bands)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three classes of small images; the color of an image contains its class and its number."""
+    root = tmp_path_factory.mktemp("pictures")
+    for label, name in enumerate(["b", "a2", "a10"]):
+        (root / name).mkdir()
+        for i in range(4):
+            image = Image.fromarray(
+                RNG.integers(100, size=(12, 16, 3), dtype=np.uint8) + np.uint8(50 * label)
+            )
+            image.save(root / name / f"tile{3 * i}.{'png' if i % 2 else 'tif'}")
+    return root
+
+
+# Modes
+
+
+def as_picture(mode):
+    """Return an image in a mode of Pillow, and its colors (h, w, 4) as floats from 0 to 255."""
+    gray = PIXELS[..., 0].astype(float)
+    alpha = np.full(gray.shape, 255.0)
+    opacity = np.tile(np.uint8([0, 128, 255]), (20, 10))
+    if mode == "1":
+        bits = PIXELS[..., 0] > 127
+        return Image.fromarray(bits), np.stack([255.0 * bits] * 3 + [alpha], axis=2)
+    if mode == "L":
+        return Image.fromarray(PIXELS[..., 0]), np.stack([gray] * 3 + [alpha], axis=2)
+    if mode == "LA":
+        image = Image.fromarray(np.stack([PIXELS[..., 0], opacity], axis=2))
+        return image, np.stack([gray] * 3 + [opacity], axis=2).astype(float)
+    if mode == "RGB":
+        return Image.fromarray(PIXELS), np.dstack([PIXELS, alpha]).astype(float)
+    if mode == "RGBA":
+        return Image.fromarray(np.dstack([PIXELS, opacity])), np.dstack([PIXELS, opacity]).astype(
+            float
+        )
+    colors = RNG.integers(256, size=(256, 3), dtype=np.uint8)
+    image = Image.fromarray(PIXELS[..., 0])
+    image.putpalette(colors.tobytes())
+    return image, np.dstack([colors[PIXELS[..., 0]], alpha]).astype(float)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "memory"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+@pytest.mark.parametrize("stored", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_colors(stored, mode, suffix):
+    image, colors = as_picture(stored)
+    decoded = read(image if suffix == "memory" else encoded(image, suffix), mode=mode)
+    assert decoded.dtype == np.uint8
+    if mode == "RGBA":
+        np.testing.assert_array_equal(decoded, colors)
+        return
+    opacity = colors[..., 3:] / 255
+    expected = colors[..., :3] * opacity + 255 * (1 - opacity)
+    if mode == "L":  # ITU-R BT.601
+        expected = (expected @ [0.299, 0.587, 0.114])[..., np.newaxis]
+    assert decoded.shape == expected.shape
+    np.testing.assert_allclose(decoded, expected, atol=1.01)
+
+
+def test_transparent_color_of_a_palette():
+    image, colors = as_picture("P")
+    content = encoded(image, transparency=int(PIXELS[0, 0, 0]))
+    transparent = PIXELS[..., 0] == PIXELS[0, 0, 0]
+    expected = np.where(transparent[..., np.newaxis], 255, colors[..., :3])
+    np.testing.assert_array_equal(read(content), expected)
+    np.testing.assert_array_equal(read(content, mode="RGBA")[..., 3], np.where(transparent, 0, 255))
+    assert read(content, mode=None).shape == (20, 30, 4)
+    assert read(encoded(image), mode=None).shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize("stored", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_channels_as_they_are_stored(stored):
+    image, colors = as_picture(stored)
+    channels = {"1": [0], "L": [0], "LA": [0, 3], "P": [0, 1, 2], "RGB": [0, 1, 2]}
+    for suffix in ("png", "tif"):
+        decoded = read(encoded(image, suffix), mode=None)
+        assert decoded.dtype == np.uint8
+        np.testing.assert_array_equal(decoded, colors[..., channels.get(stored, [0, 1, 2, 3])])
+
+
+def test_cmyk():
+    inks = RNG.integers(256, size=(8, 8, 4), dtype=np.uint8)
+    content = encoded(Image.fromarray(inks, "CMYK"), "tif")
+    np.testing.assert_array_equal(read(content, mode=None), inks)
+    inks = inks.astype(float) / 255
+    expected = 255 * (1 - inks[..., :3]) * (1 - inks[..., 3:])
+    np.testing.assert_allclose(read(content), expected, atol=1.5)
+
+
+STORED = {
+    "16 bits": (WIDE[..., 0], {}),
+    "16 bits, big-endian": (WIDE[..., 0], {"byteorder": ">"}),
+    "16 bits, color": (WIDE, {"photometric": "rgb"}),
+    "16 bits, color, big-endian": (WIDE, {"photometric": "rgb", "byteorder": ">"}),
+    "16 bits, compressed": (WIDE, {"photometric": "rgb", "compression": "zlib"}),
+    "signed": (WIDE[..., 0].view(np.int16), {}),
+    "signed, 8 bits": (PIXELS[..., 0].view(np.int8), {}),
+    "int32": (RNG.integers(-(2**31), 2**31, size=(9, 7), dtype=np.int32), {}),
+    "uint32": (RNG.integers(2**32, size=(9, 7), dtype=np.uint32), {}),
+    "float16": (RNG.normal(size=(9, 7)).astype(np.float16), {}),
+    "float32": (RNG.normal(size=(9, 7)).astype(np.float32), {}),
+    "float64": (RNG.normal(size=(9, 7)), {}),
+    "float32, color": (RNG.random((9, 7, 3), np.float32), {"photometric": "rgb"}),
+    "5 bands": (PIXELS.reshape(20, 18, 5), {"photometric": "minisblack", "planarconfig": "contig"}),
+    "4 bands": (PIXELS.reshape(15, 30, 4), {"photometric": "rgb", "extrasamples": [0]}),
+    "2 bands of floats": (
+        RNG.normal(size=(9, 7, 2)).astype("f4"),
+        {"photometric": "minisblack", "planarconfig": "contig"},
+    ),
+    "tiles": (WIDE, {"photometric": "rgb", "tile": (16, 16)}),
+}
+
+
+@pytest.mark.parametrize(("array", "options"), STORED.values(), ids=STORED)
+def test_tiff_as_stored(array, options):
+    decoded = read(tiff(array, **options), mode=None)
+    assert decoded.dtype == array.dtype
+    assert decoded.dtype.isnative
+    np.testing.assert_array_equal(decoded, array.reshape(*array.shape[:2], -1))
+
+
+def test_bands_one_after_the_other():
+    bands = RNG.integers(2**16, size=(5, 20, 30), dtype=np.uint16)
+    content = tiff(bands, photometric="minisblack", planarconfig="separate")
+    np.testing.assert_array_equal(read(content, mode=None), bands.transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+@pytest.mark.parametrize("name", [name for name in STORED if name != "1 bit"])
+def test_more_than_8_bits_are_never_clipped(name, mode):
+    array, options = STORED[name]
+    with pytest.raises(ValueError, match=f"image 0 cannot be read: .*{mode}.*set mode=None"):
+        read(tiff(array, **options), mode=mode)
+
+
+def test_8_bits_that_only_tifffile_reads():
+    content = tiff(PIXELS.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(read(content), PIXELS)
+
+
+@pytest.mark.parametrize("driver", ["PNG", "PNM"])
+def test_colors_of_16_bits_in_other_formats(driver, tmp_path):
+    path = write_raster(tmp_path / "image", WIDE.transpose(2, 0, 1), driver)
+    for source in (path, path.read_bytes()):
+        np.testing.assert_array_equal(read(source, mode=None), WIDE)
+        with pytest.raises(ValueError, match=r"channels of 16 bits.*set mode=None"):
+            read(source)
+
+
+def test_gray_png_and_pgm_of_16_bits():
+    graymap = b"P5 30 20 65535\n" + WIDE[..., 0].astype(">u2").tobytes()
+    for content in (encoded(Image.fromarray(WIDE[..., 0])), graymap):
+        decoded = read(content, mode=None)
+        assert decoded.dtype == np.uint16
+        np.testing.assert_array_equal(decoded[..., 0], WIDE[..., 0])
+
+
+@pytest.fixture
+def without_rasterio(monkeypatch):
+    monkeypatch.setattr("sklearn_conv._reading.tiff_files.find_spec", lambda name: None)
+
+
+@pytest.fixture(params=["rasterio", "tifffile"])
+def library(request):
+    if request.param == "tifffile":
+        request.getfixturevalue("without_rasterio")
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "result"),
+    [
+        ("uint8", 0, "float32"),
+        ("uint16", 65535, "float32"),
+        ("int16", -9999, "float32"),
+        ("int32", -9999, "float64"),
+        ("float32", -3.4028234663852886e38, "float32"),
+        ("float32", np.nan, "float32"),
+        ("float64", -1e300, "float64"),
+    ],
+)
+@pytest.mark.parametrize("is_placed", [True, False])
+@pytest.mark.parametrize("n_bands", [1, 5])
+def test_missing_pixels_of_a_raster(dtype, nodata, result, is_placed, n_bands, library, tmp_path):
+    bands = RNG.integers(1, 100, size=(n_bands, 8, 9)).astype(dtype)
+    missing = RNG.random(bands.shape) < 0.3
+    bands[missing] = nodata
+    options = {} if is_placed else {"transform": None, "crs": None}
+    path = write_raster(tmp_path / "raster.tif", bands, nodata=nodata, **options)
+    expected = np.where(missing, np.nan, bands.astype(float)).transpose(1, 2, 0)
+    for source in (path, path.read_bytes()):
+        decoded = read(source, mode=None)
+        assert decoded.dtype == result
+        np.testing.assert_array_equal(decoded, expected)
+    files = read_images([path], size=(4, 3), mode=None)
+    assert files.shape == (1, 4, 3, n_bands)
+    assert files[0].dtype == files.dtype == result
+
+
+def test_raster_without_missing_pixels(library, tmp_path):
+    bands = RNG.integers(2**16, size=(6, 8, 9), dtype=np.uint16)
+    path = write_raster(tmp_path / "raster.tif", bands)
+    decoded = read(path, mode=None)
+    assert decoded.dtype == np.uint16
+    np.testing.assert_array_equal(decoded, bands.transpose(1, 2, 0))
+
+
+def test_rasterio_reads_what_tifffile_needs_another_library_for(tmp_path):
+    bands = RNG.integers(2**16, size=(3, 8, 9), dtype=np.uint16)
+    path = write_raster(tmp_path / "raster.tif", bands, compress="lzw")
+    np.testing.assert_array_equal(read(path, mode=None), bands.transpose(1, 2, 0))
+
+
+@pytest.mark.usefixtures("without_rasterio")
+def test_compression_that_tifffile_cannot_decode(tmp_path):
+    path = write_raster(tmp_path / "raster.tif", WIDE.transpose(2, 0, 1), compress="lzw")
+    try:
+        import imagecodecs  # noqa: F401
+    except ImportError:
+        with pytest.raises(ValueError, match=r"raster.tif.* LZW requires imagecodecs.*pip install"):
+            read(path, mode=None)
+
+
+def test_nodata_that_is_not_a_number():
+    content = tiff(WIDE, photometric="rgb", extratags=[(42113, "s", 0, "none", True)])
+    with pytest.raises(ValueError, match=r"image 0 .*GDAL_NODATA is 'none'"):
+        read(content, mode=None)
+
+
+# Orientation and pages
+
+TURNS = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif", "memory", "tifffile", "16 bits"])
+def test_orientation(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    tags = {"photometric": "rgb", "extratags": [(274, "H", 1, orientation, True)]}
+    mode = "RGB"
+    if kind == "16 bits":
+        content, pixels, mode = tiff(WIDE, **tags), WIDE, None
+    elif kind == "tifffile":
+        content, pixels = tiff(PIXELS, **tags), PIXELS
+    else:
+        image = Image.fromarray(PIXELS)
+        content = encoded(image, "png" if kind == "memory" else kind, exif=exif)
+        pixels = (
+            np.asarray(Image.open(io.BytesIO(encoded(image, "jpg")))) if kind == "jpg" else PIXELS
+        )
+        content = Image.open(io.BytesIO(content)) if kind == "memory" else content
+    expected = TURNS[orientation](pixels)
+    files = read_images([content], mode=mode)
+    assert files.shape == (1, *expected.shape)
+    np.testing.assert_array_equal(files[0], expected)
+    assert read_images([content], mode=mode, size="any").image_shapes.tolist() == [
+        [*expected.shape]
+    ]
+    small = read(content, mode=mode, size=(6, 5)).astype(float)
+    upright = read(np.ascontiguousarray(expected), mode=mode, size=(6, 5))
+    np.testing.assert_allclose(small, upright, atol=1 if mode else 0)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_jpeg_is_reduced_while_it_is_decoded(orientation, monkeypatch):
+    y, x = np.mgrid[:600, :800] / 100
+    smooth = np.stack([128 + 100 * np.sin(x + k) * np.cos(y) for k in range(3)], axis=2).astype(
+        "u1"
+    )
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(Image.fromarray(smooth), "jpg", quality=95, exif=exif)
+    decoded = []
+    convert = pillow_images._convert
+    monkeypatch.setattr(
+        pillow_images,
+        "_convert",
+        lambda image, mode: decoded.append(image.size) or convert(image, mode),
+    )
+    upright = Image.fromarray(np.ascontiguousarray(TURNS[orientation](smooth)))
+    for fit in ("crop", "pad", "stretch"):
+        small = read(content, size=(50, 40), fit=fit)
+        full = read(upright, size=(50, 40), fit=fit)
+        np.testing.assert_allclose(small.astype(float), full, atol=5)
+    assert max(decoded[0]) <= 400
+
+
+def test_turned_jpeg_is_not_reduced_too_much(monkeypatch):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = encoded(Image.new("RGB", (1600, 200)), "jpg", exif=exif)
+    decoded = []
+    convert = pillow_images._convert
+    monkeypatch.setattr(
+        pillow_images,
+        "_convert",
+        lambda image, mode: decoded.append(image.size) or convert(image, mode),
+    )
+    assert read(content, size=(8, 30), fit="stretch").shape == (8, 30, 3)
+    assert decoded == [(100, 800)]  # reduced by 2, to at least three times the width
+
+
+def test_pages(tmp_path):
+    pages = RNG.integers(256, size=(3, 6, 8, 3), dtype=np.uint8)
+    wide = RNG.integers(2**16, size=(3, 6, 8, 5), dtype=np.uint16)
+    pictures = [Image.fromarray(page) for page in pages]
+    contents = {
+        "tif": encoded(pictures[0], "tif", save_all=True, append_images=pictures[1:]),
+        "png": encoded(pictures[0], "png", save_all=True, append_images=pictures[1:]),
+    }
+    for content in contents.values():
+        for i, page in enumerate(pages):
+            np.testing.assert_array_equal(read(content, page=i), page)
+        with pytest.raises(ValueError, match=r"not have page=4; it has 3 pages, page=0 to 2"):
+            read(content, page=4)
+    content = tiff(wide, photometric="minisblack", planarconfig="contig")
+    for i, page in enumerate(wide):
+        np.testing.assert_array_equal(read(content, page=i, mode=None), page)
+    with pytest.raises(ValueError, match=r"not have page=3; it has 3 pages"):
+        read(content, page=3, mode=None)
+    with pytest.raises(ValueError, match=r"not have page=1; it has 1 page, page=0"):
+        read(encoded(pictures[0]), page=1)
+
+
+def test_page_of_a_geotiff(library):
+    pages = RNG.integers(2**16, size=(2, 6, 8, 3), dtype=np.uint16)
+    keys = (1, 1, 0, 1, 1024, 0, 1, 1)  # projected coordinates
+    place = [
+        (33550, "d", 3, (1.0, 1.0, 0.0), False),
+        (33922, "d", 6, (0.0, 0.0, 0.0, 100.0, 500.0, 0.0), False),
+        (34735, "H", 8, keys, False),
+    ]
+    content = tiff(pages, photometric="rgb", extratags=place, metadata=None)
+    for i, page in enumerate(pages):
+        np.testing.assert_array_equal(read(content, page=i, mode=None), page)
+
+
+# Scaling
+
+
+def triangle_weights(n, start, stop, length):
+    """Return the weights (length, n) of a triangle that is as wide as the reduction."""
+    scale = (stop - start) / length
+    support = max(scale, 1.0)
+    weights = np.zeros((length, n))
+    for i in range(length):
+        center = start + (i + 0.5) * scale
+        for j in range(n):
+            weights[i, j] = max(0.0, 1 - abs(j + 0.5 - center) / support)
+        weights[i] /= weights[i].sum()
+    return weights
+
+
+def scaled(pixels, size, fit):
+    """Scale an image (h, w, c) in float64."""
+    (h, w), (rows, columns) = pixels.shape[:2], size
+    ratios = rows / h, columns / w
+    ratio = max(ratios) if fit == "crop" else min(ratios)
+    inner = size
+    used = h, w
+    if fit == "crop":
+        used = min(h, rows / ratio), min(w, columns / ratio)
+    if fit == "pad":
+        inner = max(1, round(h * ratio)), max(1, round(w * ratio))
+    down = triangle_weights(h, (h - used[0]) / 2, (h + used[0]) / 2, inner[0])
+    across = triangle_weights(w, (w - used[1]) / 2, (w + used[1]) / 2, inner[1])
+    values = np.einsum("ri,ijc,sj->rsc", down, pixels.astype(float), across)
+    before = [(length - part) // 2 for length, part in zip(size, inner, strict=True)]
+    after = [length - part - b for length, part, b in zip(size, inner, before, strict=True)]
+    return np.pad(values, [*zip(before, after, strict=True), (0, 0)])
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("size", [(20, 30), (8, 8), (9, 21), (31, 17), (40, 60), (4, 6)])
+def test_scaling(size, fit):
+    pixels = PIXELS
+    for mode, image in {
+        "RGB": pixels,
+        "L": pixels[..., :1],
+        None: pixels.reshape(20, 18, 5),
+    }.items():
+        expected = scaled(image, size, fit)
+        # Pillow rounds the rows before it scales the columns.
+        np.testing.assert_allclose(read(image, size=size, fit=fit, mode=mode), expected, atol=1.01)
+    for dtype, tolerance in (("u2", 0.6), ("i2", 0.6), ("f4", 0.1), ("f8", 0.1), ("i4", 1.01)):
+        image = (WIDE.astype(float) - (30_000 if dtype == "i2" else 0)).astype(dtype)
+        decoded = read(image, size=size, fit=fit, mode=None)
+        assert decoded.dtype == dtype
+        np.testing.assert_allclose(decoded, scaled(image, size, fit), atol=tolerance)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 21), (31, 17)])
+def test_fit_is_that_of_pillow(size):
+    image = Image.fromarray(PIXELS)
+    bilinear = Image.Resampling.BILINEAR
+    crop = np.asarray(ImageOps.fit(image, size[::-1], bilinear))
+    np.testing.assert_array_equal(read(PIXELS, size=size), crop)
+    pad = np.asarray(ImageOps.pad(image, size[::-1], bilinear))
+    ours = read(PIXELS, size=size, fit="pad")
+    assert (ours > 0).any(axis=2).sum() == (pad > 0).any(axis=2).sum()
+    stretch = np.asarray(image.resize(size[::-1], bilinear))
+    np.testing.assert_array_equal(read(PIXELS, size=size, fit="stretch"), stretch)
+
+
+def test_large_reduction_averages_over_all_pixels():
+    noise = RNG.integers(256, size=(400, 300, 3), dtype=np.uint8)
+    for array, mode in ((noise, "RGB"), (noise.astype("u2"), None)):
+        decoded = read(array, size=(5, 6), fit="stretch", mode=mode).astype(float)
+        np.testing.assert_allclose(decoded, scaled(noise, (5, 6), "stretch"), atol=2.5)
+
+
+@given(
+    st.tuples(*[st.integers(1, 300)] * 2),
+    st.tuples(*[st.integers(1, 300)] * 2),
+    st.sampled_from(["crop", "pad", "stretch"]),
+)
+def test_placements_lie_inside(shape, size, fit):
+    box, inner, corner = place_image(shape, size, fit)
+    assert 0 <= box[0] < box[2] <= shape[1]
+    assert 0 <= box[1] < box[3] <= shape[0]
+    assert all(c >= 0 and c + i <= s for c, i, s in zip(corner, inner, size, strict=True))
+    if fit == "crop":  # centered, and of the proportions of the size
+        assert box[0] == pytest.approx(shape[1] - box[2])
+        assert box[1] == pytest.approx(shape[0] - box[3])
+        assert (box[2] - box[0]) * size[0] == pytest.approx((box[3] - box[1]) * size[1])
+    if fit == "pad":
+        assert 1 in inner or any(i == s for i, s in zip(inner, size, strict=True))
+
+
+def test_alpha_is_scaled_with_its_colors():
+    """Invisible pixels do not color their neighbors."""
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[:, 4:] = [200, 100, 50, 255]  # beside transparent black
+    decoded = read(encoded(Image.fromarray(pixels)), size=(4, 4), mode="RGBA")
+    assert (abs(decoded[decoded[..., 3] > 0][:, :3].astype(int) - [200, 100, 50]) <= 4).all()
+    stored = read(encoded(Image.fromarray(pixels)), size=(4, 4), mode=None)
+    np.testing.assert_allclose(stored, scaled(pixels, (4, 4), "crop"), atol=1.01)
+
+
+def test_missing_pixels_stay_missing_when_scaled():
+    image = np.ones((12, 12, 1), np.float32)
+    image[5:8, 5:8] = np.nan
+    decoded = read(image, size=(6, 6), mode=None)[..., 0]
+    assert np.isnan(decoded[2:4, 2:4]).all()
+    assert (decoded[[0, -1]] == 1).all()
+
+
+def test_integers_that_pillow_cannot_scale():
+    image = np.zeros((4, 4), np.int64)
+    assert read(image, mode=None).dtype == np.int64
+    with pytest.raises(ValueError, match=r"image 0 .*int64; set size=None"):
+        read(image, size=(2, 2), mode=None)
+
+
+# Sources
+
+
+def names(files):
+    return [f"{Path(path).parent.name}/{Path(path).name}" for path in files.paths]
+
+
+def test_folder_of_classes(folder):
+    files = read_images(folder)
+    numbers = ["tile0.tif", "tile3.png", "tile6.tif", "tile9.png"]
+    expected = [f"{label}/{name}" for label in ("a2", "a10", "b") for name in numbers]
+    assert names(files) == expected
+    assert files.labels.tolist() == [name.split("/")[0] for name in expected]
+    assert isinstance(files, ImageFiles)
+    assert (files.shape, files.ndim, files.dtype, len(files)) == ((12, 12, 16, 3), 4, "uint8", 12)
+    assert files.skipped == []
+    assert repr(files) == (
+        "<ImageFiles: 12 images of shape (12, 16, 3) and dtype uint8; 3 classes: 'a10', 'a2', 'b'>"
+    )
+    for path, image in zip(files.paths, files, strict=True):
+        np.testing.assert_array_equal(image, np.asarray(Image.open(path)))
+    for source in (str(folder), os.fsencode(folder).decode(), str(folder) + os.sep):
+        assert names(read_images(source)) == expected
+
+
+def test_folder_of_images(folder):
+    files = read_images(folder / "a2")
+    assert files.labels is None
+    assert names(files) == [f"a2/tile{i}.{'png' if i % 2 else 'tif'}" for i in (0, 3, 6, 9)]
+
+
+def test_pattern(folder):
+    files = read_images(str(folder / "*" / "*.png"))
+    assert names(files) == [f"{c}/tile{i}.png" for c in ("a2", "a10", "b") for i in (3, 9)]
+    assert files.labels is None
+    assert len(read_images(folder / "**" / "*.tif")) == 6
+
+
+def save(path, array=PIXELS):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return path
+
+
+def test_what_a_folder_leaves_out(tmp_path):
+    for name in ("a/1.PNG", "a/.hidden.png", "a/deep/er/2.jpeg", ".hidden/3.png", "b/4.tiff"):
+        save(tmp_path / name)
+    (tmp_path / "a" / "notes.txt").write_text("notes")
+    (tmp_path / "a" / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    (tmp_path / "readme.md").write_text("readme")
+    (tmp_path / "a" / "back").symlink_to(tmp_path)
+    (tmp_path / "b" / "around").symlink_to(tmp_path / "b" / "around")
+    (tmp_path / "b" / "itself").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "5.png").symlink_to(tmp_path / "a" / "1.PNG")
+    (tmp_path / "c").symlink_to(tmp_path / "a" / "deep")
+    files = read_images(tmp_path)
+    assert names(files) == ["a/1.PNG", "er/2.jpeg", "b/4.tiff", "b/5.png", "er/2.jpeg"]
+    assert files.labels.tolist() == ["a", "a", "b", "b", "c"]
+    (tmp_path / "notes").mkdir()
+    with pytest.warns(UserWarning, match="1 of the 4 folders in .* no images.*: 'notes'"):
+        assert len(read_images(tmp_path)) == 5
+    save(tmp_path / "a" / "deep" / "6.png")
+    with pytest.raises(ValueError, match=r"contains images and also folders with images.*'er'"):
+        read_images(tmp_path / "a" / "deep")
+
+
+def test_one_class_and_one_image(tmp_path):
+    save(tmp_path / "only" / "1.png")
+    files = read_images(tmp_path)
+    assert files.labels.tolist() == ["only"]
+    assert repr(files).endswith("1 image of shape (20, 30, 3) and dtype uint8; 1 class: 'only'>")
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.png", "ünïcödé 日本.png", "line\nbreak.png", "a[1]*.png", b"\xff\xfe.png"]
+)
+def test_strange_names(name, tmp_path):
+    path = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), os.fsencode(name))))
+    save(path)
+    for source in (tmp_path, path, [path], [str(path)]):
+        files = pickle.loads(pickle.dumps(read_images(source)))
+        assert files.paths.tolist() == [str(path)]
+        np.testing.assert_array_equal(files[0], PIXELS)
+
+
+COLUMNS = {
+    "list": list,
+    "tuple": tuple,
+    "strings": lambda paths: np.array([str(path) for path in paths]),
+    "objects": lambda paths: np.array(paths, object),
+    "matrix": lambda paths: np.array(paths, object)[:, np.newaxis],
+    "pandas": lambda paths: pd.Series(map(str, paths), index=range(5, 5 + len(paths))),
+    "pandas objects": lambda paths: pd.Series(paths, dtype=object),
+    "pandas categories": lambda paths: pd.Series(map(str, paths), dtype="category"),
+    "pandas table": lambda paths: pd.DataFrame({"path": map(str, paths)}),
+    "polars": lambda paths: pl.Series("path", [*map(str, paths)]),
+    "polars table": lambda paths: pl.DataFrame({"path": [*map(str, paths)]}),
+}
+columns = pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS)
+
+
+@columns
+def test_columns_of_paths(column, folder):
+    paths = sorted(folder.glob("*/*"), reverse=True)
+    files = read_images(column(paths))
+    assert files.paths.tolist() == [*map(str, paths)]
+    assert files.labels is None
+    np.testing.assert_array_equal(files[3], np.asarray(Image.open(paths[3])))
+
+
+def test_images_in_memory():
+    gray, rgba = (
+        Image.fromarray(PIXELS[..., 0]),
+        Image.fromarray(np.dstack([PIXELS, PIXELS[..., 0]])),
+    )
+    content = encoded(Image.fromarray(PIXELS))
+    sequence = [
+        PIXELS,
+        PIXELS[..., 0],
+        gray,
+        rgba,
+        content,
+        bytearray(content),
+        io.BytesIO(content),
+    ]
+    files = read_images(sequence)
+    assert files.paths is None
+    assert files.labels is None
+    assert files.shape == (7, 20, 30, 3)
+    np.testing.assert_array_equal(files[[0, 4, 5, 6]], np.stack([PIXELS] * 4))
+    np.testing.assert_array_equal(files[1], files[2])
+    again = pickle.loads(pickle.dumps(files[3:6]))
+    np.testing.assert_array_equal(again, files[3:6])
+    stack = np.stack([PIXELS, PIXELS // 2])
+    np.testing.assert_array_equal(read_images(stack), stack)
+    np.testing.assert_array_equal(read_images(pd.Series([PIXELS, PIXELS])), [PIXELS, PIXELS])
+    bits = PIXELS[..., 0] > 100
+    np.testing.assert_array_equal(read(bits, mode=None)[..., 0], 255 * bits)
+    assert read_images([np.ones((2, 3)), np.ones((2, 3))], mode=None).dtype == np.float64
+
+
+def test_images_in_memory_are_not_changed():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.open(io.BytesIO(encoded(Image.fromarray(PIXELS), "jpg", exif=exif)))
+    assert read(image, size=(5, 5)).shape == (5, 5, 3)
+    assert image.size == (30, 20)
+    assert image.getexif()[0x0112] == 6
+
+
+# Sequences
+
+
+@pytest.fixture(scope="module")
+def files(folder):
+    return read_images(folder)
+
+
+@pytest.fixture(scope="module")
+def array(files):
+    return np.stack([*files])
+
+
+INDICES = {
+    "slice": slice(2, 9, 3),
+    "backwards": slice(None, None, -1),
+    "none": slice(0, 0),
+    "array": np.array([3, 0, 0, -1]),
+    "list": [5, 1],
+    "empty list": [],
+    "mask": np.arange(12) % 3 == 0,
+    "list mask": [True, False] * 6,
+    "ellipsis": ...,
+    "rows and all": (np.array([1, 4]), ...),
+    "rows and slices": (slice(1, 5), slice(None), slice(None), slice(None)),
+}
+
+
+@pytest.mark.parametrize("index", INDICES.values(), ids=INDICES)
+def test_selections_are_lazy(index, files, array, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(image_files, "read_image", None)
+        selected = files[index]
+    expected = array[index]
+    rows = index[0] if isinstance(index, tuple) else index
+    assert isinstance(selected, ImageFiles)
+    assert selected.shape == expected.shape
+    np.testing.assert_array_equal(selected, expected)
+    np.testing.assert_array_equal(selected.paths, files.paths[rows])
+    np.testing.assert_array_equal(selected.labels, files.labels[rows])
+    np.testing.assert_array_equal(selected[::-1], expected[::-1])
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        0,
+        -1,
+        np.int64(3),
+        (2, ...),
+        (2, slice(3), 0, 1),
+        (slice(2, 4), slice(1, 5)),
+        (..., 0),
+        ([1, 2], slice(None), slice(2, 4), 0),
+        (slice(None), 0),
+    ],
+)
+def test_selections_of_pixels_are_arrays(index, files, array):
+    selected = files[index]
+    assert type(selected) is np.ndarray
+    np.testing.assert_array_equal(selected, array[index])
+
+
+@pytest.mark.parametrize("index", [12, -13, [12], np.ones(3, bool), 1.0, "a", [[0, 1]], True])
+def test_wrong_selections(index, files):
+    with pytest.raises(IndexError):
+        files[index]
+
+
+def test_conversion(files, array):
+    np.testing.assert_array_equal(np.asarray(files, dtype=np.float32), array)
+    assert np.asarray(files, dtype=np.float32).dtype == np.float32
+    assert np.asarray(files).flags.writeable
+    assert np.array(files[:2], copy=True).shape == (2, 12, 16, 3)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2, -1])
+def test_threads(n_jobs, folder, array):
+    np.testing.assert_array_equal(read_images(folder, n_jobs=n_jobs), array)
+
+
+def test_files_are_opened_only_if_they_are_needed(folder, monkeypatch):
+    opened = []
+    find = pillow_images.open_file
+    monkeypatch.setattr(pillow_images, "open_file", lambda item: opened.append(item) or find(item))
+    for options, n_opened in (
+        ({"size": (4, 4)}, 0),
+        ({"size": (4, 4), "mode": None}, 1),
+        ({}, 12),
+        ({"size": "any"}, 12),
+        ({"size": (4, 4), "on_error": "skip"}, 12),
+    ):
+        files = read_images(folder, **options)
+        assert len(opened) == n_opened
+        opened.clear()
+        assert len(files[2:5]) == 3
+        assert not opened
+        np.asarray(files[2:5])
+        assert opened == files.paths[2:5].tolist()
+        opened.clear()
+
+
+def test_images_of_any_size(tmp_path):
+    shapes = [(5, 8), (9, 4), (5, 8)]
+    for i, shape in enumerate(shapes):
+        save(tmp_path / f"{i}.png", RNG.integers(256, size=(*shape, 3), dtype=np.uint8))
+    files = read_images(tmp_path, "any")
+    assert (files.shape, files.ndim, files.dtype) == ((3,), 1, "uint8")
+    assert files.image_shapes.tolist() == [[5, 8, 3], [9, 4, 3], [5, 8, 3]]
+    assert files[1:].image_shapes.tolist() == [[9, 4, 3], [5, 8, 3]]
+    assert [image.shape for image in files] == [(5, 8, 3), (9, 4, 3), (5, 8, 3)]
+    assert np.asarray(files).dtype == object
+    assert repr(files) == "<ImageFiles: 3 images of unequal shapes and dtype uint8>"
+    again = pickle.loads(pickle.dumps(files))
+    np.testing.assert_array_equal(again[1], np.asarray(Image.open(tmp_path / "1.png")))
+    assert not hasattr(read_images([PIXELS]), "image_shapes")
+
+
+# In the tools that take arrays
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory):
+    """Two classes of stripes, 40 images."""
+    root = tmp_path_factory.mktemp("stripes")
+    for i in range(40):
+        stripes = np.tile(np.uint8([0, 200]), (16, 8)) + RNG.integers(
+            50, size=(16, 16), dtype=np.uint8
+        )
+        save(root / ("up" if i % 2 else "across") / f"{i}.png", stripes if i % 2 else stripes.T)
+    return read_images(root, size=(16, 16), mode="L")
+
+
+def model():
+    return make_pipeline(StridedConv2DTransformer(8, random_state=0), RidgeClassifier())
+
+
+def test_in_the_transformer(classes):
+    pixels = np.asarray(classes)
+    transformer = StridedConv2DTransformer(6, kernels="patches", whiten=True, random_state=0)
+    expected = transformer.fit_transform(pixels)
+    np.testing.assert_allclose(transformer.transform(classes), expected, rtol=1e-5)
+    features = transformer.fit(classes, classes.labels).transform(classes)
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    batches = [*transformer.transform_batches(classes, batch_size=16)]
+    assert [rows.stop for rows, _ in batches] == [16, 32, 40]
+    np.testing.assert_allclose(np.concatenate([b for _, b in batches]), features, rtol=1e-5)
+    union = make_union(transformer, transformer)
+    batches = [*transform_batches(union.fit(classes), classes, batch_size=25)]
+    assert np.concatenate([b for _, b in batches]).shape == (40, 48)
+
+
+def test_in_the_tools_of_scikit_learn(classes):
+    y = classes.labels
+    pixels = np.asarray(classes)
+    assert model().fit(classes, y).score(classes, y) == 1
+    scores = cross_val_score(model(), classes, y, cv=3)
+    np.testing.assert_array_equal(scores, cross_val_score(model(), pixels, y, cv=3))
+    grid = {"stridedconv2dtransformer__stride": [1, 2]}
+    search = GridSearchCV(model(), grid, cv=2).fit(classes, y)
+    assert (search.predict(classes) == y).all()
+    parts = train_test_split(classes, y, stratify=y, random_state=0)
+    expected = train_test_split(pixels, y, stratify=y, random_state=0)
+    for part, other in zip(parts, expected, strict=True):
+        np.testing.assert_array_equal(part, other)
+    assert isinstance(parts[0], ImageFiles)
+    again = resample(classes, random_state=0)
+    np.testing.assert_array_equal(again, resample(pixels, random_state=0))
+    assert isinstance(again, ImageFiles)
+
+
+def test_in_dask(classes):
+    lazy = da.from_array(classes, chunks=(15, -1, -1, -1))
+    assert (lazy.shape, lazy.dtype) == (classes.shape, classes.dtype)
+    np.testing.assert_array_equal(lazy, np.asarray(classes))
+    np.testing.assert_array_equal(lazy[3:20, 2:4], np.asarray(classes)[3:20, 2:4])
+    transformer = StridedConv2DTransformer(4, random_state=0).fit(classes)
+    features = transformer.transform(lazy)
+    np.testing.assert_allclose(features.compute(), transformer.transform(classes), rtol=1e-5)
+
+
+# Bad input
+
+
+def truncated(path, fraction):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(fraction * len(content))])
+    return path
+
+
+def damaged(directory):
+    """Return paths of files that cannot be read, and what the errors say besides their names."""
+    empty = directory / "empty.png"
+    empty.write_bytes(b"")
+    foreign = directory / "foreign.jpg"
+    foreign.write_text("This is a text.\n" * 100)
+    broken = directory / "broken.png"
+    broken.symlink_to(directory / "nowhere.png")
+    loop = directory / "loop.png"
+    loop.symlink_to(loop)
+    (directory / "folder.png").mkdir()
+    wide = directory / "wide.tif"
+    wide.write_bytes(tiff(WIDE, photometric="rgb"))
+    bitmap = directory / "header.tif"
+    bitmap.write_bytes(tiff(WIDE, photometric="rgb")[:100])
+    return {
+        empty: "is empty",
+        foreign: "not an image of a known format",
+        broken: "No such file",
+        loop: "Too many levels",
+        directory / "none.png": "No such file",
+        directory / "folder.png": "Is a directory",
+        wide: "16-bit integers.*set mode=None",
+        bitmap: "damaged|format",
+    } | {
+        truncated(save(directory / f"half.{suffix}"), 0.5): "[tT]runcated|decoder|damaged"
+        for suffix in ("png", "jpg", "tif", "gif", "bmp", "webp", "ppm")
+    }
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    for path, reason in damaged(tmp_path).items():
+        files = read_images([path, save(tmp_path / "good.png")], size=(4, 4))
+        for get in (lambda files=files: files[0], lambda files=files: np.asarray(files)):
+            with pytest.raises((OSError, ValueError), match=reason) as raised:
+                get()
+            assert str(path) in str(raised.value)
+    path = truncated(tmp_path / "wide.tif", 0.5)
+    with pytest.raises(OSError, match=r"wide\.tif.*damaged.*failed to read"):
+        read(path, mode=None)
+
+
+def test_skipped_files(tmp_path):
+    bad = damaged(tmp_path)
+    good = [save(tmp_path / f"good{i}.png") for i in range(3)]
+    paths = [good[0], *bad, *good[1:]]
+    files = read_images(paths, size=(4, 4), on_error="skip")
+    assert files.paths.tolist() == [*map(str, good)]
+    assert [path for path, _ in files.skipped] == [*map(str, bad)]
+    for (path, reason), expected in zip(files.skipped, bad.values(), strict=True):
+        assert path not in reason
+        assert re.search(expected, reason)
+    assert repr(files).endswith(f"; {len(bad)} skipped>")
+    assert files[1:].skipped == files.skipped
+    np.testing.assert_array_equal(files, read_images(good, size=(4, 4)))
+    with pytest.raises(OSError, match=r"None of the 2 images.*empty.*: it is empty"):
+        read_images([tmp_path / "empty.png", tmp_path / "foreign.jpg"], on_error="skip")
+    unequal = [good[0], tmp_path / "empty.png", save(tmp_path / "small.png", PIXELS[:5])]
+    with pytest.raises(ValueError, match=r"height and width.*small.png': \(5, 30\)"):
+        read_images(unequal, on_error="skip")
+    skipped = read_images([PIXELS, b"text"], on_error="skip").skipped
+    assert skipped == [
+        ("image 1", "it is not an image of a known format, or its header is damaged")
+    ]
+
+
+def test_a_class_of_which_all_images_are_skipped(tmp_path):
+    save(tmp_path / "a" / "1.png")
+    for name in ("b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"")
+    with pytest.warns(UserWarning, match="All images of 2 of 3 classes are skipped: 'b', 'c'"):
+        files = read_images(tmp_path, on_error="skip")
+    assert files.labels.tolist() == ["a"]
+
+
+def test_files_of_a_wrong_suffix(tmp_path):
+    path = tmp_path / "image.png"
+    path.write_bytes(encoded(Image.fromarray(PIXELS), "tif"))
+    np.testing.assert_array_equal(read(path), PIXELS)
+    path.write_bytes(tiff(WIDE, photometric="rgb"))
+    np.testing.assert_array_equal(read(path, mode=None), WIDE)
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may read everything")
+def test_no_right_to_read(tmp_path):
+    path = save(tmp_path / "secret" / "image.png")
+    path.chmod(0)
+    with pytest.raises(PermissionError, match=r"image\.png"):
+        read(path)
+    path.parent.chmod(0)
+    with pytest.raises(PermissionError, match="secret"):
+        read_images(path.parent)
+    path.parent.chmod(0o700)
+
+
+def test_a_file_that_vanishes(tmp_path):
+    paths = [save(tmp_path / f"{i}.png") for i in range(3)]
+    files = read_images(tmp_path)
+    transformer = StridedConv2DTransformer(4, random_state=0).fit(files)
+    paths[1].unlink()
+    with pytest.raises(FileNotFoundError, match=r"1\.png"):
+        transformer.transform(files)
+
+
+def test_a_file_that_changes(tmp_path):
+    path = save(tmp_path / "image.png")
+    files = read_images([path])
+    save(path, PIXELS[:10])
+    with pytest.raises(ValueError, match=r"image.png' has shape \(10, 30, 3\).*it has changed"):
+        files[0]
+    files = read_images([path], size="any")
+    save(path)
+    with pytest.raises(ValueError, match=r"shape \(20, 30, 3\).*shape \(10, 30, 3\)"):
+        files[0]
+
+
+@pytest.mark.parametrize("mode", ["RGB", None])
+def test_decompression_bombs(mode, tmp_path, monkeypatch):
+    paths = [save(tmp_path / "bomb.png"), tmp_path / "wide.tif", tmp_path / "raster.tif"]
+    paths[1].write_bytes(tiff(WIDE, photometric="rgb"))
+    write_raster(paths[2], WIDE.transpose(2, 0, 1), nodata=0)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    for path in paths:
+        with pytest.raises(OSError, match=rf"{path.name}.*limit.*raise PIL.Image.MAX_IMAGE_PIXELS"):
+            read(path, mode=mode)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow's warning is an error in tests.
+    with pytest.raises(OSError, match=r"bomb.png.*limit"):
+        read(paths[0], mode=mode)
+
+
+def test_bomb_on_another_page(monkeypatch):
+    small, large = Image.fromarray(PIXELS[:5, :5]), Image.fromarray(PIXELS)
+    content = encoded(small, "tif", save_all=True, append_images=[large])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert read(content).shape == (5, 5, 3)
+    with pytest.raises(OSError, match=r"image 0 .*limit (is|of) 200.*raise PIL"):
+        read(content, page=1)
+
+
+def test_unequal_sizes(tmp_path):
+    for i in range(12):
+        save(tmp_path / f"{i}.png", PIXELS[: 20 - i * (i > 4)])
+    with pytest.raises(ValueError, match="do not agree in height and width") as raised:
+        read_images(tmp_path)
+    message = str(raised.value)
+    assert "5 of 12 have (20, 30)" in message
+    assert "5.png': (15, 30)" in message
+    assert "9.png': (11, 30) and 2 more." in message
+    assert message.count(".png") == 5
+    assert "size=(height, width)" in message
+    assert "size='any'" in message
+
+
+def test_unequal_channels(tmp_path):
+    paths = [save(tmp_path / "color.png"), save(tmp_path / "gray.png", PIXELS[..., 0])]
+    wide = tmp_path / "wide.tif"
+    wide.write_bytes(tiff(WIDE, photometric="rgb"))
+    paths += [save(tmp_path / "color2.png"), wide]
+    with pytest.raises(ValueError, match="do not agree in channels and dtype") as raised:
+        read_images(paths, mode=None)
+    message = str(raised.value)
+    assert "2 of 4 have 3 channels of uint8" in message
+    assert "gray.png': 1 channels of uint8" in message
+    assert "wide.tif': 3 channels of uint16" in message
+    files = read_images(paths, size=(4, 4), mode=None)
+    with pytest.raises(ValueError, match=r"gray.png' has shape \(4, 4, 1\).*mode='RGB'"):
+        np.asarray(files)
+    with pytest.raises(ValueError, match=r"wide.tif' has .* dtype uint16, but .* uint8 are"):
+        files[3]
+
+
+MISSING = [None, float("nan"), np.nan, pd.NA, pd.NaT, ""]
+
+
+@pytest.mark.parametrize("value", MISSING, ids=repr)
+def test_missing_paths(value):
+    with pytest.raises(
+        ValueError, match=r"source has missing values in 2 of 3 rows.*: 0, 2\. Drop"
+    ):
+        read_images([value, "a.png", value])
+
+
+@pytest.mark.parametrize("kind", [pd.Series, pl.Series, lambda x: pd.DataFrame({"path": x})])
+def test_missing_paths_in_columns(kind):
+    with pytest.raises(ValueError, match=r"2 of 8 rows.*: 1, 6\."):
+        read_images(kind(["a", None, "b", "c", "d", "e", None, "f"]))
+
+
+WRONG = [
+    ({"size": 5}, TypeError, "'size'.*\\(height, width\\).*Got 5"),
+    ({"size": 0}, TypeError, "'size'"),
+    ({"size": (0, 5)}, ValueError, "'size'.*at least 1"),
+    ({"size": (5, 0)}, ValueError, "'size'"),
+    ({"size": (-1, 5)}, ValueError, "'size'"),
+    ({"size": (5,)}, ValueError, "'size'"),
+    ({"size": (5, 5, 3)}, ValueError, "'size'"),
+    ({"size": (5.0, 5)}, TypeError, "'size'"),
+    ({"size": (True, 5)}, TypeError, "'size'"),
+    ({"size": "all"}, ValueError, "'size'.*\"any\""),
+    ({"size": (2**16, 5)}, ValueError, "below 65536"),
+    ({"mode": "rgb"}, ValueError, "'mode'.*'RGB'.*or None"),
+    ({"mode": 3}, TypeError, "'mode'"),
+    ({"fit": "cover"}, ValueError, "'fit'.*'crop'"),
+    ({"fit": None}, TypeError, "'fit'"),
+    ({"page": -1}, ValueError, "'page'"),
+    ({"page": 1.0}, TypeError, "'page'"),
+    ({"on_error": "ignore"}, ValueError, "'on_error'.*'skip'"),
+    ({"n_jobs": 0}, ValueError, "'n_jobs'"),
+    ({"n_jobs": "2"}, TypeError, "'n_jobs'"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "match"), WRONG, ids=lambda value: str(value)[:30])
+def test_wrong_parameters(options, error, match, monkeypatch):
+    monkeypatch.setattr(image_files, "find_images", None)  # Nothing is searched or opened.
+    with pytest.raises(error, match=match):
+        read_images(["none.png"], **options)
+
+
+SOURCES = [
+    (None, TypeError, "source must be a folder"),
+    (3, TypeError, "Got 3 instead"),
+    (b"abc", TypeError, "source must be"),
+    (Image.new("L", (3, 3)), TypeError, "source must be"),
+    ({"a": "b"}, TypeError, "source must be"),
+    (np.float64(3), TypeError, "source must be"),
+    ([], ValueError, "source contains no images"),
+    (np.array([], str), ValueError, "source contains no images"),
+    (["a.png", 3], TypeError, r"source\[0\] is a path, but source\[1\] is of type int"),
+    ([3], TypeError, r"source\[0\] is of type int"),
+    ([PIXELS, "a.png"], TypeError, r"source\[1\] is of type str"),
+    ([io.StringIO("text")], TypeError, r"source\[0\] .*mode='rb'"),
+    (pd.DataFrame({"a": ["b"], "c": ["d"]}), ValueError, "2 columns; pass one column"),
+    (pl.DataFrame({"a": ["b"], "c": ["d"]}), ValueError, "2 columns"),
+    (np.array([["a", "b"]]), ValueError, "2 columns"),
+    ([np.ones(5)], ValueError, r"image 0 .*shape \(5,\).*\(h, w, c\)"),
+    ([np.ones((5, 5), complex)], ValueError, "image 0 .*complex128"),
+    ([np.ones((0, 5), np.uint8)], ValueError, r"image 0 .*\(0, 5\)"),
+    ([np.ones((5, 5))], ValueError, "image 0 .*float64, which mode='RGB'.*set mode=None"),
+    ([np.ones((5, 5, 5), np.uint8)], ValueError, "image 0 .*5 channels.*set mode=None"),
+    ([np.ma.masked_equal(PIXELS, 3)], ValueError, "image 0 .*masked.*filled"),
+    ("/nowhere/at/all", FileNotFoundError, "'/nowhere/at/all' does not exist.*Relative paths"),
+    ("/nowhere/*.png", FileNotFoundError, r"pattern '/nowhere/\*.png' matches no files"),
+]
+
+
+@pytest.mark.parametrize(("source", "error", "match"), SOURCES, ids=lambda value: str(value)[:20])
+def test_wrong_sources(source, error, match):
+    with pytest.raises(error, match=match):
+        read_images(source)
+
+
+def test_folder_without_images(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"contains no images.*\.png"):
+        read_images(tmp_path)
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "table.csv").write_text("a,b")
+    with pytest.raises(FileNotFoundError, match="contains no images"):
+        read_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("library", "module", "extra", "content"),
+    [
+        ("PIL", "pillow_images", "images", encoded(Image.fromarray(PIXELS))),
+        ("tifffile", "tiff_files", "images", tiff(WIDE, photometric="rgb")),
+        ("rasterio", "geo_files", "geo", None),
+    ],
+)
+def test_libraries_that_are_not_installed(library, module, extra, content, monkeypatch, tmp_path):
+    if content is None:
+        content = write_raster(tmp_path / "image", WIDE.transpose(2, 0, 1), "PNG").read_bytes()
+    name = f"sklearn_conv._reading.{module}"
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=rf'pip install "sklearn_conv\[{extra}\]"'):
+        read(content, mode=None)
+    with pytest.raises(ImportError, match=extra):  # It is not a reason to skip an image.
+        read_images([content], mode=None, on_error="skip")
+
+
+def test_optional_libraries_are_imported_late():
+    code = (
+        "import sys, sklearn_conv._reading.image_reader\n"
+        "print({'PIL', 'tifffile', 'rasterio'} & {*sys.modules})"
+    )
+    assert run_python(code).stdout == "set()\n"
+
+
+def test_suffixes_are_those_of_pillow():
+    Image.init()
+    known = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
+    assert {*sources.SUFFIXES} - {".btf", ".avif"} <= known
