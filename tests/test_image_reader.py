@@ -18,10 +18,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils import estimator_checks
 
-from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv import ImageFiles, ImageReader, StridedConv2DTransformer, read_images
 from sklearn_conv._reading import image_files, pillow_images
-from sklearn_conv._reading.image_files import ImageFiles, read_images
-from sklearn_conv._reading.image_reader import ImageReader
 
 RNG = np.random.default_rng(0)
 

@@ -79,8 +79,7 @@ class ImageReader(  # type: ignore[call-arg]
     >>> from sklearn.linear_model import RidgeClassifier
     >>> from sklearn.model_selection import GridSearchCV
     >>> from sklearn.pipeline import make_pipeline
-    >>> from sklearn_conv import StridedConv2DTransformer
-    >>> from sklearn_conv._reading.image_reader import ImageReader
+    >>> from sklearn_conv import ImageReader, StridedConv2DTransformer
     >>> rng = np.random.default_rng(0)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     paths = [Path(folder) / f"{i}.png" for i in range(20)]
@@ -90,7 +89,7 @@ class ImageReader(  # type: ignore[call-arg]
     ...     model = make_pipeline(
     ...         ImageReader(), StridedConv2DTransformer(8, random_state=0), RidgeClassifier()
     ...     )
-    ...     grid = {"imagereader__size": [(12, 12), (48, 48)]}
+    ...     grid = {"imagereader__size": [(4, 4), (48, 48)]}
     ...     search = GridSearchCV(model, grid, cv=2).fit(paths, np.arange(20) % 2)
     >>> search.best_params_
     {'imagereader__size': (48, 48)}
