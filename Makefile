@@ -131,7 +131,7 @@ test-wheel:
 	$(WHEEL_PYTHON) -m venv $(WHEEL)/venv
 	$(WHEEL)/venv/bin/python $(PIP_INSTALL) dist/*.whl
 	cd $(WHEEL) && venv/bin/python -c "import sklearn_conv; sklearn_conv.show_versions()"
-	$(WHEEL)/venv/bin/python $(PIP_INSTALL) "$$(echo dist/*.whl)[plot,dask,onnx,test]"
+	$(WHEEL)/venv/bin/python $(PIP_INSTALL) "$$(echo dist/*.whl)[plot,dask,onnx,images,geo,parquet,test]"
 	cd $(WHEEL) && MPLBACKEND=agg venv/bin/python -m pytest tests --pyargs sklearn_conv
 
 bench: $(BENCH_VENV)/bench
@@ -167,7 +167,7 @@ $(VENV)/demo: pyproject.toml | $(NATIVE)
 	touch $@
 
 $(VENV)/test: pyproject.toml | $(NATIVE)
-	$(RUN) $(PIP_INSTALL) $(EDITABLE) ".[plot,dask,onnx,test]"
+	$(RUN) $(PIP_INSTALL) $(EDITABLE) ".[plot,dask,onnx,images,geo,parquet,test]"
 	touch $@
 
 $(VENV)/bench-scale: pyproject.toml | $(NATIVE)
@@ -180,7 +180,7 @@ $(VENV)/lint: pyproject.toml | $(VENV)/bin/python
 
 $(MINIMUM_VENV)/test: pyproject.toml tests/minimum.txt | $(NATIVE)
 	$(MINIMUM_PYTHON) -m venv $(MINIMUM_VENV)
-	$(MINIMUM_VENV)/bin/python $(PIP_INSTALL) --constraint tests/minimum.txt $(EDITABLE) ".[plot,dask,onnx,test]"
+	$(MINIMUM_VENV)/bin/python $(PIP_INSTALL) --constraint tests/minimum.txt $(EDITABLE) ".[plot,dask,onnx,images,geo,parquet,test]"
 	touch $@
 
 $(DOCS_VENV)/docs: pyproject.toml | $(NATIVE)

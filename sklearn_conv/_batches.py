@@ -115,5 +115,7 @@ def _rows(X: Any, rows: slice) -> Any:
 
 def _size(rows: Any) -> int:
     """Return the size of rows in bytes."""
-    nbytes: int = np.asarray(rows).nbytes
-    return nbytes
+    array = np.asarray(rows)
+    if array.dtype == object and array.ndim == 1:  # images of different sizes
+        return sum(getattr(image, "nbytes", 8) for image in array)
+    return int(array.nbytes)

@@ -45,6 +45,8 @@ NEEDED = {
     "reading.md": ["PIL", "tifffile"],
     "scenes.md": ["rasterio", "xarray"],
     "tables.md": ["pyarrow"],
+    "satellite.md": ["rasterio"],
+    "microscopy.md": ["tifffile", "zarr", "pyarrow"],
 }
 """Optional libraries that the code of a page imports."""
 

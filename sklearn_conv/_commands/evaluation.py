@@ -1,0 +1,93 @@
+"""Validate a classifier of images: out-of-fold predictions, and evidence for the worst mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import Pipeline
+
+from sklearn_conv._commands.console import Progress
+from sklearn_conv.inspection._class_activation_map import class_activation_map
+
+N_MISTAKES = 6
+"""Number of mistakes that are shown."""
+
+
+class Mistake(NamedTuple):
+    """A wrong prediction for an image that was not used for fitting."""
+
+    row: int
+    """Index of the image."""
+    predicted: str
+    margin: float
+    """Decision for the predicted class, minus that for the true class."""
+    evidence: np.ndarray | None
+    """What each pixel, (h, w), contributes to the margin; None if the model is not linear."""
+
+
+class Evaluation(NamedTuple):
+    """Result of a cross-validation."""
+
+    predicted: np.ndarray
+    """Predicted class of each image, (n,), by the model that was fitted without it."""
+    accuracies: Sequence[float]
+    """Accuracy in each fold."""
+    mistakes: Sequence[Mistake]
+    """The mistakes with the largest margins."""
+    no_evidence: str
+    """Why there is no evidence for the mistakes, or ""."""
+
+
+def evaluate(
+    pipeline: Pipeline,
+    images: Any,
+    labels: np.ndarray,
+    n_folds: int,
+    random_state: int | None,
+    progress: Progress,
+) -> Evaluation:
+    """Cross-validate a classifier of images, which are an array or `ImageFiles`.
+
+    Only one fitted model is in memory at a time. The evidence for the mistakes of a fold is
+    therefore computed before the next fold, although some of them will not be among the worst.
+    """
+    predicted = labels.copy()
+    accuracies, mistakes, no_evidence = [], [], ""
+    folds = StratifiedKFold(n_folds, shuffle=True, random_state=random_state)
+    for fold, (train, test) in enumerate(folds.split(labels, labels), 1):
+        model = clone(pipeline).fit(images[train], labels[train])
+        decisions = model.decision_function(images[test])
+        if decisions.ndim == 1:  # For two classes, it is the decision for the second one.
+            decisions = np.stack([-decisions, decisions], axis=1)
+        best = decisions.argmax(axis=1)
+        true = np.searchsorted(model.classes_, labels[test])
+        predicted[test] = model.classes_[best]
+        accuracies.append(float(np.mean(best == true)))
+        rows = np.arange(len(test))
+        margins = decisions[rows, best] - decisions[rows, true]
+        worst = np.argsort(-margins, kind="stable")[:N_MISTAKES]
+        worst = worst[best[worst] != true[worst]]
+        evidence: list[np.ndarray | None] = [None] * len(worst)
+        if len(worst):
+            try:
+                maps = class_activation_map(model, np.asarray(images[test[worst]]))
+            except (TypeError, ValueError) as error:
+                no_evidence = str(error)
+            else:
+                if maps.shape[3] == 1:
+                    maps = np.concatenate([-maps, maps], axis=3)
+                evidence = [
+                    each[..., best[i]] - each[..., true[i]]
+                    for i, each in zip(worst, maps, strict=True)
+                ]
+        mistakes += [
+            Mistake(int(test[i]), str(model.classes_[best[i]]), float(margins[i]), each)
+            for i, each in zip(worst, evidence, strict=True)
+        ]
+        progress.update(fold)
+    mistakes.sort(key=lambda mistake: -mistake.margin)
+    return Evaluation(predicted, accuracies, mistakes[:N_MISTAKES], no_evidence)

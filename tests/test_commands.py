@@ -1,0 +1,730 @@
+"""The commands `sklearn-conv features` and `sklearn-conv classify`."""
+
+import base64
+import importlib
+import io
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from html.parser import HTMLParser
+from inspect import signature
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import ROOT
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.metrics import recall_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    StratifiedKFold,
+    cross_val_predict,
+    cross_val_score,
+)
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_conv import (
+    StreamingRidgeClassifier,
+    StridedConv2DTransformer,
+    make_image_classifier,
+    read_images,
+)
+from sklearn_conv._commands import classify, console, evaluation, features, main, options, reading
+from sklearn_conv._engine.activation import ACTIVATIONS
+from sklearn_conv._engine.geometry import PADDING_MODES
+from sklearn_conv._engine.pooling import POOLINGS
+from sklearn_conv._engine.symmetry import SYMMETRIES
+from sklearn_conv._reading.opened import MODES
+from sklearn_conv._reading.sizes import FITS
+from sklearn_conv._recipes import EFFORTS, RECIPES
+from sklearn_conv.kernels._table import KERNELS
+
+Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: .[images]")
+pytest.importorskip("pyarrow", reason="pyarrow is not installed: .[parquet]")
+pytest.importorskip("matplotlib", reason="matplotlib is not installed: .[plot]")
+
+report_module = importlib.import_module("sklearn_conv._commands.report")
+
+PROGRAM = [sys.executable, "-m", "sklearn_conv._commands.main"]
+CLASSES = ['coarse & <b>"$x$"', "fine", "größe 漢字\n2"]
+"""Names of folders in the order of the classes."""
+
+
+def write_pictures(folder, counts, size=(12, 12)):
+    """Write pictures of noise; the coarser the noise, the later the class."""
+    rng = np.random.default_rng(0)
+    for grain, (label, n) in enumerate(counts.items(), 1):
+        (folder / label).mkdir(parents=True)
+        for i in range(n):
+            noise = rng.integers(256, size=(12 // grain, 12 // grain, 3), dtype=np.uint8)
+            Image.fromarray(noise).resize(size[::-1]).save(folder / label / f"{i} <i>&'.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"), dict.fromkeys(CLASSES, 8))
+
+
+@pytest.fixture
+def run(capsys):
+    """Return a function that runs a command, and returns its exit code and its output."""
+
+    def run_command(*arguments):
+        capsys.readouterr()
+        try:
+            # Lines of progress depend on the speed of the machine.
+            code = main.main([*map(str, arguments), *["--quiet"] * bool(arguments)])
+        except SystemExit as error:
+            code = error.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run_command
+
+
+def parse(*arguments):
+    given = reading.join_size(["features", "folder", "-o", "a.npy", *arguments])
+    return vars(main.make_parsers()[""].parse_args(given))
+
+
+def test_every_parameter_of_the_transformer_has_an_option():
+    parameters = {*signature(StridedConv2DTransformer).parameters}
+    assert {*features.PARAMETERS} == parameters - {"image_shape", "n_jobs", "verbose"}
+    help_ = main.make_parsers()["features"].format_help()
+    for name in (*features.PARAMETERS, *reading.OPTIONS, "n_jobs"):
+        assert f"  --{name.replace('_', '-')}" in help_
+    assert {*reading.OPTIONS} == {*signature(read_images).parameters} - {"source", "n_jobs"}
+    shown = " ".join(help_.split())
+    for parameter in options.read_parameters(StridedConv2DTransformer).values():
+        assert (
+            parameter.default
+            == signature(StridedConv2DTransformer).parameters[parameter.name].default
+        )
+    assert "number of kernels (an integer; default: 64)" in shown
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "choices"),
+    [
+        (StridedConv2DTransformer, "kernels", KERNELS),
+        (StridedConv2DTransformer, "activation", ACTIVATIONS),
+        (StridedConv2DTransformer, "padding_mode", PADDING_MODES),
+        (StridedConv2DTransformer, "pooling", POOLINGS),
+        (StridedConv2DTransformer, "symmetries", {*SYMMETRIES} - {None}),
+        (read_images, "mode", MODES),
+        (read_images, "fit", FITS),
+        (make_image_classifier, "kind", RECIPES),
+        (make_image_classifier, "effort", EFFORTS),
+    ],
+)
+def test_choices_are_those_of_the_code(function, name, choices):
+    assert {*options.read_parameters(function)[name].choices} == {*choices}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        ("--n-kernels 256", "n_kernels", 256),
+        ("--kernel-size 3", "kernel_size", 3),
+        ("--stride 3,5", "stride", (3, 5)),
+        ("--padding valid", "padding", "valid"),
+        ("--padding 2", "padding", 2),
+        ("--bias -0.25", "bias", -0.25),
+        ("--bias quantile", "bias", "quantile"),
+        ("--normalize-patches", "normalize_patches", True),
+        ("--no-flatten", "flatten", False),
+        ("--whiten", "whiten", True),
+        ("--whiten 0.01", "whiten", 0.01),
+        ("--whiten false", "whiten", False),
+        ("--pooling mean,max", "pooling", ["mean", "max"]),
+        ("--pooling none", "pooling", None),
+        ("--random-state none", "random_state", None),
+        ("--size 64 48", "size", (64, 48)),
+        ("--size=64,48", "size", (64, 48)),
+        ("--size any", "size", "any"),
+        ("--mode none", "mode", None),
+        ("--n-jobs -1", "n_jobs", -1),
+    ],
+)
+def test_values_of_options(arguments, name, value):
+    parsed = parse(*arguments.split())[name]
+    assert (parsed, type(parsed)) == (value, type(value))
+
+
+def test_options_that_are_not_given_have_no_value():
+    assert not {*parse()} & {*features.PARAMETERS, *reading.OPTIONS}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["feature"], "invalid choice: 'feature'"),
+        (["features"], "the following arguments are required: FOLDER, -o/--output"),
+        (["features", "a", "-o", "a.npy", "--n_kernels", "3"], "did you mean --n-kernels?"),
+        (["features", "a", "-o", "a.npy", "--xyz=3"], "there is no option --xyz"),
+        (["features", "a", "b", "-o", "a.npy"], "unexpected argument 'b'; put a pattern"),
+        (["features", "a", "-o", "a.npy", "--n-kernels", "many"], "'many' is not an integer"),
+        (
+            ["features", "a", "-o", "a.npy", "--stride", "1,2,3"],
+            "'1,2,3' is not an integer or two integers rows,columns",
+        ),
+        (["features", "a", "-o", "a.npy", "--size", "64"], "'64' is not any, two integers height"),
+        (["features", "a", "-o", "a.npy", "--fit", "cut"], "'cut' is not crop, pad or stretch"),
+        (["features", "a", "-o", "a.csv"], "--output must end in .parquet or .npy. Got 'a.csv'"),
+        (["features", "a", "-o", "a.npy", "--save-model", "m"], "--save-model must end in .joblib"),
+        (["features", ".", "-o", "a.npy", "--n-jobs", "0"], "--n-jobs must be None or an integer"),
+        (["features", ".", "-o", "a.npy", "--size", "0", "3"], "--size must be a pair (height, w"),
+        (["classify", "a", "-o", "a.html"], "the following arguments are required: --kind"),
+        (["classify", "a", "-o", "a.html", "--kind", "cats"], "'cats' is not natural, objects, te"),
+        (["classify", "a", "-o", "a.html", "--kind", "tiny", "--folds", "1"], "at least 2"),
+        (["classify", "a", "-o", "a.pdf", "--kind", "tiny"], "--output must end in .html"),
+        (
+            ["classify", "a", "-o", "a.html", "--kind", "tiny", "--size", "any"],
+            "pass two numbers after --size",
+        ),
+    ],
+)
+def test_wrong_usage(run, arguments, message):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    usage, error = err.splitlines()
+    assert usage.startswith("usage: sklearn-conv ")
+    assert error.startswith("sklearn-conv: error: ")
+    assert message in error
+
+
+@pytest.mark.parametrize("command", ["features", "classify"])
+def test_help_and_version(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    for part in ("FOLDER", "examples:", "default: RGB", "--save-model", f"sklearn-conv {command}"):
+        assert part in out
+    code, out, _ = run(command, "--version")
+    assert (code, out) == (0, "sklearn-conv 0.1.0\n")
+
+
+def test_examples_of_the_help_can_be_parsed():
+    for parser in main.make_parsers().values():
+        text = (parser.epilog or "").replace("\\\n", " ")
+        for line in re.findall(r"^  sklearn-conv (.*)$", text, re.MULTILINE):
+            main.make_parsers()[""].parse_args(reading.join_size(shlex.split(line)))
+
+
+def compute(pictures, **parameters):
+    """Compute features with the classes of the package."""
+    images = np.asarray(read_images(pictures, size=(8, 8)))
+    transformer = StridedConv2DTransformer(random_state=0, **parameters).fit(images)
+    return transformer, transformer.transform(images)
+
+
+def test_the_table_is_that_of_the_package(run, pictures, tmp_path):
+    arguments = ["--n-kernels", 4, "--kernels", "patches", "--pooling", "mean,max", "--size", 8, 8]
+    output = tmp_path / "a.parquet"
+    code, out, err = run("features", pictures, "-o", output, *arguments, "--n-jobs", 2)
+    assert (code, err) == (0, "")
+    assert re.fullmatch(re.escape(f"{output}: 24 rows, 32 features, ") + r"\d+\.\d s\n", out)
+    transformer, expected = compute(
+        pictures, n_kernels=4, kernels="patches", pooling=["mean", "max"]
+    )
+    table = pd.read_parquet(output)
+    names = ["path", "label", *transformer.get_feature_names_out()]
+    assert [*table.columns] == names
+    np.testing.assert_allclose(table.iloc[:, 2:], expected, rtol=1e-5)
+    files = read_images(pictures, size=(8, 8))
+    assert [*table["path"]] == [*files.paths]
+    assert [*table["label"]] == [*files.labels] == [*np.repeat(CLASSES, 8)]
+
+
+def test_a_flat_folder_has_no_labels_and_npy_has_only_features(run, pictures, tmp_path):
+    output = tmp_path / "a.parquet"
+    assert run("features", pictures / "fine", "-o", output, "--n-kernels", 4)[0] == 0
+    assert [*pd.read_parquet(output).columns[:2]] == ["path", "kernel000_mean_r0_c0"]
+    pattern = f"{pictures}/fine/*.png"
+    assert (
+        run("features", pattern, "-o", tmp_path / "a.npy", "--n-kernels", 4, "--no-flatten")[0] == 0
+    )
+    assert np.load(tmp_path / "a.npy").shape == (8, 2, 2, 4)
+    table = pd.read_parquet(output).iloc[:, 1:]
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy").reshape(8, 16), table)
+
+
+def test_names_that_the_output_cannot_encode(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    arguments = [str(pictures), "-o", str(tmp_path / "größe.npy"), "--n-kernels", "2"]
+    assert main.main(["features", *arguments]) == 0
+    sys.stdout.flush()
+    assert b"gr\\xf6\\xdfe.npy: 24 rows" in sys.stdout.buffer.getvalue()
+
+
+def test_images_that_keep_their_sizes(run, tmp_path):
+    folder = write_pictures(tmp_path / "a", {"one": 2})
+    write_pictures(tmp_path / "b", {"two": 3}, (20, 9))
+    (tmp_path / "b" / "two").rename(folder / "two")
+    code, _, err = run("features", folder, "-o", tmp_path / "a.npy")
+    assert code == 1
+    assert err.startswith(
+        "sklearn-conv: error: The images do not agree in height and width: 3 of 5"
+    )
+    assert err.endswith(
+        "Set --size height width to scale all images, or --size any to keep their sizes.\n"
+    )
+    assert err.count("\n") == 1
+    model = tmp_path / "model.joblib"
+    arguments = ["--size", "any", "--save-model", model]
+    assert run("features", folder, "-o", tmp_path / "a.npy", *arguments)[0] == 0
+    files = read_images(folder, "any")
+    transformer = StridedConv2DTransformer(image_shape="any", random_state=0).fit(files)
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), transformer.transform(files))
+    np.testing.assert_allclose(
+        joblib.load(model).transform(files.paths), transformer.transform(files)
+    )
+
+
+def test_a_saved_model_computes_the_same_features(run, pictures, tmp_path):
+    first, second, model = (tmp_path / name for name in ("a.npy", "b.npy", "model.joblib"))
+    arguments = ["--size", 8, 10, "--mode", "L", "--fit", "pad", "--random-state", "none"]
+    code, out, _ = run("features", pictures, "-o", first, *arguments, "--save-model", model)
+    assert code == 0
+    assert out.endswith(f"{model}: the fitted model\n")
+    code, _, err = run("features", pictures, "-o", second, "--model", model, "--n-jobs", 2)
+    assert (code, err) == (0, "")
+    np.testing.assert_allclose(np.load(first), np.load(second), rtol=1e-6)
+    loaded = joblib.load(model)
+    np.testing.assert_array_equal(loaded.transform(read_images(pictures).paths), np.load(first))
+    for option in (
+        ["--n-kernels", 3],
+        ["--pooling", "none"],
+        ["--size", 8, 8],
+        ["--save-model", tmp_path / "b.joblib"],
+    ):
+        code, _, err = run("features", pictures, "-o", second, "--model", model, *option)
+        assert code == 2
+        assert f"{option[0]} cannot be used with --model" in err
+
+
+def test_models_from_python(run, pictures, tmp_path):
+    images = np.asarray(read_images(pictures, size=(8, 8)))
+    labels = np.repeat(CLASSES, 8)
+    transformer = StridedConv2DTransformer(4, random_state=0, verbose=10)
+    union = make_union(transformer, StridedConv2DTransformer(3, random_state=1))
+    pipeline = make_pipeline(union, StandardScaler(), StreamingRidgeClassifier())
+    search = GridSearchCV(pipeline, {"standardscaler__with_std": [False]}, cv=2)
+    model, output = tmp_path / "model.pkl", tmp_path / "a.parquet"
+    for fitted, steps in (
+        (transformer.fit(images), transformer),
+        (pipeline.fit(images, labels), pipeline[:-1]),
+        (search.fit(images, labels), search.best_estimator_[:-1]),
+    ):
+        joblib.dump(fitted, model)
+        code, out, err = run("features", pictures, "-o", output, "--model", model, "--size", 8, 8)
+        assert (code, err) == (0, "")
+        assert f"24 rows, {len(steps.get_feature_names_out())} features" in out
+        expected = steps.transform(images)
+        np.testing.assert_allclose(pd.read_parquet(output).iloc[:, 2:], expected, rtol=1e-5)
+
+
+BAD_MODELS = {
+    "not a model": (b"text", "is not a model that was saved with joblib.dump"),
+    "not an estimator": ({"a": 3}, "contains a dict that does not compute features"),
+    "a pipeline of a classifier": (make_pipeline(RandomForestClassifier()), "contains a Pipeline"),
+    "only a classifier": (RandomForestClassifier(), "contains a RandomForestClassifier that does"),
+    "not fitted": (StridedConv2DTransformer(), "is not fitted; call its method fit"),
+    "other images": (
+        StridedConv2DTransformer(2, random_state=0).fit(np.zeros((3, 5, 5, 3))),
+        "(5, 5, 3)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MODELS)
+def test_bad_models(run, pictures, tmp_path, name):
+    value, message = BAD_MODELS[name]
+    path = tmp_path / "model.joblib"
+    path.write_bytes(value) if isinstance(value, bytes) else joblib.dump(value, path)
+    code, out, err = run("features", pictures, "-o", tmp_path / "a.npy", "--model", path)
+    assert (code, out) == (1, "")
+    assert message in err
+    assert err.startswith("sklearn-conv: error: ")
+    assert err.count("\n") == 1
+    assert os.listdir(tmp_path) == ["model.joblib"]
+
+
+def bad_folders(folder):
+    """Write folders that cannot be classified, and return the messages."""
+    write_pictures(folder / "one class", {"a": 3})
+    write_pictures(folder / "one image", {"a": 3, "b": 1})
+    write_pictures(folder / "damaged", {"a": 3, "b": 3})
+    (folder / "damaged" / "b" / "bad.png").write_bytes(b"")
+    write_pictures(folder / "sizes", {"a": 3})
+    write_pictures(folder / "sizes" / "b", {"b": 2}, (8, 12))
+    (folder / "empty").mkdir()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "message"),
+    [
+        ("both", "nothing", "This folder does not exist. Relative paths start at"),
+        ("both", "nothing*", "matches no files"),
+        ("both", "empty", "contains no images; images are files with one of the suffixes"),
+        (
+            "both",
+            "damaged",
+            "bad.png' cannot be read: it is empty. To leave such files out, add --",
+        ),
+        ("both", "sizes", "Set --size height width to scale all images"),
+        ("classify", "one class", "All 3 images in"),
+        ("classify", "one class/a", "has no folders for the classes. Put the images of each class"),
+        ("classify", "one image", "there is only one in 'b'; add images"),
+    ],
+)
+def test_bad_folders(run, tmp_path, command, name, message):
+    folder = bad_folders(tmp_path / "folders")
+    for each in ["features", "classify"] if command == "both" else [command]:
+        output = ["-o", tmp_path / ("a.parquet" if each == "features" else "a.html")]
+        more = ["--kind", "tiny"] if each == "classify" else []
+        code, out, err = run(each, folder / name, *output, *more)
+        assert (code, out) == (1, "")
+        assert message in err
+        assert err.startswith("sklearn-conv: error: ")
+        assert err.count("\n") == 1
+    assert os.listdir(tmp_path) == ["folders"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing/a.html", "The folder of this path does not exist"),
+        ("folder.html", "This path is a folder; add the name of a file"),
+        ("link.html", "This path is a symbolic link"),
+        ("locked.html", "This file may not be overwritten"),
+    ],
+)
+def test_the_output_is_checked_before_the_work(run, pictures, tmp_path, monkeypatch, name, message):
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "locked.html").touch()
+    (tmp_path / "link.html").symlink_to(tmp_path / "locked.html")
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: path.stem != "locked" and access(path, mode)
+    )
+    monkeypatch.setattr(classify, "find_images", None)  # An error if images are read.
+    code, out, err = run("classify", pictures, "-o", tmp_path / name, "--kind", "tiny")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"sklearn-conv: error: '{tmp_path / name}': {message}")
+
+
+def test_a_missing_library_names_the_extra(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "find_spec", lambda name: None)
+    code, _, err = run("features", pictures, "-o", tmp_path / "a.parquet")
+    assert code == 1
+    assert 'pip install "sklearn_conv[parquet]"' in err
+    monkeypatch.setitem(sys.modules, "sklearn_conv._commands.report", None)
+    code, _, err = run("classify", pictures, "-o", tmp_path / "a.html", "--kind", "tiny")
+    assert code == 1
+    assert 'pip install "sklearn_conv[plot]"' in err
+    assert os.listdir(tmp_path) == []
+
+
+def test_errors_that_were_not_expected(run, pictures, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise KeyError("a\nb")
+
+    monkeypatch.setattr(features, "save_batches", fail)
+    arguments = ["features", pictures, "-o", tmp_path / "a.npy"]
+    code, _, err = run(*arguments)
+    assert (code, err) == (1, "sklearn-conv: error: KeyError: 'a\\nb'\n")
+    code, _, err = run(*arguments, "--traceback")
+    assert code == 1
+    assert "Traceback (most recent call last)" in err
+    assert "in fail" in err
+
+
+def test_warnings_are_single_lines(run, pictures, tmp_path, monkeypatch):
+    def save(*arguments, **options):
+        for _ in range(2):
+            warnings.warn("two\nlines; set kernel_size=(3, 4)", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(features, "save_batches", save)
+    code, _, err = run("features", pictures, "-o", tmp_path / "a.npy")
+    assert (code, err) == (0, "sklearn-conv: warning: two lines; set --kernel-size 3,4\n")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Return a clock that advances only when told to."""
+    now = [0.0]
+    monkeypatch.setattr(console, "monotonic", lambda: now[0])
+    return now
+
+
+def test_progress_on_a_terminal(monkeypatch, clock):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = console.Console(is_quiet=False)
+    with shown.progress("Working", 4) as progress:
+        clock[0] = 30.0
+        progress.update(1)
+        shown.say("warning: look")
+        progress.update(2)
+        clock[0] = 90.0
+    assert (
+        "Working [######------------------] 1 of 4 images, 1 min 30 s left" in terminal.getvalue()
+    )
+    # A terminal overwrites what is before a carriage return.
+    lines = [line.rpartition("\r")[2] for line in terminal.getvalue().split("\n") if line]
+    assert lines == ["sklearn-conv: warning: look", "Working: 4 images in 1 min 30 s"]
+
+
+def test_progress_in_a_file(capsys, clock):
+    shown = console.Console(is_quiet=False)
+    with shown.progress("Working", 100) as progress:
+        for i in range(1, 101):
+            clock[0] = i / 4
+            progress.update(i)
+    assert capsys.readouterr().err.splitlines() == [
+        "Working: 40 of 100 images, 15.0 s left",
+        "Working: 80 of 100 images, 5.0 s left",
+        "Working: 100 images in 25.0 s",
+    ]
+    with console.Console(is_quiet=True).progress("Working", 2) as progress:
+        clock[0] = 100.0
+        progress.update(1)
+    assert capsys.readouterr().err == ""
+
+
+class Page(HTMLParser):
+    """Parse a report, and check that its elements are closed in order."""
+
+    VOID = ("meta", "img", "br", "link")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.images, self.links, self.ids, self.texts = [], [], [], [], [], {}
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        values = dict(attributes)
+        self.ids += [values["id"]] if "id" in values else []
+        if tag == "img":
+            self.images.append(values)
+        elif tag == "a":
+            self.links.append(values["href"])
+        assert not {*values} & {"onclick", "onload", "onerror"}
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.setdefault(self.open[-1] if self.open else "", []).append(data)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Classify a folder with a damaged file, and return the folder, the report and its text."""
+    folder = tmp_path_factory.mktemp("classify")
+    pictures = write_pictures(folder / "pictures <&>", dict.fromkeys(CLASSES, 8))
+    # Coarse pictures in the wrong folder are mistakes.
+    for i in range(3):
+        source = pictures / CLASSES[2] / f"{i} <i>&'.png"
+        (pictures / "fine" / f"wrong {i}.png").write_bytes(source.read_bytes())
+    (pictures / "fine" / "<script>.png").write_bytes(b"nothing")
+    arguments = ["--kind", "tiny", "--effort", "fast", "--size", "10", "10", "--on-error", "skip"]
+    output, model = folder / "report.html", folder / "model.joblib"
+    arguments += ["--folds", "4", "--quiet", "-o", str(output), "--save-model", str(model)]
+    assert main.main(["classify", str(pictures), *arguments]) == 0
+    return pictures, model, output.read_text(encoding="utf-8")
+
+
+def cross_validation(pictures):
+    files = read_images(pictures, size=(10, 10), on_error="skip")
+    pipeline = make_image_classifier("tiny", effort="fast", random_state=0)
+    folds = StratifiedKFold(4, shuffle=True, random_state=0)
+    return pipeline, np.asarray(files), files.labels, folds
+
+
+def test_the_report_is_one_page_that_loads_nothing(report):
+    _, _, text = report
+    page = Page(text)
+    assert not re.search(r"https?:|//\w|@import|url\(", re.sub(r'"data:[^"]*"', "", text))
+    assert {*page.tags} <= {
+        *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "div", "b"),
+        *("nav", "a", "section", "table", "thead", "tbody", "tr", "th", "td", "figure", "img"),
+        *("figcaption", "pre", "dl", "dt", "dd"),
+    }
+    assert {link.removeprefix("#") for link in page.links} <= {*page.ids}
+    assert len(page.links) == 8
+    for image in page.images:
+        assert image["alt"]
+        kind, _, content = image["src"].partition(",")
+        assert kind == "data:image/png;base64"
+        assert min(Image.open(io.BytesIO(base64.b64decode(content))).size) > 200
+
+
+def test_the_report_says_what_was_measured(report):
+    pictures, _, text = report
+    pipeline, images, labels, folds = cross_validation(pictures)
+    scores = cross_val_score(pipeline, images, labels, cv=folds)
+    page = Page(text)
+    cells = page.texts["td"]
+    assert f"{scores.mean():.3f} ± {scores.std():.3f}" in page.texts["b"]
+    assert f"{11 / 27:.3f}" in page.texts["b"]
+    assert cells[:8] == [x for i, s in enumerate(scores, 1) for x in (str(i), f"{s:.3f}")]
+    predicted = cross_val_predict(pipeline, images, labels, cv=folds)
+    recalls = recall_score(labels, predicted, average=None)
+    shown = [name.replace("\n", "\\n") for name in CLASSES]
+    for name, recall, n in zip(shown, recalls, [8, 11, 8], strict=True):
+        start = cells.index(name)
+        assert cells[start + 1 : start + 3] == [f"{recall:.3f}", f"{recall * n:.0f} of {n}"]
+    n_wrong = (predicted != labels).sum()
+    assert f"The predictions for {n_wrong} of 27 images are wrong." in text
+    captions = page.texts["figcaption"]
+    assert sum("wrong 1.png" in caption for caption in captions) == 1
+    assert any(f"true class fine, predicted {shown[2]}" in caption for caption in captions)
+    everything = "".join(map("".join, page.texts.values()))
+    for part in (
+        "<script>.png",
+        "header is damaged",
+        "10 x 10 pixels",
+        "12 x 12",
+        "make_image_classifier('tiny', effort='fast', random_state=0)",
+        "size=(10, 10)",
+        "sklearn-conv classify",
+        "StreamingRidgeClassifier(",
+        "scikit-learn: ",
+    ):
+        assert part in everything
+
+
+def test_the_saved_model_takes_paths(report):
+    pictures, model, _ = report
+    files = read_images(pictures, size=(10, 10), on_error="skip")
+    fitted = make_image_classifier("tiny", effort="fast", random_state=0)
+    fitted.fit(np.asarray(files), files.labels)
+    loaded = joblib.load(model)
+    np.testing.assert_array_equal(loaded.predict(files.paths[::3]), fitted.predict(files[::3]))
+
+
+class NoProgress:
+    def update(self, n_done):
+        pass
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_evidence_is_that_of_a_model_which_has_not_seen_the_image(report, n_classes):
+    pipeline, images, labels, folds = cross_validation(report[0])
+    chosen = np.isin(labels, CLASSES[-n_classes:])
+    images, labels = images[chosen], labels[chosen]
+    result = evaluation.evaluate(pipeline, images, labels, 4, 0, NoProgress())
+    assert result.no_evidence == ""
+    assert len(result.mistakes) >= 3
+    margins = [mistake.margin for mistake in result.mistakes]
+    assert margins == sorted(margins, reverse=True)
+    for mistake in result.mistakes:
+        np.testing.assert_allclose(mistake.evidence.sum(), mistake.margin, rtol=1e-4, atol=1e-4)
+        assert mistake.evidence.shape == (10, 10)
+        train = next(train for train, test in folds.split(labels, labels) if mistake.row in test)
+        model = pipeline.fit(images[train], labels[train])
+        decisions = model.decision_function(images[[mistake.row]])[0]
+        assert model.predict(images[[mistake.row]])[0] == mistake.predicted
+        by_class = [-decisions, decisions] if n_classes == 2 else decisions
+        classes = model.classes_.tolist()
+        true, predicted = (classes.index(x) for x in (labels[mistake.row], mistake.predicted))
+        np.testing.assert_allclose(
+            by_class[predicted] - by_class[true], mistake.margin, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_a_model_that_is_not_linear_has_no_evidence(run, report, tmp_path):
+    output = tmp_path / "a.html"
+    arguments = ["--kind", "defects", "--effort", "fast", "--folds", 2, "--on-error", "skip"]
+    code, out, err = run("classify", report[0], "-o", output, *arguments)
+    assert (code, err) == (0, "")
+    assert out.startswith("skipped: ")
+    page = Page(output.read_text(encoding="utf-8"))
+    assert any("does not show where" in text and "'max'" in text for text in page.texts["p"])
+    assert not any("evidence" in image["alt"] for image in page.images)
+    assert "making kernels" in page.texts["td"]
+
+
+def test_images_that_do_not_fit_into_memory_are_read_again(run, pictures, tmp_path, monkeypatch):
+    texts = []
+    monkeypatch.setattr(report_module, "make_report", lambda result: str(result.evaluation))
+    for memory in (2**29, 0):
+        monkeypatch.setattr(classify, "MEMORY", memory)
+        arguments = ["--kind", "tiny", "--effort", "fast", "--folds", 2]
+        assert run("classify", pictures, "-o", tmp_path / "a.html", *arguments)[0] == 0
+        texts.append((tmp_path / "a.html").read_text(encoding="utf-8"))
+    assert texts[0] == texts[1]
+
+
+def test_few_images_make_few_folds(run, tmp_path):
+    folder = write_pictures(tmp_path / "a", {"one": 6, "two": 3})
+    arguments = ["--kind", "tiny", "--effort", "fast"]
+    code, out, err = run("classify", folder, "-o", tmp_path / "a.html", *arguments)
+    assert code == 0
+    assert "class 'two' has 3 images only, so there are 3 folds instead of 5" in err
+    assert "in 3 folds; most frequent class 0.667" in out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_an_interrupt_leaves_no_files(tmp_path):
+    folder = write_pictures(tmp_path / "pictures", {"a": 30})
+    output = tmp_path / "output"
+    output.mkdir()
+    arguments = shlex.split("--size 400 400 --n-kernels 800 --n-patches 1000 --n-jobs 2 --quiet")
+    with subprocess.Popen(
+        [*PROGRAM, "features", folder, "-o", output / "a.npy", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        while not os.listdir(output) and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "sklearn-conv: interrupted\n"
+    assert os.listdir(output) == []
+
+
+PAGE = ROOT / "docs" / "guide" / "commands.md"
+
+
+def test_commands_of_the_page_print_what_it_says(run, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for label, grain in [("fine", 3), ("coarse", 6)]:
+        (tmp_path / "pictures" / label).mkdir(parents=True)
+        for i in range(20):
+            noise = rng.integers(256, size=(60 // grain, 90 // grain, 3), dtype=np.uint8)
+            picture = Image.fromarray(noise).resize((90, 60 + i % 3))
+            picture.save(tmp_path / "pictures" / label / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```sh\n(.*?)```\n\n```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    assert len(blocks) == 5
+    for command, output in blocks:
+        program, *arguments = shlex.split(command)
+        assert program == "sklearn-conv"
+        _, out, err = run(*arguments)
+        seconds = r"\d+\.\d s"
+        assert re.sub(seconds, "", err + out) == re.sub(seconds, "", output)
