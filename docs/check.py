@@ -2,7 +2,8 @@
 
     .venv-docs/bin/python docs/check.py [--screenshots FOLDER]
 
-The program follows all links from the start page. It reports errors on the console, pictures that
+The program follows all links from the start page, and opens a report that ``sklearn-conv classify``
+writes. It reports errors on the console, pictures that
 do not load, broken links and anchors, requests to another host, pages without a title, and pages
 that are wider than the screen of a phone.
 """
@@ -16,14 +17,19 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from shutil import which
+from tempfile import TemporaryDirectory
 from urllib.parse import unquote, urldefrag, urljoin
 
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from sklearn.datasets import load_sample_images
+
+from sklearn_conv._commands.main import main as run_command
 
 SITE = Path(__file__).parent / "_build" / "html"
 DESKTOP, PHONE = (1280, 900), (390, 844)
-SHOWN = ["index", "gallery/plot_explain_decision", "api/generated/sklearn_conv.conv2d"]
+SHOWN = ["index", "gallery/plot_explain_decision", "api/generated/sklearn_conv.conv2d", "report"]
 
 LOOK = """
 const done = arguments[0];
@@ -36,6 +42,22 @@ Promise.allSettled(images.map(image => image.decode())).then(() => done({
     anchors: [...document.querySelectorAll("[id]")].map(element => element.id),
 }));
 """
+
+
+def write_report() -> None:
+    """Write the report of a classification of parts of photographs to the site."""
+    with TemporaryDirectory() as folder:
+        for name, photograph in zip(
+            ["temple & trees", "flower <red>"], load_sample_images().images, strict=True
+        ):
+            (Path(folder) / name).mkdir()
+            for i in range(40):
+                row, column = 30 * (i // 8), 60 * (i % 8)
+                part = photograph[row : row + 60, column : column + 60]
+                Image.fromarray(part).save(Path(folder) / name / f"{i}.png")
+        options = ["--kind", "textures", "--effort", "fast", "--size", "32", "32", "--quiet"]
+        if run_command(["classify", folder, *options, "-o", str(SITE / "report.html")]):
+            sys.exit("sklearn-conv classify wrote no report.")
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -87,7 +109,7 @@ def requests(browser: webdriver.Chrome) -> list[str]:
 def check(browser: webdriver.Chrome, origin: str) -> tuple[list[str], int]:
     """Follow all links from the start page, and return the problems and the number of pages."""
     problems, anchors, wanted = [], {}, {}
-    waiting = [f"{origin}/index.html"]
+    waiting = [f"{origin}/index.html", f"{origin}/report.html"]
     while waiting:
         page = waiting.pop(0)
         if page in anchors:
@@ -144,6 +166,7 @@ def main() -> None:
     folder = parser.parse_args().screenshots
     if not (SITE / "index.html").exists():
         sys.exit(f"{SITE} has no index.html; run make docs to build it.")
+    write_report()
     handler = partial(QuietHandler, directory=str(SITE))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -6,6 +6,7 @@ import pickle
 import re
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import dask.array as da
@@ -280,14 +281,12 @@ def test_rasterio_reads_what_tifffile_needs_another_library_for(tmp_path):
     np.testing.assert_array_equal(read(path, mode=None), bands.transpose(1, 2, 0))
 
 
+@pytest.mark.skipif(find_spec("imagecodecs") is not None, reason="imagecodecs is installed")
 @pytest.mark.usefixtures("without_rasterio")
 def test_compression_that_tifffile_cannot_decode(tmp_path):
     path = write_raster(tmp_path / "raster.tif", WIDE.transpose(2, 0, 1), compress="lzw")
-    try:
-        import imagecodecs  # noqa: F401
-    except ImportError:
-        with pytest.raises(ValueError, match=r"raster.tif.* LZW requires imagecodecs.*pip install"):
-            read(path, mode=None)
+    with pytest.raises(ValueError, match=r"raster.tif.* LZW requires imagecodecs.*pip install"):
+        read(path, mode=None)
 
 
 def test_nodata_that_is_not_a_number():

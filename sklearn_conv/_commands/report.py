@@ -76,7 +76,7 @@ nav { margin: 1rem 0; display: flex; flex-wrap: wrap; gap: .25rem 1rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem;
   margin: 1rem 0; }
 .cards div { background: var(--card); border-radius: .5rem; padding: .75rem 1rem; }
-.cards b { display: block; font-size: 1.25rem; white-space: nowrap; }
+.cards b { display: block; font-size: clamp(1rem, 4.5vw, 1.25rem); white-space: nowrap; }
 .notice { border-left: 4px solid #d08700; padding: .25rem 0 .25rem 1rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
