@@ -19,6 +19,9 @@ EDITABLE := --config-settings=wheel.cmake=false --editable
 # If there is a compiler, make reports its errors; with COMPILER= it installs pure Python after them.
 COMPILER := $(shell for name in $(firstword $(CXX)) c++ clang++; do command -v $$name && break; done)
 
+# Run tests in two processes
+IN_TWO := -n 2 --dist worksteal
+
 ENGINE_TESTS := $(addprefix tests/test_,engine.py conv.py precision.py patches.py hostile_arrays.py pooling.py activation.py)
 
 # Of the examples of make test-long; pytest prints it
@@ -63,14 +66,14 @@ demo: $(VENV)/demo
 
 # With the native engine if there is a compiler; then the tests of the engine with NumPy
 test: $(VENV)/test
-	$(RUN) -m pytest
-	SKLEARN_CONV_ENGINE=numpy $(RUN) -m pytest $(ENGINE_TESTS)
+	$(RUN) -m pytest $(IN_TWO)
+	SKLEARN_CONV_ENGINE=numpy $(RUN) -m pytest $(IN_TWO) $(ENGINE_TESTS)
 
 test-long: $(VENV)/test
-	HYPOTHESIS_PROFILE=long $(RUN) -m pytest --hypothesis-seed=$(SEED)
+	HYPOTHESIS_PROFILE=long $(RUN) -m pytest $(IN_TWO) --hypothesis-seed=$(SEED)
 
 test-minimum: $(MINIMUM_VENV)/test
-	$(MINIMUM_VENV)/bin/python -m pytest
+	$(MINIMUM_VENV)/bin/python -m pytest $(IN_TWO)
 
 # Install SOURCE with a PATH that has no compiler, and test that
 SOURCE ?= .
@@ -132,7 +135,7 @@ test-wheel:
 	$(WHEEL)/venv/bin/python $(PIP_INSTALL) dist/*.whl
 	cd $(WHEEL) && venv/bin/python -c "import sklearn_conv; sklearn_conv.show_versions()"
 	$(WHEEL)/venv/bin/python $(PIP_INSTALL) "$$(echo dist/*.whl)[plot,dask,onnx,images,geo,parquet,test]"
-	cd $(WHEEL) && MPLBACKEND=agg venv/bin/python -m pytest tests --pyargs sklearn_conv
+	cd $(WHEEL) && MPLBACKEND=agg venv/bin/python -m pytest $(IN_TWO) tests --pyargs sklearn_conv
 
 bench: $(BENCH_VENV)/bench
 	MPLBACKEND=agg $(BENCH_VENV)/bin/python benchmarks/speed.py --page docs/performance.md

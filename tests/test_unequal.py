@@ -33,6 +33,7 @@ class LazyImages:
     """Images that are read by `numpy.asarray`."""
 
     dtype = np.dtype(np.float32)
+    image_shapes = None
 
     def __init__(self, images):
         self.images = images

@@ -25,7 +25,12 @@ from sklearn_conv._images.batch import (
     to_float64,
 )
 from sklearn_conv._images.mistakes import warn_of_layout
-from sklearn_conv._images.unequal import UNEQUAL_RULE, check_unequal, has_sizes
+from sklearn_conv._images.unequal import (
+    UNEQUAL_RULE,
+    check_unequal,
+    has_sizes,
+    knows_shapes,
+)
 from sklearn_conv._memory_maps import check_memory_map
 from sklearn_conv._validation import is_dask
 from sklearn_conv._warnings import warn
@@ -56,7 +61,7 @@ def check_images(
     """
     if expected is not None and None in expected:
         return _check_any(estimator, X, expected, ignores_missing)
-    if hasattr(X, "image_shapes"):
+    if knows_shapes(X):
         raise ValueError(
             "X contains images of different sizes. Set image_shape='any', or read the images with "
             "size=(height, width)."

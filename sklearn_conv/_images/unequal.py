@@ -90,9 +90,15 @@ class UnequalImages(ReadableImages):
         return to_float64(batch) if batch.dtype.itemsize > WIDEST else batch
 
 
+def knows_shapes(X: Any) -> bool:
+    """Return whether X has the shapes of images that are read by `numpy.asarray`."""
+    # A Delayed object of Dask has all attributes, but its class does not.
+    return hasattr(type(X), "image_shapes") and hasattr(X, "image_shapes")
+
+
 def has_sizes(X: Any) -> bool:
     """Return whether X is a sequence of images of different sizes, and not an array of images."""
-    if hasattr(X, "image_shapes"):
+    if knows_shapes(X):
         return True
     if isinstance(X, np.ndarray):
         return X.ndim == 1 and X.dtype == object
@@ -103,7 +109,7 @@ def check_unequal(X: Any, ignores_missing: bool) -> UnequalImages:
     """Check a sequence of images; those that are read when they are indexed are checked later."""
     if not len(X):
         raise ValueError(f"X contains no images. {UNEQUAL_RULE}")
-    if hasattr(X, "image_shapes"):
+    if knows_shapes(X):
         images = UnequalImages(X, [(*shape, 1)[:3] for shape in X.image_shapes], np.dtype(X.dtype))
     else:
         values = [_check_image(i, image, ignores_missing) for i, image in enumerate(X)]
