@@ -23,6 +23,7 @@ from urllib.parse import unquote, urldefrag, urljoin
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.ui import WebDriverWait
 from sklearn.datasets import load_sample_images
 
 from sklearn_conv._commands.main import main as run_command
@@ -92,6 +93,12 @@ def start_browser() -> webdriver.Chrome:
     return webdriver.Chrome(options=options, service=Service(driver))
 
 
+def is_loaded(browser: webdriver.Chrome, page: str) -> bool:
+    """Return whether a page is complete; on a busy machine, `get` sometimes returns before."""
+    state = browser.execute_script("return document.readyState")
+    return state == "complete" and urldefrag(browser.current_url)[0] == page
+
+
 def resize(browser: webdriver.Chrome, size: tuple[int, int]) -> None:
     """Set the size of the page to that of a desktop window or of a phone."""
     metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1}
@@ -117,6 +124,7 @@ def check(browser: webdriver.Chrome, origin: str) -> tuple[list[str], int]:
         name = page.removeprefix(f"{origin}/")
         resize(browser, DESKTOP)
         browser.get(page)
+        WebDriverWait(browser, 30).until(partial(is_loaded, page=page))
         look = browser.execute_async_script(LOOK)
         anchors[page] = set(look["anchors"])
         problems += [f"{name}: picture {image} did not load" for image in look["broken"]]

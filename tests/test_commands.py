@@ -177,7 +177,10 @@ def test_options_that_are_not_given_have_no_value():
             ["features", "a", "-o", "a.npy", "--stride", "1,2,3"],
             "'1,2,3' is not an integer or two integers rows,columns",
         ),
-        (["features", "a", "-o", "a.npy", "--size", "64"], "'64' is not any, two integers height"),
+        (
+            ["features", "a", "-o", "a.npy", "--size", "64"],
+            "'64' is not any, two integers such as 64 48",
+        ),
         (["features", "a", "-o", "a.npy", "--fit", "cut"], "'cut' is not crop, pad or stretch"),
         (["features", "a", "-o", "a.csv"], "--output must end in .parquet or .npy. Got 'a.csv'"),
         (["features", "a", "-o", "a.npy", "--save-model", "m"], "--save-model must end in .joblib"),

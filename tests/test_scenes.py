@@ -583,7 +583,7 @@ LABELS = "Labels of classes have no mean.*predict_proba or decision_function.*ar
         (np.ones(12), 0, ValueError, "'resolution' parameter of SceneTiles.to_map .*at least 1"),
         (np.ones(12), 2.0, TypeError, "'resolution' parameter"),
         (np.ones(12), 3, ValueError, r"sizes of the tiles: one of \[1\]. Got 3"),
-        (np.ones(12), 8, ValueError, r"one of \[1\] or, .*edge='drop'.*, this value. Got 8"),
+        (np.ones(12), 8, ValueError, r"one of \[1\]; other values need .*edge='drop'.*Got 8"),
     ],
 )
 def test_invalid_maps(values, resolution, error, message):

@@ -56,6 +56,9 @@ examples:
 In Python, joblib.load("model.joblib").predict(["new.png"]) classifies other files.
 """
 
+KEEP_SIZES = ", or size='any' to keep their sizes"
+"""End of the remedy for images of unequal sizes, which does not help here."""
+
 MEMORY = 2**29
 """Size in bytes up to which all images are decoded once, and not again for each fold."""
 
@@ -65,7 +68,7 @@ BATCH = 64
 
 def add_classify_options(parser: Any) -> None:
     """Add the options of the command."""
-    add_reading_options(parser)
+    add_reading_options(parser, "folder that contains one folder of images for each class")
     parser.add_argument(
         "-o",
         "--output",
@@ -117,7 +120,10 @@ def run_classify(args: Namespace, console: Console) -> None:
     reading = reading_parameters(args)
     if reading.get("size") == "any":
         raise UsageError("classify needs images of one size; pass two numbers after --size.")
-    files = find_images(args, reading, console)
+    try:
+        files = find_images(args, reading, console)
+    except ValueError as error:
+        raise ValueError(str(error).replace(KEEP_SIZES, "")) from None
     labels, n_folds = _check_classes(args, files, console)
     images, sizes = _decode(files, console), _find_sizes(files, reading, args)
     seconds = {"reading the images": monotonic() - start}
@@ -143,7 +149,7 @@ def run_classify(args: Namespace, console: Console) -> None:
     result = report.Result(
         folder=args.folder,
         command=shlex.join(["sklearn-conv", *args.arguments]),
-        code=_describe_code(args.folder, reading, given | {"random_state": random_state}),
+        code=_describe_code(args, reading, given | {"random_state": random_state}, n_folds),
         labels=labels,
         paths=files.paths,
         images=images,
@@ -187,8 +193,8 @@ def _check_classes(args: Namespace, files: ImageFiles, console: Console) -> tupl
     classes, counts = np.unique(files.labels, return_counts=True)
     if len(classes) == 1:
         raise ValueError(
-            f"All {counts[0]:,} images in {folder!r} are in one class, {classes[0]!r}; two folders "
-            "with images are needed, one for each class."
+            f"All {counts[0]:,} images in {folder!r} are in one class, {str(classes[0])!r}; two "
+            "folders with images are needed, one for each class."
         )
     single = [repr(str(name)) for name in classes[counts == 1]]
     if single:
@@ -235,15 +241,23 @@ def _find_steps(pipeline: Pipeline) -> dict[str, Any]:
     return steps
 
 
-def _describe_code(folder: str, reading: dict[str, Any], given: dict[str, Any]) -> str:
-    """Return Python code that makes the model."""
+def _describe_code(
+    args: Namespace, reading: dict[str, Any], given: dict[str, Any], n_folds: int
+) -> str:
+    """Return Python code that validates and makes the model."""
+    if "on_error" in args:
+        reading = {**reading, "on_error": args.on_error}
     options = "".join(f", {name}={value!r}" for name, value in reading.items())
+    cv = f"StratifiedKFold({n_folds}, shuffle=True, random_state={given['random_state']!r})"
     kind = given.pop("kind")
     parameters = "".join(f", {name}={value!r}" for name, value in given.items())
     return (
+        "from sklearn.model_selection import StratifiedKFold, cross_val_score\n"
         "from sklearn_conv import make_image_classifier, read_images\n\n"
-        f"files = read_images({folder!r}{options})\n"
+        f"files = read_images({args.folder!r}{options})\n"
         f"model = make_image_classifier({kind!r}{parameters})\n"
+        f"cv = {cv}\n"
+        "print(cross_val_score(model, files, files.labels, cv=cv).mean())\n"
         "model.fit(files, files.labels)"
     )
 

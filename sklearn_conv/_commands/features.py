@@ -71,7 +71,11 @@ DEFAULTS = {"random_state": 0}
 
 def add_features_options(parser: Any) -> None:
     """Add the options of the command."""
-    add_reading_options(parser)
+    add_reading_options(
+        parser,
+        "folder that contains one folder of images for each class, or images; or a pattern such as "
+        "'tiles/*.tif', in quotes",
+    )
     parser.add_argument(
         "-o",
         "--output",

@@ -86,7 +86,10 @@ class Converter:
         rules += ["several of these joined by commas"] * self._has_list
         rules += ["true", "false"] * self._has_bool
         rules += ["an integer"] * self._has_int + ["a number"] * self._has_float
-        rules += [f"two integers {self._pair}"] if self._pair else []
+        if self._pair == "height,width":
+            rules += ["two integers such as 64 48"]
+        elif self._pair:
+            rules += [f"two integers {self._pair}"]
         rules += ["none"] * self._is_optional
         return " or ".join([", ".join(rules[:-1]), rules[-1]] if rules[1:] else rules)
 

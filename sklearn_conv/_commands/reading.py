@@ -18,8 +18,8 @@ from sklearn_conv._reading.image_files import ImageFiles, read_images
 from sklearn_conv._reading.image_reader import ImageReader
 
 TEXTS = {
-    "size": "size to which images are scaled, in pixels, for example --size 64 48. Without it, all "
-    "images must have the same size",
+    "size": "size to which images are scaled, in pixels, for example --size 64 48, or any to keep "
+    "their sizes, which is for features only. Without it, all images must have the same size",
     "mode": "channels of the images: RGB for color, L for gray, RGBA for color and opacity, or "
     "none for all channels as they are stored, such as 16 bits, floats and many bands",
     "fit": "how images of other proportions come to the size: crop cuts out the middle, pad adds "
@@ -48,14 +48,9 @@ def join_size(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-def add_reading_options(parser: Any) -> None:
-    """Add the source and the options that say how it is read."""
-    parser.add_argument(
-        "folder",
-        metavar="FOLDER",
-        help="folder that contains one folder of images for each class, or images; or a pattern "
-        "such as 'tiles/*.tif', in quotes",
-    )
+def add_reading_options(parser: Any, source: str) -> None:
+    """Add the source, with its description, and the options that say how it is read."""
+    parser.add_argument("folder", metavar="FOLDER", help=source)
     group = parser.add_argument_group("how the images are read")
     add_options(group, read_images, OPTIONS, texts=TEXTS)
 

@@ -107,10 +107,11 @@ def make_report(result: Result) -> str:
     names = [printable(str(each)) for each in classes]
     matrix = confusion_matrix(result.labels, result.evaluation.predicted, labels=classes)
     n_folds = len(result.evaluation.accuracies)
+    is_tie = np.count_nonzero(counts == counts.max()) > 1
+    frequent = "the same class" if is_tie else f"the most frequent class, {_text(name)},"
     lead = (
         f"<p>The model recognizes the class of {mean:.1%} of the images that it has not seen "
-        f"before. Always choosing the most frequent class, {_text(name)}, would be right for "
-        f"{baseline:.1%}.</p>"
+        f"before. Always choosing {frequent} would be right for {baseline:.1%}.</p>"
     )
     if mean - deviation <= baseline:
         lead += (
@@ -172,8 +173,8 @@ def _classes(names: Sequence[str], counts: np.ndarray, matrix: np.ndarray) -> st
     for i, (name, count) in enumerate(zip(names, counts.tolist(), strict=True)):
         others = matrix[i].copy()
         others[i] = 0
-        j = int(others.argmax())
-        taken = f"{escape(names[j])} ({others[j]:,})" if others[j] else ""
+        most = [j for j in range(len(names)) if others[j] and others[j] == others.max()]
+        taken = ", ".join(f"{escape(names[j])} ({others[j]:,})" for j in most)
         recall = f"{matrix[i, i] / count:.3f}"
         rows.append([str(i + 1), escape(name), recall, f"{matrix[i, i]:,} of {count:,}", taken])
     header = ["", "class", "recall", "recognized", "most often taken for"]
@@ -257,7 +258,8 @@ def _explain(n_folds: int) -> str:
             f"at random into {n_folds} parts, the folds, with the same proportions of the classes. "
             "Each fold was predicted by a model that was fitted on the other folds, so that no "
             "model was tested on images that it had seen. The number after ± is the standard "
-            "deviation over the folds. Do not rely on differences that are smaller."
+            "deviation over the folds. Do not rely on differences that are smaller. In a small "
+            "fold, a single image changes the accuracy visibly."
         ),
         "Most frequent class": (
             "The accuracy of a model that does not look at the images, and always predicts the "
@@ -279,18 +281,18 @@ def _explain(n_folds: int) -> str:
         ),
         "Most certain mistakes": (
             "The images for which the decision for the predicted class was furthest above the "
-            "decision for the true class; the difference is the margin. Look at them first: some "
-            "may be in the wrong folder. Each was predicted by a model that had not seen it. In "
-            "the picture on the right, orange pixels speak for the predicted class and against "
-            "the true class, and purple pixels speak for the true class. All pixels together add "
-            "up to the margin."
+            "decision for the true class; the difference is the margin, which is not a "
+            "probability. Look at them first: some may be in the wrong folder. Each was predicted "
+            "by a model that had not seen it. In the picture on the right, orange pixels speak for "
+            "the predicted class and against the true class, and purple pixels speak for the true "
+            "class. All pixels together add up to the margin."
         ),
         "Kernels": (
             "The small patterns with which each window of an image is compared. A feature says how "
             "strongly the windows of an image resemble a kernel. Gray stands for 0. Kernels that "
             "were learned look like details of the images. Several galleries belong to several "
-            "views of each image, for example one that ignores brightness and contrast, and one "
-            "that does not."
+            "views of each image: normalized ones ignore brightness and contrast, absolute ones do "
+            "not, and the number after absolute is the distance of their pixels in the image."
         ),
         "Data": (
             "The size of the images that the model saw, and the sizes of the files. Where files "

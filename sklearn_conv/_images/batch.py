@@ -237,7 +237,10 @@ def not_finite(problem: str, images: np.ndarray, name: str = "X") -> ValueError:
     shown = ", ".join(f"{name}[{i}]" for i in images[:SHOWN_IMAGES])
     number = "1 image" if len(images) == 1 else f"{len(images)} images"
     more = " and others" if len(images) > SHOWN_IMAGES else ""
-    more_help = "; if NaN marks missing pixels, set missing='ignore'" if "NaN" in problem else ""
+    more_help = ""
+    if "NaN" in problem:
+        more_help = "; if NaN marks missing pixels, set missing='ignore', and add SimpleImputer() "
+        more_help += "after this step, because features of cells without whole windows are NaN"
     return ValueError(
         f"{problem} in {number}: {shown}{more}. Fill such pixels first, for example with "
         f"numpy.nan_to_num, or drop their images{more_help}. {RULE}"

@@ -42,7 +42,7 @@ SHOWN_ROWS = 100
 
 READ_FILES = (
     "if these are names of files, read the images first, for example with sklearn_conv.read_images("
-    "names, size=(64, 64)), or in the pipeline with ImageReader"
+    "names, size=(64, 64)), or in the pipeline with ImageReader(size=(64, 64))"
 )
 
 
@@ -244,7 +244,12 @@ def _check_kind(X: Any) -> None:
     """Raise an error for numbers that are not real and for a wrong number of axes."""
     kind, ndim = getattr(getattr(X, "dtype", None), "kind", None), len(X.shape)
     if ndim == 0:
-        raise TypeError(f"X is {X[()]!r:.80}, which is not an array.")
+        value = X.item() if isinstance(X, np.ndarray | np.generic) else X[()]
+        hint = ""
+        if isinstance(value, str):
+            hint = " If it is a folder of images, read them first, for example with sklearn_conv."
+            hint += f"read_images({value!r:.80}, size=(64, 64))."
+        raise TypeError(f"X is {value!r:.80}, which is not an array.{hint}")
     # A column of strings in polars has no kind.
     strings = _first_strings(X) if kind in ("O", "S", "U") or (not kind and ndim == 1) else []
     if strings:

@@ -53,7 +53,7 @@ def find_images(source: Any) -> Source:
     """Find the images of a source that is not a column of a table, in a stable order."""
     if not isinstance(source, str | PathLike):
         return find_in_sequence(source, "source")
-    path = os.fsdecode(source)
+    path = os.path.expanduser(os.fsdecode(source))
     if os.path.isdir(path):
         return _find_in_folder(path)
     if os.path.lexists(path):
@@ -63,11 +63,12 @@ def find_images(source: Any) -> Source:
             f"{path!r} does not exist; source must be {SOURCES}. Relative paths start at "
             f"{os.getcwd()!r}."
         )
-    found = sorted(
-        (name for name in glob(path, recursive=True) if not os.path.isdir(name)), key=_key
-    )
+    matched = glob(path, recursive=True)
+    found = sorted((name for name in matched if not os.path.isdir(name)), key=_key)
     if not found:
-        raise FileNotFoundError(f"The pattern {path!r} matches no files.")
+        number = f"{len(matched)} folder{'s' * (len(matched) > 1)}, but no files" if matched else ""
+        remedy = "; append '/*' for the files in them" if matched else ""
+        raise FileNotFoundError(f"The pattern {path!r} matches {number or 'no files'}{remedy}.")
     return Source(np.array(found), None)
 
 
@@ -109,6 +110,11 @@ def _as_list(source: Any, name: str) -> list[Any]:
                 "table['path']."
             )
         source = source[source.columns[0]] if is_table else source[:, 0]
+    if name == "X" and isinstance(source, str | PathLike):
+        raise TypeError(
+            f"X must be a list, an array or a column of paths. Got {source!r:.200} instead; pass "
+            "the paths in it, read_images(...).paths, or a list of one path."
+        )
     is_sequence = isinstance(source, Sequence) and not isinstance(source, str | bytes | bytearray)
     if not is_sequence and not (isinstance(shape, tuple) and shape):
         raise TypeError(f"{name} must be {SOURCES}. Got {source!r:.200} instead.")

@@ -34,6 +34,8 @@ CHANNEL_AXES = {"YX": None, "YXS": 2, "SYX": 0}
 def open_tiff(item: str | bytes, settings: Settings) -> Iterator[OpenedImage]:
     """Open a TIFF file, given by its path or its content."""
     with TiffFile(BytesIO(item) if isinstance(item, bytes) else item) as file:
+        if not len(file.pages):
+            raise UnsuitableImageError("it is damaged: it has no pages")
         if settings.page >= len(file.pages):
             raise no_such_page(settings.page, len(file.pages))
         page = file.pages[settings.page]

@@ -80,7 +80,8 @@ class SceneTiles(LazyImages):
         values : array-like of shape (n,) or (n, k)
             One float, or k floats, for each tile: predicted numbers, probabilities, or features.
             Labels of classes have no mean: pass the probabilities or the decision function of the
-            classifier, and select the class of each map pixel with ``argmax``.
+            classifier, and select the class of each map pixel with ``argmax``, except where the
+            map is NaN.
         resolution : int, default=1
             Each pixel of the map covers ``resolution x resolution`` pixels of the scene. It must
             divide the positions and the sizes of the tiles, so that tiles consist of whole map
@@ -123,7 +124,8 @@ class SceneTiles(LazyImages):
                 "The 'values' parameter of SceneTiles.to_map must be an array of floats. Got dtype "
                 f"{values.dtype} instead. Labels of classes have no mean: pass the result of "
                 "predict_proba or decision_function, and select the class of each map pixel with "
-                "numpy.argmax. Convert other numbers with values.astype(float)."
+                "numpy.argmax, except where the map is NaN. Convert other numbers with "
+                "values.astype(float)."
             )
         if values.ndim not in (1, 2) or len(values) != len(self):
             raise ValueError(
@@ -143,7 +145,7 @@ class SceneTiles(LazyImages):
             divisors = [i for i in range(1, divisor + 1) if divisor % i == 0]
             rule = f"a divisor of the positions and sizes of the tiles: one of {divisors}"
             if gcd(*size, *self._step) % resolution == 0:
-                rule += " or, for tiles that are not moved inward (edge='drop'), this value"
+                rule += "; other values need tile_scene(..., edge='drop')"
             raise parameter_error(ValueError, owner, "resolution", rule, resolution)
 
     def _read(self, rows: np.ndarray) -> np.ndarray:
