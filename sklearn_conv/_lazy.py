@@ -95,7 +95,7 @@ class LazyImages(ABC):
         return images if dtype is None else images.astype(dtype, copy=False)
 
     def __dask_tokenize__(self) -> str:
-        return uuid4().hex  # Otherwise, Dask would hash the content of a memory map.
+        return uuid4().hex  # Otherwise, Dask would hash all pixels of a mapped file.
 
     @property
     def _indices(self) -> np.ndarray:

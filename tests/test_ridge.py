@@ -177,7 +177,7 @@ def test_log_loss_is_that_of_fits_without_the_row(size, n_classes, weighted):
 
 
 def test_squared_errors_and_log_loss_may_choose_differently():
-    """Many features of one class have large targets, which cost squared errors only."""
+    """Squared errors also count rows far on the right side of a decision."""
     X, y = load_digits(return_X_y=True)
     models = {
         scoring: StreamingRidgeClassifier(np.logspace(-3, 4, 15), scoring=scoring).fit(X, y)
