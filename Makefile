@@ -51,10 +51,10 @@ help:
 	@echo "make docs          build the documentation site, docs/_build/html/index.html"
 	@echo "make docs-check    open all its pages in headless Chromium"
 	@echo "make dist          build sdist and manylinux wheel, and test them on the oldest and the newest Python (10 minutes)"
-	@echo "make bench         time against PyTorch; writes docs/performance.md (6 minutes)"
+	@echo "make bench         time against PyTorch; writes docs/performance.md (9 minutes)"
 	@echo "make bench-scale   memory and time of a million images, Dask and grid searches; writes docs/scale.md (15 minutes)"
 	@echo "make bench-onnx    time per image against onnxruntime; writes docs/onnx.md (1 minute)"
-	@echo "make bench-accuracy  accuracy against HOG, scattering and a CNN; writes docs/accuracy.md (half an hour)"
+	@echo "make bench-accuracy  accuracy against HOG, scattering and a CNN; writes docs/accuracy.md (an hour)"
 	@echo "make bench-recipes   accuracy of the recipes; writes docs/recipes.md (5 minutes)"
 	@echo "                     The last two need SKLEARN_CONV_DATA=folder with the images; see the pages."
 	@echo "make clean         remove the environments and caches"
@@ -67,13 +67,16 @@ demo: $(VENV)/demo
 # With the native engine if there is a compiler; then the tests of the engine with NumPy
 test: $(VENV)/test
 	$(RUN) -m pytest $(IN_TWO)
+	SCIPY_ARRAY_API=1 $(RUN) -m pytest $(IN_TWO) tests/test_array_api.py
 	SKLEARN_CONV_ENGINE=numpy $(RUN) -m pytest $(IN_TWO) $(ENGINE_TESTS)
 
 test-long: $(VENV)/test
 	HYPOTHESIS_PROFILE=long $(RUN) -m pytest $(IN_TWO) --hypothesis-seed=$(SEED)
+	HYPOTHESIS_PROFILE=long SCIPY_ARRAY_API=1 $(RUN) -m pytest $(IN_TWO) --hypothesis-seed=$(SEED) tests/test_array_api.py
 
 test-minimum: $(MINIMUM_VENV)/test
 	$(MINIMUM_VENV)/bin/python -m pytest $(IN_TWO)
+	SCIPY_ARRAY_API=1 $(MINIMUM_VENV)/bin/python -m pytest $(IN_TWO) tests/test_array_api.py
 
 # Install SOURCE with a PATH that has no compiler, and test that
 SOURCE ?= .
@@ -134,7 +137,7 @@ test-wheel:
 	$(WHEEL_PYTHON) -m venv $(WHEEL)/venv
 	$(WHEEL)/venv/bin/python $(PIP_INSTALL) dist/*.whl
 	cd $(WHEEL) && venv/bin/python -c "import sklearn_conv; sklearn_conv.show_versions()"
-	$(WHEEL)/venv/bin/python $(PIP_INSTALL) "$$(echo dist/*.whl)[plot,dask,onnx,images,geo,parquet,test]"
+	$(WHEEL)/venv/bin/python $(PIP_INSTALL) "$$(echo dist/*.whl)[plot,dask,onnx,images,geo,parquet,array-api,test]"
 	cd $(WHEEL) && MPLBACKEND=agg venv/bin/python -m pytest $(IN_TWO) tests --pyargs sklearn_conv
 
 bench: $(BENCH_VENV)/bench
@@ -170,7 +173,7 @@ $(VENV)/demo: pyproject.toml | $(NATIVE)
 	touch $@
 
 $(VENV)/test: pyproject.toml | $(NATIVE)
-	$(RUN) $(PIP_INSTALL) $(EDITABLE) ".[plot,dask,onnx,images,geo,parquet,test]"
+	$(RUN) $(PIP_INSTALL) $(EDITABLE) ".[plot,dask,onnx,images,geo,parquet,array-api,test]"
 	touch $@
 
 $(VENV)/bench-scale: pyproject.toml | $(NATIVE)
@@ -183,7 +186,7 @@ $(VENV)/lint: pyproject.toml | $(VENV)/bin/python
 
 $(MINIMUM_VENV)/test: pyproject.toml tests/minimum.txt | $(NATIVE)
 	$(MINIMUM_PYTHON) -m venv $(MINIMUM_VENV)
-	$(MINIMUM_VENV)/bin/python $(PIP_INSTALL) --constraint tests/minimum.txt $(EDITABLE) ".[plot,dask,onnx,images,geo,parquet,test]"
+	$(MINIMUM_VENV)/bin/python $(PIP_INSTALL) --constraint tests/minimum.txt $(EDITABLE) ".[plot,dask,onnx,images,geo,parquet,array-api,test]"
 	touch $@
 
 $(DOCS_VENV)/docs: pyproject.toml | $(NATIVE)

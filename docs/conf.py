@@ -46,6 +46,7 @@ ORDER = [
     "plot_few_labels.py",
     "plot_stacked_layers.py",
     "plot_larger_than_memory.py",
+    "plot_gpu.py",
     "plot_kernels.py",
     "stream_images.py",
     "fashion_mnist.py",

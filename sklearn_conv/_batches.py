@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_conv._array_api import library_name
+from sklearn_conv._images.batch import WIDEST
 from sklearn_conv._validation import check_integer, is_dask, parameter_error
 
 BATCH_BYTES = 2**24
@@ -110,11 +113,15 @@ def transform_batches(
 
 
 def _rows(X: Any, rows: slice) -> Any:
+    if library_name(X):
+        return X[rows, ...]
     return X.iloc[rows] if hasattr(X, "iloc") else X[rows]
 
 
 def _size(rows: Any) -> int:
     """Return the size of rows in bytes."""
+    if library_name(rows):
+        return WIDEST * prod(rows.shape)
     array = np.asarray(rows)
     if array.dtype == object and array.ndim == 1:  # images of different sizes
         return sum(getattr(image, "nbytes", 8) for image in array)

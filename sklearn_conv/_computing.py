@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_conv._array_api import namespace
+from sklearn_conv._engine.array_api_engine import ArrayApiEngine
 from sklearn_conv._engine.choice import Engine, make_engine
 from sklearn_conv._engine.layer import Layer
 from sklearn_conv._engine.missing import MissingEngine
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv._engine.symmetry import SymmetricEngine
+from sklearn_conv._images.array_api import ArrayApiImages
 from sklearn_conv._images.batch import ReadableImages, find_not_finite, not_finite
 from sklearn_conv._images.mistakes import TransformWatch, warn_of_overflow
 from sklearn_conv._output_size import place_views
 from sklearn_conv._parameters import Parameters
 from sklearn_conv._progress import Progress
-from sklearn_conv._validation import cast_numbers
 
 
 class BatchComputer:
@@ -32,12 +34,13 @@ class BatchComputer:
         self._progress = Progress(transformer, len(images))
         self._watch = TransformWatch(getattr(transformer, "_values_seen", None))
         make: Callable[[Layer], Engine] = MissingEngine if images.may_have_missing else make_engine
+        bias, n_kernels = transformer.bias_, transformer.bias_.shape[-1]
         arrays = {
-            name: cast_numbers(f"{name}_", value, dtype)
+            name: images.cast(f"{name}_", value, dtype)
             for name, value in (
                 ("kernels", transformer.kernels_),
                 ("offset", transformer.offset_),
-                ("bias", np.atleast_2d(transformer.bias_)),
+                ("bias", namespace(bias).reshape(bias, (-1, n_kernels))),
             )
         }
 
@@ -55,22 +58,26 @@ class BatchComputer:
                 else [POOLINGS[name] for name in parameters.poolings],
                 pool_grid=parameters.pool_grid,
             )
+            if isinstance(images, ArrayApiImages):
+                return ArrayApiEngine(
+                    layer, parameters.views, geometries, parameters.power, images.may_have_missing
+                )
             if len(geometries) == 1 and parameters.power == 1:
                 return make(layer)
             return SymmetricEngine(layer, parameters.views, geometries, parameters.power, make)
 
         self._find_engine = find_engine
 
-    def compute(self, rows: slice, out: np.ndarray) -> None:
+    def compute(self, rows: slice, out: Any) -> None:
         """Read a batch of images, and write their features to ``out``."""
         for numbers, batch in self._images.read_groups(rows):
-            is_whole = len(batch) == len(out)
+            is_whole = batch.shape[0] == out.shape[0]
             part = out if is_whole else np.empty((len(batch), *out.shape[1:]), out.dtype)
             self._compute_group(numbers, batch, part)
             if not is_whole:
                 out[np.asarray(numbers) - rows.start] = part
 
-    def _compute_group(self, numbers: Sequence[int], batch: np.ndarray, out: np.ndarray) -> None:
+    def _compute_group(self, numbers: Sequence[int], batch: Any, out: Any) -> None:
         """Write the features of images of one size, which are X[numbers]."""
         images = self._images
         engine = self._find_engine(batch.shape[1:3])

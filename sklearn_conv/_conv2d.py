@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from sklearn_conv._array_api import require_numpy
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.choice import make_engine
 from sklearn_conv._engine.geometry import place_windows
@@ -98,6 +99,7 @@ def conv2d(
     """
     parameters = check_window_parameters("conv2d", stride, padding, padding_mode, dilation)
     groups = check_integer("conv2d", "groups", groups, 1)
+    require_numpy("conv2d", images, "images")
     images = check_numbers("conv2d", "images", images, ("n", "h", "w", "c_in"))
     kernels = check_numbers(
         "conv2d", "kernels", kernels, ("kh", "kw", "c_in // groups", "c_out"), finite=True

@@ -13,10 +13,19 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_conv._array_api import (
+    from_library,
+    is_out_of_memory,
+    namespace,
+    require_same_library,
+    to_numpy,
+)
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
 from sklearn_conv._computing import BatchComputer
+from sklearn_conv._engine.array_api_engine import try_function
 from sklearn_conv._engine.geometry import Geometry
 from sklearn_conv._engine.layer import compute_dtype
+from sklearn_conv._images.array_api import ArrayApiImages
 from sklearn_conv._images.batch import DaskImages, ReadableImages
 from sklearn_conv._images.checks import check_columns, check_images, remember_columns
 from sklearn_conv._images.mistakes import warn_of_mistakes
@@ -257,6 +266,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     example, ``set_params(pooling=None, flatten=False)`` makes a fitted transformer return its
     activated maps. The attributes above keep the values that ``fit`` computed.
 
+    If ``array_api_dispatch`` is set in `sklearn.set_config`, X may be an array of PyTorch or CuPy,
+    on a GPU as well. The fitted arrays and the features are then arrays of this library, on the
+    device of X. A callable ``activation`` receives such arrays. ``n_jobs`` has no effect.
+
     References
     ----------
     A. Saxe et al., "On Random Weights and Unsupervised Feature Learning" (2011).
@@ -382,13 +395,14 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             fit the images, or if the kernels, the maps or the features are too large.
         """
         parameters = check_parameters(self)
-        if callable(self.activation):  # An invalid function raises here, not only in transform.
-            probe = np.ones((2, parameters.n_kernels))
-            with np.errstate(all="ignore"):  # As in transform.
-                parameters.sides[""].function(probe, probe.copy())
         images = check_images(
             self, X, parameters.image_shape, reset=True, ignores_missing=parameters.ignores_missing
         )
+        if callable(self.activation):  # An invalid function raises here, not only in transform.
+            with np.errstate(all="ignore"):  # As in transform.
+                try_function(
+                    parameters.sides[""].function, images.put(np.ones((2, parameters.n_kernels)))
+                )
         owner = type(self).__name__
         is_any = parameters.image_shape == (None, None, None)
         if is_any:
@@ -427,7 +441,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             with step("preprocessing"):
                 folded, offset = patches.preprocessing.fold(kernels)
             with step("bias"):
-                n_biases, bias = parameters.n_biases, self.bias
+                n_biases, bias = parameters.n_biases, from_library(self.bias)
                 if isinstance(bias, str):
                     bias = -patches.thresholds(kernels, n_biases)
         folded = cast_numbers("kernels", folded.reshape(shape), dtype)
@@ -438,10 +452,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         # All steps that can fail are done, so a failed fit leaves the estimator as it was.
         if not is_any:
             remember_columns(self, X, images.shape)
-        self.kernels_ = folded
-        self.offset_ = offset
+        self.kernels_ = images.put(folded)
+        self.offset_ = images.put(offset)
         self.eps_ = patches.preprocessing.eps
-        self.bias_ = bias
+        self.bias_ = images.put(bias)
         self.image_shape_ = (None, None, images.shape[3]) if is_any else images.shape[1:]
         self.maps_shape_ = (None, None, size.maps[2]) if is_any else size.maps
         self.n_features_out_ = size.features
@@ -463,7 +477,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         features : ndarray or Dask array of shape (n, n_features) or (n, rows, columns, f)
             Features of the images; with ``flatten=False``, f features in each cell of the grid.
             The dtype is float64 if X is float64 or has integers wider than 16 bits, else float32.
-            For a Dask array, the result is a lazy Dask array with the same chunks along axis 0.
+            For a Dask array, the result is a lazy Dask array with the same chunks along axis 0. For
+            an array of PyTorch or CuPy and ``array_api_dispatch``, it is such an array.
 
         Warns
         -----
@@ -480,18 +495,23 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             If a parameter or X has a wrong type.
         ValueError
             If a parameter has a wrong value, if X is not a batch of images of the shape seen in
-            ``fit``, or if ``set_output`` requests a table that cannot hold the features.
+            ``fit``, if X is not in the library and on the device of the fitted arrays, or if
+            ``set_output`` requests a table that cannot hold the features.
+        MemoryError
+            If the features, or the windows of a few images, do not fit into memory.
         """
         check_is_fitted(self)
         parameters = check_parameters(self)
-        images = self._check_fitted_images(X, parameters)
-        self._refuse_tables(is_lazy=isinstance(images, DaskImages))
+        images = self._check_fitted_images(X, parameters, "transform")
+        self._refuse_tables(images)
         shape, dtype = self._feature_shape(parameters), compute_dtype(images.dtype)
         if isinstance(images, DaskImages):
             return images.map(self, "transform", self._row_shape(shape), dtype)
         try:
-            out = np.empty((len(images), *shape), dtype)
-        except (MemoryError, ValueError) as error:  # ValueError for more than 2**63 bytes
+            out = images.empty((len(images), *shape), dtype)
+        except Exception as error:
+            if not (isinstance(error, ValueError) or is_out_of_memory(error)):
+                raise  # ValueError means more than 2**63 bytes.
             raise MemoryError(
                 f"{error}: {len(images)} images have {prod(shape)} features each. Compute them in "
                 "batches with transform_batches(X), or choose fewer kernels or cells; "
@@ -499,8 +519,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             ) from None
         computer = BatchComputer(self, parameters, images, dtype)
         for rows in images.batches():
-            computer.compute(rows, out[rows])
-        return out.reshape(len(out), *self._row_shape(shape))
+            computer.compute(rows, out[rows, ...])
+        return namespace(out).reshape(out, (len(images), *self._row_shape(shape)))
 
     def transform_batches(
         self, X: npt.ArrayLike, batch_size: int | None = None
@@ -572,7 +592,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             owner = f"{type(self).__name__}.transform_batches"
             batch_size = check_integer(owner, "batch_size", batch_size, 1)
         parameters = check_parameters(self)
-        images = self._check_fitted_images(X, parameters)
+        images = self._check_fitted_images(X, parameters, "transform_batches")
         if isinstance(images, DaskImages):
             raise TypeError(
                 "transform_batches reads X itself, but X is a Dask array; transform(X) returns the "
@@ -584,9 +604,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         def generate() -> Iterator[tuple[slice, np.ndarray]]:
             computer = BatchComputer(self, parameters, images, dtype)
             for rows in images.batches(length):
-                out = np.empty((rows.stop - rows.start, *shape), dtype)
+                out = images.empty((rows.stop - rows.start, *shape), dtype)
                 computer.compute(rows, out)
-                yield rows, out.reshape(len(out), *self._row_shape(shape))
+                yield rows, namespace(out).reshape(out, (-1, *self._row_shape(shape)))
 
         # The generator is a separate function, so that X is checked before the first batch.
         return generate()
@@ -616,7 +636,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         check_columns(self, input_features)
         parameters = check_parameters(self)
         rows, columns, _, _, n_kernels = self._feature_shape(parameters)
-        names = feature_names(parameters, (rows, columns), len(self._biases), n_kernels)
+        names = feature_names(parameters, (rows, columns), self._n_biases, n_kernels)
         return np.asarray(names, dtype=object)
 
     def output_size(
@@ -683,22 +703,26 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         tags.input_tags.three_d_array = True
         tags.input_tags.allow_nan = self.missing == MISSING
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.array_api_support = True
         return tags
 
     @property
-    def _biases(self) -> np.ndarray:
-        """The biases of each kernel, (n_biases, n_kernels)."""
-        return np.atleast_2d(self.bias_)
+    def _n_biases(self) -> int:
+        """Number of biases of each kernel; ``bias_`` has one axis if there is one."""
+        return self.bias_.shape[0] if self.bias_.ndim == 2 else 1
 
-    def _check_fitted_images(self, X: Any, parameters: Parameters) -> ReadableImages | DaskImages:
-        """Check that X contains images of the shape seen in ``fit``."""
+    def _check_fitted_images(
+        self, X: Any, parameters: Parameters, method: str
+    ) -> ReadableImages | DaskImages:
+        """Check that X contains images of the shape seen in ``fit``, in the same library."""
         owner, shape = type(self).__name__, self.image_shape_
+        require_same_library(owner, method, X, self.kernels_)
         images = check_images(
             self, X, shape, reset=False, ignores_missing=parameters.ignores_missing
         )
         if None in shape:
             sizes, kernels = images.distinct_sizes(), self.kernels_.shape
-            place_on_all(owner, parameters, sizes, kernels, len(self._biases))
+            place_on_all(owner, parameters, sizes, kernels, self._n_biases)
         return images
 
     def _fitted_geometries(self, parameters: Parameters) -> list[Geometry]:
@@ -707,7 +731,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
     def _feature_shape(self, parameters: Parameters) -> tuple[int, int, int, int, int]:
         """Return (grid rows, grid columns, poolings, sides * biases, kernels) of the features."""
-        owner, kernels, n_biases = type(self).__name__, self.kernels_.shape, len(self._biases)
+        owner, kernels, n_biases = type(self).__name__, self.kernels_.shape, self._n_biases
         maps = parameters.pool_grid
         if None in self.image_shape_:
             require_pooling(owner, parameters)
@@ -739,11 +763,11 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
                 otherwise="a callable that returns ",
                 finite=True,
             )
-        kernels = np.asarray(self.kernels)
+        kernels = to_numpy(self.kernels)
         check_channels(kernels.shape, shape[2])
         return kernels
 
-    def _refuse_tables(self, is_lazy: bool) -> None:
+    def _refuse_tables(self, images: ReadableImages | DaskImages) -> None:
         """Raise an error if ``set_output`` requests a table that cannot hold the features."""
         container = getattr(self, "_sklearn_output_config", {}).get(
             "transform", get_config()["transform_output"]
@@ -751,10 +775,12 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         if container == "default":
             return
         remedy = "set_output(transform='default') on this step"
-        if is_lazy:
+        if isinstance(images, DaskImages | ArrayApiImages):
+            kind = "A Dask array" if isinstance(images, DaskImages) else "An array"
+            where = f" in {images.library}" if isinstance(images, ArrayApiImages) else ""
             raise ValueError(
-                f"A Dask array of features does not fit into the {container} table that set_output "
-                f"or set_config requests; use {remedy}."
+                f"{kind} of features{where} does not fit into the {container} table that "
+                f"set_output or set_config requests; use {remedy}."
             )
         if not self.flatten:
             raise ValueError(

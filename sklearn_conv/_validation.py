@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_conv._array_api import from_library
 from sklearn_conv._memory_maps import check_memory_map
 
 
@@ -136,7 +137,7 @@ def check_numbers(
         )
     check_memory_map(value)
     try:
-        array = np.asarray(value)
+        array = np.asarray(from_library(value))
     except ValueError:
         raise ValueError(
             f"The {name!r} parameter of {owner} must be {rule}. Got lists or arrays of unequal "

@@ -1,6 +1,7 @@
 """The documentation agrees with the code: its code runs, and its names and defaults are right."""
 
 import inspect
+import os
 import re
 import tomllib
 from itertools import chain
@@ -8,6 +9,7 @@ from itertools import chain
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
+import sklearn
 from helpers import PAGES, ROOT
 from test_imports import PUBLIC
 
@@ -45,6 +47,7 @@ NEEDED = {
     "reading.md": ["PIL", "tifffile"],
     "scenes.md": ["rasterio", "xarray"],
     "tables.md": ["pyarrow"],
+    "gpu.md": ["torch", "array_api_compat"],
     "satellite.md": ["rasterio"],
     "microscopy.md": ["tifffile", "zarr", "pyarrow"],
 }
@@ -59,15 +62,18 @@ CHOICES = {
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_code_prints_what_the_page_says(page, capsys):
+def test_code_prints_what_the_page_says(page, capsys, monkeypatch):
     """The code blocks of a page run one after the other; each is followed by its output."""
     for needed in NEEDED.get(page.name, []):
         pytest.importorskip(needed, reason=f"{needed} is not installed: .[test]")
     names = {}
+    monkeypatch.setenv("SCIPY_ARRAY_API", os.environ.get("SCIPY_ARRAY_API", "0"))
+    config = sklearn.get_config()
     blocks = r"```python\n(.*?)```\n(?:\n```text\n(.*?)```)?"
     for code, output in re.findall(blocks, page.read_text(), re.DOTALL):
-        with mpl.rc_context({"backend": "agg"}):
+        with mpl.rc_context({"backend": "agg"}), sklearn.config_context(**config):
             exec(compile(code, page.name, "exec"), names)
+            config = sklearn.get_config()
         plt.close("all")
         assert capsys.readouterr().out == output
 
@@ -231,15 +237,17 @@ def test_links_of_the_readme_lead_somewhere_on_a_package_index():
     assert all(f'"{picture}"' in conf for picture in pictures)
 
 
-TESTED = ["plot", "dask", "onnx", "test"]
+TESTED = ["plot", "dask", "onnx", "array-api", "test"]
 
 
 def test_minimum_versions_are_those_of_the_project():
     project = PYPROJECT["project"]
     extras = project["optional-dependencies"]
+    # PyTorch is pinned, and the same in both environments.
     bounds = dict(
         requirement.replace("[array,distributed]", "").split(">=")
         for requirement in [*project["dependencies"], *chain(*map(extras.get, TESTED))]
+        if "==" not in requirement
     )
     lines = (ROOT / "tests" / "minimum.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))

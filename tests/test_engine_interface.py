@@ -1,8 +1,11 @@
 """The interface of engines, for each of them: ``sklearn_conv/_engine/__init__.py`` describes it."""
 
 import warnings
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 import oracle
@@ -12,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import ORDERS, in_order, pairs
 
+from sklearn_conv._array_api import Library, to_numpy
 from sklearn_conv._engine.activation import ACTIVATIONS, Side
+from sklearn_conv._engine.array_api_engine import ArrayApiEngine
 from sklearn_conv._engine.choice import LIBRARY
 from sklearn_conv._engine.geometry import PADDING_MODES, WindowParameters, place_windows
 from sklearn_conv._engine.layer import Layer
@@ -20,10 +25,29 @@ from sklearn_conv._engine.native_engine import NativeEngine
 from sklearn_conv._engine.numpy_engine import NumpyEngine
 from sklearn_conv._engine.pooling import POOLINGS
 
+
+class InTheLibrary:
+    """The engine of the array API, which computes on another device than the processor."""
+
+    def __init__(self, layer):
+        self.library = Library(strict, strict.Device("device1"))
+        names = ("kernels", "offset", "bias")
+        arrays = {name: self.library.put(getattr(layer, name)) for name in names}
+        self.engine = ArrayApiEngine(replace(layer, **arrays))
+
+    def compute(self, images, out, n_jobs=1, advance=lambda n_images: None):
+        features = self.library.put(out)
+        self.engine.compute(self.library.put(images), features, n_jobs, advance)
+        out[...] = to_numpy(features)
+
+
 ENGINES = [NumpyEngine]
 if LIBRARY is not None:
     ENGINES += [partial(NativeEngine, library=LIBRARY, level=level) for level in LIBRARY.levels]
+if find_spec("array_api_strict"):
+    ENGINES += [InTheLibrary]
 engines = pytest.mark.parametrize("engine", ENGINES)
+strict = import_module("array_api_strict") if find_spec("array_api_strict") else None
 RNG = np.random.default_rng(0)
 
 

@@ -1,5 +1,6 @@
 """Run the examples on small data, and on real photographs if `SKLEARN_CONV_DATA` is set."""
 
+import importlib
 import os
 import runpy
 import sys
@@ -70,6 +71,7 @@ PAGES = {
     "plot_defects.py": {"(300, rng)": "(160, rng)", "(700, rng)": "(100, rng)"},
     "plot_few_labels.py": {"[2, 5, 10, 20, 50], 10": "[2, 10], 3"},
     "plot_stacked_layers.py": {"np.arange(1000)": "np.arange(200)", "(5, 9, 13)": "(5,)"},
+    "plot_gpu.py": {"[1, 2, 3], f": "[2, 3], f", "[3, 4, 5]}": "[3, 4]}"},
     "plot_larger_than_memory.py": {"N, N_CLASSES = 6000, 8": "N, N_CLASSES = 2500, 8"},
 }
 """Pages of the gallery, with changes that make them faster; `make docs` runs them unchanged."""
@@ -137,6 +139,16 @@ def test_few_labels_page(gallery):
 def test_two_layers_page(gallery):
     scores = gallery("plot_stacked_layers.py")["scores"]
     assert scores["two layers"].mean() > scores["one, 5 x 5"].mean()
+
+
+def test_gpu_page(gallery, monkeypatch):
+    torch = pytest.importorskip("torch", reason="torch is not installed: .[test]")
+    if not hasattr(importlib.import_module("sklearn.utils._array_api"), "move_estimator_to"):
+        pytest.skip("move_estimator_to is new in scikit-learn 1.9")
+    monkeypatch.setenv("SCIPY_ARRAY_API", "0")  # The page sets it; this restores it.
+    names = gallery("plot_gpu.py")
+    assert isinstance(names["predicted"], torch.Tensor)
+    assert names["same"].mean() > 0.99
 
 
 def test_larger_than_memory_page(gallery):

@@ -17,6 +17,7 @@ PACKAGE = Path(sklearn_conv.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 DEPENDENCIES = {"numpy", "scipy", "sklearn", "joblib", "threadpoolctl"}
 EXTRAS = {
+    "sklearn_conv._array_api": {"array_api_compat", "cupyx", "torch"},
     "sklearn_conv._commands.pictures": {"matplotlib"},
     "sklearn_conv._dask": {"dask"},
     "sklearn_conv._reading.geo_files": {"rasterio"},

@@ -1582,7 +1582,7 @@ def test_battery(alphas):
         # With several alphas, the second check fails in RidgeClassifierCV as well: without a row,
         # all of its weight is missing.
         several = alphas != 1.0
-        if name == "check_array_api_input" or (several and "weight_equivalence" in name):
+        if name.startswith("check_array_api") or (several and "weight_equivalence" in name):
             continue
         check(example)
         n_run += 1

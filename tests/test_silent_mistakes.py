@@ -592,5 +592,5 @@ def test_tensors_with_array_api_dispatch():
         pytest.skip("array_api_dispatch cannot be enabled here")
     assert done.returncode == 0, done.stderr
     in_fit, in_transform = done.stdout.splitlines()
-    assert in_fit == in_transform
+    assert in_fit.startswith(in_transform)
     assert re.search(r"Tensor .*numpy.asarray\(X\).*array_api_dispatch=False", in_fit)

@@ -1,6 +1,7 @@
 """The engine: convolution, activation and pooling of a batch of images.
 
-There are two engines, and ``choice`` chooses one of them. All engines share:
+There are two engines for arrays of NumPy, of which ``choice`` chooses one, and one for arrays of
+other libraries. All engines share:
 
 - ``layer``: the description of what is computed;
 - ``geometry``: find the pixels of each window;
@@ -12,6 +13,9 @@ There are two engines, and ``choice`` chooses one of them. All engines share:
 
 - ``staging``: copy the pixels of a block of windows, so that a matrix product can read them;
 - ``weights``: make the matrix for this product, with rows for constants.
+
+``array_api_engine`` is for arrays of PyTorch and other libraries, on the device on which they are.
+Its arguments ``images`` and ``out`` are such arrays.
 
 ``native_engine`` uses a library in C++, if there is one. It is several times faster:
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,6 +79,12 @@ def activation_sides(activation: str | Callable[[np.ndarray], np.ndarray]) -> Ma
     if isinstance(activation, str):
         return ACTIVATIONS[activation]
     return {"": Side(1, partial(_call, activation))}
+
+
+def user_function(function: Function) -> Callable[[Any], Any]:
+    """Return the user-defined function of a side."""
+    assert isinstance(function, partial)
+    return function.args[0]
 
 
 def _call(

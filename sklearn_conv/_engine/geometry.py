@@ -270,3 +270,15 @@ def pool_cells(length: int, n_cells: int) -> list[Span]:
     """
     starts = [i * length // n_cells for i in range(n_cells)]
     return [(start, max(start + 1, (i + 1) * length // n_cells)) for i, start in enumerate(starts)]
+
+
+def cut_span(whole: Span, length: int) -> list[Span]:
+    """Divide a span into spans of that length; the last one may be shorter.
+
+    Examples
+    --------
+    >>> cut_span((2, 7), 2)
+    [(2, 4), (4, 6), (6, 7)]
+    """
+    start, stop = whole
+    return [(i, min(i + length, stop)) for i in range(start, stop, length)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from sklearn_conv._array_api import namespace
 from sklearn_conv._engine.activation import Function, Side
 from sklearn_conv._engine.geometry import Geometry
 from sklearn_conv._engine.pooling import Pooling
@@ -21,7 +22,7 @@ class Output(NamedTuple):
 
     sign: int
     function: Function
-    constant: np.ndarray | None
+    constant: Any
     """(k,), or None for 0"""
 
 
@@ -33,11 +34,12 @@ class Layer:
     kernels then have zero mean.
     """
 
-    kernels: np.ndarray
-    """(kh, kw, c, k); kernels, offset and bias have the dtype of the computation."""
-    offset: np.ndarray
+    kernels: Any
+    """(kh, kw, c, k); kernels, offset and bias have the dtype of the computation. They are arrays
+    of NumPy, except for `array_api_engine`."""
+    offset: Any
     """(k,)"""
-    bias: np.ndarray
+    bias: Any
     """(n_biases, k)"""
     geometry: Geometry
     sides: Mapping[str, Side]
@@ -49,26 +51,28 @@ class Layer:
     pool_grid: tuple[int, int] = (1, 1)
 
     @property
-    def base(self) -> np.ndarray:
+    def base(self) -> Any:
         """The bias of each kernel that is nearest to 0, (k,).
 
         It is added once, together with the offset. The other biases are larger, so the rounding of
         this sum is no larger than that of their own.
         """
-        nearest = np.abs(self.bias).argmin(axis=0)
-        return np.take_along_axis(self.bias, nearest[np.newaxis], axis=0)[0]
+        xp, base = namespace(self.bias), self.bias[0, :]
+        for i in range(1, self.bias.shape[0]):
+            bias = self.bias[i, :]
+            base = xp.where(xp.abs(bias) < xp.abs(base), bias, base)
+        return base
 
     @property
     def outputs(self) -> list[Output]:
         """The features of each kernel, in their order: the biases of the first side come first."""
-        base = self.base
+        xp, base = namespace(self.bias), self.base
         outputs = []
         for side in self.sides.values():
-            for bias in self.bias:
-                constant = bias - side.sign * base
-                outputs.append(
-                    Output(side.sign, side.function, constant if constant.any() else None)
-                )
+            for i in range(self.bias.shape[0]):
+                constant = self.bias[i, :] - side.sign * base
+                is_needed = bool(xp.any(constant != 0))
+                outputs.append(Output(side.sign, side.function, constant if is_needed else None))
         return outputs
 
 

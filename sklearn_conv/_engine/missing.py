@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise, product
+from math import prod
+from typing import Any
 
 import numpy as np
 
+from sklearn_conv._array_api import kind_of, namespace, to_numpy
 from sklearn_conv._engine.choice import make_engine
 from sklearn_conv._engine.geometry import OUTSIDE, Geometry, Reach, Span, pool_cells
 from sklearn_conv._engine.layer import Layer
@@ -121,15 +124,17 @@ class _CountingEngine(NumpyEngine):
         return n_counted, parts[0] if parts else None
 
 
-def find_missing(images: np.ndarray) -> np.ndarray:
+def find_missing(images: Any) -> np.ndarray:
     """Return whether each image has missing pixels, ``(n, h, w, c) -> (n,)``."""
-    has_missing = np.zeros(len(images), bool)
-    if images.dtype.kind != "f":
+    n, xp = images.shape[0], namespace(images)
+    has_missing = np.zeros(n, bool)
+    if kind_of(images) != "f":
         return has_missing
-    step = max(1, CHECK_BYTES // max(1, images[:1].size))
-    for start in range(0, len(images), step):
-        block = images[start : start + step]
-        has_missing[start : start + step] = np.isnan(block).any(axis=(1, 2, 3))
+    step = max(1, CHECK_BYTES // max(1, prod(images.shape[1:])))
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        block = images[start:stop, ...]
+        has_missing[start:stop] = to_numpy(xp.any(xp.isnan(block), axis=(1, 2, 3)))
     return has_missing
 
 

@@ -29,7 +29,7 @@ from math import prod
 import numpy as np
 from sklearn import get_config
 
-from sklearn_conv._engine.geometry import Geometry, Reach, Span, pool_cells
+from sklearn_conv._engine.geometry import Geometry, Reach, Span, cut_span, pool_cells
 from sklearn_conv._engine.layer import Layer, Output
 from sklearn_conv._engine.pooling import join_parts, join_positions
 from sklearn_conv._engine.staging import (
@@ -80,7 +80,7 @@ class BlockShape:
 
     def rectangles(self, rows: Span, columns: Span) -> list[tuple[Span, Span]]:
         """Divide a rectangle of the map into rectangles of this shape."""
-        return [*product(_cut(rows, self.rows), _cut(columns, self.columns))]
+        return [*product(cut_span(rows, self.rows), cut_span(columns, self.columns))]
 
 
 class NumpyEngine:
@@ -140,7 +140,7 @@ class NumpyEngine:
             _activate(last, responses, responses)
             advance(Fraction(len(block), len(rectangles)))
 
-        blocks = [slice(*span) for span in _cut((0, len(images)), shape.images)]
+        blocks = [slice(*span) for span in cut_span((0, len(images)), shape.images)]
         run_tasks(write, [*product(blocks, rectangles)], self._count_workers(n_jobs, len(images)))
 
     def _compute_cells(
@@ -156,7 +156,7 @@ class NumpyEngine:
         cells = [*product(enumerate(cell_rows), enumerate(cell_columns))]
         rows, columns = (max(b - a for a, b in spans) for spans in (cell_rows, cell_columns))
         shape = self._block_shape(len(images), rows, columns, MIN_POSITIONS)
-        blocks = [slice(*span) for span in _cut((0, len(images)), shape.images)]
+        blocks = [slice(*span) for span in cut_span((0, len(images)), shape.images)]
         workers = self._count_workers(n_jobs, len(images))
 
         def write(part: slice, i: int, j: int, joined: np.ndarray) -> None:
@@ -180,7 +180,7 @@ class NumpyEngine:
         bands = [
             (part, i, j, band)
             for part, ((i, rows), (j, _)) in product(blocks, cells)
-            for band in _cut(rows, -(-(rows[1] - rows[0]) // n_bands))
+            for band in cut_span(rows, -(-(rows[1] - rows[0]) // n_bands))
         ]
 
         def pool_band(part: slice, i: int, j: int, rows: Span) -> np.ndarray:
@@ -358,9 +358,3 @@ def _multiply(patches: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
     """Multiply stacked windows by weights, ``(m, d, positions), (d, k) -> (m * positions, k)``."""
     out = out.reshape(len(patches), -1, matrix.shape[1])
     np.matmul(patches.transpose(0, 2, 1), matrix, out=out)
-
-
-def _cut(whole: Span, length: int) -> list[Span]:
-    """Divide a span into spans of that length; the last one may be shorter."""
-    start, stop = whole
-    return [(i, min(i + length, stop)) for i in range(start, stop, length)]

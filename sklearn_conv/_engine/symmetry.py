@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from sklearn_conv._array_api import namespace
 from sklearn_conv._engine.choice import Engine, make_engine
 from sklearn_conv._engine.geometry import Geometry
 from sklearn_conv._engine.layer import Layer
@@ -25,9 +26,17 @@ class View(NamedTuple):
     n_turns: int = 0
     """Number of turns by 90 degrees, after mirroring."""
 
-    def apply(self, images: np.ndarray) -> np.ndarray:
-        """Mirror and turn images, or maps, ``(n, h, w, ...)``, without a copy."""
-        return np.rot90(images[:, :, ::-1] if self.is_mirrored else images, self.n_turns, (1, 2))
+    def apply(self, images: Any) -> Any:
+        """Mirror and turn images, or maps, ``(n, h, w, ...)``; arrays of NumPy are not copied."""
+        xp = namespace(images)
+        if self.is_mirrored:
+            images = xp.flip(images, axis=2)
+        if self.n_turns == 2:
+            return xp.flip(images, axis=(1, 2))
+        if self.is_transposed:
+            order = (0, 2, 1, *range(3, images.ndim))
+            images = xp.flip(xp.permute_dims(images, order), axis=1 if self.n_turns == 1 else 2)
+        return images
 
     def undo(self, images: np.ndarray) -> np.ndarray:
         """Undo `apply`, without a copy."""

@@ -11,8 +11,9 @@ import numpy as np
 from sklearn import get_config
 from sklearn.utils import assert_all_finite
 
+from sklearn_conv._array_api import kind_of, namespace, to_numpy
 from sklearn_conv._memory_maps import check_memory_map
-from sklearn_conv._validation import is_integer
+from sklearn_conv._validation import cast_numbers, is_integer
 
 RULE = (
     "X must be a batch of images of one size: an array of finite real numbers of shape "
@@ -53,6 +54,10 @@ class Images:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def put(self, array: np.ndarray) -> Any:
+        """Return an array where the images are computed."""
+        return array
 
     def distinct_sizes(self) -> dict[tuple[int, int], int]:
         """Return the numbers of rows and columns that images have, and the first such image."""
@@ -100,6 +105,14 @@ class ReadableImages(Images, ABC):
     def sample(self, rng: np.random.RandomState) -> ReadableImages:
         """Return the images from which training patches are drawn: all of them."""
         return self
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """Return an array for features, where the images are."""
+        return np.empty(shape, dtype)
+
+    def cast(self, name: str, array: Any, dtype: np.dtype) -> Any:
+        """Cast a fitted array to the dtype of the computation; ``name`` is for error messages."""
+        return cast_numbers(name, array, dtype)
 
     def _bytes_per_image(self, more_bytes: int) -> int:
         return prod(self.shape[1:]) * self.dtype.itemsize + more_bytes
@@ -218,17 +231,16 @@ def check_finite(values: np.ndarray, first: int = 0, ignores_missing: bool = Fal
     return has_missing
 
 
-def find_not_finite(images: np.ndarray, ignores_missing: bool = False) -> np.ndarray:
+def find_not_finite(images: Any, ignores_missing: bool = False) -> np.ndarray:
     """Return the indices of the images that contain infinity, or NaN if it is not ignored."""
-    if images.dtype.kind != "f":
+    if kind_of(images) != "f":
         return np.empty(0, int)
-    axes = tuple(range(1, images.ndim))
-    is_bad = [
-        np.isinf(images[block]).any(axis=axes)
-        if ignores_missing
-        else ~np.isfinite(images[block]).all(axis=axes)
-        for block in _blocks(images)
-    ]
+    xp, axes = namespace(images), tuple(range(1, images.ndim))
+    is_bad = []
+    for rows in _blocks(images):
+        block = images[rows, ...]
+        is_wrong = xp.isinf(block) if ignores_missing else xp.logical_not(xp.isfinite(block))
+        is_bad.append(to_numpy(xp.any(is_wrong, axis=axes)))
     return np.flatnonzero(np.concatenate(is_bad))
 
 
@@ -247,9 +259,10 @@ def not_finite(problem: str, images: np.ndarray, name: str = "X") -> ValueError:
     )
 
 
-def _blocks(values: np.ndarray) -> Iterator[slice]:
-    step = max(1, CHECK_BYTES // max(1, values[0].nbytes))
-    return (slice(start, start + step) for start in range(0, len(values), step))
+def _blocks(values: Any) -> Iterator[slice]:
+    step = max(1, CHECK_BYTES // max(1, WIDEST * prod(values.shape[1:])))
+    n = values.shape[0]
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
 def fill_masked(images: np.ma.MaskedArray) -> np.ndarray:

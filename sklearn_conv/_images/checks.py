@@ -9,10 +9,15 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn import get_config
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
+from sklearn_conv._array_api import check_convertible, follows_library, library_name
+from sklearn_conv._images.array_api import (
+    ArrayApiImages,
+    check_finite_tensor,
+    check_tensor,
+)
 from sklearn_conv._images.batch import (
     RULE,
     WIDEST,
@@ -69,8 +74,11 @@ def check_images(
     kind: type[ReadableImages | DaskImages]
     if ignores_missing and isinstance(X, list | tuple) and any(map(np.ma.is_masked, X)):
         X = np.ma.stack(X)
+    values: Any
     if is_dask(X):
         kind, values = DaskImages, _check_dask(X)
+    elif follows_library(X):
+        kind, values = ArrayApiImages, _check_tensor(X)
     elif _is_lazy(X) or (ignores_missing and np.ma.is_masked(X)):
         kind, values = StoredImages, _check_lazy(X)
     else:
@@ -79,20 +87,23 @@ def check_images(
         kind = StoredImages if isinstance(X, np.memmap) else ArrayImages
         values = _as_numbers(estimator, X)
     if 0 in values.shape:
-        raise ValueError(f"X of shape {values.shape} has an empty axis. {RULE}")
+        raise ValueError(f"X of shape {tuple(values.shape)} has an empty axis. {RULE}")
     may_have_missing = ignores_missing
     if kind is ArrayImages:
         may_have_missing = check_finite(values, ignores_missing=ignores_missing)
-    shape, ndim = (*values.shape[1:], 1)[:3], len(values.shape)
+    elif kind is ArrayApiImages:
+        may_have_missing = check_finite_tensor(values, ignores_missing)
+    X_shape = tuple(values.shape)
+    shape, ndim = (*X_shape[1:], 1)[:3], len(X_shape)
     if ndim > 2 and expected not in (None, shape):
-        raise ValueError(_other_shape(estimator, values.shape, shape, expected, reset))
-    if ndim == 2 and not reset and values.shape[1] != estimator.n_features_in_:
-        raise ValueError(_other_length(estimator, values.shape))
+        raise ValueError(_other_shape(estimator, X_shape, shape, expected, reset))
+    if ndim == 2 and not reset and X_shape[1] != estimator.n_features_in_:
+        raise ValueError(_other_length(estimator, X_shape))
     if ndim > 2 and reset:
-        warn_of_layout(values.shape, shape)
+        warn_of_layout(X_shape, shape)
     if not reset and not hasattr(X, "columns"):
-        remember_columns(estimator, X, values.shape, reset=False)
-    images = kind(values, _shape_of_rows(values.shape[1], expected) if ndim == 2 else shape)
+        remember_columns(estimator, X, X_shape, reset=False)
+    images = kind(values, _shape_of_rows(X_shape[1], expected) if ndim == 2 else shape)
     images.ignores_missing, images.may_have_missing = ignores_missing, may_have_missing
     return images
 
@@ -106,10 +117,9 @@ def _check_any(
         images = check_unequal(X, ignores_missing)
     else:
         images = check_images(estimator, X, None, reset=True, ignores_missing=ignores_missing)
-        if len(images.values.shape) == 2:
-            raise ValueError(
-                f"X of shape {images.values.shape} contains one image in each row. {UNEQUAL_RULE}"
-            )
+        X_shape = tuple(images.values.shape)
+        if len(X_shape) == 2:
+            raise ValueError(f"X of shape {X_shape} contains one image in each row. {UNEQUAL_RULE}")
     if expected[2] not in (None, images.shape[3]):
         hint = _what_channels_need(images.shape[3], expected[2] or 0)
         raise ValueError(
@@ -138,11 +148,21 @@ def _is_lazy(X: Any) -> bool:
     """Return whether X is an array of another library, such as zarr, that is read by slicing."""
     if isinstance(X, np.ndarray | np.generic) or hasattr(X, "columns") or issparse(X):
         return False
+    if library_name(X):
+        return False
     try:
         np.dtype(X.dtype)
     except (AttributeError, TypeError):
         return False
     return isinstance(getattr(X, "shape", None), tuple) and hasattr(type(X), "__getitem__")
+
+
+def _check_tensor(X: Any) -> Any:
+    try:
+        _check_kind(check_tensor(X))
+    except (TypeError, ValueError) as error:
+        raise _with_rule(error) from error
+    return X
 
 
 def _check_dask(X: Any) -> Any:
@@ -180,7 +200,7 @@ def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
             if strings:
                 raise TypeError(f"X has columns of strings{_what_strings_need(strings)}")
         else:
-            _refuse_tensors(X)
+            check_convertible(X)
             _check_kind(X)
         images = check_array(
             X,
@@ -271,19 +291,6 @@ def _check_kind(X: Any) -> None:
         )
     if ndim > 4:
         raise ValueError(f"X has {ndim} axes, shape {X.shape}.")
-
-
-def _refuse_tensors(X: Any) -> None:
-    """Raise an error for tensors, which scikit-learn passes through with `array_api_dispatch`."""
-    if not get_config()["array_api_dispatch"] or isinstance(X, np.ndarray | np.generic):
-        return
-    libraries = {kind.__module__.partition(".")[0] for kind in type(X).__mro__}
-    if "torch" in libraries or hasattr(X, "__array_namespace__"):
-        raise TypeError(
-            f"X is a {type(X).__name__} of {type(X).__module__.partition('.')[0]}, but features "
-            "are computed from NumPy arrays. Pass numpy.asarray(X), or X.numpy(force=True) for a "
-            "tensor of PyTorch; or set array_api_dispatch=False in sklearn.set_config."
-        )
 
 
 def _first_strings(X: Any) -> list[str]:

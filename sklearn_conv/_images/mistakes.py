@@ -35,10 +35,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from sklearn_conv._array_api import namespace, take_pixels, to_numpy
 from sklearn_conv._engine.missing import find_missing
 from sklearn_conv._images.batch import (
     ArrayImages,
@@ -132,13 +133,13 @@ def warn_of_mistakes(
     return _describe(pixels)
 
 
-def sample_pixels(images: np.ndarray) -> np.ndarray:
+def sample_pixels(images: Any) -> np.ndarray:
     """Return a few thousand evenly spread pixels, ``(n, h, w, c) -> (pixels, c)``."""
     *axes, c = images.shape
     n_places = max(MIN_PLACES, N_VALUES // c)
     if np.prod(axes, dtype=float) <= n_places:
-        return images.reshape(-1, c)
-    return images[_spread_places(tuple(axes), n_places)]
+        return to_numpy(images).reshape(-1, c)
+    return take_pixels(images, *_spread_places(tuple(axes), n_places))
 
 
 @lru_cache(maxsize=8)
@@ -225,17 +226,21 @@ def warn_of_units(seen: Values, values: Values, n_images: int) -> bool:
 
 
 def warn_of_overflow(
-    features: np.ndarray, images: np.ndarray, numbers: Sequence[int], ignores_missing: bool
+    features: Any, images: Any, numbers: Sequence[int], ignores_missing: bool
 ) -> None:
     """Warn if some features are not finite; ``images`` are those of the features, X[numbers].
 
     If missing pixels are ignored, cells without windows are NaN.
     """
     # If the sum is finite, as in the usual case, the features need not be searched.
-    if np.isfinite(features.sum()) or np.isfinite([features.min(), features.max()]).all():
+    xp = namespace(features)
+    if bool(xp.isfinite(xp.sum(features))):
         return
-    if ignores_missing and not np.isinf(features).any():
-        has_nan = np.isnan(features).any(axis=tuple(range(1, features.ndim)))
+    if bool(xp.isfinite(xp.min(features))) and bool(xp.isfinite(xp.max(features))):
+        return
+    if ignores_missing and not bool(xp.any(xp.isinf(features))):
+        axes = tuple(range(1, features.ndim))
+        has_nan = to_numpy(xp.any(xp.isnan(features), axis=axes))
         if find_missing(images)[has_nan].all():
             return
     bad = np.asarray(numbers)[find_not_finite(images)]
@@ -257,7 +262,7 @@ class TransformWatch:
         self._has_warned_of_fill = False
         self._has_warned_of_units = False
 
-    def look(self, images: np.ndarray) -> None:
+    def look(self, images: Any) -> None:
         """Look at a batch, (b, h, w, c)."""
         if self._has_warned_of_fill and self._has_warned_of_units:
             return
@@ -268,7 +273,7 @@ class TransformWatch:
         if self._seen and not self._has_warned_of_units and _may_differ(self._seen, values):
             found = _describe_values(values)
             if found is not None:
-                self._has_warned_of_units = warn_of_units(self._seen, found, len(images))
+                self._has_warned_of_units = warn_of_units(self._seen, found, images.shape[0])
 
 
 def _may_differ(seen: Values, values: np.ndarray) -> bool:

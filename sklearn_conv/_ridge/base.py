@@ -13,10 +13,23 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
+from sklearn.utils import Tags, check_X_y
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from sklearn_conv._array_api import (
+    Library,
+    check_convertible,
+    check_table,
+    follows_library,
+    from_library,
+    kind_of,
+    library_name,
+    require_same_library,
+)
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps
 from sklearn_conv._memory_maps import check_memory_map
+from sklearn_conv._ridge.array_api_moments import ArrayApiMoments
+from sklearn_conv._ridge.array_api_solving import predict_on_device, solve_on_device
 from sklearn_conv._ridge.moments import Moments, Rows
 from sklearn_conv._ridge.solving import Search, Solution, solve
 from sklearn_conv._validation import check_numbers, is_dask, parameter_error
@@ -24,6 +37,10 @@ from sklearn_conv._versions import API_LINK
 
 SOLVED_ATTRIBUTES = {"coef_", "intercept_", "alpha_", "best_score_", "mean_", "scale_"}
 """Fitted attributes that exist only if the model is solved."""
+
+
+NUMPY = np.zeros(0, np.float32)
+"""Array that stands for the library of models without an array that says where they are."""
 
 
 class RidgeBase(CallbackSupportMixin, BaseEstimator):
@@ -59,11 +76,12 @@ class StreamingRidgeBase(RidgeBase, ABC):
         "sums_",
         "n_features_in_",
         "feature_names_in_",
+        "_like",
         "_solution",
     }
 
     alphas: Any
-    sums_: Moments
+    sums_: Moments | ArrayApiMoments
     _solution: Solution | None
 
     # What a subclass defines:
@@ -146,8 +164,10 @@ class StreamingRidgeBase(RidgeBase, ABC):
                     "same features."
                 )
             changed = self._join(other)
-            self._require_sums().merge(other._require_sums())
-            self.__dict__.update(changed)
+            sums, other_sums = self._require_sums(), other._require_sums()
+            require_same_library(kind, "merge", other_sums.mean, sums.mean)
+            sums.merge(other_sums)
+            self._set_attributes(changed, reset=True)
             self._solution = None
         return self
 
@@ -190,6 +210,11 @@ class StreamingRidgeBase(RidgeBase, ABC):
         """Return whether rows have been added; the solution may still have to be computed."""
         return "_solution" in vars(self)  # This attribute is set last.
 
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.array_api_support = True
+        return tags
+
     def __dir__(self) -> list[str]:
         """List all attributes; list those of the solution only if the model is solved.
 
@@ -207,8 +232,12 @@ class StreamingRidgeBase(RidgeBase, ABC):
         """Return plain data, so that files refer to no class of this package but the estimator."""
         with self._lock():
             state = {**super().__getstate__()}
-            if "sums_" in state:
+            if "sums_" in state and self._has_own_sums():
                 state["sums_"] = self.sums_.to_dict()
+            else:
+                state.pop("sums_", None)
+            if state.get("_solution") is not None:
+                state["_solution"] = state["_solution"].move(Library.of(self._place()))
         state.pop("_locks", None)
         if state.get("_solution") is not None:
             state["_solution"] = state["_solution"]._asdict()
@@ -217,7 +246,8 @@ class StreamingRidgeBase(RidgeBase, ABC):
     def __setstate__(self, state: dict[str, Any]) -> None:
         restored = {**state}
         if "sums_" in restored:
-            restored["sums_"] = Moments.from_dict(restored["sums_"])
+            kind = ArrayApiMoments if "keys" in restored["sums_"] else Moments
+            restored["sums_"] = kind.from_dict(restored["sums_"])
         if restored.get("_solution") is not None:
             restored["_solution"] = Solution(**restored["_solution"])
         super().__setstate__(restored)
@@ -247,13 +277,20 @@ class StreamingRidgeBase(RidgeBase, ABC):
         # No lock is needed to read the solution of a solved model.
         solution = self._solution
         if solution is not None and solution.search == search:
+            if Library.of(solution.coef) != Library.of(self._place()):
+                self._solution = solution = solution.move(Library.of(self._place()))
             return solution
         with self._lock():
             # Another thread, or a signal handler during this loop, may have solved the model.
             while (solution := self._solution) is None or solution.search != search:
                 moments = self._require_sums()
                 n_writes = moments.begin_solving()
-                self._solution = solve(moments, n_writes, self._get_classes(), search)
+                classes = self._get_classes()
+                self._solution = (
+                    solve(moments, n_writes, classes, search)
+                    if isinstance(moments, Moments)
+                    else solve_on_device(moments, classes, search)
+                )
                 if moments.n_writes != n_writes:
                     self._solution = None  # A signal handler has changed the moments.
             return solution
@@ -267,13 +304,31 @@ class StreamingRidgeBase(RidgeBase, ABC):
         except Exception as error:
             raise NotFittedError(str(error)) from error
 
-    def _require_sums(self) -> Moments:
+    def _require_sums(self) -> Any:
         if not hasattr(self, "sums_"):
             raise ValueError(
                 "The sums_ of this model were deleted, so it can only predict; to add rows or to "
                 "choose other alphas, fit again."
             )
+        if not self._has_own_sums():
+            raise ValueError(
+                f"The sums_ of this model are in {Library.of(self.sums_.mean)}, because "
+                "move_estimator_to has only moved what predict needs; to add rows or to choose "
+                "other alphas, use the model before it was moved, or fit again."
+            )
         return self.sums_
+
+    def _place(self) -> Any:
+        """Return an array of the library and the device of the model.
+
+        It is an attribute, because move_estimator_to of scikit-learn moves attributes, but not the
+        arrays in the sums and the solution.
+        """
+        return vars(self).get("_like", NUMPY)
+
+    def _has_own_sums(self) -> bool:
+        """Return whether the sums are where the model is."""
+        return Library.of(self.sums_.mean) == Library.of(self._place())
 
     def _add_rows(
         self, X: Any, y: Any, sample_weight: Any, options: dict[str, Any], reset: bool
@@ -282,6 +337,9 @@ class StreamingRidgeBase(RidgeBase, ABC):
         # All checks are made before the sums change, so an invalid batch does not change them.
         self._check_parameters()
         earlier = None if reset else self._require_sums()
+        if earlier is not None and not is_dask(X):
+            require_same_library(type(self).__name__, "partial_fit", X, earlier.mean)
+        y = from_library(y)
         targets, check_rows = self._prepare(y, options)
         if is_dask(X):
             batch = self._sum_chunks(X, targets, sample_weight, check_rows, reset)
@@ -291,17 +349,38 @@ class StreamingRidgeBase(RidgeBase, ABC):
             else:
                 earlier.merge(batch)
         else:
-            check = partial(validate_data, self, reset=reset)
+            check = partial(self._validate, reset=reset)
             rows = check_rows(X, targets, sample_weight, check)
-            if not len(rows.rows):
+            if not rows.rows.shape[0]:
                 raise weight_error(type(self).__name__, "that are not all zero", sample_weight)
             changed = self._admit(y, rows.targets, reset, options)
             if earlier is None:
-                n_features, dtype = rows.rows.shape[1], rows.rows.dtype
-                earlier = self.sums_ = self._make_moments(n_features, dtype, rows.targets)
+                earlier = self.sums_ = self._make_moments_like(rows)
+                self._like = Library.of(rows.rows).zeros((0,), rows.rows.dtype)
             earlier.add(rows)
         self._set_attributes(changed, reset)
         self._solution = None
+
+    def _validate(self, X: Any, *targets: Any, reset: bool, **options: Any) -> Any:
+        """Check rows, and targets if they are passed, as `validate_data` does."""
+        if not follows_library(X):
+            check_convertible(X)
+            return validate_data(self, X, *targets, reset=reset, **options)
+        check_table(X)
+        # scikit-learn needs an array for its checks of names and columns; this one takes no memory.
+        stand_in = np.broadcast_to(np.float32(0), (1, X.shape[1]))
+        validate_data(self, stand_in, skip_check_array=True, reset=reset)
+        if not targets:
+            return X
+        return X, check_X_y(np.zeros((X.shape[0], 1), np.float32), *targets, **options)[1]
+
+    def _make_moments_like(self, rows: Rows) -> Moments | ArrayApiMoments:
+        """Return moments without rows, where the rows are."""
+        if not library_name(rows.rows):
+            return self._make_moments(rows.rows.shape[1], rows.rows.dtype, rows.targets)
+        if rows.targets.ndim == 2:
+            return ArrayApiMoments(rows.rows, None, rows.targets.shape[1])
+        return ArrayApiMoments(rows.rows, np.array([]), 0)
 
     def _sum_chunks(
         self, X: Any, y: Any, sample_weight: Any, check_rows: Callable[..., Rows], reset: bool
@@ -323,15 +402,18 @@ class StreamingRidgeBase(RidgeBase, ABC):
         check_dask_rows(X)
         return map_rows(self._without_sums(), method, X, shape, dtype)
 
-    def _predict(self, X: Any) -> tuple[np.ndarray, Solution]:
+    def _predict(self, X: Any, method: str) -> tuple[Any, Solution]:
         """Return the predicted targets ``(n, k)``, and the solution with which they were computed.
 
         Another thread may add rows to the model at the same time.
         """
         require_unmasked(X)
-        rows = validate_data(self, X, dtype="numeric", reset=False)
+        require_same_library(type(self).__name__, method, X, self._place())
+        rows = self._validate(X, dtype="numeric", reset=False)
         check_features(rows)
         solution = self._solve()
+        if library_name(rows):
+            return predict_on_device(solution, rows), solution
         return solution.predict(rows), solution
 
     def _without_sums(self) -> Self:
@@ -369,9 +451,9 @@ def _count(values: Any) -> int | None:
     return shape[0] if shape else None
 
 
-def check_features(X: np.ndarray) -> None:
+def check_features(X: Any) -> None:
     """Raise an error if features are not numbers."""
-    if X.dtype.kind not in "biuf":
+    if kind_of(X) not in "biuf":
         raise TypeError(f"X has dtype {X.dtype}; convert it to numbers first.")
 
 
@@ -390,7 +472,12 @@ def weight_error(owner: str, rule: str, sample_weight: Any) -> Exception:
     return parameter_error(ValueError, owner, "sample_weight", f"numbers {rule}", sample_weight)
 
 
-def drop_unused(rows: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Rows:
+def drop_unused(rows: Any, targets: np.ndarray, weights: np.ndarray) -> Rows:
     """Return the rows whose weight is above 0."""
-    used = weights > 0
-    return Rows(rows, targets, weights) if used.all() else Rows(rows, targets, weights).take(used)
+    used = np.flatnonzero(weights > 0)
+    if len(used) == len(weights):
+        return Rows(rows, targets, weights)
+    if library_name(rows):
+        library = Library.of(rows)
+        return Rows(library.xp.take(rows, library.put(used), axis=0), targets[used], weights[used])
+    return Rows(rows, targets, weights).take(used)

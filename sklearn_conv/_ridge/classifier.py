@@ -13,6 +13,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted, check_X_y, column_or_1d
 
+from sklearn_conv._array_api import Library, from_library, to_numpy
 from sklearn_conv._callbacks import with_callbacks
 from sklearn_conv._ridge.base import (
     StreamingRidgeBase,
@@ -35,6 +36,9 @@ from sklearn_conv._ridge.solving import Search, check_strengths
 from sklearn_conv._validation import is_dask, is_finite, parameter_error
 
 OWNER = "StreamingRidgeClassifier"
+
+NAMES = "OUS"
+"""Kinds of dtypes of labels that only NumPy has."""
 
 
 class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
@@ -121,6 +125,11 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
     Integer labels are exact: labels that differ stay different. An error is raised for labels of
     several batches that no dtype of NumPy holds together, for example -1 and ``2**63``, and for
     floats beyond ``2**53``.
+
+    If ``array_api_dispatch`` is set in `sklearn.set_config`, X may be an array of PyTorch or CuPy,
+    on a GPU as well. The sums, the fitted arrays and the predictions are then on its device; labels
+    that are strings stay arrays of NumPy. The sample of more than 2,000 rows is then decided by the
+    numbers of the rows, and so depends on their order.
 
     Several threads may share a model. Threads that add rows or solve the model wait for each other.
     While rows are added to a solved model, other threads predict with its last solution, without
@@ -288,7 +297,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         if is_dask(X):
             shape = () if len(self.classes_) == 2 else (len(self.classes_),)
             return self._map_chunks("decision_function", X, shape, np.float64)
-        scores, _ = self._predict(X)
+        scores, _ = self._predict(X, "decision_function")
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
     def predict(self, X: Any) -> Any:
@@ -307,12 +316,14 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         check_is_fitted(self)
         if is_dask(X):
             return self._map_chunks("predict", X, (), self.classes_.dtype)
-        scores, solution = self._predict(X)
+        scores, solution = self._predict(X, "predict")
         assert solution.classes is not None
-        is_binary = scores.shape[1] == 1
-        return solution.classes[
-            (scores[:, 0] > 0).astype(int) if is_binary else scores.argmax(axis=1)
-        ]
+        library, is_binary = Library.of(scores), scores.shape[1] == 1
+        xp = library.xp
+        codes = xp.astype(scores[:, 0] > 0, xp.int32) if is_binary else xp.argmax(scores, axis=1)
+        if solution.classes.dtype.kind in NAMES:
+            return solution.classes[to_numpy(codes)]
+        return xp.take(library.put(solution.classes), codes, axis=0)
 
     def score(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> float:
         """Return the accuracy of the predictions for X.
@@ -336,6 +347,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
             from sklearn_conv._dask import dask
 
             predicted, y = dask.compute(predicted, y)
+        y, predicted, sample_weight = map(from_library, (y, predicted, sample_weight))
         return accuracy_score(y, predicted, sample_weight=sample_weight)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -383,15 +395,15 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         batch_classes = np.unique(targets)
         given = options.get("classes")
         if given is not None:
-            given = np.unique(column_or_1d(given))
+            given = np.unique(column_or_1d(from_library(given)))
             check_exact(given)
-            if not reset and given.tolist() != self.classes_.tolist():
+            if not reset and given.tolist() != self._labels.tolist():
                 raise ValueError(
                     f"classes={show_labels(given)} differ from the classes of earlier rows, "
-                    f"{show_labels(self.classes_)}; pass classes in the first call of partial_fit "
+                    f"{show_labels(self._labels)}; pass classes in the first call of partial_fit "
                     "only."
                 )
-        known = given if reset else self.classes_
+        known = given if reset else self._labels
         is_fixed = given is not None if reset else self._has_fixed_classes
         if known is None:
             classes = batch_classes
@@ -416,32 +428,42 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
 
     def _set_attributes(self, changed: dict[str, Any], reset: bool) -> None:
         # A signal handler may have added rows of other classes during this call.
+        classes = changed["classes_"]
         if not reset:
-            changed = {**changed, "classes_": union_labels(self.classes_, changed["classes_"])}
-        super()._set_attributes(changed, reset)
+            classes = union_labels(self._labels, classes)
+        library = Library.of(self._place())
+        if library.xp is not np and classes.dtype.kind not in NAMES:
+            classes = library.put(classes)
+        super()._set_attributes({**changed, "classes_": classes}, reset)
 
     def _join(self, other: Self) -> dict[str, Any]:
         """Check the classes of two models, and return those of the merged model."""
-        _check_kinds(other.classes_, self.classes_)
-        classes = union_labels(self.classes_, other.classes_)
+        _check_kinds(other._labels, self._labels)
+        classes = union_labels(self._labels, other._labels)
         for model in (self, other):
-            if model._has_fixed_classes and len(model.classes_) < len(classes):
-                unknown = [*{*classes.tolist()} - {*model.classes_.tolist()}]
+            if model._has_fixed_classes and len(model._labels) < len(classes):
+                unknown = [*{*classes.tolist()} - {*model._labels.tolist()}]
                 raise ValueError(
                     f"The models cannot be merged: one has the classes {show_labels(unknown)}, "
-                    f"which are not among {show_labels(model.classes_)}, the classes passed "
+                    f"which are not among {show_labels(model._labels)}, the classes passed "
                     "in the first call of partial_fit of the other."
                 )
         is_fixed = self._has_fixed_classes or other._has_fixed_classes
         return {"classes_": classes, "_has_fixed_classes": is_fixed}
 
     def _get_classes(self) -> np.ndarray:
-        if len(self.classes_) < 2:
+        labels = self._labels
+        if len(labels) < 2:
             raise ValueError(
                 f"{OWNER} needs rows of at least 2 classes, but y has 1 class so far: "
-                f"{show_label(self.classes_.tolist()[0])}."
+                f"{show_label(labels.tolist()[0])}."
             )
-        return self.classes_
+        return labels
+
+    @property
+    def _labels(self) -> np.ndarray:
+        """The class labels as an array of NumPy."""
+        return to_numpy(self.classes_)
 
 
 def _check_rows(
@@ -458,7 +480,7 @@ def _check_rows(
     rows, labels = (check or check_X_y)(X, y, dtype="numeric")
     check_features(rows)
     check_labels(labels)
-    weights = check_weights(OWNER, sample_weight, len(rows))
+    weights = check_weights(OWNER, sample_weight, rows.shape[0])
     if class_weight is not None:
         classes, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
         if class_weight == "balanced":
@@ -476,7 +498,7 @@ def _balance(classes: np.ndarray, counts: np.ndarray) -> dict[Any, float]:
 
 def _check_kinds(labels: np.ndarray, known: np.ndarray) -> None:
     """Raise an error if only one of the arrays has strings; NumPy would cast the numbers."""
-    if (known.dtype.kind in "OUS") != (labels.dtype.kind in "OUS"):
+    if (known.dtype.kind in NAMES) != (labels.dtype.kind in NAMES):
         raise ValueError(
             "Class labels must be all strings or all numbers, but y has the label "
             f"{show_label(labels.tolist()[0])}, and {show_label(known.tolist()[0])} is a known "

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from sklearn_conv._array_api import require_numpy
 from sklearn_conv._callbacks import fit_steps, with_callbacks
 from sklearn_conv._parameters import check_random_state, make_generator
 from sklearn_conv._ridge.base import RidgeBase, require_unmasked
@@ -522,6 +523,7 @@ def _check_arrays(owner: str, *arrays: Any) -> None:
                 f"{name}.compute() if the rows fit into memory, or use StreamingRidge or "
                 "StreamingRidgeClassifier, which accept Dask arrays."
             )
+        require_numpy(owner, array, name)
         dtype = getattr(array, "dtype", None)
         if name == "X" and isinstance(dtype, np.dtype) and dtype.kind not in "biufcO":
             raise TypeError(f"X has dtype {dtype}; convert it to numbers first.")

@@ -76,6 +76,11 @@ def mark_repeats(keys: np.ndarray, start: int, slots: np.ndarray) -> tuple[np.nd
     return keys, slots
 
 
+def number_keys(start: int, n: int) -> np.ndarray:
+    """Return hashes ``(n,)`` of the numbers of rows, the first of which is ``start``."""
+    return _mix(np.arange(start + 1, start + n + 1, dtype=np.uint64))
+
+
 def draw_again(keys: np.ndarray, start: int, highest: int) -> np.ndarray:
     """Return other random keys up to ``highest``, which depend on ``start``."""
     fractions = (_mix(keys ^ _mix(np.array([start + 1], np.uint64))) >> np.uint64(11)) * 2.0**-53

@@ -79,6 +79,14 @@ def align_labels(*arrays: np.ndarray) -> list[np.ndarray]:
     return [array.astype(dtype, copy=False) if len(array) else array for array in arrays]
 
 
+def match_labels(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return 1 where a label is a class, else 0, ``(n,), (k,) -> (n, k)``."""
+    if not len(labels):
+        return np.zeros((0, len(classes)))
+    labels, classes = align_labels(labels, classes)
+    return (labels[:, np.newaxis] == classes).astype(np.float64)
+
+
 def union_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the sorted labels that are in at least one array; an empty array has no dtype."""
     if not len(first) or not len(second):

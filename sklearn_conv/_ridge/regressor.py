@@ -11,6 +11,7 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, check_X_y
 
+from sklearn_conv._array_api import from_library
 from sklearn_conv._callbacks import with_callbacks
 from sklearn_conv._ridge.base import (
     StreamingRidgeBase,
@@ -219,7 +220,7 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
         if is_dask(X):
             shape = () if self._is_single else (self._n_targets,)
             return self._map_chunks("predict", X, shape, np.float64)
-        predicted, _ = self._predict(X)
+        predicted, _ = self._predict(X, "predict")
         return predicted[:, 0] if self._is_single else predicted
 
     def score(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> float:
@@ -244,13 +245,14 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
             from sklearn_conv._dask import dask
 
             predicted, y = dask.compute(predicted, y)
+        y, predicted, sample_weight = map(from_library, (y, predicted, sample_weight))
         return r2_score(y, predicted, sample_weight=sample_weight)
 
     @property
     def coef_(self) -> np.ndarray:
         """Coefficients of the features."""
         coef = super().coef_
-        return coef[0] if self._is_single else coef
+        return coef[0, ...] if self._is_single else coef
 
     @property
     def intercept_(self) -> float | np.ndarray:
@@ -324,5 +326,5 @@ def _check_rows(
             f"The 'y' parameter of {OWNER} must be an array of real numbers. Got dtype "
             f"{targets.dtype} instead."
         )
-    weights = check_weights(OWNER, sample_weight, len(rows))
-    return drop_unused(rows, targets.reshape(len(rows), -1).astype(np.float64), weights)
+    weights = check_weights(OWNER, sample_weight, rows.shape[0])
+    return drop_unused(rows, targets.reshape(rows.shape[0], -1).astype(np.float64), weights)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import blas, lapack
 
+from sklearn_conv._array_api import Library, to_numpy
 from sklearn_conv._ridge.blocks import row_blocks
 from sklearn_conv._ridge.leave_one_out import (
     leave_one_out_errors,
@@ -44,13 +45,13 @@ class Solution(NamedTuple):
     """Leave-one-out score; None if there is only one alpha."""
     classes: np.ndarray | None
     """Class labels of a classifier."""
-    coef: np.ndarray
+    coef: Any
     """Coefficients ``(k, d)`` for the original features, which are not standardized."""
-    mean: np.ndarray
+    mean: Any
     """Mean of each feature ``(d,)``."""
-    level: np.ndarray
+    level: Any
     """Mean of each target ``(k,)``, which is the prediction at the mean of the features."""
-    scale: np.ndarray
+    scale: Any
     """Standard deviation of each feature ``(d,)``."""
     per_target: bool = False
     """Whether an alpha was chosen for each column."""
@@ -61,6 +62,23 @@ class Solution(NamedTuple):
     def search(self) -> Search:
         """The parameters for which this is the solution."""
         return Search(self.alphas, self.per_target, self.scoring)
+
+    def move(self, library: Library) -> Solution:
+        """Return the solution in another library, or on another device."""
+
+        def put(value: Any) -> Any:
+            if not hasattr(value, "shape"):
+                return value
+            return to_numpy(value) if library.xp is np else library.put(value)
+
+        return self._replace(
+            alpha=put(self.alpha),
+            score=put(self.score),
+            coef=put(self.coef),
+            mean=put(self.mean),
+            level=put(self.level),
+            scale=put(self.scale),
+        )
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Return the predicted targets ``(n, k)``."""
@@ -177,7 +195,7 @@ def _solve_by_rows(
     # This is the sum of the squares of all rows.
     total = moments.targets.weight * rows.shape[1]
     if min(search.alphas) < total * np.finfo(np.float64).eps:
-        raise _too_small(min(search.alphas))
+        raise too_small(min(search.alphas))
     intercept = roots / np.sqrt(moments.targets.weight)  # of unit length
     products = rows @ rows.T
     products += total * np.outer(intercept, intercept)
@@ -218,7 +236,7 @@ def _solve_by_products(
         np.fill_diagonal(gram, moments.squares + alpha * variances)
         factor, failed = lapack.dpotrf(gram, lower=0, clean=0, overwrite_a=1)
         if failed:
-            raise _too_small(alpha)
+            raise too_small(alpha)
         coef, _ = lapack.dpotrs(factor, regression.products, lower=0)  # (d, k)
         errors = None
         if len(search.alphas) > 1:
@@ -231,7 +249,8 @@ def _solve_by_products(
         yield alpha, coef, errors
 
 
-def _too_small(alpha: float) -> ValueError:
+def too_small(alpha: float) -> ValueError:
+    """Return the error for an alpha with which the products are not positive definite."""
     return ValueError(
         f"alpha={alpha} is too small for these features, some of which depend linearly on the "
         "others; choose a larger alpha."

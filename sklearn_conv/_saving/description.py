@@ -13,6 +13,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_conv._array_api import to_numpy
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv._validation import parameter_error
 
@@ -59,7 +60,7 @@ def _describe(estimator: Any) -> Any:
             description["steps"] = children
     description["parameters"] = {name: _plain(value) for name, value in parameters.items()}
     if isinstance(estimator, StridedConv2DTransformer):
-        description["kernels_sha256"] = sha256(estimator.kernels_.tobytes()).hexdigest()
+        description["kernels_sha256"] = sha256(to_numpy(estimator.kernels_).tobytes()).hexdigest()
     return description
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from sklearn_conv._array_api import from_library
 from sklearn_conv._memory_maps import check_memory_map
 from sklearn_conv._saving.files import NewFile, check_path, replace_file, state_rows
 from sklearn_conv._saving.npy import NpyWriter, map_rows
@@ -182,7 +183,7 @@ def _check_pair(item: Any) -> tuple[slice, np.ndarray]:
             "batches must yield pairs of a slice and an array, as transform_batches does. Got "
             f"{type(item).__name__} instead; save a single array with numpy.save."
         )
-    rows, batch = item
+    rows, batch = item[0], from_library(item[1])
     if not isinstance(batch, np.ndarray):
         raise TypeError(
             f"Batches must be NumPy arrays. Got {type(batch).__name__} instead for {rows}; convert "

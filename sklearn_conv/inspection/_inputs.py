@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_conv._array_api import require_numpy_model
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv.inspection._branches import Part, Source, find_part, find_position
 
@@ -17,6 +18,13 @@ def find_features(owner: str, estimator: Any) -> tuple[int, Part]:
 
     If the estimator is not a pipeline, the position is 0.
     """
+    found = _find_features(owner, estimator)
+    for source in find_image_sources(found[1]):
+        require_numpy_model(owner, getattr(source.step, "kernels_", None))
+    return found
+
+
+def _find_features(owner: str, estimator: Any) -> tuple[int, Part]:
     if isinstance(estimator, Pipeline):
         found = find_position(owner, estimator, "pipeline")
         if found is None:

@@ -59,7 +59,7 @@ class PixelEvidence:
             responding = copy(unpooled)
             responding.image_shape_ = (w, h, c) if view.is_transposed else (h, w, c)
             self._unpooled.append(responding)
-        self._n_maps = len(parameters.sides) * transformer._biases.size
+        self._n_maps = len(parameters.sides) * transformer.bias_.size
         n_in_maps = sum(prod(geometry.output_shape) for geometry in self._geometries)
         self.n_numbers = prod(self.image_shape) + n_in_maps * self._n_maps
         """Number of pixels and responses of an image."""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils.random import sample_without_replacement
 
+from sklearn_conv._array_api import take_pixels
 from sklearn_conv._engine.geometry import Geometry
 from sklearn_conv._engine.missing import find_missing
 from sklearn_conv._engine.symmetry import View
@@ -138,7 +139,8 @@ class WindowPlaces:
                 chunk = slice(start, min(start + CHUNK, chosen.stop))
                 y = seen_rows[top[chunk]][:, :, np.newaxis]  # (patches, kh, 1)
                 x = seen_columns[left[chunk]][:, np.newaxis]  # (patches, 1, kw)
-                windows = pixels[image[chunk, np.newaxis, np.newaxis] - first, y, x]
+                number = image[chunk, np.newaxis, np.newaxis] - first
+                windows = take_pixels(pixels, number, y, x)
                 windows[(y < 0) | (x < 0)] = 0
                 is_bad = find_not_finite(windows, images.ignores_missing)
                 if len(is_bad):  # With `assume_finite` as well, because nothing could be learned.

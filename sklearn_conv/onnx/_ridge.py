@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_conv._array_api import require_numpy_model
 from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
 from sklearn_conv._ridge.regressor import StreamingRidge
 from sklearn_conv._ridge.solving import Solution
@@ -27,6 +28,7 @@ def infer_classifier(operator: Any) -> None:
     """Set the types of the labels and of the scores, one for each class."""
     classifier = operator.raw_operator
     check_is_fitted(classifier)
+    require_numpy_model(OWNER, classifier._place())
     labels = _find_labels(operator.scope_inst, classifier)
     n = operator.inputs[0].get_first_dimension()
     operator.outputs[0].type = (StringTensorType if labels.dtype.kind == "U" else Int64TensorType)(
@@ -59,6 +61,7 @@ def infer_regressor(operator: Any) -> None:
     """Set the type of the predictions, one column for each target."""
     regressor = operator.raw_operator
     check_is_fitted(regressor)
+    require_numpy_model(OWNER, regressor._place())
     n = operator.inputs[0].get_first_dimension()
     operator.outputs[0].type = float_type(operator)([n, regressor._n_targets])
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_conv._array_api import require_numpy_model
 from sklearn_conv._engine.activation import ACTIVATIONS as NAMED_ACTIVATIONS
 from sklearn_conv._engine.activation import (
     Function,
@@ -98,7 +99,7 @@ def convert(scope: Any, operator: Any, container: Any) -> None:
             shifted, shift = _subtract_offset(graph, viewed, offset, geometry, transformer)
             responses = _convolve(graph, shifted, geometry, transformer)
             responses = graph.add("Add", responses, shift)
-        maps = _activate(graph, responses, geometry, parameters, transformer._biases)
+        maps = _activate(graph, responses, geometry, parameters, np.atleast_2d(transformer.bias_))
         features.append(_pool(graph, maps, geometry, parameters))
     result = _average(graph, features)
     if parameters.power != 1:
@@ -323,6 +324,7 @@ def infer_shape(operator: Any) -> None:
     """Check that the transformer can be exported, and set the type of its features."""
     transformer = operator.raw_operator
     check_is_fitted(transformer)
+    require_numpy_model(OWNER, transformer.kernels_)
     parameters = check_parameters(transformer)
     if None in transformer.image_shape_:
         raise ValueError(

@@ -1,0 +1,238 @@
+"""Moments of rows that are arrays of PyTorch, CuPy or array-api-strict."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from sklearn_conv._array_api import Library
+from sklearn_conv._ridge.blocks import BLOCK_ROWS
+from sklearn_conv._ridge.keys import draw_again, number_keys
+from sklearn_conv._ridge.labels import match_labels, union_labels
+from sklearn_conv._ridge.moments import N_KEPT, Rows
+from sklearn_conv._ridge.products import SINGLE_FEATURES, SINGLE_ROWS
+
+
+class Sums(NamedTuple):
+    """Sums over rows; d is the number of features, and k that of the columns of the targets."""
+
+    weight: float
+    """Sum of the weights."""
+    mean: Any
+    """Mean of each feature ``(d,)``."""
+    target_mean: Any
+    """Mean of each column ``(k,)``."""
+    gram: Any
+    """Products of the centered features ``(d, d)``."""
+    products: Any
+    """Products of the centered features and the centered columns ``(d, k)``."""
+
+
+class ArrayApiMoments:
+    """Weights, means and centered products of rows and targets, and a sample of the rows.
+
+    This is what `Moments` is for arrays of NumPy. Labels of classes are columns of 0 and 1. Sums
+    over two sets of rows are combined with a correction for the difference of their means. They
+    are float64. On devices without float64 they are float32, and what rounding takes from the
+    products of the features is added up in ``rest``.
+
+    Of more than `N_KEPT` rows, those with the lowest keys are kept. The key of a row is a hash of
+    its number, so that the sample does not depend on batches, but on the order of the rows.
+    """
+
+    sums: Sums
+    """Sums over the rows so far."""
+
+    rest: Any
+    """What ``sums.gram`` lacks; None in float64."""
+
+    classes: np.ndarray | None
+    """Sorted labels of the columns; None for a regression."""
+
+    kept: Any
+    """Features ``(m, d)`` of the rows that are kept."""
+
+    kept_targets: Any
+    """Columns ``(m, k)`` of these rows."""
+
+    kept_weights: np.ndarray
+    keys: np.ndarray
+    """Keys ``(m,)`` of these rows, which are all different."""
+
+    is_whole: bool
+    """False while the sums change, and permanently if this was interrupted."""
+
+    n_writes: int
+    """Number of times that rows were added."""
+
+    def __init__(self, like: Any, classes: np.ndarray | None, n_targets: int) -> None:
+        """Begin with no rows; ``like`` is an array of features, on the device of the sums."""
+        library = Library.of(like)
+        self.library, d, k = library, like.shape[1], n_targets
+        dtype = library.widest
+        self.sums = Sums(
+            weight=0.0,
+            mean=library.zeros((d,), dtype),
+            target_mean=library.zeros((k,), dtype),
+            gram=library.zeros((d, d), dtype),
+            products=library.zeros((d, k), dtype),
+        )
+        self.rest = None if library.has_float64 else library.zeros((d, d), dtype)
+        self.classes = classes
+        self.n_rows = 0
+        self.kept = library.zeros((0, d), like.dtype)
+        self.kept_targets = library.zeros((0, k), dtype)
+        self.kept_weights = np.zeros(0)
+        self.keys = np.zeros(0, np.uint64)
+        self.is_whole = True
+        self.n_writes = 0
+
+    @property
+    def mean(self) -> Any:
+        """Mean of each feature ``(d,)``."""
+        return self.sums.mean
+
+    def add(self, added: Rows) -> None:
+        """Add rows, whose targets and weights are arrays of NumPy."""
+        self.require_whole()
+        if self.classes is not None:
+            self._set_classes(union_labels(self.classes, np.unique(added.targets)))
+        n = added.rows.shape[0]
+        for start in range(0, n, BLOCK_ROWS):
+            block = slice(start, min(start + BLOCK_ROWS, n))
+            rows, targets = added.rows[block, ...], added.targets[block]
+            weights = added.weights[block]
+            if self.classes is not None:
+                targets = match_labels(targets, self.classes)
+            columns = self.library.put(targets.astype(np.float64))
+            keys = number_keys(self.n_rows, len(weights))
+            self._add(self._sum(rows, columns, weights), self._choose(rows, columns, weights, keys))
+            self.n_rows += len(weights)
+            self.is_whole = True
+
+    def merge(self, other: ArrayApiMoments) -> None:
+        """Add the rows of other moments; their classes may be changed, but not their sums."""
+        self.require_whole()
+        other.require_whole()
+        if self.classes is not None and other.classes is not None:
+            classes = union_labels(self.classes, other.classes)
+            self._set_classes(classes)
+            other._set_classes(classes)
+        highest = int(other.keys.max()) if len(other.keys) >= N_KEPT else 2**64 - 1
+        keys = draw_again(other.keys, self.n_rows, highest)
+        sums = other.sums
+        if other.rest is not None:
+            sums = sums._replace(gram=sums.gram + other.rest)
+        n_rows = self.n_rows + other.n_rows
+        self._add(sums, self._choose(other.kept, other.kept_targets, other.kept_weights, keys))
+        self.n_rows = n_rows
+        self.is_whole = True
+
+    def begin_solving(self) -> int:
+        """Return ``n_writes``."""
+        self.require_whole()
+        return self.n_writes
+
+    def require_whole(self) -> None:
+        """Raise RuntimeError if an earlier call was interrupted while it added rows."""
+        if not self.is_whole:
+            raise RuntimeError(
+                "An earlier partial_fit or merge was interrupted while it added rows, so the sums "
+                "are incomplete; fit again from the first row."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a snapshot of arrays and numbers."""
+        state = {**vars(self), "sums": tuple(self.sums)}
+        del state["library"]
+        return state
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Self:
+        """Return the moments that a snapshot contains."""
+        moments = cls.__new__(cls)
+        vars(moments).update(state)
+        moments.sums = Sums(*state["sums"])
+        moments.library = Library.of(moments.sums.mean)
+        return moments
+
+    def _sum(self, rows: Any, columns: Any, weights: np.ndarray) -> Sums:
+        """Return the sums over a block of rows."""
+        xp, library = self.library.xp, self.library
+        n, d = rows.shape
+        is_single = rows.dtype == xp.float32 and d >= SINGLE_FEATURES and n >= SINGLE_ROWS
+        total = float(weights.sum())
+        factors = library.put(weights)
+        wide = xp.astype(rows, library.widest, copy=False)
+        mean, target_mean = (factors @ values / total for values in (wide, columns))
+        centered, targets = wide - mean, columns - target_mean
+        if (weights != 1).any():
+            roots = xp.sqrt(factors)[:, None]
+            centered, targets = centered * roots, targets * roots
+        products = centered.T @ targets
+        if is_single:
+            centered = xp.astype(centered, xp.float32, copy=False)
+        gram = xp.astype(centered.T @ centered, library.widest, copy=False)
+        return Sums(total, mean, target_mean, gram, products)
+
+    def _add(self, added: Sums, kept: tuple[Any, Any, np.ndarray, np.ndarray]) -> None:
+        """Add sums, and replace the rows that are kept; ``is_whole`` is False afterwards."""
+        sums = self.sums
+        weight = sums.weight + added.weight
+        factor = (sums.weight * added.weight / weight) ** 0.5
+        fraction = added.weight / weight
+        shift, target_shift = added.mean - sums.mean, added.target_mean - sums.target_mean
+        row, target = shift * factor, target_shift * factor
+        gram = added.gram + row[:, None] * row[None, :]
+        combined = Sums(
+            weight=weight,
+            mean=sums.mean + fraction * shift,
+            target_mean=sums.target_mean + fraction * target_shift,
+            gram=sums.gram + gram,
+            products=sums.products + added.products + row[:, None] * target[None, :],
+        )
+        rest = self.rest
+        if rest is not None:
+            # The difference between a rounded sum and the exact sum of two numbers. Source: D. E.
+            # Knuth, "The Art of Computer Programming", volume 2 (1997), section 4.2.2.
+            seen = combined.gram - sums.gram
+            rest = rest + ((sums.gram - (combined.gram - seen)) + (gram - seen))
+        self.is_whole = False
+        self.n_writes += 1
+        self.sums, self.rest = combined, rest
+        self.kept, self.kept_targets, self.kept_weights, self.keys = kept
+
+    def _choose(
+        self, rows: Any, columns: Any, weights: np.ndarray, keys: np.ndarray
+    ) -> tuple[Any, Any, np.ndarray, np.ndarray]:
+        """Return the rows that are kept if more rows are added, with columns, weights and keys."""
+        library, n_before = self.library, len(self.keys)
+        all_keys = np.concatenate([self.keys, keys])
+        chosen = np.sort(np.argsort(all_keys, kind="stable")[:N_KEPT])
+        old, new = chosen[chosen < n_before], chosen[chosen >= n_before] - n_before
+        if not len(new):
+            return self.kept, self.kept_targets, self.kept_weights, self.keys
+        kept, kept_columns = (
+            library.xp.concat(
+                [
+                    library.xp.take(earlier, library.put(old), axis=0),
+                    library.xp.take(values, library.put(new), axis=0),
+                ]
+            )
+            for earlier, values in ((self.kept, rows), (self.kept_targets, columns))
+        )
+        kept_weights = np.concatenate([self.kept_weights[old], weights[new]])
+        return kept, kept_columns, kept_weights, all_keys[chosen]
+
+    def _set_classes(self, classes: np.ndarray) -> None:
+        """Insert columns of zeros for classes without rows."""
+        assert self.classes is not None
+        if len(classes) > len(self.classes):
+            spread = self.library.put(match_labels(self.classes, classes))
+            sums = self.sums
+            self.sums = sums._replace(
+                target_mean=sums.target_mean @ spread, products=sums.products @ spread
+            )
+            self.kept_targets = self.kept_targets @ spread
+        self.classes = classes

@@ -1,0 +1,155 @@
+"""Compute the coefficients for each alpha from moments in arrays of other libraries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sklearn_conv._array_api import Library, is_out_of_memory, to_numpy
+from sklearn_conv._ridge.array_api_moments import ArrayApiMoments
+from sklearn_conv._ridge.blocks import BLOCK_ROWS
+from sklearn_conv._ridge.labels import match_labels
+from sklearn_conv._ridge.leave_one_out import score_classes
+from sklearn_conv._ridge.solving import Search, Solution, too_small
+
+
+def solve_on_device(
+    moments: ArrayApiMoments, classes: np.ndarray | None, search: Search
+) -> Solution:
+    """Return the solution for the alpha with the best leave-one-out score, as `solve` does.
+
+    The features are standardized: the coefficients for an alpha are those of the correlations of
+    the features, of which one Cholesky factor is computed on the device. Leave-one-out errors of
+    the kept rows, which decide, are compared as arrays of NumPy.
+    """
+    library, sums = moments.library, moments.sums
+    xp, n = library.xp, moments.sums.weight
+    mean, products, kept_targets = sums.target_mean, sums.products, moments.kept_targets
+    if classes is not None:
+        mean, products, kept_targets = _class_targets(moments, classes)
+    scale = find_scale(moments)
+    _require_finite(library, scale, products)
+    factors = 1 / scale
+    gram = sums.gram if moments.rest is None else sums.gram + moments.rest
+    correlations = gram * factors[:, None] * factors[None, :]
+    right = products * factors[:, None]
+    ones = library.xp.eye(right.shape[0], dtype=library.widest, device=library.device)
+    kept = (xp.astype(moments.kept, library.widest, copy=False) - sums.mean) * factors
+    n_targets = right.shape[1]
+    alphas, scores = np.empty(n_targets), np.full(n_targets, -np.inf)
+    coefs = [None] * n_targets
+    for i, alpha in enumerate(search.alphas):
+        factor = _factor(library, correlations + alpha * ones, alpha)
+        solved = library.solve_triangle(factor, right)
+        coef = library.solve_triangle(factor.T, solved, lower=False)  # (d, k)
+        score = np.zeros(n_targets)
+        if len(search.alphas) > 1:
+            leverages = library.solve_triangle(factor, kept.T)  # (d, m)
+            leverages = to_numpy(xp.sum(leverages * leverages, axis=0))
+            errors = to_numpy(kept_targets - mean - kept @ coef)
+            score = _score(moments, leverages, errors, to_numpy(kept_targets), search, n)
+        is_better = (score > scores) | (i == 0)
+        alphas[is_better], scores[is_better] = alpha, score[is_better]
+        for j in np.flatnonzero(is_better).tolist():
+            coefs[j] = coef[:, j] * factors
+    is_each = search.per_target and n_targets > 1
+    return Solution(
+        alphas=search.alphas,
+        alpha=library.put(alphas) if is_each else float(alphas[0]),
+        score=None
+        if len(search.alphas) == 1
+        else (library.put(scores) if is_each else float(scores[0])),
+        classes=classes,
+        coef=xp.stack(coefs, axis=0),
+        mean=sums.mean,
+        level=mean,
+        scale=scale,
+        per_target=search.per_target,
+        scoring=search.scoring,
+    )
+
+
+def _score(
+    moments: ArrayApiMoments,
+    leverages: np.ndarray,
+    errors: np.ndarray,
+    targets: np.ndarray,
+    search: Search,
+    total: float,
+) -> np.ndarray:
+    """Return the leave-one-out score of each column, see `leave_one_out_scores`."""
+    weights = moments.kept_weights
+    errors = errors / (1 - weights * (leverages + 1 / total))[:, np.newaxis]
+    if search.scoring is not None:
+        return np.full(errors.shape[1], score_classes(targets - errors, targets, weights))
+    score = -weights @ np.square(errors) / len(weights)
+    return score if search.per_target else np.full(len(score), score.mean())
+
+
+def find_scale(moments: ArrayApiMoments) -> Any:
+    """Return the standard deviation of each feature; 1 if it is constant up to rounding."""
+    xp, sums = moments.library.xp, moments.sums
+    variances = xp.linalg.diagonal(sums.gram) / sums.weight
+    rounding = moments.n_rows * float(xp.finfo(variances.dtype).eps)
+    bound = rounding * variances + (rounding * sums.mean) ** 2
+    return xp.sqrt(xp.where(variances <= bound, xp.ones_like(variances), variances))
+
+
+def predict_on_device(solution: Solution, rows: Any) -> Any:
+    """Return the predicted targets ``(n, k)``."""
+    library = Library.of(solution.coef)
+    xp, dtype = library.xp, solution.coef.dtype
+    predicted = library.empty((rows.shape[0], solution.coef.shape[0]), dtype)
+    n = rows.shape[0]
+    for start in range(0, n, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, n)
+        block = xp.astype(rows[start:stop, ...], dtype, copy=False)
+        # Rows are centered first: a large offset would cause large products that cancel.
+        values = (block - solution.mean) @ solution.coef.T + solution.level
+        predicted[start:stop, ...] = values
+    if not bool(xp.all(xp.isfinite(predicted))):
+        raise ValueError(
+            f"The predictions overflow {dtype}: some features of X are far larger than those that "
+            "the model was fitted on."
+        )
+    return predicted
+
+
+def _class_targets(moments: ArrayApiMoments, classes: np.ndarray) -> tuple[Any, Any, Any]:
+    """Return mean, products and kept rows of targets +1 and -1 of the classes.
+
+    There is one column for each class, or one for two classes.
+    """
+    assert moments.classes is not None
+    library, sums = moments.library, moments.sums
+    columns = classes[1:] if len(classes) == 2 else classes
+    places = library.put(2 * match_labels(moments.classes, columns))
+    return (
+        sums.target_mean @ places - 1,
+        sums.products @ places,
+        moments.kept_targets @ places - 1,
+    )
+
+
+def _require_finite(library: Library, scale: Any, products: Any) -> None:
+    """Raise an error if sums overflow."""
+    for values, name in ((scale, "features"), (products, "targets")):
+        if not bool(library.xp.all(library.xp.isfinite(values))):
+            raise ValueError(
+                f"The squares of some features, or their products with the targets, overflow "
+                f"{values.dtype}; divide the {name} by their standard deviation first."
+            )
+
+
+def _factor(library: Library, matrix: Any, alpha: float) -> Any:
+    """Return the lower Cholesky factor of a matrix that is positive definite if alpha is enough."""
+    try:
+        factor = library.xp.linalg.cholesky(matrix)
+    except Exception as error:  # Each library has its own kind of error.
+        if is_out_of_memory(error):
+            raise
+        raise too_small(alpha) from error
+    if not bool(library.xp.all(library.xp.isfinite(library.xp.linalg.diagonal(factor)))):
+        raise too_small(alpha)  # CuPy raises no error.
+    return factor
