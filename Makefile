@@ -76,7 +76,6 @@ test-long: $(VENV)/test
 
 test-minimum: $(MINIMUM_VENV)/test
 	$(MINIMUM_VENV)/bin/python -m pytest $(IN_TWO)
-	SCIPY_ARRAY_API=1 $(MINIMUM_VENV)/bin/python -m pytest $(IN_TWO) tests/test_array_api.py
 
 # Install SOURCE with a PATH that has no compiler, and test that
 SOURCE ?= .

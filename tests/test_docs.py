@@ -47,7 +47,7 @@ NEEDED = {
     "reading.md": ["PIL", "tifffile"],
     "scenes.md": ["rasterio", "xarray"],
     "tables.md": ["pyarrow"],
-    "gpu.md": ["torch", "array_api_compat"],
+    "gpu.md": ["torch", "array_api_compat", "sklearn.callback"],  # new in scikit-learn 1.9
     "satellite.md": ["rasterio"],
     "microscopy.md": ["tifffile", "zarr", "pyarrow"],
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from sklearn import config_context
 from sklearn.cluster import MiniBatchKMeans
 
 from sklearn_conv._engine.threads import one_blas_thread
@@ -48,7 +49,8 @@ def kmeans(shape: Shape, rng: np.random.RandomState, patches: Patches) -> np.nda
     )
     # scikit-learn limits BLAS to one thread as well. If several threads did so at the same time,
     # the limit would never be removed.
-    with one_blas_thread:
+    # Before scikit-learn 1.9, its k-means raises an error under array_api_dispatch.
+    with one_blas_thread, config_context(array_api_dispatch=False):
         clusters.fit(sample)
     return _standard(clusters.cluster_centers_).T.reshape(shape)
 
