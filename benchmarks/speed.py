@@ -6,6 +6,7 @@ Run: make bench
 
 import argparse
 import multiprocessing
+import re
 import subprocess
 import sys
 import tempfile
@@ -297,6 +298,7 @@ def make_others():
     images = case.make_images()
     plain, run_plain = make_ours(case, images, 1, pool_grid=3)
     recipe = {"kernels": "patches", "normalize_patches": True, "whiten": True}
+    recipe |= {"activation": "split", "bias": -0.25}
     maps = Case(32, (64, 64, 3), kernel_size=3, stride=1, n_kernels=64)
     map_images = maps.make_images()
     map_kernels = np.random.default_rng(0).standard_normal((3, 3, 3, 64), np.float32)
@@ -307,10 +309,22 @@ def make_others():
     return [
         Other(f"ReLU and mean, 3 x 3 grid: {case}", case, run_plain),
         Other(
-            'the same, normalized, whitened, "split"',
+            'recipe: the same, normalized, whitened, "split"',
             case,
-            make_ours(case, images, 1, pool_grid=3, activation="split", **recipe)[1],
+            make_ours(case, images, 1, pool_grid=3, **recipe)[1],
             compared_with="ReLU and mean",
+        ),
+        Other(
+            "recipe, two biases",
+            case,
+            make_ours(case, images, 1, pool_grid=3, **recipe | {"bias": [[-0.25], [-1.0]]})[1],
+            compared_with="recipe",
+        ),
+        Other(
+            'recipe, symmetries="mirror"',
+            case,
+            make_ours(case, images, 1, pool_grid=3, **recipe, symmetries="mirror")[1],
+            compared_with="recipe",
         ),
         Other(
             "the same as ReLU and mean, from uint8",
@@ -356,7 +370,7 @@ def run_others(repeats):
             functions["torch"] = other.torch
         with threadpool_limits(1, user_api="blas"):
             times = measure(functions, repeats)
-        seconds[other.name.split(",")[0]] = times["ours"]
+        seconds.setdefault(re.split("[,:]", other.name)[0], times["ours"])
         ratio = ""
         if other.compared_with:
             ratio = f"{times['ours'] / seconds[other.compared_with]:.2f} x {other.compared_with}"

@@ -7,6 +7,8 @@ that imports array-api-compat, and only if such an array is passed.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,11 +92,10 @@ def take_pixels(images: Any, image: np.ndarray, y: np.ndarray, x: np.ndarray) ->
     if isinstance(images, np.ndarray):
         return images[image, y, x]
     _, h, w, c = images.shape
-    places = (image * h + y % h) * w + x % w
     library = Library.of(images)
-    pixels = library.xp.reshape(images, (-1, c))
-    taken = library.xp.take(pixels, library.put(places.ravel()), axis=0)
-    return to_numpy(taken).reshape(*places.shape, c)
+    # The standard has indices for all axes or for one. Reshaping X could copy it.
+    places = [place[..., np.newaxis] for place in (image, y % h, x % w)]
+    return to_numpy(images[tuple(map(library.put, (*places, np.arange(c))))])
 
 
 def from_library(value: Any) -> Any:
@@ -216,6 +217,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that a device, or the machine, has no memory left."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"MemoryError", "OutOfMemoryError"}) or "allocate memory" in str(error)
+
+
+@contextmanager
+def as_memory_error(remedy: str) -> Iterator[None]:
+    """Raise MemoryError with a remedy where a library raises an error of its own."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryError(f"{str(error).rstrip('.')}. {remedy}") from None
 
 
 def is_elsewhere(array: Any) -> bool:

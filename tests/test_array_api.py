@@ -185,6 +185,17 @@ def test_the_dtype_of_the_result_follows_x(put, dtype):
     np.testing.assert_allclose(to_numpy(features), expected, rtol, rtol * np.abs(expected).max())
 
 
+@pytest.mark.filterwarnings("ignore:The values of X are typically:UserWarning")
+@everywhere
+def test_a_large_offset_loses_no_digits(put):
+    X = np.random.default_rng(0).integers(30_000, 30_100, (8, 9, 9, 2)).astype(np.uint16)
+    model, moved, X_put = fit_both(put, X, padding="valid")
+    expected = model.transform(X.astype(np.float64))
+    with dispatch():
+        features = to_numpy(moved.transform(X_put))
+    assert np.abs(features - expected).max() < 1e-6 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_computed_in_float32(dtype):
     X = torch.asarray(IMAGES).to(getattr(torch, dtype))
@@ -208,6 +219,13 @@ def test_batches_are_parts_of_the_features(put, tmp_path):
         for rows, features in batches:
             assert_is_near(features, X, to_numpy(whole)[rows], 1e-6)
     np.testing.assert_allclose(saved, to_numpy(whole), rtol=1e-6)
+
+
+def test_progress_is_printed(capsys):
+    _, moved, X = fit_both(torch.asarray, IMAGES, verbose=1)
+    with dispatch():
+        moved.transform(X)
+    assert "Done 40 out of 40 images" in capsys.readouterr().err
 
 
 @everywhere
@@ -237,6 +255,18 @@ def test_channels_first_in_memory_is_no_copy_in_another_order():
             StridedConv2DTransformer(random_state=0).fit_transform(X), X, expected, 1e-10
         )
     assert torch.equal(X, before)
+
+
+def test_fit_does_not_copy_x():
+    """If X were copied, it would take 490 GB."""
+    image = torch.arange(3 * 64 * 64, dtype=torch.float32).reshape(1, 3, 64, 64) % 97
+    X = image.expand(10_000_000, 3, 64, 64).permute(0, 2, 3, 1)
+    expected = StridedConv2DTransformer(n_patches=50, kernels="pca", n_kernels=2, random_state=0)
+    with dispatch(assume_finite=True):
+        model = clone(expected).fit(X)
+    places = np.broadcast_to(X[0].numpy(), X.shape)
+    with sklearn.config_context(assume_finite=True):
+        np.testing.assert_array_equal(to_numpy(model.kernels_), expected.fit(places).kernels_)
 
 
 def test_without_dispatch_a_tensor_is_taken_as_numpy_takes_it():
@@ -272,6 +302,7 @@ BAD = {
         r"NaN in 3 images: X\[0\], X\[1\]",
     ),
     "infinity": (lambda: strict.full((3, 8, 8), np.inf), ValueError, "infinity in 3 images"),
+    "a list": (lambda: [torch.ones((8, 8))] * 3, TypeError, r"torch\.stack\(X\)"),
     "no float64": (
         lambda: on("no_float64")(np.ones((3, 8, 8), np.int64)),
         TypeError,
@@ -657,6 +688,25 @@ def test_bad_targets():
         model = StreamingRidge().fit(X, X[:, 0])
         with pytest.raises(ValueError, match="20 features as input"):
             model.predict(X[:, :3])
+
+
+def test_a_lack_of_memory_leaves_the_model_as_it_was(monkeypatch):
+    X, y = features_of()
+    X = torch.asarray(X)
+
+    def fail(self, *arguments):
+        raise torch.OutOfMemoryError("no memory")
+
+    with dispatch():
+        model = StreamingRidgeClassifier().fit(X, y)
+        before = model.decision_function(X)
+        with monkeypatch.context() as patch:
+            patch.setattr(array_api_moments.ArrayApiMoments, "_sum", fail)
+            for method in (model.fit, model.partial_fit):
+                with pytest.raises(MemoryError, match=r"no memory\. .*use fewer kernels"):
+                    method(X, y)
+        assert_is_near(model.decision_function(X), X, to_numpy(before), 0)
+        assert model.partial_fit(X, y).score(X, y) > 0.5
 
 
 # Moving a model, and scikit-learn's tools

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_conv._array_api import Library, is_out_of_memory, kind_of, library_name
+from sklearn_conv._array_api import Library, is_out_of_memory, kind_of, library_name, to_numpy
 from sklearn_conv._engine.activation import (
     Function,
     absolute,
@@ -295,9 +295,8 @@ class ArrayApiEngine:
     @cached_property
     def _sums(self) -> Any:
         """Sum of the weights of each kernel ``(k,)``."""
-        xp = self._library.xp
-        sums = xp.sum(self._matrix, axis=0, dtype=self._library.widest)
-        return xp.astype(sums, self._matrix.dtype, copy=False)
+        sums = to_numpy(self._matrix).sum(axis=0, dtype=np.float64)
+        return self._library.xp.astype(self._library.put(sums), self._matrix.dtype, copy=False)
 
     @property
     def _position_bytes(self) -> int:

@@ -11,11 +11,14 @@ from sklearn_conv._array_api import (
     Library,
     check_array,
     compute_dtype_of,
+    follows_library,
+    is_elsewhere,
     kind_of,
+    library_name,
     namespace,
     to_numpy,
 )
-from sklearn_conv._images.batch import ArrayImages, find_not_finite, not_finite
+from sklearn_conv._images.batch import RULE, ArrayImages, find_not_finite, not_finite
 
 
 class ArrayApiImages(ArrayImages):
@@ -43,6 +46,15 @@ class ArrayApiImages(ArrayImages):
     def cast(self, name: str, array: Any, dtype: np.dtype) -> Any:
         """Cast a fitted array to the dtype of the computation."""
         return self.library.put(array, self.library.dtype(dtype.name))
+
+
+def refuse_list(X: Any) -> None:
+    """Raise TypeError for a list of arrays of another library."""
+    if isinstance(X, list | tuple) and X and (follows_library(X[0]) or is_elsewhere(X[0])):
+        raise TypeError(
+            f"X is a list of arrays of {library_name(X[0])}. Stack images of one size to one "
+            f"array, for example with torch.stack(X). {RULE}"
+        )
 
 
 def check_tensor(X: Any) -> np.ndarray:

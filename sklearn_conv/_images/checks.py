@@ -12,11 +12,16 @@ from scipy.sparse import issparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from sklearn_conv._array_api import check_convertible, follows_library, library_name
+from sklearn_conv._array_api import (
+    check_convertible,
+    follows_library,
+    library_name,
+)
 from sklearn_conv._images.array_api import (
     ArrayApiImages,
     check_finite_tensor,
     check_tensor,
+    refuse_list,
 )
 from sklearn_conv._images.batch import (
     RULE,
@@ -64,6 +69,7 @@ def check_images(
     (``reset=True``), and the attribute ``image_shape_`` in ``transform``. If the sizes of images
     may differ, its numbers of rows and columns are None.
     """
+    refuse_list(X)
     if expected is not None and None in expected:
         return _check_any(estimator, X, expected, ignores_missing)
     if knows_shapes(X):
@@ -78,7 +84,8 @@ def check_images(
     if is_dask(X):
         kind, values = DaskImages, _check_dask(X)
     elif follows_library(X):
-        kind, values = ArrayApiImages, _check_tensor(X)
+        _check_lazy(check_tensor(X))
+        kind, values = ArrayApiImages, X
     elif _is_lazy(X) or (ignores_missing and np.ma.is_masked(X)):
         kind, values = StoredImages, _check_lazy(X)
     else:
@@ -155,14 +162,6 @@ def _is_lazy(X: Any) -> bool:
     except (AttributeError, TypeError):
         return False
     return isinstance(getattr(X, "shape", None), tuple) and hasattr(type(X), "__getitem__")
-
-
-def _check_tensor(X: Any) -> Any:
-    try:
-        _check_kind(check_tensor(X))
-    except (TypeError, ValueError) as error:
-        raise _with_rule(error) from error
-    return X
 
 
 def _check_dask(X: Any) -> Any:

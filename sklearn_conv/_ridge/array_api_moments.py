@@ -6,12 +6,17 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from sklearn_conv._array_api import Library
+from sklearn_conv._array_api import Library, as_memory_error
 from sklearn_conv._ridge.blocks import BLOCK_ROWS
 from sklearn_conv._ridge.keys import draw_again, number_keys
 from sklearn_conv._ridge.labels import match_labels, union_labels
 from sklearn_conv._ridge.moments import N_KEPT, Rows
 from sklearn_conv._ridge.products import SINGLE_FEATURES, SINGLE_ROWS
+
+REMEDY = (
+    "The products of d features take 8 * d**2 bytes on the device, and several times as many while "
+    "they are added or solved; use fewer kernels or grid cells."
+)
 
 
 class Sums(NamedTuple):
@@ -66,6 +71,7 @@ class ArrayApiMoments:
     n_writes: int
     """Number of times that rows were added."""
 
+    @as_memory_error(REMEDY)
     def __init__(self, like: Any, classes: np.ndarray | None, n_targets: int) -> None:
         """Begin with no rows; ``like`` is an array of features, on the device of the sums."""
         library = Library.of(like)
@@ -93,6 +99,7 @@ class ArrayApiMoments:
         """Mean of each feature ``(d,)``."""
         return self.sums.mean
 
+    @as_memory_error(REMEDY)
     def add(self, added: Rows) -> None:
         """Add rows, whose targets and weights are arrays of NumPy."""
         self.require_whole()
@@ -111,6 +118,7 @@ class ArrayApiMoments:
             self.n_rows += len(weights)
             self.is_whole = True
 
+    @as_memory_error(REMEDY)
     def merge(self, other: ArrayApiMoments) -> None:
         """Add the rows of other moments; their classes may be changed, but not their sums."""
         self.require_whole()

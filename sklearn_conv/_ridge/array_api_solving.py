@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_conv._array_api import Library, is_out_of_memory, to_numpy
-from sklearn_conv._ridge.array_api_moments import ArrayApiMoments
+from sklearn_conv._array_api import Library, as_memory_error, is_out_of_memory, to_numpy
+from sklearn_conv._ridge.array_api_moments import REMEDY, ArrayApiMoments
 from sklearn_conv._ridge.blocks import BLOCK_ROWS
 from sklearn_conv._ridge.labels import match_labels
 from sklearn_conv._ridge.leave_one_out import score_classes
 from sklearn_conv._ridge.solving import Search, Solution, too_small
 
 
+@as_memory_error(REMEDY)
 def solve_on_device(
     moments: ArrayApiMoments, classes: np.ndarray | None, search: Search
 ) -> Solution:
