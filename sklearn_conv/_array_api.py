@@ -126,6 +126,8 @@ class Library(NamedTuple):
 
         float64 and int64 become float32 and int32 on devices that do not have them.
         """
+        if self.xp is np:
+            return to_numpy(array) if dtype is None else to_numpy(array).astype(dtype, copy=False)
         if library_name(array) and Library.of(array) == self:
             return array if dtype is None else self.xp.astype(array, dtype, copy=False)
         # PyTorch shares the memory of an array of NumPy, and warns if that is read-only.

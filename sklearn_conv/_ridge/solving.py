@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import blas, lapack
 
-from sklearn_conv._array_api import Library, to_numpy
+from sklearn_conv._array_api import Library
 from sklearn_conv._ridge.blocks import row_blocks
 from sklearn_conv._ridge.leave_one_out import (
     leave_one_out_errors,
@@ -67,9 +67,7 @@ class Solution(NamedTuple):
         """Return the solution in another library, or on another device."""
 
         def put(value: Any) -> Any:
-            if not hasattr(value, "shape"):
-                return value
-            return to_numpy(value) if library.xp is np else library.put(value)
+            return library.put(value) if hasattr(value, "shape") else value
 
         return self._replace(
             alpha=put(self.alpha),
