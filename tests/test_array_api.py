@@ -606,6 +606,7 @@ def test_classes_may_be_added_and_models_merged(put):
         merged = parts[0].merge(parts[1])
         assert to_numpy(merged.classes_).tolist() == [0, 1, 2]
         assert_is_near(merged.coef_, put(X), expected.coef_, 1e-7)
+        assert len({*merged.sums_.keys.tolist()}) == len(X)
         other = StreamingRidgeClassifier().fit(X, y)
         with pytest.raises(ValueError, match=r"merge\(\) must use the same namespace"):
             merged.merge(other)
@@ -655,6 +656,30 @@ def test_without_float64_sums_are_compensated():
         assert model.alpha_ == expected.alpha_
         scores = to_numpy(model.decision_function(X_put))
     assert np.abs(scores - expected.decision_function(X)).max() < 1e-5
+
+
+def test_what_rounding_takes_from_sums_is_kept():
+    X, y = features_of(n=4000, d=8, dtype="f4")
+    X -= X.mean(axis=0)
+    with dispatch():
+        X_put, model = on("no_float64")(X), StreamingRidge()
+        for start in range(0, 4000, 4):
+            model.partial_fit(X_put[start : start + 4, ...], y[start : start + 4])
+    centered = X.astype("f8") - X.astype("f8").mean(axis=0)
+    exact = centered.T @ centered
+    gram, rest = (to_numpy(a).astype("f8") for a in (model.sums_.sums.gram, model.sums_.rest))
+    assert np.abs(gram + rest - exact).max() < np.abs(gram - exact).max() / 5
+
+
+@in_double
+def test_a_constant_feature_has_no_weight(put):
+    X, y = features_of()
+    X[:, 3] = 0.1
+    expected = StreamingRidgeClassifier().fit(X, y)
+    with dispatch():
+        model = StreamingRidgeClassifier().fit(put(X), y)
+        assert to_numpy(model.scale_)[3] == 1
+        assert_is_near(model.coef_, put(X), expected.coef_, 1e-7)
 
 
 BAD_ROWS = {
@@ -722,6 +747,8 @@ def test_a_moved_model_computes_the_same():
         move = array_api.move_estimator_to
         X = on("device1")(IMAGES)
         away = move(model, strict, strict.Device("device1"))
+        saved = pickle.loads(pickle.dumps(away))[-1]  # before the first prediction
+        assert Library.of(saved._solution.coef) == Library.of(X)
         assert_is_near(away.decision_function(X), X, expected, 1e-9)
         assert to_numpy(away.predict(X)).tolist() == model.predict(IMAGES).tolist()
         back = move(pickle.loads(pickle.dumps(away)), np, "cpu")
