@@ -156,6 +156,21 @@ def test_a_constant_window_that_is_normalized_is_exactly_0(engine):
 
 
 @engines
+def test_a_large_bias_does_not_round_the_outputs_of_another(engine):
+    identity = {"": Side(1, ACTIVATIONS["identity"][""].function)}
+    bias = np.float32([[1e8, -0.2, 0.0], [0.1, 1e8, 3.0]])
+    layer = make_layer(dtype="f4", bias=bias, sides=identity)
+    images = RNG.standard_normal((2, 9, 8, 2)).astype(np.float32)
+    out = empty_result(layer, 2)
+    engine(layer).compute(images, out)
+    plain = make_layer(dtype="f4", bias=np.zeros((1, 3), "f4"), sides=identity)
+    responses = empty_result(plain, 2)
+    engine(plain).compute(images, responses)
+    expected = responses[..., 0, :] + np.float32([0.1, -0.2, 0.0])
+    np.testing.assert_allclose(out[..., [1, 0, 0], [0, 1, 2]], expected, atol=1e-5)
+
+
+@engines
 @pytest.mark.parametrize("n_jobs", [None, 2])
 def test_overflow_is_infinite_without_a_warning(engine, n_jobs):
     layer = make_layer(dtype="f4", poolings=[POOLINGS["sum"]], kernels=np.ones((3, 2, 2, 3), "f4"))
