@@ -734,6 +734,56 @@ def test_a_lack_of_memory_leaves_the_model_as_it_was(monkeypatch):
         assert model.partial_fit(X, y).score(X, y) > 0.5
 
 
+def test_an_interrupted_call_is_never_forgotten(monkeypatch):
+    """Either no row of the call was added, or all later calls raise an error."""
+    X, y = features_of()
+    X = torch.asarray(X)
+    original = array_api_moments.ArrayApiMoments._sum
+    calls = []
+
+    def fail_later(self, *arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(array_api_moments, "BLOCK_ROWS", 50)
+    with dispatch():
+        model = StreamingRidgeClassifier().fit(X, y)
+        with monkeypatch.context() as patch:
+            patch.setattr(array_api_moments.ArrayApiMoments, "_sum", fail_later)
+            with pytest.raises(KeyboardInterrupt):
+                model.partial_fit(X, y)
+        for call in (lambda: model.partial_fit(X, y), lambda: model.merge(model)):
+            with pytest.raises(RuntimeError, match="sums are incomplete; fit again"):
+                call()
+
+        def add_in_between(self, *arguments):
+            patch.undo()
+            model.partial_fit(X[:30], y[:30])
+            return original(self, *arguments)
+
+        model.fit(X, y)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(array_api_moments.ArrayApiMoments, "_sum", add_in_between)
+            with pytest.raises(RuntimeError, match="rows of this call were not added"):
+                model.partial_fit(X, y)
+        assert model.sums_.n_rows == 150
+        assert model.partial_fit(X, y).sums_.n_rows == 270
+
+
+def test_a_merge_does_not_change_the_other_model():
+    X, y = features_of()
+    with dispatch():
+        first = StreamingRidgeClassifier(alphas=1.0).fit(torch.asarray(X[y < 2]), y[y < 2])
+        other = StreamingRidgeClassifier(alphas=1.0).fit(torch.asarray(X[y > 0]), y[y > 0])
+        before = other.decision_function(torch.asarray(X))
+        first.merge(other)
+        assert other.sums_.classes.tolist() == [1, 2]
+        other.set_params(alphas=[1.0])
+        assert_is_near(other.decision_function(torch.asarray(X)), before, to_numpy(before), 1e-12)
+
+
 # Moving a model, and scikit-learn's tools
 
 

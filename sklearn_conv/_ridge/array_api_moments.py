@@ -10,7 +10,7 @@ from sklearn_conv._array_api import Library, as_memory_error
 from sklearn_conv._ridge.blocks import BLOCK_ROWS
 from sklearn_conv._ridge.keys import draw_again, number_keys
 from sklearn_conv._ridge.labels import match_labels, union_labels
-from sklearn_conv._ridge.moments import N_KEPT, Rows
+from sklearn_conv._ridge.moments import N_KEPT, Rows, check_whole
 from sklearn_conv._ridge.products import SINGLE_FEATURES, SINGLE_ROWS
 
 REMEDY = (
@@ -102,11 +102,12 @@ class ArrayApiMoments:
     @as_memory_error(REMEDY)
     def add(self, added: Rows) -> None:
         """Add rows, whose targets and weights are arrays of NumPy."""
-        self.require_whole()
+        check_whole(self.is_whole)
         if self.classes is not None:
             self._set_classes(union_labels(self.classes, np.unique(added.targets)))
         n = added.rows.shape[0]
         for start in range(0, n, BLOCK_ROWS):
+            n_writes = self.n_writes
             block = slice(start, min(start + BLOCK_ROWS, n))
             rows, targets = added.rows[block, ...], added.targets[block]
             weights = added.weights[block]
@@ -114,41 +115,34 @@ class ArrayApiMoments:
                 targets = match_labels(targets, self.classes)
             columns = self.library.put(targets.astype(np.float64))
             keys = number_keys(self.n_rows, len(weights))
-            self._add(self._sum(rows, columns, weights), self._choose(rows, columns, weights, keys))
+            sums = self._sum(rows, columns, weights)
+            self._add(sums, self._choose(rows, columns, weights, keys), n_writes)
             self.n_rows += len(weights)
-            self.is_whole = True
+        self.is_whole = True
 
     @as_memory_error(REMEDY)
     def merge(self, other: ArrayApiMoments) -> None:
-        """Add the rows of other moments; their classes may be changed, but not their sums."""
-        self.require_whole()
-        other.require_whole()
+        """Add the rows of other moments, which are not changed."""
+        check_whole(self.is_whole)
+        check_whole(other.is_whole)
+        n_writes, sums, kept_targets = self.n_writes, other.sums, other.kept_targets
         if self.classes is not None and other.classes is not None:
-            classes = union_labels(self.classes, other.classes)
-            self._set_classes(classes)
-            other._set_classes(classes)
+            self._set_classes(union_labels(self.classes, other.classes))
+            sums, kept_targets = other._with_classes(self.classes)
         highest = int(other.keys.max()) if len(other.keys) >= N_KEPT else 2**64 - 1
         keys = draw_again(other.keys, self.n_rows, highest)
-        sums = other.sums
         if other.rest is not None:
             sums = sums._replace(gram=sums.gram + other.rest)
         n_rows = self.n_rows + other.n_rows
-        self._add(sums, self._choose(other.kept, other.kept_targets, other.kept_weights, keys))
+        kept = self._choose(other.kept, kept_targets, other.kept_weights, keys)
+        self._add(sums, kept, n_writes)
         self.n_rows = n_rows
         self.is_whole = True
 
     def begin_solving(self) -> int:
         """Return ``n_writes``."""
-        self.require_whole()
+        check_whole(self.is_whole)
         return self.n_writes
-
-    def require_whole(self) -> None:
-        """Raise RuntimeError if an earlier call was interrupted while it added rows."""
-        if not self.is_whole:
-            raise RuntimeError(
-                "An earlier partial_fit or merge was interrupted while it added rows, so the sums "
-                "are incomplete; fit again from the first row."
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return a snapshot of arrays and numbers."""
@@ -184,8 +178,13 @@ class ArrayApiMoments:
         gram = xp.astype(centered.T @ centered, library.widest, copy=False)
         return Sums(total, mean, target_mean, gram, products)
 
-    def _add(self, added: Sums, kept: tuple[Any, Any, np.ndarray, np.ndarray]) -> None:
-        """Add sums, and replace the rows that are kept; ``is_whole`` is False afterwards."""
+    def _add(
+        self, added: Sums, kept: tuple[Any, Any, np.ndarray, np.ndarray], n_writes: int
+    ) -> None:
+        """Add sums, and replace the rows that are kept; ``is_whole`` is False afterwards.
+
+        ``n_writes`` is the number of writes before ``kept`` was chosen.
+        """
         sums = self.sums
         weight = sums.weight + added.weight
         factor = (sums.weight * added.weight / weight) ** 0.5
@@ -206,6 +205,11 @@ class ArrayApiMoments:
             # Knuth, "The Art of Computer Programming", volume 2 (1997), section 4.2.2.
             seen = combined.gram - sums.gram
             rest = rest + ((sums.gram - (combined.gram - seen)) + (gram - seen))
+        if self.n_writes != n_writes:
+            raise RuntimeError(
+                "A signal handler has added rows to this model during a call that adds rows. The "
+                "rows of this call were not added; add them again."
+            )
         self.is_whole = False
         self.n_writes += 1
         self.sums, self.rest = combined, rest
@@ -234,13 +238,14 @@ class ArrayApiMoments:
         return kept, kept_columns, kept_weights, all_keys[chosen]
 
     def _set_classes(self, classes: np.ndarray) -> None:
-        """Insert columns of zeros for classes without rows."""
-        assert self.classes is not None
-        if len(classes) > len(self.classes):
-            spread = self.library.put(match_labels(self.classes, classes))
-            sums = self.sums
-            self.sums = sums._replace(
-                target_mean=sums.target_mean @ spread, products=sums.products @ spread
-            )
-            self.kept_targets = self.kept_targets @ spread
+        self.sums, self.kept_targets = self._with_classes(classes)
         self.classes = classes
+
+    def _with_classes(self, classes: np.ndarray) -> tuple[Sums, Any]:
+        """Return sums and columns of the kept rows, with columns of zeros for further classes."""
+        assert self.classes is not None
+        if len(classes) == len(self.classes):
+            return self.sums, self.kept_targets
+        spread, sums = self.library.put(match_labels(self.classes, classes)), self.sums
+        sums = sums._replace(target_mean=sums.target_mean @ spread, products=sums.products @ spread)
+        return sums, self.kept_targets @ spread

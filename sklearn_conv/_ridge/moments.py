@@ -213,11 +213,7 @@ class Moments:
 
     def require_whole(self) -> None:
         """Raise RuntimeError if an earlier call was interrupted while it added rows."""
-        if not self.is_whole:
-            raise RuntimeError(
-                "An earlier partial_fit or merge was interrupted while it added rows, so the sums "
-                "are incomplete; fit again from the first row."
-            )
+        check_whole(self.is_whole)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a snapshot of arrays and numbers, with only the products below the diagonal."""
@@ -376,6 +372,15 @@ class Moments:
 
     def _set_kept(self, sample: Sample) -> None:
         self.kept, self.kept_order, self.kept_counts, self.slots = sample
+
+
+def check_whole(is_whole: bool) -> None:
+    """Raise RuntimeError unless sums are whole."""
+    if not is_whole:
+        raise RuntimeError(
+            "An earlier partial_fit or merge was interrupted while it added rows, so the sums "
+            "are incomplete; fit again from the first row."
+        )
 
 
 def _no_rows(n_features: int, dtype: np.dtype) -> np.ndarray:
