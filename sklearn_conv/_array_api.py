@@ -242,16 +242,16 @@ def is_elsewhere(array: Any) -> bool:
     return library == "cupy"
 
 
-def check_array(array: Any, name: str = "X") -> None:
+def check_array(X: Any) -> None:
     """Raise an error for arrays of other libraries that cannot be computed as they are."""
-    library = library_name(array)
+    library = library_name(X)
     if library not in LIBRARIES:
         raise TypeError(
-            f"{name} is a {type(array).__name__} of {library}, but array_api_dispatch is for "
-            f"arrays of PyTorch and CuPy. Pass numpy.asarray({name}), or set "
-            "array_api_dispatch=False in sklearn.set_config."
+            f"X is a {type(X).__name__} of {library}, but array_api_dispatch is for arrays of "
+            "PyTorch and CuPy. Pass numpy.asarray(X), or set array_api_dispatch=False in "
+            "sklearn.set_config."
         )
-    _check_tensor(array, name)
+    _check_tensor(X, "X")
 
 
 def check_convertible(array: Any, name: str = "X") -> None:
@@ -259,15 +259,11 @@ def check_convertible(array: Any, name: str = "X") -> None:
 
     This is for arrays that are passed while ``array_api_dispatch`` is not set.
     """
-    library = library_name(array)
-    if not library:
-        return
-    if library == "torch":
-        _check_tensor(array, name)
+    _check_tensor(array, name)
     if is_elsewhere(array):
         raise TypeError(
-            f"{name} is an array of {library} on {array.device}, which NumPy cannot read. To "
-            f"compute on this device, call {SETTING} first; to compute with NumPy, copy {name} to "
+            f"{name} is an array of {library_name(array)} on {array.device}, which NumPy cannot "
+            f"read. To compute on this device, call {SETTING} first; to compute with NumPy, copy {name} to "
             f"the processor, for example with {name}.get() for CuPy or {name}.cpu() for PyTorch."
         )
 
@@ -327,16 +323,16 @@ def kind_of(array: Any) -> str:
     return next((kind for kind, name in kinds.items() if xp.isdtype(array.dtype, name)), "V")
 
 
-def compute_dtype_of(array: Any, name: str = "X") -> np.dtype:
+def compute_dtype_of(X: Any) -> np.dtype:
     """Return the dtype of the computation, as `compute_dtype` does for dtypes of NumPy."""
-    dtype = str(array.dtype).rpartition(".")[2]
+    dtype = str(X.dtype).rpartition(".")[2]
     if dtype in SMALL_DTYPES:
         return np.dtype(np.float32)
-    library = Library.of(array)
+    library = Library.of(X)
     if not library.has_float64:
         raise TypeError(
-            f"{name} has dtype {array.dtype}, which is computed in float64, but the device "
-            f"{library.device} has no float64; cast {name} to float32 first."
+            f"X has dtype {X.dtype}, which is computed in float64, but the device "
+            f"{library.device} has no float64; cast X to float32 first."
         )
     return np.dtype(np.float64)
 

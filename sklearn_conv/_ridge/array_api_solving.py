@@ -8,9 +8,9 @@ import numpy as np
 
 from sklearn_conv._array_api import Library, as_memory_error, is_out_of_memory, to_numpy
 from sklearn_conv._ridge.array_api_moments import REMEDY, ArrayApiMoments
-from sklearn_conv._ridge.blocks import BLOCK_ROWS
 from sklearn_conv._ridge.labels import match_labels
 from sklearn_conv._ridge.leave_one_out import score_classes
+from sklearn_conv._ridge.moments import replace_constant
 from sklearn_conv._ridge.solving import Search, Solution, too_small
 
 
@@ -29,7 +29,8 @@ def solve_on_device(
     mean, products, kept_targets = sums.target_mean, sums.products, moments.kept_targets
     if classes is not None:
         mean, products, kept_targets = _class_targets(moments, classes)
-    scale = find_scale(moments)
+    variances = xp.linalg.diagonal(sums.gram) / n
+    scale = xp.sqrt(replace_constant(variances, sums.mean, moments.n_rows))
     _require_finite(library, scale, products)
     factors = 1 / scale
     gram = sums.gram if moments.rest is None else sums.gram + moments.rest
@@ -86,35 +87,6 @@ def _score(
         return np.full(errors.shape[1], score_classes(targets - errors, targets, weights))
     score = -weights @ np.square(errors) / len(weights)
     return score if search.per_target else np.full(len(score), score.mean())
-
-
-def find_scale(moments: ArrayApiMoments) -> Any:
-    """Return the standard deviation of each feature; 1 if it is constant up to rounding."""
-    xp, sums = moments.library.xp, moments.sums
-    variances = xp.linalg.diagonal(sums.gram) / sums.weight
-    rounding = moments.n_rows * float(xp.finfo(variances.dtype).eps)
-    bound = rounding * variances + (rounding * sums.mean) ** 2
-    return xp.sqrt(xp.where(variances <= bound, xp.ones_like(variances), variances))
-
-
-def predict_on_device(solution: Solution, rows: Any) -> Any:
-    """Return the predicted targets ``(n, k)``."""
-    library = Library.of(solution.coef)
-    xp, dtype = library.xp, solution.coef.dtype
-    predicted = library.empty((rows.shape[0], solution.coef.shape[0]), dtype)
-    n = rows.shape[0]
-    for start in range(0, n, BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, n)
-        block = xp.astype(rows[start:stop, ...], dtype, copy=False)
-        # Rows are centered first: a large offset would cause large products that cancel.
-        values = (block - solution.mean) @ solution.coef.T + solution.level
-        predicted[start:stop, ...] = values
-    if not bool(xp.all(xp.isfinite(predicted))):
-        raise ValueError(
-            f"The predictions overflow {dtype}: some features of X are far larger than those that "
-            "the model was fitted on."
-        )
-    return predicted
 
 
 def _class_targets(moments: ArrayApiMoments, classes: np.ndarray) -> tuple[Any, Any, Any]:

@@ -29,7 +29,7 @@ from sklearn_conv._array_api import (
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps
 from sklearn_conv._memory_maps import check_memory_map
 from sklearn_conv._ridge.array_api_moments import ArrayApiMoments
-from sklearn_conv._ridge.array_api_solving import predict_on_device, solve_on_device
+from sklearn_conv._ridge.array_api_solving import solve_on_device
 from sklearn_conv._ridge.moments import Moments, Rows
 from sklearn_conv._ridge.solving import Search, Solution, solve
 from sklearn_conv._validation import check_numbers, is_dask, parameter_error
@@ -412,8 +412,6 @@ class StreamingRidgeBase(RidgeBase, ABC):
         rows = self._validate(X, dtype="numeric", reset=False)
         check_features(rows)
         solution = self._solve()
-        if library_name(rows):
-            return predict_on_device(solution, rows), solution
         return solution.predict(rows), solution
 
     def _without_sums(self) -> Self:

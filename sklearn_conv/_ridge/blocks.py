@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ BLOCK_ROWS = 2048
 products in float64, which takes longer than the products of few rows."""
 
 
-def row_blocks(rows: np.ndarray, single: bool = False) -> Iterator[slice]:
+def row_blocks(rows: Any, single: bool = False) -> Iterator[slice]:
     """Yield slices of consecutive rows, each of about `BLOCK_BYTES` in float64.
 
     If ``single``, the slices are larger, because the rows are multiplied in float32.
@@ -33,7 +34,7 @@ def row_blocks(rows: np.ndarray, single: bool = False) -> Iterator[slice]:
     if single:
         length = max(4 * length, BLOCK_ROWS)
     for start in range(0, n_rows, length):
-        yield slice(start, start + length)
+        yield slice(start, min(start + length, n_rows))
 
 
 def row_chunks(rows: np.ndarray) -> Iterator[slice]:

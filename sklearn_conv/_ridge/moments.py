@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from scipy.linalg import blas
 
+from sklearn_conv._array_api import namespace
 from sklearn_conv._ridge.blocks import row_blocks
 from sklearn_conv._ridge.keys import N_SLOTS, draw_again, mark_repeats, row_keys
 from sklearn_conv._ridge.products import add_products, center_rows, is_single, pack, unpack
@@ -156,11 +157,7 @@ class Moments:
                 "The squares of some features overflow float64; divide the features by their "
                 "standard deviation first."
             )
-        rounding = self.n_summed * np.finfo(np.float64).eps
-        # StandardScaler uses the same bound for the variance that rounding causes in a constant
-        # feature.
-        bound = rounding * variances + np.square(rounding * self.mean)
-        return np.where(variances <= bound, 1.0, variances)
+        return replace_constant(variances, self.mean, self.n_summed)
 
     def add(self, added: Rows) -> None:
         """Add rows. If an error occurs before the sums change, no row is added."""
@@ -372,6 +369,17 @@ class Moments:
 
     def _set_kept(self, sample: Sample) -> None:
         self.kept, self.kept_order, self.kept_counts, self.slots = sample
+
+
+def replace_constant(variances: Any, mean: Any, n_rows: int) -> Any:
+    """Return variances with 1 for features that are constant up to rounding.
+
+    StandardScaler uses the same bound for the variance that rounding causes in a constant feature.
+    """
+    xp = namespace(variances)
+    rounding = n_rows * float(xp.finfo(variances.dtype).eps)
+    bound = rounding * variances + (rounding * mean) ** 2
+    return xp.where(variances <= bound, xp.ones_like(variances), variances)
 
 
 def check_whole(is_whole: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import blas, lapack
 
-from sklearn_conv._array_api import Library
+from sklearn_conv._array_api import Library, kind_of
 from sklearn_conv._ridge.blocks import row_blocks
 from sklearn_conv._ridge.leave_one_out import (
     leave_one_out_errors,
@@ -78,17 +78,24 @@ class Solution(NamedTuple):
             scale=put(self.scale),
         )
 
-    def predict(self, rows: np.ndarray) -> np.ndarray:
-        """Return the predicted targets ``(n, k)``."""
-        predicted = np.empty((len(rows), len(self.level)))
+    def predict(self, rows: Any) -> Any:
+        """Return the predicted targets ``(n, k)``, in the library of the solution."""
+        library, dtype = Library.of(self.coef), self.coef.dtype
+        xp, weights = library.xp, self.coef.T
+        predicted = library.empty((rows.shape[0], weights.shape[1]), dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             for block in row_blocks(rows):
                 # Rows are centered first: a large offset would cause large products that cancel.
-                np.dot(rows[block] - self.mean, self.coef.T, out=predicted[block])
+                values = rows[block, ...]
+                if (
+                    kind_of(values) != "f"
+                ):  # The standard has no differences of integers and floats.
+                    values = xp.astype(values, dtype)
+                predicted[block, ...] = (values - self.mean) @ weights
             predicted += self.level
-        if not np.isfinite(predicted).all():
+        if not bool(xp.all(xp.isfinite(predicted))):
             raise ValueError(
-                "The predictions overflow float64: some features of X are far larger than those "
+                f"The predictions overflow {dtype}: some features of X are far larger than those "
                 "that the model was fitted on."
             )
         return predicted
