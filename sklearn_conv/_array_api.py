@@ -263,8 +263,8 @@ def check_convertible(array: Any, name: str = "X") -> None:
     if is_elsewhere(array):
         raise TypeError(
             f"{name} is an array of {library_name(array)} on {array.device}, which NumPy cannot "
-            f"read. To compute on this device, call {SETTING} first; to compute with NumPy, copy {name} to "
-            f"the processor, for example with {name}.get() for CuPy or {name}.cpu() for PyTorch."
+            f"read. To compute on this device, call {SETTING} first; to compute with NumPy, copy "
+            f"{name} to the processor, for example with {name}.get() for CuPy or {name}.cpu() for PyTorch."
         )
 
 
