@@ -264,7 +264,7 @@ def check_convertible(array: Any, name: str = "X") -> None:
         raise TypeError(
             f"{name} is an array of {library_name(array)} on {array.device}, which NumPy cannot "
             f"read. To compute on this device, call {SETTING} first; to compute with NumPy, copy "
-            f"{name} to the processor, for example with {name}.get() for CuPy or {name}.cpu() for PyTorch."
+            f"{name} to the processor, with {name}.get() for CuPy or {name}.cpu() for PyTorch."
         )
 
 
