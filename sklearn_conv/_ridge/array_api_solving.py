@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,9 @@ import numpy as np
 from sklearn_conv._array_api import Library, as_memory_error, is_out_of_memory, to_numpy
 from sklearn_conv._ridge.array_api_moments import REMEDY, ArrayApiMoments
 from sklearn_conv._ridge.labels import match_labels
-from sklearn_conv._ridge.leave_one_out import score_classes
+from sklearn_conv._ridge.leave_one_out import leave_one_out_errors, leave_one_out_scores
 from sklearn_conv._ridge.moments import replace_constant
-from sklearn_conv._ridge.solving import Search, Solution, too_small
+from sklearn_conv._ridge.solving import Candidate, Search, Solution, choose_alpha, too_small
 
 
 @as_memory_error(REMEDY)
@@ -32,38 +34,29 @@ def solve_on_device(
     variances = xp.linalg.diagonal(sums.gram) / n
     scale = xp.sqrt(replace_constant(variances, sums.mean, moments.n_rows))
     _require_finite(library, scale, products)
-    factors = 1 / scale
-    gram = sums.gram if moments.rest is None else sums.gram + moments.rest
-    correlations = gram * factors[:, None] * factors[None, :]
-    right = products * factors[:, None]
-    ones = library.xp.eye(right.shape[0], dtype=library.widest, device=library.device)
-    kept = (xp.astype(moments.kept, library.widest, copy=False) - sums.mean) * factors
-    n_targets = right.shape[1]
-    alphas, scores = np.empty(n_targets), np.full(n_targets, -np.inf)
-    coefs = [None] * n_targets
-    for i, alpha in enumerate(search.alphas):
-        factor = _factor(library, correlations + alpha * ones, alpha)
-        solved = library.solve_triangle(factor, right)
-        coef = library.solve_triangle(factor.T, solved, lower=False)  # (d, k)
-        score = np.zeros(n_targets)
-        if len(search.alphas) > 1:
-            leverages = library.solve_triangle(factor, kept.T)  # (d, m)
-            leverages = to_numpy(xp.sum(leverages * leverages, axis=0))
-            errors = to_numpy(kept_targets - mean - kept @ coef)
-            score = _score(moments, leverages, errors, to_numpy(kept_targets), search, n)
-        is_better = (score > scores) | (i == 0)
-        alphas[is_better], scores[is_better] = alpha, score[is_better]
-        for j in np.flatnonzero(is_better).tolist():
-            coefs[j] = coef[:, j] * factors
-    is_each = search.per_target and n_targets > 1
+    weights = moments.kept_weights
+    choice = choose_alpha(
+        _solve(moments, scale, products, kept_targets - mean, search),
+        partial(
+            leave_one_out_scores,
+            targets=to_numpy(kept_targets),
+            weights=weights,
+            counts=np.ones(len(weights)),
+            scoring=search.scoring,
+        ),
+        products.shape[1],
+        search,
+    )
+    alpha, score = (
+        library.put(value) if isinstance(value, np.ndarray) else value
+        for value in (choice.alpha, choice.score)
+    )
     return Solution(
         alphas=search.alphas,
-        alpha=library.put(alphas) if is_each else float(alphas[0]),
-        score=None
-        if len(search.alphas) == 1
-        else (library.put(scores) if is_each else float(scores[0])),
+        alpha=alpha,
+        score=score,
         classes=classes,
-        coef=xp.stack(coefs, axis=0),
+        coef=xp.stack(choice.columns, axis=0),
         mean=sums.mean,
         level=mean,
         scale=scale,
@@ -72,21 +65,31 @@ def solve_on_device(
     )
 
 
-def _score(
-    moments: ArrayApiMoments,
-    leverages: np.ndarray,
-    errors: np.ndarray,
-    targets: np.ndarray,
-    search: Search,
-    total: float,
-) -> np.ndarray:
-    """Return the leave-one-out score of each column, see `leave_one_out_scores`."""
-    weights = moments.kept_weights
-    errors = errors / (1 - weights * (leverages + 1 / total))[:, np.newaxis]
-    if search.scoring is not None:
-        return np.full(errors.shape[1], score_classes(targets - errors, targets, weights))
-    score = -weights @ np.square(errors) / len(weights)
-    return score if search.per_target else np.full(len(score), score.mean())
+def _solve(
+    moments: ArrayApiMoments, scale: Any, products: Any, kept_targets: Any, search: Search
+) -> Iterator[Candidate]:
+    """Solve for centered targets, with one Cholesky factor of the correlations for each alpha."""
+    library, sums = moments.library, moments.sums
+    xp, factors = library.xp, 1 / scale
+    gram = sums.gram if moments.rest is None else sums.gram + moments.rest
+    correlations = gram * factors[:, None] * factors[None, :]
+    right = products * factors[:, None]
+    identity = xp.eye(right.shape[0], dtype=library.widest, device=library.device)
+    kept = (xp.astype(moments.kept, library.widest, copy=False) - sums.mean) * factors
+    for alpha in search.alphas:
+        factor = _factor(library, correlations + alpha * identity, alpha)
+        solved = library.solve_triangle(factor, right)
+        coef = library.solve_triangle(factor.T, solved, lower=False)  # (d, k)
+        errors = None
+        if len(search.alphas) > 1:
+            rows = library.solve_triangle(factor, kept.T)  # (d, m)
+            errors = leave_one_out_errors(
+                to_numpy(kept_targets - kept @ coef),
+                to_numpy(xp.sum(rows * rows, axis=0)),
+                moments.kept_weights,
+                sums.weight,
+            )
+        yield alpha, coef * factors[:, None], errors
 
 
 def _class_targets(moments: ArrayApiMoments, classes: np.ndarray) -> tuple[Any, Any, Any]:

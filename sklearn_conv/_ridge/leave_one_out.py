@@ -39,34 +39,36 @@ def check_scoring(owner: str, value: Any) -> str | None:
 
 
 def leave_one_out_errors(
-    moments: Moments, regression: Regression, predicted: np.ndarray, leverages: np.ndarray
+    residuals: np.ndarray, leverages: np.ndarray, weights: np.ndarray, total: float
 ) -> np.ndarray:
     """Return the leave-one-out errors of the kept rows ``(m, k)``.
 
-    ``predicted`` ``(m, k)`` are the predictions for the kept rows, less the mean of the targets,
-    and ``leverages`` ``(m,)`` are the leverages of the centered rows with weight 1. The
-    leave-one-out error of a row is its error, divided by 1 minus its leverage.
+    ``residuals`` ``(m, k)`` are the targets less their predictions, ``leverages`` ``(m,)`` are the
+    leverages of the centered rows with weight 1, ``weights`` ``(m,)`` are those of these rows, and
+    ``total`` is the weight of all rows. The leave-one-out error of a row is its residual, divided
+    by 1 minus its leverage.
 
     Source: R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007).
     """
-    leverages = moments.kept.weights * (leverages + 1 / moments.targets.weight)
-    errors = regression.kept - regression.mean - predicted
-    return errors / (1 - leverages)[:, np.newaxis]
+    return residuals / (1 - weights * (leverages + 1 / total))[:, np.newaxis]
 
 
 def leave_one_out_scores(
-    moments: Moments, regression: Regression, errors: np.ndarray, scoring: str | None
+    errors: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    counts: np.ndarray,
+    scoring: str | None,
 ) -> np.ndarray:
     """Return the score of each column of the leave-one-out errors ``(k,)``.
 
-    It is minus the mean squared error, where squares are multiplied by the weights of the rows. For
-    "neg_log_loss", it is the score of all columns by `score_classes` instead.
+    It is minus the mean squared error, where squares are multiplied by the weights of the rows, and
+    a row counts ``counts`` times. For "neg_log_loss", it is the score of all columns by
+    `score_classes` instead.
     """
-    counts = moments.kept_counts
-    weights = counts * moments.kept.weights
     if scoring is None:
-        return -weights @ np.square(errors) / counts.sum()
-    score = score_classes(regression.kept - errors, regression.kept, weights)
+        return -(counts * weights) @ np.square(errors) / counts.sum()
+    score = score_classes(targets - errors, targets, counts * weights)
     return np.full(errors.shape[1], score)
 
 
@@ -120,8 +122,11 @@ def shortlist_alphas(
                 predicted[block] = blas.sgemm(1.0, coef, rows.T, trans_a=1).T
                 solved = blas.strsm(1.0, factor, rows.T, lower=0, trans_a=1, overwrite_b=1)
                 leverages[block] = np.einsum("dm,dm->m", solved, solved) / weight
-            errors = leave_one_out_errors(moments, regression, predicted, leverages)
-            scores[:] = leave_one_out_scores(moments, regression, errors, scoring)
+            residuals = regression.kept - regression.mean - predicted
+            errors = leave_one_out_errors(residuals, leverages, moments.kept.weights, weight)
+            scores[:] = leave_one_out_scores(
+                errors, regression.kept, moments.kept.weights, moments.kept_counts, scoring
+            )
     if not per_target:
         table = table.mean(axis=1, keepdims=True)
     is_unknown = np.isnan(table)

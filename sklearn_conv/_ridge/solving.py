@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -131,8 +132,18 @@ def solve(
                     "The products of features and targets overflow float64; divide the targets by "
                     "their standard deviation first."
                 )
-            found = solutions(moments, scale, regression, search)
-            alpha, score, coef = _choose(found, moments, regression, search)
+            choice = choose_alpha(
+                solutions(moments, scale, regression, search),
+                partial(
+                    leave_one_out_scores,
+                    targets=regression.kept,
+                    weights=moments.kept.weights,
+                    counts=moments.kept_counts,
+                    scoring=search.scoring,
+                ),
+                len(regression.mean),
+                search,
+            )
     except (ValueError, IndexError):
         if moments.n_writes == n_writes:
             raise
@@ -141,10 +152,10 @@ def solve(
         return None
     return Solution(
         alphas=search.alphas,
-        alpha=alpha,
-        score=score if len(search.alphas) > 1 else None,
+        alpha=choice.alpha,
+        score=choice.score,
         classes=classes,
-        coef=coef,
+        coef=np.stack(choice.columns),
         mean=moments.mean,
         level=regression.mean,
         scale=scale,
@@ -153,33 +164,42 @@ def solve(
     )
 
 
-Candidate = tuple[float, np.ndarray, np.ndarray | None]
+Candidate = tuple[float, Any, np.ndarray | None]
 """An alpha, its coefficients ``(d, k)`` for features that are not standardized, and leave-one-out
 errors ``(m, k)`` of the kept rows, or None if there is only one alpha."""
 
 
-def _choose(
-    candidates: Iterator[Candidate], moments: Moments, regression: Regression, search: Search
-) -> tuple[float | np.ndarray, float | np.ndarray, np.ndarray]:
-    """Return the best alpha, its score and its coefficients ``(k, d)``.
+class Choice(NamedTuple):
+    """The best alpha, or one for each of k columns."""
 
-    If an alpha is chosen for each of several columns, there are ``k`` alphas and scores.
-    """
-    n_targets = len(regression.mean)
-    alphas, scores = np.empty(n_targets), np.full(n_targets, -np.inf)
-    coefs = np.empty((n_targets, len(moments.mean)))
+    alpha: Any
+    score: Any
+    """None if there is only one alpha."""
+    columns: list[Any]
+    """Coefficients of each column, each ``(d,)``."""
+
+
+def choose_alpha(
+    candidates: Iterator[Candidate],
+    score: Callable[[np.ndarray], np.ndarray],
+    n_targets: int,
+    search: Search,
+) -> Choice:
+    """Choose an alpha; ``score`` returns the scores ``(k,)`` of leave-one-out errors."""
+    alphas, best = np.empty(n_targets), np.full(n_targets, -np.inf)
+    columns: list[Any] = [None] * n_targets
     for i, (alpha, coef, errors) in enumerate(candidates):
-        score = np.zeros(n_targets)
-        if errors is not None:
-            score = leave_one_out_scores(moments, regression, errors, search.scoring)
-            if not search.per_target:
-                score[:] = score.mean()
-        is_better = (score > scores) | (i == 0)
-        alphas[is_better], scores[is_better] = alpha, score[is_better]
-        coefs[is_better] = coef.T[is_better]
+        scores = np.zeros(n_targets) if errors is None else score(errors)
+        if not search.per_target:
+            scores = np.full(n_targets, scores.mean())
+        is_better = (scores > best) | (i == 0)
+        alphas[is_better], best[is_better] = alpha, scores[is_better]
+        for j in np.flatnonzero(is_better).tolist():
+            columns[j] = coef[:, j]
+    found: tuple[Any, Any] = float(alphas[0]), float(best[0])
     if search.per_target and n_targets > 1:
-        return alphas, scores, coefs
-    return float(alphas[0]), float(scores[0]), coefs
+        found = alphas, best
+    return Choice(found[0], found[1] if len(search.alphas) > 1 else None, columns)
 
 
 def _solve_by_rows(
@@ -250,7 +270,9 @@ def _solve_by_products(
             predicted = blas.dgemm(1.0, kept, coef, trans_a=1)
             solved = blas.dtrsm(1.0, factor, kept, lower=0, trans_a=1, overwrite_b=1)  # (d, m)
             leverages = np.einsum("dm,dm->m", solved, solved)
-            errors = leave_one_out_errors(moments, regression, predicted, leverages)
+            residuals = regression.kept - regression.mean - predicted
+            weights, total = moments.kept.weights, moments.targets.weight
+            errors = leave_one_out_errors(residuals, leverages, weights, total)
         yield alpha, coef, errors
 
 
