@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,10 @@ class BatchComputer:
         self._n_jobs = transformer.n_jobs
         self._progress = Progress(transformer, len(images))
         self._watch = TransformWatch(getattr(transformer, "_values_seen", None))
-        make: Callable[[Layer], Engine] = MissingEngine if images.may_have_missing else make_engine
+        ignores_missing = images.may_have_missing
+        make: Callable[[Layer], Engine] = MissingEngine if ignores_missing else make_engine
+        if isinstance(images, ArrayApiImages):
+            make = partial(ArrayApiEngine, ignores_missing=ignores_missing)
         bias, n_kernels = transformer.bias_, transformer.bias_.shape[-1]
         arrays = {
             name: images.cast(f"{name}_", value, dtype)
@@ -58,13 +61,11 @@ class BatchComputer:
                 else [POOLINGS[name] for name in parameters.poolings],
                 pool_grid=parameters.pool_grid,
             )
-            if isinstance(images, ArrayApiImages):
-                return ArrayApiEngine(
-                    layer, parameters.views, geometries, parameters.power, images.may_have_missing
-                )
             if len(geometries) == 1 and parameters.power == 1:
                 return make(layer)
-            return SymmetricEngine(layer, parameters.views, geometries, parameters.power, make)
+            return SymmetricEngine(
+                layer, parameters.views, geometries, parameters.power, make, ignores_missing
+            )
 
         self._find_engine = find_engine
 

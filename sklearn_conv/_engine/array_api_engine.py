@@ -32,7 +32,6 @@ from sklearn_conv._engine.activation import (
 )
 from sklearn_conv._engine.geometry import (
     OUTSIDE,
-    Geometry,
     Reach,
     Span,
     Windows,
@@ -42,7 +41,6 @@ from sklearn_conv._engine.geometry import (
 from sklearn_conv._engine.layer import Layer, Output
 from sklearn_conv._engine.numpy_engine import Advance
 from sklearn_conv._engine.staging import OFFSET_TO_RANGE
-from sklearn_conv._engine.symmetry import View
 
 FUNCTIONS: dict[Function, Callable[[Any, Any], Any]] = {
     identity: lambda xp, values: values,
@@ -63,23 +61,13 @@ Rectangle = tuple[Span, Span]
 class ArrayApiEngine:
     """Engine with the interface in `sklearn_conv._engine`, for arrays of other libraries.
 
-    It averages the features of the ``views`` of each image, whose windows are ``geometries``, and
-    raises them to a ``power``. If ``ignores_missing``, windows with NaN do not count. The library
-    decides how many threads compute, not ``n_jobs``.
+    If ``ignores_missing``, windows with NaN do not count. The library decides how many threads
+    compute, not ``n_jobs``.
     """
 
-    def __init__(
-        self,
-        layer: Layer,
-        views: Sequence[View] = (View(),),
-        geometries: Sequence[Geometry] = (),
-        power: float = 1.0,
-        ignores_missing: bool = False,
-    ) -> None:
+    def __init__(self, layer: Layer, ignores_missing: bool = False) -> None:
         self._library = Library.of(layer.kernels)
         self._layer = layer
-        self._views = [*zip(views, geometries or [layer.geometry], strict=True)]
-        self._power = power
         self._ignores_missing = ignores_missing
         self._outputs = layer.outputs
         self._matrix = self._library.xp.reshape(layer.kernels, (-1, layer.kernels.shape[3]))
@@ -119,30 +107,8 @@ class ArrayApiEngine:
                 )
 
     def _compute_block(self, images: Any) -> Any:
-        """Return the features of images, averaged over their views."""
-        xp = self._library.xp
-        total: Any = None
-        n_counted: Any = 0
-        for view, geometry in self._views:
-            features = self._compute_view(view.apply(images), geometry)
-            if self._ignores_missing and len(self._views) > 1:
-                is_counted = xp.logical_not(xp.isnan(features))
-                features = xp.where(is_counted, features, xp.zeros_like(features))
-                n_counted = n_counted + xp.astype(is_counted, features.dtype)
-            total = features if total is None else total + features
-        if self._ignores_missing and len(self._views) > 1:
-            total = total / n_counted  # 0 / 0 is NaN
-        elif len(self._views) > 1:
-            total = total / len(self._views)
-        if self._power != 1:
-            sizes = xp.abs(total)
-            sizes = xp.sqrt(sizes) if self._power == 0.5 else sizes**self._power
-            total = xp.where(total < 0, -sizes, sizes)
-        return total
-
-    def _compute_view(self, images: Any, geometry: Geometry) -> Any:
-        """Return the features of a view, ``(b, h, w, c) -> (b, rows, columns, p, outputs, k)``."""
-        layer, shape = self._layer, geometry.output_shape
+        """Return the features of images, ``(b, h, w, c) -> (b, rows, columns, p, outputs, k)``."""
+        layer, shape = self._layer, self._layer.geometry.output_shape
         poolings, grid = layer.poolings, layer.pool_grid
         b, k = images.shape[0], self._matrix.shape[1]
         n_outputs = len(self._outputs)
@@ -151,7 +117,7 @@ class ArrayApiEngine:
         if poolings is None:
             for rows, columns in self._rectangles(b, (0, shape[0]), (0, shape[1])):
                 size = (b, rows[1] - rows[0], columns[1] - columns[0], k)
-                shifted, counts = self._respond(images, geometry, (rows, columns))
+                shifted, counts = self._respond(images, (rows, columns))
                 for i, output in enumerate(self._outputs):
                     values = self._activate(output, shifted)
                     if counts is not None:
@@ -163,16 +129,16 @@ class ArrayApiEngine:
             return features
         cell_rows, cell_columns = map(pool_cells, shape, grid)
         for (i, rows), (j, columns) in product(enumerate(cell_rows), enumerate(cell_columns)):
-            features[:, i, j, ...] = self._pool_cell(images, geometry, (rows, columns))
+            features[:, i, j, ...] = self._pool_cell(images, (rows, columns))
         return features
 
-    def _pool_cell(self, images: Any, geometry: Geometry, cell: Rectangle) -> Any:
+    def _pool_cell(self, images: Any, cell: Rectangle) -> Any:
         """Return the pooled outputs of a cell, ``(b, h, w, c) -> (b, poolings, outputs, k)``."""
         xp, poolings, outputs = self._library.xp, self._layer.poolings or [], self._outputs
         joined: dict[tuple[int, int], Any] = {}
         n_positions: Any = 0
         for rectangle in self._rectangles(images.shape[0], *cell):
-            shifted, counts = self._respond(images, geometry, rectangle)
+            shifted, counts = self._respond(images, rectangle)
             n_positions = n_positions + (
                 shifted.shape[1]
                 if counts is None
@@ -222,7 +188,7 @@ class ArrayApiEngine:
         rows = xp.reshape(values, (-1, values.shape[-1]))
         return xp.reshape(call_function(user_function(function), rows), values.shape)
 
-    def _respond(self, images: Any, geometry: Geometry, rectangle: Rectangle) -> tuple[Any, Any]:
+    def _respond(self, images: Any, rectangle: Rectangle) -> tuple[Any, Any]:
         """Return responses with offset and base, and which windows count, if not all do.
 
         ``(b, h, w, c) -> (b, windows, k), (b, windows, 1)``
@@ -230,7 +196,7 @@ class ArrayApiEngine:
         xp = self._library.xp
         b, k = images.shape[0], self._matrix.shape[1]
         pixels, reaches = images, []
-        for axis, windows in enumerate(geometry):
+        for axis, windows in enumerate(self._layer.geometry):
             reach, index, is_inside = self._find_reach(windows, rectangle[axis], axis + 1)
             reaches.append(reach)
             pixels = (

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sklearn_conv._array_api import namespace
 from sklearn_conv._engine.choice import Engine, make_engine
-from sklearn_conv._engine.geometry import Geometry
+from sklearn_conv._engine.geometry import Geometry, cut_span
 from sklearn_conv._engine.layer import Layer
 from sklearn_conv._engine.numpy_engine import Advance
 
@@ -72,8 +73,9 @@ class SymmetricEngine:
         geometries: Sequence[Geometry],
         power: float,
         make: Callable[[Layer], Engine] = make_engine,
+        ignores_missing: bool = False,
     ) -> None:
-        self._ignores_missing = make is not make_engine
+        self._ignores_missing = ignores_missing
         engines = {
             geometry: make(replace(layer, geometry=geometry))
             for geometry in dict.fromkeys(geometries)
@@ -83,44 +85,44 @@ class SymmetricEngine:
 
     def compute(
         self,
-        images: np.ndarray,
-        out: np.ndarray,
+        images: Any,
+        out: Any,
         n_jobs: int | None = 1,
         advance: Advance = lambda n_images: None,
     ) -> None:
         """Write the features of images, as the engines do."""
-        length = max(1, BLOCK_BYTES // max(1, out[:1].nbytes))
-        for start in range(0, len(images), length):
-            block = slice(start, start + length)
-            self._compute_block(images[block], out[block], n_jobs, advance)
+        n, size = out.shape[0], np.dtype(np.float32).itemsize * prod(out.shape[1:])
+        for start, stop in cut_span((0, n), max(1, BLOCK_BYTES // max(1, size))):
+            block = slice(start, stop)
+            self._compute_block(images[block, ...], out[block, ...], n_jobs, advance)
 
-    def _compute_block(
-        self, images: np.ndarray, out: np.ndarray, n_jobs: int | None, advance: Advance
-    ) -> None:
-        n_views = len(self._views)
-        n_missing = np.zeros(out.shape, np.uint8) if self._ignores_missing and n_views > 1 else None
+    def _compute_block(self, images: Any, out: Any, n_jobs: int | None, advance: Advance) -> None:
+        xp, n_views = namespace(out), len(self._views)
+        n_counted: Any = None
         for i, (view, engine) in enumerate(self._views):
-            features = out if i == 0 else np.empty_like(out)
+            features = out if i == 0 else xp.empty_like(out)
             engine.compute(
                 view.apply(images), features, n_jobs, lambda m: advance(Fraction(m) / n_views)
             )
-            if n_missing is not None and np.isnan(features.sum()):
-                is_missing = np.isnan(features)
-                n_missing += is_missing
-                features[is_missing] = 0
+            may_be_missing = self._ignores_missing and n_views > 1
+            if may_be_missing and bool(xp.isnan(xp.sum(features))):
+                is_missing = xp.isnan(features)
+                counted = n_views if n_counted is None else n_counted
+                n_counted = counted - xp.astype(is_missing, out.dtype)
+                features[...] = xp.where(is_missing, 0.0, features)
             if n_views > 1:
                 features /= n_views
             if i > 0:
                 out += features
-        if n_missing is not None and n_missing.any():
-            out *= n_views / np.maximum(n_views - n_missing, 1)
-            out[n_missing == n_views] = np.nan
+        if n_counted is not None:
+            out *= n_views / n_counted  # NaN if no view counts, because 0 * inf is NaN.
         if self._power != 1:
             raise_to_power(out, self._power)
 
 
-def raise_to_power(values: np.ndarray, power: float) -> None:
+def raise_to_power(values: Any, power: float) -> None:
     """Replace values by ``sign(value) * abs(value)**power``."""
-    magnitudes = np.abs(values)
-    magnitudes = np.sqrt(magnitudes) if power == 0.5 else magnitudes ** values.dtype.type(power)
-    np.copysign(magnitudes, values, out=values)
+    xp = namespace(values)
+    magnitudes = xp.abs(values)
+    magnitudes = xp.sqrt(magnitudes) if power == 0.5 else magnitudes**power
+    values[...] = xp.copysign(magnitudes, values)
