@@ -38,7 +38,8 @@ NOT_INSTALLED = {
     "torchgeo": {"__name__": "torchgeo", "__version__": "0.8.1"},
     "torchgeo.models": {"RCF": None},
     "kymatio.torch": {"Scattering2D": None},
-    "skimage.feature": {"hog": None},
+    "skimage.color": {"rgb2gray": None},
+    "skimage.feature": {"hog": None, "local_binary_pattern": None},
 }
 """Stand-ins for modules that are used only for measuring, with the attributes that are needed."""
 
