@@ -181,12 +181,12 @@ def main() -> None:
     folder = parser.parse_args().screenshots
     if not (SITE / "index.html").exists():
         sys.exit(f"{SITE} has no index.html; run make docs to build it.")
-    write_report()
     handler = partial(QuietHandler, directory=str(SITE))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     browser = start_browser()
     try:
+        write_report()
         origin = f"http://127.0.0.1:{server.server_port}"
         problems, n_pages = check(browser, origin)
         if folder is not None:
