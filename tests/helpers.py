@@ -1,7 +1,9 @@
 """Constants and functions that several test modules use."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,30 @@ PAGES = sorted(
 )
 """Markdown pages that are written by hand."""
 
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
 LEARNED = {"kernels": "patches", "normalize_patches": True, "whiten": True, "bias": "quantile"}
 """Parameters with which kernels, preprocessing and biases are learned from training patches."""
 
 N_BLAS = 2
+
+
+def expand_requirements(extras, groups):
+    """Return the requirements of the project with some extras, and of some dependency groups."""
+    project = PYPROJECT["project"]
+    waiting = [*project["dependencies"], f"sklearn-conv[{','.join(extras)}]"]
+    waiting += [{"include-group": group} for group in groups]
+    requirements = []
+    while waiting:
+        entry = waiting.pop()
+        if isinstance(entry, dict):
+            waiting += PYPROJECT["dependency-groups"][entry["include-group"]]
+        elif entry.startswith("sklearn-conv["):
+            for extra in re.findall(r"[\w-]+", entry)[1:]:
+                waiting += project["optional-dependencies"][extra]
+        else:
+            requirements.append(entry)
+    return requirements
 
 
 def blas_threads():

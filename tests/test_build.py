@@ -4,17 +4,16 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+from helpers import PYPROJECT, ROOT
 
 from sklearn_conv._engine import native_library as library
 
-ROOT = Path(__file__).parents[1]
 NATIVE = ROOT / "native"
 CMAKE = (ROOT / "CMakeLists.txt").read_text()
-SCIKIT_BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["scikit-build"]
+SCIKIT_BUILD = PYPROJECT["tool"]["scikit-build"]
 
 
 def test_python_and_the_core_have_the_same_version_of_the_interface():
