@@ -24,7 +24,7 @@ from sklearn_conv._engine.activation import ACTIVATIONS, Side
 from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS, Pooling
 from sklearn_conv._engine.symmetry import SYMMETRIES
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 skl2onnx = pytest.importorskip("skl2onnx", reason="skl2onnx is not installed: .[onnx]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: .[onnx]")
