@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from sklearn_conv._validation import parameter_error
 from sklearn_conv.inspection._class_activation_map import (
     class_activation_map,
     find_class,
     find_versus,
     require_class_decisions,
 )
-from sklearn_conv.inspection._drawing import add_color_bar, add_panels, make_axes, show, show_image
-from sklearn_conv.inspection._inputs import check_single_image
+from sklearn_conv.inspection._drawing import (
+    add_color_bar,
+    add_panels,
+    check_single_image,
+    make_axes,
+    show,
+    show_image,
+)
 
 MAX_ALPHA = 0.9
 """Opacity of the strongest evidence."""
 
 
+@dataclass(eq=False, repr=False)
 class ClassActivationDisplay:
     """Display of an image, and of the evidence for a class in color over the same image in gray.
 
@@ -63,17 +72,10 @@ class ClassActivationDisplay:
     ('3', (8, 8))
     """
 
-    def __init__(
-        self,
-        image: np.ndarray,
-        evidence: np.ndarray,
-        class_name: str,
-        versus_name: str | None = None,
-    ) -> None:
-        self.image = image
-        self.evidence = evidence
-        self.class_name = class_name
-        self.versus_name = versus_name
+    image: np.ndarray
+    evidence: np.ndarray
+    class_name: str
+    versus_name: str | None = None
 
     @classmethod
     def from_estimator(
@@ -133,30 +135,37 @@ class ClassActivationDisplay:
         # Steps before the transformer may crop the image.
         is_aligned = checked.pixels.shape[:2] == maps.shape[:2]
         shown = checked.pixels if is_aligned else checked.seen
-        if versus is not None:
-            versus = find_versus(owner, pipeline, versus)
+        other = find_versus(owner, pipeline, versus)
         classes = getattr(pipeline, "classes_", None)
         if classes is None:
-            return cls(shown, *_select_target(owner, maps, class_of_interest)).plot(ax=ax)
-        require_class_decisions(owner, classes, maps.shape[2])
-        # For two classes, the only map is the evidence for the second one.
-        by_class = np.concatenate([-maps, maps], axis=2) if len(classes) == 2 else maps
-        if class_of_interest is None:
-            index = int(by_class.sum(axis=(0, 1)).argmax())
-        else:
-            index = find_class(owner, "class_of_interest", classes, class_of_interest)
-        evidence, versus_name = by_class[:, :, index], None
-        if versus is not None:
-            versus_name = str(classes[versus])
-            if versus == index:
-                raise ValueError(
-                    f"The 'versus' parameter of {owner} must not be the class whose evidence is "
-                    f"drawn, which is {versus_name!r}; pass another class as 'class_of_interest' "
-                    "or as 'versus'."
+            n_targets = maps.shape[2]
+            names = [f"target {i}" for i in range(n_targets)] if n_targets > 1 else ["prediction"]
+            index = 0 if class_of_interest is None else class_of_interest
+            if index not in range(n_targets):
+                rule = f"the index of a target, from 0 to {n_targets - 1}"
+                raise parameter_error(
+                    ValueError, owner, "class_of_interest", rule, class_of_interest
                 )
-            if len(classes) > 2:
-                evidence = evidence - by_class[:, :, versus]
-        return cls(shown, evidence, str(classes[index]), versus_name).plot(ax=ax)
+        else:
+            require_class_decisions(owner, classes, maps.shape[2])
+            names = [*map(str, classes)]
+            if len(classes) == 2:  # The only map is the evidence for the second one.
+                maps = np.concatenate([-maps, maps], axis=2)
+            if class_of_interest is None:
+                index = int(maps.sum(axis=(0, 1)).argmax())
+            else:
+                index = find_class(owner, "class_of_interest", classes, class_of_interest)
+        if other == index:
+            raise ValueError(
+                f"The 'versus' parameter of {owner} must not be the class whose evidence is "
+                f"drawn, which is {names[index]!r}; pass another class as 'class_of_interest' "
+                "or as 'versus'."
+            )
+        evidence = maps[:, :, int(index)]
+        if other is not None and len(names) > 2:
+            evidence = evidence - maps[:, :, other]
+        versus_name = None if other is None else names[other]
+        return cls(shown, evidence, names[int(index)], versus_name).plot(ax=ax)
 
     def plot(self, *, ax: Any = None, cmap: str = "PuOr_r") -> Self:
         """Draw the image and the evidence.
@@ -188,15 +197,3 @@ class ClassActivationDisplay:
         shown = show(right, self.evidence, cmap=cmap, vmin=-limit, vmax=limit, alpha=alpha)
         add_color_bar(self.ax_, shown, "evidence per pixel")
         return self
-
-
-def _select_target(owner: str, maps: np.ndarray, chosen: Any) -> tuple[np.ndarray, str]:
-    """Return the evidence for one target of a regressor, ``(h, w)``, and its name."""
-    n_targets = maps.shape[2]
-    target = 0 if chosen is None else chosen
-    if target not in range(n_targets):
-        raise ValueError(
-            f"The 'class_of_interest' parameter of {owner} must be the index of a target, from 0 "
-            f"to {n_targets - 1}. Got {chosen!r} instead."
-        )
-    return maps[:, :, int(target)], "prediction" if n_targets == 1 else f"target {target}"

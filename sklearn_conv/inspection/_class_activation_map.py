@@ -3,13 +3,11 @@
 A linear model multiplies each feature by a weight. If the feature is a mean or a sum over
 positions, its contribution to the decision is a sum over these positions as well. The whole
 decision is therefore a sum over the image.
-
-Source: B. Zhou, A. Khosla, A. Lapedriza, A. Oliva and A. Torralba, "Learning Deep Features for
-Discriminative Localization" (2016), who use one mean over the whole image.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +16,18 @@ from sklearn.base import is_regressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv._validation import parameter_error
 from sklearn_conv._warnings import warn
-from sklearn_conv.inspection._branches import Part, Source
-from sklearn_conv.inspection._inputs import find_features, find_image_sources, require_one_size
-from sklearn_conv.inspection._linear import LinearDecision
-from sklearn_conv.inspection._positions import PixelEvidence
-from sklearn_conv.inspection._tables import select_rows
+from sklearn_conv.inspection._model import (
+    FeaturePart,
+    FeatureStep,
+    LinearDecision,
+    find_features,
+    require_one_size,
+    select_rows,
+)
+from sklearn_conv.inspection._pixel_evidence import PixelEvidence
 
 OWNER = "class_activation_map"
 
@@ -124,7 +127,7 @@ def class_activation_map(
     References
     ----------
     B. Zhou, A. Khosla, A. Lapedriza, A. Oliva and A. Torralba, "Learning Deep Features for
-    Discriminative Localization" (2016).
+    Discriminative Localization" (2016), who use one mean over the whole image.
 
     Examples
     --------
@@ -159,15 +162,12 @@ def class_activation_map(
             "StridedConv2DTransformer; put both into a pipeline, as in make_pipeline(transformer, "
             "StandardScaler(), RidgeClassifier()). Steps that are already fitted may be used."
         )
-    sources = find_image_sources(part)
-    for step in (pipeline, *(source.step for source in sources)):
-        check_is_fitted(step)
-    for source in sources:
-        require_one_size(OWNER, source.step)
-    evidence = {source: PixelEvidence(OWNER, source.step) for source in sources}
-    height, width = _find_shape(sources)
-    if versus is not None:
-        versus = find_versus(OWNER, pipeline, versus)
+    check_is_fitted(pipeline)
+    for step in part.image_steps:
+        require_one_size(OWNER, step.step)
+    evidence = {step: PixelEvidence(OWNER, step.step) for step in part.image_steps}
+    height, width = _find_shape(part.image_steps)
+    other = find_versus(OWNER, pipeline, versus)
     X: Any = pipeline[:position].transform(images) if position else images
     n = _count_images(part, X)
     decision = LinearDecision(OWNER, part, pipeline[position + 1 :])
@@ -176,8 +176,8 @@ def class_activation_map(
     n_numbers = sum(each.n_numbers for each in evidence.values())  # of an image
     length = max(1, CHUNK_BYTES // (n_numbers * np.dtype(np.float64).itemsize))
     for start in range(0, n, length):
-        part.replica.transform(select_rows(X, slice(start, start + length)))
-        each = [source.values for source in part.sources]
+        part.run(select_rows(X, slice(start, start + length)))
+        each = [step.values for step in part.feature_steps]
         values = np.hstack(each)  # (b, d)
         if not np.isfinite(values).all():
             raise ValueError(
@@ -188,7 +188,7 @@ def class_activation_map(
             )
         if not start:
             decision.fit(values)
-            if versus is not None:
+            if other is not None:
                 require_class_decisions(OWNER, pipeline.classes_, len(decision.constant))
         decision.check(values)
         all_decisions.append(decision.decide())
@@ -197,9 +197,9 @@ def class_activation_map(
         amounts = np.zeros((2, len(values), n_outputs))  # due to rounding, and of all positions
         constant = np.tile(decision.constant, (len(values), 1))
         weights = np.split(decision.weights, np.cumsum([v.shape[1] for v in each])[:-1])
-        for source, features, weight in zip(part.sources, each, weights, strict=True):
-            if source in evidence:
-                maps += evidence[source].compute(source.inputs, features, weight, amounts)
+        for step, features, weight in zip(part.feature_steps, each, weights, strict=True):
+            if step in evidence:
+                maps += evidence[step].compute(step.inputs, features, weight, amounts)
             else:
                 constant += features @ weight
         all_maps.append(maps + (constant / (height * width))[:, np.newaxis, np.newaxis])
@@ -217,11 +217,17 @@ def class_activation_map(
             "rounding of features that should be 0: use normalize_patches, or a negative bias. "
             "Otherwise cast the images to float64."
         )
-    return result if versus is None else _subtract_class(result, versus)
+    if other is None:
+        return result
+    if result.shape[3] > 1:
+        return result - result[..., [other]]
+    return result if other == 0 else -result  # The only map is the evidence for the second class.
 
 
-def find_versus(owner: str, pipeline: Any, versus: Any) -> int:
+def find_versus(owner: str, pipeline: Any, versus: Any) -> int | None:
     """Return the index of the class ``versus``, if there is a decision for each class."""
+    if versus is None:
+        return None
     if is_regressor(pipeline):
         raise ValueError(
             f"The 'versus' parameter of {owner} must be None for a regressor, which has no "
@@ -248,35 +254,24 @@ def require_class_decisions(owner: str, classes: np.ndarray, n_outputs: int) -> 
         )
 
 
-def _subtract_class(maps: np.ndarray, index: int) -> np.ndarray:
-    """Subtract the evidence for a class, ``(n, h, w, outputs) -> (n, h, w, outputs)``.
-
-    For two classes, the only map is the evidence for the second one.
-    """
-    if maps.shape[3] > 1:
-        return maps - maps[..., [index]]
-    return maps if index == 0 else -maps
-
-
-def _find_shape(sources: list[Source]) -> tuple[int, int]:
+def _find_shape(steps: Sequence[FeatureStep]) -> tuple[int, int]:
     """Return the number of rows and columns of the images, the same for all transformers."""
-    shapes = {source.path: source.step.image_shape_[:2] for source in sources}
+    shapes = {step.name: step.step.image_shape_[:2] for step in steps}
     if len({*shapes.values()}) > 1:
-        seen = ", ".join(f"{shape} in {path}" for path, shape in shapes.items())
+        seen = ", ".join(f"{shape} in {name}" for name, shape in shapes.items())
         raise ValueError(
             f"{OWNER} needs images with the same number of rows and columns in all branches, but "
             f"they are {seen}; fit the branches on images of one size, or fit and explain a "
             "pipeline for each size."
         )
-    height, width = shapes[sources[0].path]
+    height, width = shapes[steps[0].name]
     return height, width
 
 
-def _count_images(part: Part, X: Any) -> int:
+def _count_images(part: FeaturePart, X: Any) -> int:
     """Return the number of images, after checks that do not compute anything."""
-    for source in find_image_sources(part):
-        if source is part:
-            source.replica.transform_batches(X)  # This call raises an error if X is not valid.
+    if isinstance(part.replica, StridedConv2DTransformer):
+        part.replica.transform_batches(X)  # This call raises an error if X is not valid.
     if not np.shape(X):
         rule = "images, or a table with a row for each image"
         raise parameter_error(TypeError, OWNER, "images", rule, X)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -12,8 +12,15 @@ import numpy.typing as npt
 from sklearn_conv._engine.geometry import place_windows, pool_cells
 from sklearn_conv._parameters import check_parameters
 from sklearn_conv._validation import check_integer
-from sklearn_conv.inspection._drawing import add_color_bar, add_panels, make_axes, show, show_image
-from sklearn_conv.inspection._inputs import check_single_image, find_transformer
+from sklearn_conv.inspection._drawing import (
+    add_color_bar,
+    add_panels,
+    check_single_image,
+    make_axes,
+    show,
+    show_image,
+)
+from sklearn_conv.inspection._model import find_transformer, without_pooling
 
 SATURATION = 0.99
 """Quantile of the absolute responses of a map at which its scale ends."""
@@ -31,6 +38,7 @@ PANEL_WIDTH, PANEL_HEIGHT = 0.93, 0.82
 """Width and height of a panel, as fractions of its cell."""
 
 
+@dataclass(eq=False, repr=False)
 class FeatureMapDisplay:
     """Display of an image and its strongest maps, with the pooling grid drawn over them.
 
@@ -81,19 +89,11 @@ class FeatureMapDisplay:
     (8, 8, 5)
     """
 
-    def __init__(
-        self,
-        image: np.ndarray,
-        maps: np.ndarray,
-        names: Sequence[str],
-        cuts: Sequence[np.ndarray],
-        image_cuts: Sequence[np.ndarray],
-    ) -> None:
-        self.image = image
-        self.maps = maps
-        self.names = names
-        self.cuts = cuts
-        self.image_cuts = image_cuts
+    image: np.ndarray
+    maps: np.ndarray
+    names: Sequence[str]
+    cuts: Sequence[np.ndarray]
+    image_cuts: Sequence[np.ndarray]
 
     @classmethod
     def from_estimator(
@@ -134,9 +134,7 @@ class FeatureMapDisplay:
         n_drawn = check_integer(cls.__name__, "n_maps", n_maps, 1)
         transformer = find_transformer(cls.__name__, estimator)
         checked = check_single_image(cls.__name__, estimator, image)
-        responses = copy(transformer).set_params(
-            pooling=None, flatten=False, symmetries=None, power=1, verbose=0
-        )
+        responses = without_pooling(transformer)
         _, (maps,) = next(responses.transform_batches(checked.batch))  # maps: (oh, ow, n_maps)
         order = np.argsort(-np.abs(maps).mean(axis=(0, 1)), kind="stable")[:n_drawn]
         # Unpooled features are ordered by row, column and map, so the first ones belong to the maps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ NUMBER_SIZE = 9
 """Font size of the numbers in the squares, in points."""
 
 
+@dataclass(eq=False, repr=False)
 class GridSearchDisplay:
     """Display of the scores and the fit times of a search over two parameters, as heat maps.
 
@@ -70,23 +72,13 @@ class GridSearchDisplay:
     ('kernel_size', 'stride', (3, 2))
     """
 
-    def __init__(
-        self,
-        scores: np.ndarray,
-        score_stds: np.ndarray,
-        fit_times: np.ndarray,
-        x_values: Sequence[Any],
-        y_values: Sequence[Any],
-        x: str,
-        y: str,
-    ) -> None:
-        self.scores = scores
-        self.score_stds = score_stds
-        self.fit_times = fit_times
-        self.x_values = x_values
-        self.y_values = y_values
-        self.x = x
-        self.y = y
+    scores: np.ndarray
+    score_stds: np.ndarray
+    fit_times: np.ndarray
+    x_values: Sequence[Any]
+    y_values: Sequence[Any]
+    x: str
+    y: str
 
     @classmethod
     def from_estimator(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._validation import parameter_error
 from sklearn_conv.inspection._drawing import PLAIN, SMALL_SIZE, TITLE_SIZE, make_axes
-from sklearn_conv.inspection._inputs import find_transformer
+from sklearn_conv.inspection._model import find_transformer
 
 MAX_KERNELS = 64
 """Maximum number of kernels to draw if ``indices`` is None."""
@@ -35,6 +36,7 @@ LETTER_WIDTH = 0.65
 POINTS_PER_INCH = 72
 
 
+@dataclass(eq=False, repr=False)
 class KernelDisplay:
     """Display of kernels as a gallery, the smoothest kernel first.
 
@@ -74,9 +76,8 @@ class KernelDisplay:
     (16,)
     """
 
-    def __init__(self, kernels: np.ndarray, names: Sequence[str]) -> None:
-        self.kernels = kernels
-        self.names = names
+    kernels: np.ndarray
+    names: Sequence[str]
 
     @classmethod
     def from_estimator(
