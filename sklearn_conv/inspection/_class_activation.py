@@ -46,10 +46,8 @@ class ClassActivationDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        The axes that hold the panels.
-    figure_ : matplotlib Figure
-        The figure of the axes.
+    figure_, ax_ : matplotlib Figure and Axes
+        The figure, and the axes that hold the panels.
     axes_ : list of matplotlib Axes
         The panels of the image and of the evidence.
 
@@ -85,7 +83,7 @@ class ClassActivationDisplay:
         *,
         class_of_interest: Any = None,
         versus: Any = None,
-        ax: Any = None,
+        **options: Any,
     ) -> Self:
         """Draw the evidence for a decision about an image.
 
@@ -103,8 +101,8 @@ class ClassActivationDisplay:
             regressor, the index of a target; None selects the first one.
         versus : int, float, bool or str, default=None
             Another label, whose evidence is subtracted, as in `class_activation_map`.
-        ax : matplotlib Axes, default=None
-            Axes to draw into. If None, a figure is made.
+        **options
+            Options of `plot`.
 
         Returns
         -------
@@ -118,15 +116,9 @@ class ClassActivationDisplay:
 
         Raises
         ------
-        NotFittedError
-            If the pipeline is not fitted.
-        TypeError
-            If ``pipeline`` has no `StridedConv2DTransformer`, or if it is not a regressor and has
-            no ``decision_function``.
-        ValueError
-            If the pipeline is not linear after the transformer, if ``pooling`` includes "max", if
-            features are infinite or NaN, if ``image`` is not an image of the shape seen in ``fit``,
-            if ``class_of_interest`` or ``versus`` does not exist, if both are the same class, or if
+        NotFittedError, TypeError, ValueError
+            As in `class_activation_map`. ValueError also if ``image`` is not a single image of the
+            shape seen in ``fit``, if ``class_of_interest`` does not exist or is ``versus``, or if
             the pipeline does not have one decision per class.
         """
         owner = cls.__name__
@@ -143,9 +135,7 @@ class ClassActivationDisplay:
             index = 0 if class_of_interest is None else class_of_interest
             if index not in range(n_targets):
                 rule = f"the index of a target, from 0 to {n_targets - 1}"
-                raise parameter_error(
-                    ValueError, owner, "class_of_interest", rule, class_of_interest
-                )
+                raise parameter_error(ValueError, owner, "class_of_interest", rule, index)
         else:
             require_class_decisions(owner, classes, maps.shape[2])
             names = [*map(str, classes)]
@@ -161,11 +151,12 @@ class ClassActivationDisplay:
                 f"drawn, which is {names[index]!r}; pass another class as 'class_of_interest' "
                 "or as 'versus'."
             )
-        evidence = maps[:, :, int(index)]
+        index = int(index)
+        evidence = maps[:, :, index]
         if other is not None and len(names) > 2:
             evidence = evidence - maps[:, :, other]
         versus_name = None if other is None else names[other]
-        return cls(shown, evidence, names[int(index)], versus_name).plot(ax=ax)
+        return cls(shown, evidence, names[index], versus_name).plot(**options)
 
     def plot(self, *, ax: Any = None, cmap: str = "PuOr_r") -> Self:
         """Draw the image and the evidence.

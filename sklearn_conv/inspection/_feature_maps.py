@@ -43,11 +43,10 @@ class FeatureMapDisplay:
     """Display of an image and its strongest maps, with the pooling grid drawn over them.
 
     A map consists of the activated responses of a kernel, before pooling and without mirrored and
-    turned images. Each map is drawn on its
-    own scale, so that the pattern of a weak map is as visible as that of a strong one. The numbers
-    below the name of a map are the ends of its scale. The scale ends at the 0.99 quantile of the
-    absolute responses, so that a few large responses do not make all others dark; these are drawn
-    in the last color.
+    turned images. Each map is drawn on its own scale, so that the pattern of a weak map is as
+    visible as that of a strong one. The numbers below the name of a map are the ends of its scale.
+    The scale ends at the 0.99 quantile of the absolute responses, so that a few large responses do
+    not make all others dark; these are drawn in the last color.
 
     Parameters
     ----------
@@ -66,10 +65,8 @@ class FeatureMapDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        The axes that hold the panels.
-    figure_ : matplotlib Figure
-        The figure of the axes.
+    figure_, ax_ : matplotlib Figure and Axes
+        The figure, and the axes that hold the panels.
     axes_ : list of matplotlib Axes
         The panels of the image and of the maps, in this order.
 
@@ -97,7 +94,7 @@ class FeatureMapDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator: Any, image: npt.ArrayLike, *, n_maps: int = 7, ax: Any = None
+        cls, estimator: Any, image: npt.ArrayLike, *, n_maps: int = 7, **options: Any
     ) -> Self:
         """Draw the strongest maps of an image.
 
@@ -112,8 +109,8 @@ class FeatureMapDisplay:
             single row that contains its pixels.
         n_maps : int, default=7
             Maximum number of maps to draw.
-        ax : matplotlib Axes, default=None
-            Axes to draw into. If None, a figure is made.
+        **options
+            Options of `plot`.
 
         Returns
         -------
@@ -124,12 +121,9 @@ class FeatureMapDisplay:
         ------
         NotFittedError
             If the transformer is not fitted.
-        TypeError
-            If ``estimator`` is not, and does not contain, a `StridedConv2DTransformer`, or if
-            ``n_maps`` is not an integer.
-        ValueError
-            If ``image`` is not an image of the shape seen in ``fit``, if ``n_maps`` is below 1, or
-            if ``estimator`` has several transformers.
+        TypeError, ValueError
+            If ``estimator`` does not have exactly one `StridedConv2DTransformer`, if ``image`` is
+            not an image of the shape seen in ``fit``, or if ``n_maps`` is not an integer above 0.
         """
         n_drawn = check_integer(cls.__name__, "n_maps", n_maps, 1)
         transformer = find_transformer(cls.__name__, estimator)
@@ -154,7 +148,7 @@ class FeatureMapDisplay:
             image_cuts.append(np.asarray(windows.center(edges)))
         names = [feature.removesuffix("_r0_c0") for feature in features[order]]
         display = cls(checked.seen, maps[..., order], names, cuts, image_cuts)
-        return display.plot(ax=ax)
+        return display.plot(**options)
 
     def plot(self, *, ax: Any = None, cmap: str | None = None) -> Self:
         """Draw the image and the maps.
