@@ -46,7 +46,7 @@ from sklearn_conv.inspection import (
     KernelDisplay,
     class_activation_map,
 )
-from sklearn_conv.inspection import _class_activation_map as evidence
+from sklearn_conv.inspection import _class_activation as evidence
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(60, 7, 6, 2))

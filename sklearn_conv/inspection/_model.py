@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -78,37 +79,28 @@ class FeatureStep(RecordedStep):
         return as_rows(self.outputs)
 
 
+@dataclass(eq=False)
 class FeaturePart:
-    """The part of a model that computes features.
+    """The part of a model that computes features."""
 
-    ``feature_steps`` have the variables of the decision, in their order, and ``later_steps`` follow
-    them. ``resume`` computes outputs from features, ``(m, d) -> (m, outputs)``.
-    """
-
+    replica: Any
+    feature_steps: list[FeatureStep]
+    """The steps with the variables of the decision, in the order of these."""
+    later_steps: list[RecordedStep]
+    """The steps that follow them."""
+    resume: Callable[[np.ndarray], np.ndarray]
+    """Computes outputs from features, ``(m, d) -> (m, outputs)``."""
     outputs: Any = None
     """What `run` returned last."""
-
-    def __init__(
-        self,
-        replica: Any,
-        feature_steps: list[FeatureStep],
-        later_steps: list[RecordedStep],
-        resume: Callable[[np.ndarray], np.ndarray],
-    ) -> None:
-        self.replica = replica
-        self.feature_steps = feature_steps
-        self.later_steps = later_steps
-        self.resume = resume
 
     @property
     def image_steps(self) -> list[FeatureStep]:
         """The transformers, without branches that have other features."""
         return [step for step in self.feature_steps if step.has_images]
 
-    def run(self, X: Any) -> Any:
+    def run(self, X: Any) -> None:
         """Compute the outputs, and keep all inputs and outputs."""
         self.outputs = self.replica.transform(X)
-        return self.outputs
 
 
 def find_features(owner: str, estimator: Any) -> tuple[int, FeaturePart]:
@@ -317,8 +309,7 @@ class LinearDecision:
     def fit(self, values: np.ndarray) -> None:
         """Find the constant and the weights, and raise ValueError if a step is not linear."""
         for later in self._part.later_steps:
-            rows = select_rows(later.inputs, slice(N_CHECKED))
-            self._require_linear(later.name, later.step, later.step.transform, rows)
+            self._require_linear(later.name, later.step, later.step.transform, later.inputs)
         rows = select_rows(self._part.outputs, slice(N_CHECKED))
         *between, (name, last) = self._head.steps
         for step_name, step in between:
@@ -344,16 +335,17 @@ class LinearDecision:
         """Raise ValueError unless the decisions are those that the weights predict."""
         difference = self._call(values) - (self.constant + values @ self.weights)  # (b, outputs)
         terms = np.abs(self.constant) + np.abs(values) @ np.abs(self.weights)
-        name, last = self._head.steps[-1]
-        self._require_small(name, last, difference, terms)
+        if not _is_small(difference, terms):
+            raise self._not_linear(*self._head.steps[-1])
 
     def _call(self, values: np.ndarray) -> np.ndarray:
         return call(self._respond, self._part.outputs, self._part.resume(values))
 
     def _require_linear(
-        self, name: str, step: Any, function: Callable[[Any], Any], rows: Any
+        self, name: str, step: Any, function: Callable[[Any], Any], inputs: Any
     ) -> None:
-        """Compare ``f(a + b) + f(0)`` with ``f(a) + f(b)`` at random rows on the scale of rows."""
+        """Compare ``f(a + b) + f(0)`` with ``f(a) + f(b)`` at random rows of the inputs' scale."""
+        rows = select_rows(inputs, slice(N_CHECKED))
         values = np.abs(as_rows(rows))
         scale = values.max(axis=0) + values.max()  # (d,)
         shape = (2, N_RANDOM_ROWS, len(scale))
@@ -365,13 +357,7 @@ class LinearDecision:
         except (TypeError, ValueError) as error:
             raise self._not_linear(name, step) from error
         terms = np.abs(zero) + np.abs(at_a) + np.abs(at_b)
-        self._require_small(name, step, at_both + zero - at_a - at_b, terms)
-
-    def _require_small(
-        self, name: str, step: Any, difference: np.ndarray, terms: np.ndarray
-    ) -> None:
-        """Raise ValueError if the difference is not small compared with its terms, or is NaN."""
-        if not np.abs(difference).max() <= TOLERANCE * terms.max():
+        if not _is_small(at_both + zero - at_a - at_b, terms):
             raise self._not_linear(name, step)
 
     def _not_linear(self, name: str, step: Any) -> ValueError:
@@ -383,6 +369,11 @@ class LinearDecision:
             "StridedConv2DTransformer. To explain any other model, hide parts of the image and "
             "compare its predictions."
         )
+
+
+def _is_small(difference: np.ndarray, terms: np.ndarray) -> bool:
+    """Return whether a difference is small compared with its terms, and not NaN."""
+    return bool(np.abs(difference).max() <= TOLERANCE * terms.max())
 
 
 def _find_response(owner: str, step: Any) -> Callable[[Any], np.ndarray]:
