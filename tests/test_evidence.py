@@ -27,12 +27,7 @@ from sklearn.linear_model import (
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
-from sklearn.preprocessing import (
-    FunctionTransformer,
-    MinMaxScaler,
-    OneHotEncoder,
-    StandardScaler,
-)
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
@@ -438,11 +433,7 @@ TRANSFORMER = FITTED[0]
             ValueError,
             "step 'functiontransformer', FunctionTransformer, is not linear; remove it",
         ),
-        (
-            make_model(MinMaxScaler(clip=True), RidgeClassifier()),
-            ValueError,
-            "step 'minmaxscaler'",
-        ),
+        (make_model(MinMaxScaler(clip=True), RidgeClassifier()), ValueError, "step 'minmaxscaler'"),
     ],
 )
 def test_models_that_cannot_be_explained(model, error, message):
@@ -782,10 +773,7 @@ def test_images_of_branches_must_have_one_size():
 
 def test_displays_of_one_transformer_name_the_branches():
     model = make_pipeline(two_views(), RidgeClassifier()).fit(IMAGES, LABELS)
-    paths = [
-        "pipeline[0].named_transformers['one'][0]",
-        "pipeline[0].named_transformers['two'][1]",
-    ]
+    paths = ["pipeline[0].named_transformers['one'][0]", "pipeline[0].named_transformers['two'][1]"]
     for draw in (
         lambda: KernelDisplay.from_estimator(model),
         lambda: FeatureMapDisplay.from_estimator(model, IMAGES[0]),
