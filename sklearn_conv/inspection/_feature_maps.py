@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from sklearn_conv._engine.geometry import place_windows, pool_cells
+from sklearn_conv._engine.geometry import pool_cells
 from sklearn_conv._parameters import check_parameters
 from sklearn_conv._validation import check_integer
 from sklearn_conv.inspection._drawing import (
@@ -136,9 +136,7 @@ class FeatureMapDisplay:
         features = responses.get_feature_names_out()[: maps.shape[2]]
 
         parameters = check_parameters(transformer)
-        geometry = place_windows(
-            transformer.image_shape_[:2], transformer.kernels_.shape[:2], parameters.windows
-        )
+        geometry = transformer._fitted_geometries(parameters)[0]
         grid = parameters.pool_grid if parameters.poolings else (1, 1)
         cuts, image_cuts = [], []
         for windows, n_cells in zip(geometry, grid, strict=True):

@@ -18,7 +18,6 @@ from sklearn_conv._engine.geometry import Windows, pool_cells
 from sklearn_conv._engine.pooling import POOLINGS, Pooling
 from sklearn_conv._engine.symmetry import raise_to_power
 from sklearn_conv._images.batch import fill_masked
-from sklearn_conv._output_size import place_views
 from sklearn_conv._parameters import check_parameters
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv.inspection._model import without_pooling
@@ -41,7 +40,7 @@ class PixelEvidence:
         self._power = parameters.power
         self._views = parameters.views
         self._poolings = [POOLINGS[name] for name in parameters.poolings or ["sum"]]
-        geometries = place_views(parameters, (h, w), transformer.kernels_.shape[:2])
+        geometries = transformer._fitted_geometries(parameters)
         shapes = [geometry.output_shape for geometry in geometries]
         # The positions of each cell, (rows, columns), in the order of the features, for each view
         self._cells = [
