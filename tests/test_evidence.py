@@ -64,19 +64,8 @@ def decisions(model, images):
 
 SETTINGS = [
     *({"activation": name, "bias": -0.1} for name in ACTIVATIONS),
-    *({"padding_mode": name, "kernel_size": 5} for name in PADDING_MODES),
-    {"stride": 3, "kernel_size": 2},
-    {"stride": (2, 1), "dilation": (1, 2), "padding": "valid"},
-    {"padding": (4, 7)},
-    {"pool_grid": (1, 3)},
     {"pool_grid": 9},
-    {"pooling": "sum"},
-    {"pooling": ["mean", "sum"], "activation": "split"},
-    {"pooling": None, "flatten": True, "stride": 2},
     {"normalize_patches": True, "whiten": True, "kernels": "patches", "activation": "split"},
-    {"symmetries": "dihedral", "power": 0.5, "bias": [[-0.5], [0.1]], "stride": (2, 1)},
-    {"symmetries": "dihedral", "kernel_size": (2, 3), "pooling": "sum", "pool_grid": (9, 3)},
-    {"symmetries": "mirror", "pooling": None, "power": 0.5, "activation": "split"},
     {"pooling": None, "power": 2, "bias": "quantile", "n_biases": 2, "kernels": "patches"},
 ]
 
