@@ -321,6 +321,8 @@ def test_options_of_streaming_ridge(names, dtype):
     check(*run(model, images, options={id(model[-1]): {"zipmap": False, "raw_scores": True}}))
     answers, *columns = run(model, images, options={"zipmap": "columns"})
     check(answers, np.stack(columns, axis=1))
+    if isinstance(names[0], float):  # As class labels of an output, skl2onnx does not support them.
+        return
     *outputs, classes = run(model, images, options={"zipmap": False, "output_class_labels": True})
     check(*outputs)
     np.testing.assert_array_equal(classes, model.classes_)
