@@ -25,8 +25,8 @@ from sklearn_conv._validation import (
     is_sequence,
     parameter_error,
 )
+from sklearn_conv.kernels._initializers import KERNELS
 from sklearn_conv.kernels._patches import SHRINKAGE
-from sklearn_conv.kernels._table import KERNELS
 
 MAX_CELLS = 2**24
 """Exclusive upper bound of the number of cells of an image."""

@@ -212,11 +212,9 @@ def make_image_regressor(
     effort : {"fast", "balanced", "best"}, default="balanced"
         How much time to spend, as in `make_image_classifier`.
     random_state : int, RandomState instance or None, default=None
-        Seed or generator of the training patches and kernels.
     n_jobs : int, default=None
-        Number of threads in which features are computed, as in `StridedConv2DTransformer`.
     **parameters
-        Parameters of `StridedConv2DTransformer` that replace those of the recipe, in all views.
+        As in `make_image_classifier`.
 
     Returns
     -------
@@ -225,11 +223,8 @@ def make_image_regressor(
 
     Raises
     ------
-    TypeError
-        If ``kind`` or ``effort`` is not a string, or if a parameter is unknown.
-    ValueError
-        If ``kind`` or ``effort`` is unknown. Wrong values of the other parameters raise errors in
-        ``fit``, as do images that are too small for the kernels.
+    TypeError, ValueError
+        As in `make_image_classifier`.
 
     See Also
     --------

@@ -55,8 +55,8 @@ from sklearn_conv._validation import (
     note_if_memory_is_short,
 )
 from sklearn_conv._versions import API_LINK
+from sklearn_conv.kernels._initializers import KERNELS
 from sklearn_conv.kernels._patches import TrainingPatches
-from sklearn_conv.kernels._table import KERNELS
 
 
 class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstimator):

@@ -47,7 +47,7 @@ from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.symmetry import SYMMETRIES
 from sklearn_conv._ridge import array_api_moments
 from sklearn_conv.inspection import KernelDisplay, class_activation_map
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 torch = pytest.importorskip("torch", reason="torch is not installed: .[test]")
 strict = pytest.importorskip(

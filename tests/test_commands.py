@@ -44,7 +44,7 @@ from sklearn_conv._engine.symmetry import SYMMETRIES
 from sklearn_conv._reading.opened import MODES
 from sklearn_conv._reading.sizes import FITS
 from sklearn_conv._recipes import EFFORTS, RECIPES
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: .[images]")
 pytest.importorskip("pyarrow", reason="pyarrow is not installed: .[parquet]")

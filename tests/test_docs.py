@@ -32,7 +32,7 @@ from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv.inspection import class_activation_map
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 README = (ROOT / "README.md").read_text()
 PARAMETERS = (ROOT / "docs" / "guide" / "parameters.md").read_text()

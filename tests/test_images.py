@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn_conv import StridedConv2DTransformer
 from sklearn_conv._images import batch, checks
 from sklearn_conv.kernels import _patches
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((60, 12, 10, 2), np.float32)

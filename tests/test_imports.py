@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import sklearn_conv
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 PACKAGE = Path(sklearn_conv.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))

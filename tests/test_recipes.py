@@ -54,6 +54,7 @@ def test_more_effort_computes_more(kind):
         for effort in EFFORTS
     ]
     assert work == sorted(set(work))
+    assert f'- "{kind}": ' in make_image_classifier.__doc__
 
 
 @makers

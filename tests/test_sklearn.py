@@ -22,7 +22,7 @@ from sklearn_conv import StridedConv2DTransformer
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 
 def first_patches(shape, rng, patches):

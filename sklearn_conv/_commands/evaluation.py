@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline
 
 from sklearn_conv._commands.console import Progress
-from sklearn_conv.inspection._class_activation_map import class_activation_map
+from sklearn_conv.inspection._class_activation import class_activation_map
 
 N_MISTAKES = 6
 """Number of mistakes that are shown."""
