@@ -57,6 +57,17 @@ def test_a_batch_has_the_size_of_its_features(monkeypatch):
     assert len([*transform_batches(steps, IMAGES)]) == 50
 
 
+def test_a_method_of_the_estimator_is_called(monkeypatch):
+    monkeypatch.setattr(_batches, "BATCH_BYTES", 1)
+    transformer = StridedConv2DTransformer(4, random_state=0).fit(IMAGES)
+    for length, expected in ((None, [50]), (30, [30, 50])):
+        found = [*transform_batches(transformer, IMAGES, length)]
+        assert [rows.stop for rows, _ in found] == expected
+        np.testing.assert_allclose(
+            np.vstack([features for _, features in found]), transformer.transform(IMAGES)
+        )
+
+
 def test_memory_maps_and_files(tmp_path):
     np.save(tmp_path / "images.npy", IMAGES)
     images = np.load(tmp_path / "images.npy", mmap_mode="r")
@@ -74,7 +85,9 @@ def test_data_frames():
 
 def test_bad_input():
     steps = union().fit(IMAGES)
-    with pytest.raises(TypeError, match=r"'steps' .* for example pipeline\[:-1\]. Got Streaming"):
+    with pytest.raises(
+        TypeError, match=r"'estimator' .* for example pipeline\[:-1\]. Got Streaming"
+    ):
         transform_batches(StreamingRidgeClassifier(), IMAGES)
     with pytest.raises(NotFittedError):
         transform_batches(union(), IMAGES)

@@ -136,7 +136,7 @@ def test_a_transformer(tmp_path):
     path = save_batches(
         tmp_path / "f.parquet",
         transformer.transform_batches(IMAGES, 7),
-        steps=transformer,
+        estimator=transformer,
         columns=columns,
     )
     table = pd.read_parquet(path)
@@ -145,7 +145,7 @@ def test_a_transformer(tmp_path):
     np.testing.assert_allclose(table.iloc[:, 1:], transformer.transform(IMAGES), rtol=1e-5)
     found = metadata_of(path)
     assert found["version"] == sklearn_conv.__version__
-    steps = found["steps"]
+    steps = found["estimator"]
     assert steps["class"] == "sklearn_conv.StridedConv2DTransformer"
     assert steps["kernels_sha256"] == kernels_hash(transformer)
     parameters = transformer.get_params()
@@ -174,11 +174,11 @@ def test_steps_of_several_kinds(tmp_path):
     table = np.hstack([flat, RNG.random((30, 2))])
     for steps, X in ((pipeline, flat), (columns, table)):
         steps.fit(X)
-        path = save_batches(tmp_path / "f.parquet", transform_batches(steps, X), steps=steps)
+        path = save_batches(tmp_path / "f.parquet", transform_batches(steps, X), estimator=steps)
         names = pl.read_parquet(path).columns
         assert names == [*steps.get_feature_names_out()]
         if steps is pipeline:
-            found = metadata_of(path)["steps"]
+            found = metadata_of(path)["estimator"]
             assert found["class"] == "sklearn.pipeline.Pipeline"
             assert found["parameters"] == {
                 "memory": None,
@@ -198,7 +198,7 @@ def test_steps_of_several_kinds(tmp_path):
                 assert branch[0] == name
                 assert branch[1]["kernels_sha256"] == kernels_hash(transformer)
             assert branches["stridedconv2dtransformer-2"]["parameters"]["kernels"] == repr(kernels)
-    found = metadata_of(path)["steps"]["steps"]
+    found = metadata_of(path)["estimator"]["steps"]
     assert found["images"]["kernels_sha256"] == kernels_hash(columns.named_transformers_["images"])
     assert found["numbers"]["class"] == "sklearn.preprocessing.FunctionTransformer"
     assert found["nothing"] == "drop"
@@ -206,7 +206,7 @@ def test_steps_of_several_kinds(tmp_path):
 
 def test_a_table_without_steps(tmp_path):
     path = save_batches(tmp_path / "f.parquet", in_batches(ROWS, 4))
-    assert metadata_of(path) == {"version": sklearn_conv.__version__, "steps": None}
+    assert metadata_of(path) == {"version": sklearn_conv.__version__, "estimator": None}
 
 
 class Odd(TransformerMixin, BaseEstimator):
@@ -228,9 +228,9 @@ class Odd(TransformerMixin, BaseEstimator):
 
 def test_values_that_json_cannot_hold(tmp_path):
     values = [float("inf"), float("nan"), (1, 2.5), {"a": 1j}, {1: 2}, "ä", np.float32(0.5), [True]]
-    path = save_batches(tmp_path / "f.parquet", in_batches(ROWS[:, :1], 4), steps=Odd(values))
+    path = save_batches(tmp_path / "f.parquet", in_batches(ROWS[:, :1], 4), estimator=Odd(values))
     text = pq.read_schema(path).metadata[b"sklearn_conv"]
-    found = json.loads(text, parse_constant=pytest.fail)["steps"]["parameters"]["a"]
+    found = json.loads(text, parse_constant=pytest.fail)["estimator"]["parameters"]["a"]
     assert found == ["inf", "nan", [1, 2.5], {"a": "1j"}, "{1: 2}", "ä", 0.5, [True]]
 
 
@@ -262,16 +262,16 @@ FITTED = StridedConv2DTransformer(8, random_state=0).fit(IMAGES)
         ({"columns": {"a": ["\udcff"]}}, ValueError, r"columns\['a'\] cannot be .* surrogates"),
         ({"columns": {"a": np.array(["\udcff"])}}, ValueError, r"columns\['a'\] .*surrogate"),
         ({"columns": {"a": [2**70]}}, ValueError, r"columns\['a'\] .*too large"),
-        ({"steps": "a"}, TypeError, "'steps' parameter of save_batches must be .*Got 'a'"),
-        ({"steps": StridedConv2DTransformer()}, NotFittedError, "not fitted"),
-        ({"steps": make_pipeline(PCA(), RidgeClassifier())}, TypeError, r"pipeline\[:-1\]"),
+        ({"estimator": "a"}, TypeError, "'estimator' parameter of save_batches must be .*Got 'a'"),
+        ({"estimator": StridedConv2DTransformer()}, NotFittedError, "not fitted"),
+        ({"estimator": make_pipeline(PCA(), RidgeClassifier())}, TypeError, r"pipeline\[:-1\]"),
         (
-            {"steps": make_pipeline(FITTED, FunctionTransformer(np.abs)).fit(IMAGES)},
+            {"estimator": make_pipeline(FITTED, FunctionTransformer(np.abs)).fit(IMAGES)},
             ValueError,
             "must have names of features, but .*feature_names_out='one-to-one'",
         ),
         (
-            {"steps": FITTED, "columns": {"kernel003_mean_r0_c1": [1]}},
+            {"estimator": FITTED, "columns": {"kernel003_mean_r0_c1": [1]}},
             ValueError,
             r"distinct, but \['kernel003_mean_r0_c1'\] is repeated in .* columns and features",
         ),
@@ -283,7 +283,7 @@ def test_arguments_are_checked_before_any_work(tmp_path, arguments, error, messa
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("arguments", [{"steps": FITTED}, {"columns": {}}])
+@pytest.mark.parametrize("arguments", [{"estimator": FITTED}, {"columns": {}}])
 @pytest.mark.parametrize("name", ["f.npy", "f"])
 def test_tables_in_the_format_of_numpy(tmp_path, arguments, name):
     with pytest.raises(ValueError, match=r"no further columns.*f.*a path that ends in \.parquet"):
@@ -303,7 +303,7 @@ def two_batches():
         (two_batches, {"columns": {"a": [1] * 5}}, ValueError, "5 rows, but .* at least 6 rows"),
         (two_batches, {"columns": {"a": [1] * 7}}, ValueError, "7 rows, but .* at least 10 rows"),
         (two_batches, {"columns": {"feature6": [1] * 10}}, ValueError, "columns and features"),
-        (two_batches, {"steps": FITTED}, ValueError, "compute 32 features, but batches have 7"),
+        (two_batches, {"estimator": FITTED}, ValueError, "computes 32 features, but batches have 7"),
         (
             lambda: in_batches(ROWS.reshape(10, 7, 1), 5),
             {},
@@ -339,7 +339,7 @@ def test_names_of_features_that_are_repeated(tmp_path):
     union.get_feature_names_out = lambda: [name.partition("__")[2] for name in names]
     message = r"\['kernel000_mean_r0_c0', .*\] are repeated in the names of features"
     with pytest.raises(ValueError, match=message):
-        save_batches(tmp_path / "f.parquet", unused(), steps=union)
+        save_batches(tmp_path / "f.parquet", unused(), estimator=union)
 
 
 def test_without_pyarrow(tmp_path, monkeypatch):
