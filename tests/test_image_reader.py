@@ -71,11 +71,19 @@ CHECKS = [
     "check_transformers_unfitted",
     "check_valid_tag_types",
 ]
+
+
+def load(path):
+    """Read a file with Pillow, as 16 bits."""
+    return np.asarray(Image.open(path)).astype(">u2")
+
+
 OPTIONS = {
     "default": {},
     "size": {"size": (12, 12), "n_jobs": 2},
     "stored": {"size": (10, 10), "mode": None, "resize": "pad"},
     "any": {"size": "any", "mode": "L"},
+    "load_func": {"mode": None, "load_func": load},
 }
 options = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
@@ -136,13 +144,27 @@ def test_fit_and_transform_follow_the_conventions(options, table):
 def test_images_are_those_of_read_images(options, table):
     reader = ImageReader(**options)
     files = reader.fit_transform(table["path"])
-    fit = {"fit": options["resize"]} if "resize" in options else {}
-    options = {name: value for name, value in options.items() if name != "resize"}
-    expected = read_images(table["path"], **options, **fit)
+    expected = read_images(table["path"], **options)
     np.testing.assert_array_equal([*files], [*expected])
     assert reader.dtype_ == files.dtype == expected.dtype
     h, w = (None, None) if reader.size == "any" else expected.shape[1:3]
     assert reader.image_shape_ == (h, w, expected[0].shape[2])
+
+
+def test_load_func(table, y):
+    """The step is cloned, searched, copied to processes and pickled with its function."""
+    reader = ImageReader((12, 12), mode=None, load_func=load).fit(table[["path"]])
+    assert clone(reader).load_func is load
+    assert (reader.image_shape_, reader.dtype_) == ((12, 12, 3), np.uint16)
+    expected = read_images(table["path"], (12, 12), mode=None)
+    images = reader.transform(table[["path"]])
+    np.testing.assert_allclose(np.asarray(images, int), expected, atol=1)
+    steps = model(mode=None, load_func=lambda path: load(path))
+    grid = {"imagereader__load_func": [None, load], "imagereader__size": [(6, 9), (24, 36)]}
+    search = GridSearchCV(steps, grid, cv=2, n_jobs=2, error_score="raise").fit(table["path"], y)
+    assert search.best_score_ > 0.9
+    with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+        pickle.dumps(steps)
 
 
 def test_parameters_of_fit_have_no_effect_on_a_fitted_reader(table):
@@ -155,7 +177,9 @@ def test_parameters_of_fit_have_no_effect_on_a_fitted_reader(table):
 def test_no_file_is_opened_if_the_shape_is_known(table, monkeypatch):
     opened = []
     find = pillow_images.open_file
-    monkeypatch.setattr(pillow_images, "open_file", lambda item: opened.append(item) or find(item))
+    monkeypatch.setattr(
+        pillow_images, "open_file", lambda item, *rest: opened.append(item) or find(item, *rest)
+    )
     ImageReader(size=(4, 4)).fit_transform(["nowhere.png"])
     assert not opened
     reader = ImageReader(size=(4, 4), mode=None).fit(table["path"])
@@ -213,6 +237,7 @@ def test_a_grid_for_every_parameter(table, y):
         "mode": ["RGB", "L", "RGBA", None],
         "resize": ["crop", "pad", "stretch"],
         "page": [0],
+        "load_func": [None],
         "n_jobs": [None, 2],
     }
     assert set(grids) == set(signature(ImageReader).parameters)

@@ -25,7 +25,7 @@ from sklearn.utils import resample
 
 from sklearn_conv import ImageFiles, StridedConv2DTransformer, read_images, transform_batches
 from sklearn_conv._reading import image_files, pillow_images, sources
-from sklearn_conv._reading.sizes import place_image
+from sklearn_conv._reading.pillow_images import place_image
 
 tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed: .[images]")
 rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed: .[geo]")
@@ -356,9 +356,9 @@ def test_large_jpeg_is_reduced_while_it_is_decoded(orientation, monkeypatch):
         lambda image, mode: decoded.append(image.size) or convert(image, mode),
     )
     upright = Image.fromarray(np.ascontiguousarray(TURNS[orientation](smooth)))
-    for fit in ("crop", "pad", "stretch"):
-        small = read(content, size=(50, 40), fit=fit)
-        full = read(upright, size=(50, 40), fit=fit)
+    for resize in ("crop", "pad", "stretch"):
+        small = read(content, size=(50, 40), resize=resize)
+        full = read(upright, size=(50, 40), resize=resize)
         np.testing.assert_allclose(small.astype(float), full, atol=5)
     assert max(decoded[0]) <= 400
 
@@ -374,7 +374,7 @@ def test_turned_jpeg_is_not_reduced_too_much(monkeypatch):
         "_convert",
         lambda image, mode: decoded.append(image.size) or convert(image, mode),
     )
-    assert read(content, size=(8, 30), fit="stretch").shape == (8, 30, 3)
+    assert read(content, size=(8, 30), resize="stretch").shape == (8, 30, 3)
     assert decoded == [(50, 400)]  # reduced by 4, and not by 8
 
 
@@ -439,16 +439,16 @@ def block_means(n, start, stop, factor):
     return weights, (start - first) / factor, (stop - first) / factor
 
 
-def scaled(pixels, size, fit):
+def scaled(pixels, size, resize):
     """Scale an image (h, w, c) in float64."""
     (h, w), (rows, columns) = pixels.shape[:2], size
     ratios = rows / h, columns / w
-    ratio = max(ratios) if fit == "crop" else min(ratios)
+    ratio = max(ratios) if resize == "crop" else min(ratios)
     inner = size
     used = h, w
-    if fit == "crop":
+    if resize == "crop":
         used = min(h, rows / ratio), min(w, columns / ratio)
-    if fit == "pad":
+    if resize == "pad":
         inner = max(1, round(h * ratio)), max(1, round(w * ratio))
     factors = [max(1, int(part / length)) for part, length in zip(used, inner, strict=True)]
     weights = []
@@ -464,23 +464,25 @@ def scaled(pixels, size, fit):
     return np.pad(values, [*zip(before, after, strict=True), (0, 0)])
 
 
-@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize("size", [(20, 30), (8, 8), (9, 21), (31, 17), (40, 60), (4, 6), (1, 5)])
-def test_scaling(size, fit):
+def test_scaling(size, resize):
     pixels = PIXELS
     for mode, image in {
         "RGB": pixels,
         "L": pixels[..., :1],
         None: pixels.reshape(20, 18, 5),
     }.items():
-        expected = scaled(image, size, fit)
+        expected = scaled(image, size, resize)
         # Pillow rounds after each of three steps.
-        np.testing.assert_allclose(read(image, size=size, fit=fit, mode=mode), expected, atol=1.51)
+        np.testing.assert_allclose(
+            read(image, size=size, resize=resize, mode=mode), expected, atol=1.51
+        )
     for dtype, tolerance in (("u2", 0.6), ("i2", 0.6), ("f4", 0.1), ("f8", 0.1), ("i4", 1.51)):
         image = (WIDE.astype(float) - (30_000 if dtype == "i2" else 0)).astype(dtype)
-        decoded = read(image, size=size, fit=fit, mode=None)
+        decoded = read(image, size=size, resize=resize, mode=None)
         assert decoded.dtype == dtype
-        np.testing.assert_allclose(decoded, scaled(image, size, fit), atol=tolerance)
+        np.testing.assert_allclose(decoded, scaled(image, size, resize), atol=tolerance)
 
 
 @pytest.mark.parametrize("size", [(12, 16), (15, 21), (31, 17)])
@@ -490,16 +492,16 @@ def test_fit_is_that_of_pillow(size):
     crop = np.asarray(ImageOps.fit(image, size[::-1], bilinear))
     np.testing.assert_array_equal(read(PIXELS, size=size), crop)
     pad = np.asarray(ImageOps.pad(image, size[::-1], bilinear))
-    ours = read(PIXELS, size=size, fit="pad")
+    ours = read(PIXELS, size=size, resize="pad")
     assert (ours > 0).any(axis=2).sum() == (pad > 0).any(axis=2).sum()
     stretch = np.asarray(image.resize(size[::-1], bilinear))
-    np.testing.assert_array_equal(read(PIXELS, size=size, fit="stretch"), stretch)
+    np.testing.assert_array_equal(read(PIXELS, size=size, resize="stretch"), stretch)
 
 
 def test_large_reduction_averages_over_all_pixels():
     noise = RNG.integers(256, size=(400, 300, 3), dtype=np.uint8)
     for array, mode in ((noise, "RGB"), (noise.astype("u2"), None)):
-        decoded = read(array, size=(5, 6), fit="stretch", mode=mode).astype(float)
+        decoded = read(array, size=(5, 6), resize="stretch", mode=mode).astype(float)
         np.testing.assert_allclose(decoded, scaled(noise, (5, 6), "stretch"), atol=2.5)
 
 
@@ -508,16 +510,16 @@ def test_large_reduction_averages_over_all_pixels():
     st.tuples(*[st.integers(1, 300)] * 2),
     st.sampled_from(["crop", "pad", "stretch"]),
 )
-def test_placements_lie_inside(shape, size, fit):
-    box, inner, corner = place_image(shape, size, fit)
+def test_placements_lie_inside(shape, size, resize):
+    box, inner, corner = place_image(shape, size, resize)
     assert 0 <= box[0] < box[2] <= shape[1]
     assert 0 <= box[1] < box[3] <= shape[0]
     assert all(c >= 0 and c + i <= s for c, i, s in zip(corner, inner, size, strict=True))
-    if fit == "crop":  # centered, and of the proportions of the size
+    if resize == "crop":  # centered, and of the proportions of the size
         assert box[0] == pytest.approx(shape[1] - box[2])
         assert box[1] == pytest.approx(shape[0] - box[3])
         assert (box[2] - box[0]) * size[0] == pytest.approx((box[3] - box[1]) * size[1])
-    if fit == "pad":
+    if resize == "pad":
         assert 1 in inner or any(i == s for i, s in zip(inner, size, strict=True))
 
 
@@ -697,6 +699,108 @@ def test_images_in_memory_are_not_changed():
     assert image.getexif()[0x0112] == 6
 
 
+# Functions of the user
+
+
+def load(path):
+    """Read a file of NumPy, which this package does not know."""
+    return np.load(path)
+
+
+@pytest.fixture
+def stacks(tmp_path):
+    """Two classes of files with 5 bands of 16 bits, and their arrays, (6, 9, 8, 5)."""
+    arrays = RNG.integers(2**16, size=(6, 9, 8, 5), dtype=np.uint16)
+    for i, array in enumerate(arrays):
+        path = tmp_path / "ab"[i // 3] / f"{i}.npy"
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, array)
+    (tmp_path / "a" / ".hidden").write_text("")
+    return tmp_path, arrays
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_load_func(stacks, n_jobs):
+    root, arrays = stacks
+    options = {"mode": None, "load_func": load, "n_jobs": n_jobs}
+    files = read_images(root, **options)
+    assert files.labels.tolist() == ["a"] * 3 + ["b"] * 3
+    assert (files.shape, files.dtype) == (arrays.shape, np.uint16)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(files))[2:], arrays[2:])
+    for resize in ("crop", "pad", "stretch"):
+        small = read_images(root, (4, 6), resize=resize, **options)
+        expected = [scaled(array, (4, 6), resize) for array in arrays]
+        np.testing.assert_allclose(small, expected, atol=1)
+    np.save(root / "b" / "6.npy", arrays[0][:5, :, 0])  # other sizes, and channels
+    np.save(root / "b" / "7.npy", arrays[0, :5])
+    found = [*root.glob("a/*.npy"), root / "b" / "7.npy"]
+    anysize = read_images(pd.DataFrame({"path": found}), "any", **options)
+    assert anysize.image_shapes[[0, -1]].tolist() == [[9, 8, 5], [5, 8, 5]]
+    assert anysize[3].dtype == np.uint16
+    with pytest.raises(ValueError, match=r"channels.*6.npy': 1 channels.*one kind from load_func"):
+        read_images(root, "any", **options)
+    with pytest.raises(ValueError, match=r"6.npy' has shape \(4, 4, 1\).*one kind from load_func"):
+        np.asarray(read_images(root, (4, 4), **options))
+
+
+def test_load_func_without_optional_libraries(stacks, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn_conv._reading.pillow_images", None)
+    files = read_images(stacks[0], mode=None, load_func=load)
+    np.testing.assert_array_equal(files, stacks[1])
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "match"),
+    [
+        (None, ValueError, "load_func returned NoneType of dtype object; it must return an array"),
+        ("text", ValueError, "load_func returned str"),
+        ([[1, 2], [3]], OSError, "load_func raised ValueError"),
+        (KeyError("key"), OSError, "load_func raised KeyError: 'key'"),
+        (OSError("broken"), OSError, "broken"),
+        (np.ones((2, 3, 4, 5)), ValueError, r"shape \(2, 3, 4, 5\) .*\(h, w, c\)"),
+        (np.ones((2, 0)), ValueError, r"shape \(2, 0\)"),
+        (np.ma.masked_equal(PIXELS, 3), ValueError, "masked pixels"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_load_func_may_not_return(result, error, match):
+    def choose(path):
+        if path == "good":
+            return PIXELS
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    with pytest.raises(error, match=f"'bad' .*{match}"):
+        read_images(["good", "bad"], mode=None, load_func=choose)
+    files = read_images(["good", "bad"], mode=None, load_func=choose, on_error="skip")
+    assert files.paths.tolist() == ["good"]
+    assert re.search(match, str(files.skipped))
+    np.testing.assert_array_equal(files[0], PIXELS)
+
+
+def test_load_func_that_lacks_a_library():
+    def choose(path):
+        raise ImportError("a library")
+
+    with pytest.raises(ImportError, match="a library"):
+        read_images(["a"], mode=None, load_func=choose, on_error="skip")
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "error", "match"),
+    [
+        (["a"], {}, ValueError, "With load_func, read_images requires mode=None .*mode='RGB'"),
+        (["a"], {"mode": None, "page": 1}, ValueError, "requires mode=None and page=0.*page=1"),
+        (["a"], {"mode": None, "load_func": "numpy"}, TypeError, "'load_func' .*Got 'numpy'"),
+        ([PIXELS], {"mode": None}, TypeError, "source must contain paths.*ndarray; leave out"),
+    ],
+)
+def test_parameters_beside_load_func(source, options, error, match):
+    with pytest.raises(error, match=match):
+        read_images(source, **{"load_func": load, **options})
+
+
 # Sequences
 
 
@@ -781,7 +885,9 @@ def test_threads(n_jobs, folder, array):
 def test_files_are_opened_only_if_they_are_needed(folder, monkeypatch):
     opened = []
     find = pillow_images.open_file
-    monkeypatch.setattr(pillow_images, "open_file", lambda item: opened.append(item) or find(item))
+    monkeypatch.setattr(
+        pillow_images, "open_file", lambda item, *rest: opened.append(item) or find(item, *rest)
+    )
     for options, n_opened in (
         ({"size": (4, 4)}, 0),
         ({"size": (4, 4), "mode": None}, 1),
@@ -1004,18 +1110,16 @@ def test_a_file_that_changes(tmp_path):
         files[0]
 
 
-@pytest.mark.parametrize("mode", ["RGB", None])
-def test_decompression_bombs(mode, tmp_path, monkeypatch):
+def test_decompression_bombs(tmp_path, monkeypatch):
     paths = [save(tmp_path / "bomb.png"), tmp_path / "wide.tif", tmp_path / "raster.tif"]
     paths[1].write_bytes(tiff(WIDE, photometric="rgb"))
     write_raster(paths[2], WIDE.transpose(2, 0, 1), nodata=0)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
-    for path in paths:
-        with pytest.raises(OSError, match=rf"{path.name}.*limit.*raise PIL.Image.MAX_IMAGE_PIXELS"):
-            read(path, mode=mode)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow's warning is an error in tests.
-    with pytest.raises(OSError, match=r"bomb.png.*limit"):
-        read(paths[0], mode=mode)
+    # Pillow warns of more pixels than the limit, which is an error in tests.
+    for limit, mode in ((200, None), (200, "RGB"), (500, "RGB")):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        for path in paths[: 1 if mode else 3]:
+            with pytest.raises(OSError, match=rf"{path.name}.*limit.*PIL.Image.MAX_IMAGE_PIXELS"):
+                read(path, mode=mode)
 
 
 def test_bomb_on_another_page(monkeypatch):
@@ -1090,8 +1194,8 @@ WRONG = [
     ({"size": (2**16, 5)}, ValueError, "below 65536"),
     ({"mode": "rgb"}, ValueError, "'mode'.*'RGB'.*or None"),
     ({"mode": 3}, TypeError, "'mode'"),
-    ({"fit": "cover"}, ValueError, "'fit'.*'crop'"),
-    ({"fit": None}, TypeError, "'fit'"),
+    ({"resize": "cover"}, ValueError, "'resize'.*'crop'"),
+    ({"resize": None}, TypeError, "'resize'"),
     ({"page": -1}, ValueError, "'page'"),
     ({"page": 1.0}, TypeError, "'page'"),
     ({"on_error": "ignore"}, ValueError, "'on_error'.*'skip'"),

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from glob import glob, has_magic
 from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklearn_conv._reading.opened import import_reader
-from sklearn_conv._reading.sizes import list_some
+from sklearn_conv._reading.formats import SUFFIXES
 from sklearn_conv._warnings import warn
-
-SUFFIXES = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".btf", ".gif", ".webp"),
-    *(".bmp", ".dib", ".jp2", ".j2k", ".jpx", ".avif", ".pbm", ".pgm", ".ppm", ".pnm", ".tga"),
-)
-"""Suffixes of the files of a folder that are read, in lower case."""
 
 SOURCES = (
     "a folder, a pattern such as 'pictures/*.png', a list, an array or a column of paths, or a "
@@ -40,22 +33,27 @@ class Source(NamedTuple):
         """Whether the items are paths."""
         return self.items.dtype.kind == "U"
 
-    def item(self, i: int) -> Any:
-        """Return a path, or an image in memory."""
-        return str(self.items[i]) if self.has_paths else self.items[i]
+    def at(self, i: int) -> tuple[Any, str]:
+        """Return a path or an image in memory, and what stands for it in errors."""
+        if self.has_paths:
+            return str(self.items[i]), repr(str(self.items[i]))
+        return self.items[i], f"image {i}"
 
     def name(self, i: int) -> str:
-        """Return what stands for an image in errors."""
-        return repr(self.item(i)) if self.has_paths else f"image {i}"
+        """Return a path, or what stands for an image in memory."""
+        return str(self.items[i]) if self.has_paths else f"image {i}"
 
 
-def find_images(source: Any) -> Source:
-    """Find the images of a source that is not a column of a table, in a stable order."""
+def find_images(source: Any, is_loaded: bool) -> Source:
+    """Find the images of a source that is not a column of a table, in a stable order.
+
+    If the images are loaded by a function of the user, their files may have any suffixes.
+    """
     if not isinstance(source, str | PathLike):
-        return find_in_sequence(source, "source")
+        return find_in_sequence(source, "source", is_loaded)
     path = os.path.expanduser(os.fsdecode(source))
     if os.path.isdir(path):
-        return _find_in_folder(path)
+        return _find_in_folder(path, ("",) if is_loaded else SUFFIXES)
     if os.path.lexists(path):
         return Source(np.array([path]), None)
     if not has_magic(path):
@@ -72,7 +70,7 @@ def find_images(source: Any) -> Source:
     return Source(np.array(found), None)
 
 
-def find_in_sequence(source: Any, name: str) -> Source:
+def find_in_sequence(source: Any, name: str, is_loaded: bool) -> Source:
     """Return the images of a list, an array, or a column of a table; ``name`` stands for it."""
     values = _as_list(source, name)
     if not values:
@@ -92,6 +90,11 @@ def find_in_sequence(source: Any, name: str) -> Source:
                     "either paths or images."
                 )
         return Source(np.array([os.fsdecode(value) for value in values]), None)
+    if is_loaded:
+        raise TypeError(
+            f"With load_func, {name} must contain paths. {name}[0] is of type "
+            f"{type(values[0]).__name__}; leave out load_func for images in memory."
+        )
     items = np.empty(len(values), object)
     for i, value in enumerate(values):
         items[i] = _as_image(value, f"{name}[{i}]", name)
@@ -140,8 +143,7 @@ def _as_image(value: Any, place: str, name: str) -> Any:
         return value
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
-    pillow = import_reader("pillow_images", "Pillow", "images")
-    if pillow.is_picture(value):
+    if hasattr(value, "getbands"):  # It is an image of Pillow, which may not be imported yet.
         return value
     if hasattr(value, "read"):
         content = value.read()
@@ -153,55 +155,46 @@ def _as_image(value: Any, place: str, name: str) -> Any:
     raise TypeError(f"{place} is of type {type(value).__name__}; {name} must be {SOURCES}.")
 
 
-def _find_in_folder(folder: str) -> Source:
+def _find_in_folder(folder: str, suffixes: tuple[str, ...]) -> Source:
     """Find the images of a folder with one folder for each class, or with images itself."""
     root = os.path.realpath(folder)
-    folders, files = _list_folder(folder)
-    if files and folders:
-        mixed = [name for name in folders if next(_walk(name, (root,)), None)]
-        if mixed:
+    folders, files = _list_folder(folder, suffixes)
+    found = {name: _walk(name, (root,), suffixes) for name in folders}
+    if files:
+        mixed = next((name for name, inside in found.items() if any(inside)), None)
+        if mixed is not None:
             raise ValueError(
                 f"{folder!r} contains images and also folders with images, such as "
-                f"{os.path.basename(mixed[0])!r}; move the images into a folder for their class, "
-                "or pass a list of paths."
+                f"{os.path.basename(mixed)!r}; move the images into a folder for their class, or "
+                "pass a list of paths."
             )
-    if files:
         return Source(np.array(files), None)
-    paths: list[str] = []
-    labels: list[str] = []
-    without = []
-    for name in folders:
-        found = list(_walk(name, (root,)))
-        paths += found
-        labels += [os.path.basename(name)] * len(found)
-        if not found:
-            without.append(os.path.basename(name))
-    if not paths:
-        raise FileNotFoundError(
-            f"{folder!r} contains no images; images are files with one of the suffixes "
-            f"{', '.join(SUFFIXES)}."
-        )
+    classes = {os.path.basename(name): [*inside] for name, inside in found.items()}
+    without = [name for name, inside in classes.items() if not inside]
+    rule = "" if "" in suffixes else f" Images are files with the suffixes {', '.join(suffixes)}."
+    if len(without) == len(classes):
+        raise FileNotFoundError(f"{folder!r} contains no images.{rule}")
     if without:
         warn(
             f"{len(without)} of the {len(folders)} folders in {folder!r} contain no images, and "
-            f"are not classes: {list_some(map(repr, without))}. Images are files with one of the "
-            f"suffixes {', '.join(SUFFIXES)}."
+            f"are not classes: {list_some(map(repr, without))}.{rule}"
         )
-    return Source(np.array(paths), np.array(labels))
+    labels = np.repeat([*classes], [len(inside) for inside in classes.values()])
+    return Source(np.array([path for inside in classes.values() for path in inside]), labels)
 
 
-def _walk(folder: str, parents: tuple[str, ...]) -> Iterator[str]:
+def _walk(folder: str, parents: tuple[str, ...], suffixes: tuple[str, ...]) -> Iterator[str]:
     """Yield the images in a folder and in the folders in it, in natural order."""
     real = os.path.realpath(folder)
     if real in parents:  # A symbolic link leads back to a folder that contains it.
         return
-    folders, files = _list_folder(folder)
+    folders, files = _list_folder(folder, suffixes)
     yield from files
     for name in folders:
-        yield from _walk(name, (*parents, real))
+        yield from _walk(name, (*parents, real), suffixes)
 
 
-def _list_folder(folder: str) -> tuple[list[str], list[str]]:
+def _list_folder(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """Return the folders in a folder and its images, without those that are hidden."""
     folders, files = [], []
     with os.scandir(folder) as entries:
@@ -212,9 +205,16 @@ def _list_folder(folder: str) -> tuple[list[str], list[str]]:
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 folders.append(entry.path)
             # A broken link is an image that cannot be read; pipes and devices are not images.
-            elif entry.name.lower().endswith(SUFFIXES) and (entry.is_symlink() or entry.is_file()):
+            elif entry.name.lower().endswith(suffixes) and (entry.is_symlink() or entry.is_file()):
                 files.append(entry.path)
     return sorted(folders, key=_key), sorted(files, key=_key)
+
+
+def list_some(names: Iterable[str], shown: int = 5) -> str:
+    """Return at most ``shown`` names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def _key(path: str) -> tuple[list[Any], str]:
