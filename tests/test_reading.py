@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
-from sklearn.pipeline import make_pipeline, make_union
+from sklearn.pipeline import make_pipeline
 from sklearn.utils import resample
 
-from sklearn_conv import ImageFiles, StridedConv2DTransformer, read_images, transform_batches
+from sklearn_conv import ImageFiles, ImageReader, StridedConv2DTransformer, read_images
 from sklearn_conv._reading import image_files, pillow_images, sources
 from sklearn_conv._reading.pillow_images import place_image
 
@@ -182,28 +182,21 @@ STORED = {
 
 
 @pytest.mark.parametrize(("array", "options"), STORED.values(), ids=STORED)
-def test_tiff_as_stored(array, options):
-    decoded = read(tiff(array, **options), mode=None)
+def test_tiff_as_stored_and_never_clipped(array, options):
+    content = tiff(array, **options)
+    decoded = read(content, mode=None)
     assert decoded.dtype == array.dtype
     assert decoded.dtype.isnative
     np.testing.assert_array_equal(decoded, array.reshape(*array.shape[:2], -1))
+    for mode in ("RGB", "L", "RGBA"):
+        with pytest.raises(ValueError, match=f"image 0 cannot be read: .*{mode}.*set mode=None"):
+            read(content, mode=mode)
 
 
 def test_bands_one_after_the_other():
     bands = RNG.integers(2**16, size=(5, 20, 30), dtype=np.uint16)
     content = tiff(bands, photometric="minisblack", planarconfig="separate")
     np.testing.assert_array_equal(read(content, mode=None), bands.transpose(1, 2, 0))
-
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
-@pytest.mark.parametrize("name", [name for name in STORED if name != "1 bit"])
-def test_more_than_8_bits_are_never_clipped(name, mode):
-    array, options = STORED[name]
-    with pytest.raises(ValueError, match=f"image 0 cannot be read: .*{mode}.*set mode=None"):
-        read(tiff(array, **options), mode=mode)
-
-
-def test_8_bits_that_only_tifffile_reads():
     content = tiff(PIXELS.transpose(2, 0, 1), photometric="rgb", planarconfig="separate")
     np.testing.assert_array_equal(read(content), PIXELS)
 
@@ -269,16 +262,11 @@ def test_missing_pixels_of_a_raster(dtype, nodata, result, is_placed, n_bands, l
 
 def test_raster_without_missing_pixels(library, tmp_path):
     bands = RNG.integers(2**16, size=(6, 8, 9), dtype=np.uint16)
-    path = write_raster(tmp_path / "raster.tif", bands)
-    decoded = read(path, mode=None)
+    # tifffile needs another library for LZW.
+    options = {"compress": "lzw"} if library == "rasterio" else {}
+    decoded = read(write_raster(tmp_path / "raster.tif", bands, **options), mode=None)
     assert decoded.dtype == np.uint16
     np.testing.assert_array_equal(decoded, bands.transpose(1, 2, 0))
-
-
-def test_rasterio_reads_what_tifffile_needs_another_library_for(tmp_path):
-    bands = RNG.integers(2**16, size=(3, 8, 9), dtype=np.uint16)
-    path = write_raster(tmp_path / "raster.tif", bands, compress="lzw")
-    np.testing.assert_array_equal(read(path, mode=None), bands.transpose(1, 2, 0))
 
 
 @pytest.mark.skipif(find_spec("imagecodecs") is not None, reason="imagecodecs is installed")
@@ -342,14 +330,12 @@ def test_orientation(kind, orientation):
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_large_jpeg_is_reduced_while_it_is_decoded(orientation, monkeypatch):
     y, x = np.mgrid[:600, :800] / 100
-    smooth = np.stack([128 + 100 * np.sin(x + k) * np.cos(y) for k in range(3)], axis=2).astype(
-        "u1"
-    )
+    channels = [128 + 100 * np.sin(x + k) * np.cos(y) for k in range(3)]
+    smooth = np.stack(channels, axis=2).astype(np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encoded(Image.fromarray(smooth), "jpg", quality=95, exif=exif)
-    decoded = []
-    convert = pillow_images._convert
+    decoded, convert = [], pillow_images._convert
     monkeypatch.setattr(
         pillow_images,
         "_convert",
@@ -361,21 +347,10 @@ def test_large_jpeg_is_reduced_while_it_is_decoded(orientation, monkeypatch):
         full = read(upright, size=(50, 40), resize=resize)
         np.testing.assert_allclose(small.astype(float), full, atol=5)
     assert max(decoded[0]) <= 400
-
-
-def test_turned_jpeg_is_not_reduced_too_much(monkeypatch):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    content = encoded(Image.new("RGB", (1600, 200)), "jpg", exif=exif)
-    decoded = []
-    convert = pillow_images._convert
-    monkeypatch.setattr(
-        pillow_images,
-        "_convert",
-        lambda image, mode: decoded.append(image.size) or convert(image, mode),
-    )
-    assert read(content, size=(8, 30), resize="stretch").shape == (8, 30, 3)
-    assert decoded == [(50, 400)]  # reduced by 4, and not by 8
+    if orientation == 6:  # A turned image is not reduced by 8, but by 4.
+        content = encoded(Image.new("RGB", (1600, 200)), "jpg", exif=exif)
+        assert read(content, size=(8, 30), resize="stretch").shape == (8, 30, 3)
+        assert decoded[-1] == (50, 400)
 
 
 def test_pages(tmp_path):
@@ -485,15 +460,11 @@ def test_scaling(size, resize):
         np.testing.assert_allclose(decoded, scaled(image, size, resize), atol=tolerance)
 
 
-@pytest.mark.parametrize("size", [(12, 16), (15, 21), (31, 17)])
-def test_fit_is_that_of_pillow(size):
-    image = Image.fromarray(PIXELS)
-    bilinear = Image.Resampling.BILINEAR
+@pytest.mark.parametrize("size", [(12, 16), (31, 17)])
+def test_resize_is_that_of_pillow(size):
+    image, bilinear = Image.fromarray(PIXELS), Image.Resampling.BILINEAR
     crop = np.asarray(ImageOps.fit(image, size[::-1], bilinear))
     np.testing.assert_array_equal(read(PIXELS, size=size), crop)
-    pad = np.asarray(ImageOps.pad(image, size[::-1], bilinear))
-    ours = read(PIXELS, size=size, resize="pad")
-    assert (ours > 0).any(axis=2).sum() == (pad > 0).any(axis=2).sum()
     stretch = np.asarray(image.resize(size[::-1], bilinear))
     np.testing.assert_array_equal(read(PIXELS, size=size, resize="stretch"), stretch)
 
@@ -787,20 +758,6 @@ def test_load_func_that_lacks_a_library():
         read_images(["a"], mode=None, load_func=choose, on_error="skip")
 
 
-@pytest.mark.parametrize(
-    ("source", "options", "error", "match"),
-    [
-        (["a"], {}, ValueError, "With load_func, read_images requires mode=None .*mode='RGB'"),
-        (["a"], {"mode": None, "page": 1}, ValueError, "requires mode=None and page=0.*page=1"),
-        (["a"], {"mode": None, "load_func": "numpy"}, TypeError, "'load_func' .*Got 'numpy'"),
-        ([PIXELS], {"mode": None}, TypeError, "source must contain paths.*ndarray; leave out"),
-    ],
-)
-def test_parameters_beside_load_func(source, options, error, match):
-    with pytest.raises(error, match=match):
-        read_images(source, **{"load_func": load, **options})
-
-
 # Sequences
 
 
@@ -817,20 +774,16 @@ def array(files):
 INDICES = {
     "slice": slice(2, 9, 3),
     "backwards": slice(None, None, -1),
-    "none": slice(0, 0),
     "array": np.array([3, 0, 0, -1]),
-    "list": [5, 1],
     "empty list": [],
     "mask": np.arange(12) % 3 == 0,
-    "list mask": [True, False] * 6,
-    "ellipsis": ...,
     "rows and all": (np.array([1, 4]), ...),
-    "rows and slices": (slice(1, 5), slice(None), slice(None), slice(None)),
 }
 
 
 @pytest.mark.parametrize("index", INDICES.values(), ids=INDICES)
 def test_selections_are_lazy(index, files, array, monkeypatch):
+    """Tests of tiles have other indices; the code is the same."""
     with monkeypatch.context() as patch:
         patch.setattr(image_files, "read_image", None)
         selected = files[index]
@@ -844,40 +797,13 @@ def test_selections_are_lazy(index, files, array, monkeypatch):
     np.testing.assert_array_equal(selected[::-1], expected[::-1])
 
 
-@pytest.mark.parametrize(
-    "index",
-    [
-        0,
-        -1,
-        np.int64(3),
-        (2, ...),
-        (2, slice(3), 0, 1),
-        (slice(2, 4), slice(1, 5)),
-        (..., 0),
-        ([1, 2], slice(None), slice(2, 4), 0),
-        (slice(None), 0),
-    ],
-)
-def test_selections_of_pixels_are_arrays(index, files, array):
-    selected = files[index]
-    assert type(selected) is np.ndarray
-    np.testing.assert_array_equal(selected, array[index])
+def test_selections_of_pixels_are_arrays(files, array):
+    for index in (0, (2, ...), (..., 0), ([1, 2], slice(None), slice(2, 4), 0)):
+        assert type(files[index]) is np.ndarray
+        np.testing.assert_array_equal(files[index], array[index])
 
 
-@pytest.mark.parametrize("index", [12, -13, [12], np.ones(3, bool), 1.0, "a", [[0, 1]], True])
-def test_wrong_selections(index, files):
-    with pytest.raises(IndexError):
-        files[index]
-
-
-def test_conversion(files, array):
-    np.testing.assert_array_equal(np.asarray(files, dtype=np.float32), array)
-    assert np.asarray(files, dtype=np.float32).dtype == np.float32
-    assert np.asarray(files).flags.writeable
-    assert np.array(files[:2], copy=True).shape == (2, 12, 16, 3)
-
-
-@pytest.mark.parametrize("n_jobs", [1, 2, -1])
+@pytest.mark.parametrize("n_jobs", [2, -1])
 def test_threads(n_jobs, folder, array):
     np.testing.assert_array_equal(read_images(folder, n_jobs=n_jobs), array)
 
@@ -936,42 +862,26 @@ def classes(tmp_path_factory):
     return read_images(root, size=(16, 16), mode="L")
 
 
-def model():
-    return make_pipeline(StridedConv2DTransformer(8, random_state=0), RidgeClassifier())
-
-
-def test_in_the_transformer(classes):
-    pixels = np.asarray(classes)
+def test_in_the_tools_of_scikit_learn(classes):
+    y, pixels = classes.labels, np.asarray(classes)
     transformer = StridedConv2DTransformer(6, kernels="patches", whiten=True, random_state=0)
     expected = transformer.fit_transform(pixels)
-    np.testing.assert_allclose(transformer.transform(classes), expected, rtol=1e-5)
-    features = transformer.fit(classes, classes.labels).transform(classes)
-    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(transformer.fit_transform(classes), expected, rtol=1e-4, atol=1e-5)
     batches = [*transformer.transform_batches(classes, batch_size=16)]
     assert [rows.stop for rows, _ in batches] == [16, 32, 40]
-    np.testing.assert_allclose(np.concatenate([b for _, b in batches]), features, rtol=1e-5)
-    union = make_union(transformer, transformer)
-    batches = [*transform_batches(union.fit(classes), classes, batch_size=25)]
-    assert np.concatenate([b for _, b in batches]).shape == (40, 48)
-
-
-def test_in_the_tools_of_scikit_learn(classes):
-    y = classes.labels
-    pixels = np.asarray(classes)
-    assert model().fit(classes, y).score(classes, y) == 1
-    scores = cross_val_score(model(), classes, y, cv=3)
-    np.testing.assert_array_equal(scores, cross_val_score(model(), pixels, y, cv=3))
+    np.testing.assert_allclose(
+        np.concatenate([b for _, b in batches]), expected, rtol=1e-4, atol=1e-5
+    )
+    model = make_pipeline(StridedConv2DTransformer(8, random_state=0), RidgeClassifier())
+    scores = cross_val_score(model, classes, y, cv=3)
+    np.testing.assert_array_equal(scores, cross_val_score(model, pixels, y, cv=3))
     grid = {"stridedconv2dtransformer__stride": [1, 2]}
-    search = GridSearchCV(model(), grid, cv=2).fit(classes, y)
-    assert (search.predict(classes) == y).all()
-    parts = train_test_split(classes, y, stratify=y, random_state=0)
-    expected = train_test_split(pixels, y, stratify=y, random_state=0)
+    assert (GridSearchCV(model, grid, cv=2).fit(classes, y).predict(classes) == y).all()
+    parts = train_test_split(classes, resample(classes, random_state=0), random_state=0)
+    expected = train_test_split(pixels, resample(pixels, random_state=0), random_state=0)
     for part, other in zip(parts, expected, strict=True):
+        assert isinstance(part, ImageFiles)
         np.testing.assert_array_equal(part, other)
-    assert isinstance(parts[0], ImageFiles)
-    again = resample(classes, random_state=0)
-    np.testing.assert_array_equal(again, resample(pixels, random_state=0))
-    assert isinstance(again, ImageFiles)
 
 
 def test_in_dask(classes):
@@ -1163,52 +1073,45 @@ def test_unequal_channels(tmp_path):
         files[3]
 
 
-MISSING = [None, float("nan"), np.nan, pd.NA, pd.NaT, ""]
-
-
-@pytest.mark.parametrize("value", MISSING, ids=repr)
+@pytest.mark.parametrize("value", [None, float("nan"), pd.NA, pd.NaT, ""], ids=repr)
 def test_missing_paths(value):
-    with pytest.raises(
-        ValueError, match=r"source has missing values in 2 of 3 rows.*: 0, 2\. Drop"
-    ):
+    with pytest.raises(ValueError, match=r"source has missing values in 2 of 3 rows.*: 0, 2\. Dr"):
         read_images([value, "a.png", value])
-
-
-@pytest.mark.parametrize("kind", [pd.Series, pl.Series, lambda x: pd.DataFrame({"path": x})])
-def test_missing_paths_in_columns(kind):
-    with pytest.raises(ValueError, match=r"2 of 8 rows.*: 1, 6\."):
-        read_images(kind(["a", None, "b", "c", "d", "e", None, "f"]))
+    for kind in (pd.Series, pl.Series, lambda x: pd.DataFrame({"path": x})):
+        with pytest.raises(ValueError, match=r"2 of 4 rows.*: 1, 3\."):
+            read_images(kind(["a", None, "b", None]))
 
 
 WRONG = [
     ({"size": 5}, TypeError, "'size'.*\\(height, width\\).*Got 5"),
-    ({"size": 0}, TypeError, "'size'"),
     ({"size": (0, 5)}, ValueError, "'size'.*at least 1"),
-    ({"size": (5, 0)}, ValueError, "'size'"),
-    ({"size": (-1, 5)}, ValueError, "'size'"),
     ({"size": (5,)}, ValueError, "'size'"),
-    ({"size": (5, 5, 3)}, ValueError, "'size'"),
     ({"size": (5.0, 5)}, TypeError, "'size'"),
-    ({"size": (True, 5)}, TypeError, "'size'"),
     ({"size": "all"}, ValueError, "'size'.*\"any\""),
     ({"size": (2**16, 5)}, ValueError, "below 65536"),
     ({"mode": "rgb"}, ValueError, "'mode'.*'RGB'.*or None"),
     ({"mode": 3}, TypeError, "'mode'"),
     ({"resize": "cover"}, ValueError, "'resize'.*'crop'"),
-    ({"resize": None}, TypeError, "'resize'"),
     ({"page": -1}, ValueError, "'page'"),
-    ({"page": 1.0}, TypeError, "'page'"),
+    ({"load_func": "numpy", "mode": None}, TypeError, "'load_func' .*Got 'numpy'"),
+    ({"load_func": load}, ValueError, "requires mode=None and page=0.*mode='RGB'"),
+    ({"load_func": load, "mode": None, "page": 1}, ValueError, "requires mode=None.*page=1"),
     ({"on_error": "ignore"}, ValueError, "'on_error'.*'skip'"),
     ({"n_jobs": 0}, ValueError, "'n_jobs'"),
-    ({"n_jobs": "2"}, TypeError, "'n_jobs'"),
 ]
 
 
 @pytest.mark.parametrize(("options", "error", "match"), WRONG, ids=lambda value: str(value)[:30])
 def test_wrong_parameters(options, error, match, monkeypatch):
     monkeypatch.setattr(image_files, "find_images", None)  # Nothing is searched or opened.
+    monkeypatch.setattr(image_files, "describe_image", None)
     with pytest.raises(error, match=match):
         read_images(["none.png"], **options)
+    if "on_error" not in options:
+        reader = ImageReader(**options)
+        with pytest.raises(error, match=match):
+            reader.fit(["none.png"])
+        assert not [name for name in vars(reader) if name.endswith("_")]
 
 
 SOURCES = [
@@ -1217,15 +1120,11 @@ SOURCES = [
     (b"abc", TypeError, "source must be"),
     (Image.new("L", (3, 3)), TypeError, "source must be"),
     ({"a": "b"}, TypeError, "source must be"),
-    (np.float64(3), TypeError, "source must be"),
     ([], ValueError, "source contains no images"),
-    (np.array([], str), ValueError, "source contains no images"),
     (["a.png", 3], TypeError, r"source\[0\] is a path, but source\[1\] is of type int"),
-    ([3], TypeError, r"source\[0\] is of type int"),
     ([PIXELS, "a.png"], TypeError, r"source\[1\] is of type str"),
     ([io.StringIO("text")], TypeError, r"source\[0\] .*mode='rb'"),
     (pd.DataFrame({"a": ["b"], "c": ["d"]}), ValueError, "2 columns; pass one column"),
-    (pl.DataFrame({"a": ["b"], "c": ["d"]}), ValueError, "2 columns"),
     (np.array([["a", "b"]]), ValueError, "2 columns"),
     ([np.ones(5)], ValueError, r"image 0 .*shape \(5,\).*\(h, w, c\)"),
     ([np.ones((5, 5), complex)], ValueError, "image 0 .*complex128"),
@@ -1242,6 +1141,11 @@ SOURCES = [
 def test_wrong_sources(source, error, match):
     with pytest.raises(error, match=match):
         read_images(source)
+
+
+def test_images_in_memory_beside_load_func():
+    with pytest.raises(TypeError, match=r"source must contain paths.*ndarray; leave out"):
+        read_images([PIXELS], mode=None, load_func=load)
 
 
 def test_folder_without_images(tmp_path):

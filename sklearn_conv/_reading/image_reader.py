@@ -67,9 +67,7 @@ class ImageReader(  # type: ignore[call-arg]
     -----
     `fit` opens no files if ``size`` and ``mode`` say what the images will be. It opens the first
     file if the mode is None, and all files, without decoding them, if the size is None or "any".
-
-    Output in tables (``set_output``) does not apply to images: `transform` always returns an
-    `ImageFiles`, and ``set_output`` has no effect on this step of a pipeline.
+    ``set_output`` has no effect on this step of a pipeline, because images do not fit into a table.
 
     Examples
     --------
@@ -194,39 +192,22 @@ class ImageReader(  # type: ignore[call-arg]
         return ImageFiles(source, described, settings, self.n_jobs, [])
 
     def get_feature_names_out(self, input_features: Any = None) -> None:
-        """Return None, because images have no names of features.
-
-        The next step of a pipeline receives no names, and uses its own.
+        """Return None: images have no names of features, so the next step uses its own.
 
         Parameters
         ----------
         input_features : None or array-like of str
             Ignored.
-
-        Returns
-        -------
-        names : None
-            No names.
-
-        Raises
-        ------
-        NotFittedError
-            If the reader is not fitted.
         """
         check_is_fitted(self)
 
     def set_output(self, *, transform: str | None = None) -> Self:
-        """Do nothing, because images do not fit into a table.
+        """Return the unchanged reader, because images do not fit into a table.
 
         Parameters
         ----------
         transform : {"default", "pandas", "polars"} or None, default=None
             Ignored.
-
-        Returns
-        -------
-        self : ImageReader
-            The unchanged reader.
         """
         return self
 
