@@ -49,11 +49,9 @@ def transform_batches(
     ------
     NotFittedError
         If the estimator is not fitted.
-    TypeError
-        If ``estimator`` has no method ``transform``, if X is a Dask array or has no length, or if
-        ``batch_size`` is not an integer.
-    ValueError
-        If X has no rows, or if ``batch_size`` is below 1.
+    TypeError, ValueError
+        If ``estimator`` has no method ``transform``, if X is a Dask array or has no rows, or if
+        ``batch_size`` is not an integer of at least 1.
 
     See Also
     --------

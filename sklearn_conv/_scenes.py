@@ -277,11 +277,9 @@ class SceneTiles(LazyImages):
 
         Raises
         ------
-        TypeError
-            If ``values`` are not floats, or ``resolution`` is not an integer.
-        ValueError
-            If there is not one row of values for each tile, or if ``resolution`` does not divide
-            the positions and sizes of the tiles.
+        TypeError, ValueError
+            If ``values`` are not floats, one or k for each tile, or if ``resolution`` does not
+            divide the positions and sizes of the tiles.
         """
         owner = "SceneTiles.to_map"
         values = np.asarray(values)
@@ -406,11 +404,9 @@ def tile_scene(
 
     Raises
     ------
-    TypeError
-        If ``scene`` is not an array of real numbers, or ``size`` or ``step`` are not integers.
-    ValueError
-        If the scene has not two or three axes, if ``size`` or ``step`` are below 1, if a tile is
-        larger than the scene, or if ``edge`` is not one of the choices.
+    TypeError, ValueError
+        If ``scene`` is not an array of real numbers with two or three axes, if a tile is larger
+        than the scene, or if another parameter is wrong.
 
     See Also
     --------

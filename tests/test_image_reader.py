@@ -1,7 +1,6 @@
 """`ImageReader` inside scikit-learn: its checks, pipelines, searches and tables."""
 
 import pickle
-from inspect import signature
 
 import numpy as np
 import pandas as pd
@@ -15,7 +14,7 @@ from sklearn.exceptions import NotFittedError, SkipTestWarning
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 
 from sklearn_conv import ImageFiles, ImageReader, StridedConv2DTransformer, read_images
@@ -187,30 +186,26 @@ def test_no_file_is_opened_if_the_shape_is_known(table, monkeypatch):
     assert opened == [table["path"][0]]
 
 
-COLUMNS = {
-    "list": lambda table: table["path"].tolist(),
-    "matrix": lambda table: table[["path"]].to_numpy(dtype=object),
-    "pandas": lambda table: table["path"],
-    "pandas table": lambda table: table[["path"]],
-    "polars": lambda table: pl.Series("path", table["path"].tolist()),
-    "polars table": lambda table: pl.DataFrame({"path": table["path"].tolist()}),
-}
-
-
-@pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS)
-def test_columns(column, table):
-    X = column(table)
-    reader = ImageReader(size=(4, 4)).fit(X)
-    assert reader.transform(X).paths.tolist() == table["path"].tolist()
-    assert reader.n_features_in_ == 1
-    if hasattr(X, "columns"):
+def test_columns(table):
+    paths = table["path"].tolist()
+    for X in (
+        paths,
+        table[["path"]].to_numpy(dtype=object),
+        table["path"],
+        pl.Series("path", paths),
+    ):
+        reader = ImageReader(size=(4, 4)).fit(X)
+        assert reader.transform(X).paths.tolist() == paths
+        assert reader.n_features_in_ == 1
+        assert not hasattr(reader, "feature_names_in_")
+    for X in (table[["path"]], pl.DataFrame({"path": paths})):
+        reader = ImageReader(size=(4, 4)).fit(X)
+        assert reader.transform(X).paths.tolist() == paths
         assert reader.feature_names_in_.tolist() == ["path"]
         with pytest.raises(ValueError, match="feature names should match"):
-            reader.transform(pd.DataFrame({"file": table["path"]}))
+            reader.transform(pd.DataFrame({"file": paths}))
         with pytest.warns(UserWarning, match="does not have valid feature names"):
-            reader.transform(table["path"].tolist())
-    else:
-        assert not hasattr(reader, "feature_names_in_")
+            reader.transform(paths)
 
 
 # Pipelines
@@ -228,21 +223,6 @@ def test_search_over_the_size(table, y):
     table = table[["path"]]
     assert (search.best_estimator_.fit(table, y).predict(table) == y).all()
     assert "ImageReader" in search.best_estimator_._repr_html_()
-
-
-def test_a_grid_for_every_parameter(table, y):
-    grids = {
-        "size": [None, (12, 12)],
-        "mode": ["RGB", "L", "RGBA", None],
-        "resize": ["crop", "pad", "stretch"],
-        "page": [0],
-        "load_func": [None],
-        "n_jobs": [None, 2],
-    }
-    assert set(grids) == set(signature(ImageReader).parameters)
-    for name, values in grids.items():
-        search = GridSearchCV(model(), {f"imagereader__{name}": values}, cv=2, error_score="raise")
-        search.fit(table["path"], y)
 
 
 def mixed(classifier=True):
@@ -287,11 +267,6 @@ def test_output_in_tables(container, table):
     assert pipelines[0].get_feature_names_out(["path"]).shape == (32,)
 
 
-def test_before_another_step(table):
-    flat = make_pipeline(ImageReader((5, 4)), FunctionTransformer(np.asarray))
-    assert flat.fit_transform(table["path"]).shape == (24, 5, 4, 3)
-
-
 # Bad input
 
 
@@ -299,10 +274,8 @@ def test_before_another_step(table):
     ("X", "error", "match"),
     [
         (["a.png", None, "b.png", float("nan")], ValueError, r"X has missing values.*: 1, 3\."),
-        (pd.DataFrame({"path": ["a", None]}), ValueError, r"X has missing values.*: 1\."),
         (pd.DataFrame({"a": ["b"], "c": ["d"]}), ValueError, "X has 2 columns"),
-        (np.ones((3, 4)), TypeError, r"X must be .*array of shape \(3, 4\) and dtype float64"),
-        ([np.float64(1.5)], TypeError, r"X\[0\] is of type float64"),
+        (np.ones((3, 4)), TypeError, r"X must be .*array of shape \(3, 4\), float64"),
         ([], ValueError, "X contains no images"),
         ("folder", TypeError, "X must be"),
     ],
@@ -335,15 +308,3 @@ def test_other_images_than_in_fit(table, tmp_path):
     files = ImageReader((4, 4), mode=None).fit(table["path"]).transform([*table["path"], *gray])
     with pytest.raises(ValueError, match=r"gray\.png' has shape \(4, 4, 1\)"):
         np.asarray(files)
-
-
-def test_a_file_that_vanishes(table, tmp_path):
-    paths = [tmp_path / f"{i}.png" for i in range(3)]
-    for path in paths:
-        Image.new("RGB", (12, 12)).save(path)
-    for options in ({"size": None}, {"size": (12, 12)}):
-        fitted = features(**options).fit(paths)
-        hidden = paths[1].rename(tmp_path / "hidden")
-        with pytest.raises(FileNotFoundError, match=r"1\.png"):
-            fitted.transform(paths)
-        hidden.rename(paths[1])

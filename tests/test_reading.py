@@ -9,7 +9,6 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
-import dask.array as da
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -882,16 +881,6 @@ def test_in_the_tools_of_scikit_learn(classes):
     for part, other in zip(parts, expected, strict=True):
         assert isinstance(part, ImageFiles)
         np.testing.assert_array_equal(part, other)
-
-
-def test_in_dask(classes):
-    lazy = da.from_array(classes, chunks=(15, -1, -1, -1))
-    assert (lazy.shape, lazy.dtype) == (classes.shape, classes.dtype)
-    np.testing.assert_array_equal(lazy, np.asarray(classes))
-    np.testing.assert_array_equal(lazy[3:20, 2:4], np.asarray(classes)[3:20, 2:4])
-    transformer = StridedConv2DTransformer(4, random_state=0).fit(classes)
-    features = transformer.transform(lazy)
-    np.testing.assert_allclose(features.compute(), transformer.transform(classes), rtol=1e-5)
 
 
 # Bad input

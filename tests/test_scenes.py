@@ -400,15 +400,6 @@ def test_masked_arrays(dtype):
     np.testing.assert_array_equal(np.asarray(tiles), expected)
 
 
-def test_features_of_tiles_with_missing_pixels(tmp_path):
-    values, with_nan = holes("f4")
-    transformer = StridedConv2DTransformer(4, missing="ignore", random_state=0)
-    with write_raster(tmp_path / "a.tif", values, nodata=7) as dataset:
-        features = transformer.fit_transform(tile_scene(dataset, 16))
-    expected, _ = cut(with_nan.transpose(1, 2, 0), (16, 16), (16, 16), "shift")
-    np.testing.assert_array_equal(features, transformer.fit_transform(expected))
-
-
 # Maps
 
 

@@ -73,6 +73,7 @@ def test_numbers_that_are_not_finite(tmp_path):
         np.testing.assert_array_equal(table.to_numpy(), array)
         assert np.signbit(table.to_numpy()[1, 1])
     assert pl.read_parquet(path).null_count().to_numpy().sum() == 0
+    assert metadata_of(path) == {"version": sklearn_conv.__version__, "estimator": None}
 
 
 DAYS = [datetime.date(2020, 1, 1 + i) for i in range(9)] + [None]
@@ -197,11 +198,6 @@ def test_steps_of_several_kinds(tmp_path):
     assert found["images"]["kernels_sha256"] == kernels_hash(columns.named_transformers_["images"])
     assert found["numbers"]["class"] == "sklearn.preprocessing.FunctionTransformer"
     assert found["nothing"] == "drop"
-
-
-def test_a_table_without_steps(tmp_path):
-    path = save_batches(tmp_path / "f.parquet", in_batches(ROWS, 4))
-    assert metadata_of(path) == {"version": sklearn_conv.__version__, "estimator": None}
 
 
 class Odd(TransformerMixin, BaseEstimator):

@@ -110,11 +110,6 @@ def read_image(item: Any, name: str, settings: Settings) -> np.ndarray:
         return _open(item, settings, stack).read()
 
 
-def reason_of(error: Exception, name: str) -> str:
-    """Return why an image of that name cannot be read."""
-    return getattr(error, "strerror", None) or str(error).removeprefix(f"{name} cannot be read: ")
-
-
 @contextmanager
 def _name_errors(item: Any, name: str) -> Iterator[None]:
     try:

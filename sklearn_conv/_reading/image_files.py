@@ -12,7 +12,7 @@ import numpy as np
 from sklearn_conv._engine.threads import count_threads, run_tasks
 from sklearn_conv._lazy import LazyImages
 from sklearn_conv._parameters import check_n_jobs
-from sklearn_conv._reading.formats import Described, describe_image, read_image, reason_of
+from sklearn_conv._reading.formats import Described, describe_image, read_image
 from sklearn_conv._reading.settings import MODES, Settings, check_settings
 from sklearn_conv._reading.sources import Source, find_images, list_some
 from sklearn_conv._validation import check_name
@@ -24,9 +24,6 @@ SMALL_BYTES, FAST_SECONDS = 2**14, 300e-6
 Most of their time is spent in Python, where threads run in turns and wait for each other: two
 threads took twice as long as one for PNG files of 32 x 32 pixels.
 """
-
-SHOWN_CLASSES = 5
-"""Number of classes that the representation names."""
 
 
 class ImageFiles(LazyImages):
@@ -129,7 +126,7 @@ class ImageFiles(LazyImages):
         if self.labels is not None:
             classes = np.unique(self.labels).tolist()
             noun = "class" if len(classes) == 1 else "classes"
-            parts.append(f"{len(classes)} {noun}: {list_some(map(repr, classes), SHOWN_CLASSES)}")
+            parts.append(f"{len(classes)} {noun}: {list_some(map(repr, classes))}")
         if self.skipped:
             parts.append(f"{len(self.skipped)} skipped")
         return f"<ImageFiles: {'; '.join(parts)}>"
@@ -252,16 +249,13 @@ def read_images(
     FileNotFoundError
         If the folder or the file does not exist, or if no images are found.
     ImportError
-        If Pillow, tifffile or rasterio is needed and not installed; the message names the extra to
-        install.
+        If Pillow, tifffile or rasterio is needed and not installed.
     OSError
-        If a file is damaged, is not an image, or has more pixels than Pillow's limit; the message
-        names the file. Files that are not read at the start raise this error when they are decoded.
-    TypeError
-        If a parameter has a wrong type.
-    ValueError
-        If a parameter has a wrong value, if the source contains missing values, if sizes, channels
-        or dtypes of the images do not agree, or if an image does not suit ``mode`` or ``page``.
+        If a file is damaged, is not an image, or has more pixels than Pillow's limit. Files that
+        are not read at the start raise this error when they are decoded.
+    TypeError, ValueError
+        If a parameter is wrong, if the source contains missing values, if sizes, channels or dtypes
+        of the images do not agree, or if an image does not suit ``mode`` or ``page``.
 
     See Also
     --------
@@ -276,11 +270,11 @@ def read_images(
     rasterio reads GeoTIFF files and colors of 16 bits in other formats. Images are turned as their
     EXIF orientation says.
 
-    Images are scaled by Pillow. Images that are at least twice as large as the size are first
-    reduced by an integer factor, to means of blocks of pixels; JPEG files are reduced while they
-    are decoded. The bilinear filter does the rest, and averages over all pixels of a larger image
-    (antialiasing). Floats, and integers of 16 bits, are scaled in float32, and integers are
-    rounded. A scaled pixel is NaN if any of the pixels that it averages is NaN.
+    Images that are at least twice as large as the size are first reduced by an integer factor, to
+    means of blocks of pixels; JPEG files are reduced while they are decoded. Pillow's bilinear
+    filter does the rest, and averages over all pixels of a larger image (antialiasing). Floats, and
+    integers of 16 bits, are scaled in float32, and integers are rounded. A scaled pixel is NaN if
+    any of the pixels that it averages is NaN.
 
     Examples
     --------
@@ -316,7 +310,8 @@ def read_images(
         try:
             image = read_image(item, name, settings)
         except (OSError, ValueError) as error:
-            return reason_of(error, name)
+            reason = str(error).removeprefix(f"{name} cannot be read: ")
+            return getattr(error, "strerror", None) or reason
         return image.shape, image.dtype
 
     results = run_tasks(decode, [(i,) for i in range(len(found.items))], count_threads(n_jobs))

@@ -170,8 +170,9 @@ class ImageReader(  # type: ignore[call-arg]
         ------
         NotFittedError
             If the reader is not fitted.
-        TypeError, ValueError, OSError, ImportError
-            As in `fit`; also if the images do not have the shape and the dtype of those in ``fit``.
+        ValueError
+            If the images do not have the shape and the dtype of those in ``fit``. Other errors are
+            those of `fit`.
         """
         check_is_fitted(self)
         check_n_jobs(type(self).__name__, self.n_jobs)

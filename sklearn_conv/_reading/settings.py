@@ -71,12 +71,11 @@ def check_settings(
 
 def _check_size(owner: str, size: Any) -> tuple[int, int]:
     rule = 'a pair (height, width) of integers of at least 1, None or "any"'
-    if isinstance(size, str):
-        raise parameter_error(ValueError, owner, "size", rule, size)
-    if not is_sequence(size) or not all(map(is_integer, size)):
+    is_pair = is_sequence(size) and all(map(is_integer, size))
+    if not is_pair and not isinstance(size, str):
         raise parameter_error(TypeError, owner, "size", rule, size)
-    if len(size) != 2 or min(size) < 1:
-        raise parameter_error(ValueError, owner, "size", rule, size)
-    if max(size) >= MAX_SIDE:
-        raise parameter_error(ValueError, owner, "size", f"{rule}, below {MAX_SIDE}", size)
-    return int(size[0]), int(size[1])
+    if is_pair and max(size, default=0) >= MAX_SIDE:
+        rule += f", below {MAX_SIDE}"
+    elif is_pair and len(size) == 2 and min(size) >= 1:
+        return int(size[0]), int(size[1])
+    raise parameter_error(ValueError, owner, "size", rule, size)

@@ -14,10 +14,11 @@ import numpy as np
 from sklearn_conv._reading.formats import SUFFIXES
 from sklearn_conv._warnings import warn
 
-SOURCES = (
-    "a folder, a pattern such as 'pictures/*.png', a list, an array or a column of paths, or a "
-    "list of images in memory: arrays, images of Pillow, or the bytes of files"
+LISTS = (
+    "a list, an array or a column of paths, or a list of images in memory: arrays, images of "
+    "Pillow, or the bytes of files"
 )
+SOURCES = f"a folder, a pattern such as 'pictures/*.png', {LISTS}"
 
 
 class Source(NamedTuple):
@@ -61,13 +62,12 @@ def find_images(source: Any, is_loaded: bool) -> Source:
             f"{path!r} does not exist; source must be {SOURCES}. Relative paths start at "
             f"{os.getcwd()!r}."
         )
-    matched = glob(path, recursive=True)
-    found = sorted((name for name in matched if not os.path.isdir(name)), key=_key)
+    found = [name for name in glob(path, recursive=True) if not os.path.isdir(name)]
     if not found:
-        number = f"{len(matched)} folder{'s' * (len(matched) > 1)}, but no files" if matched else ""
-        remedy = "; append '/*' for the files in them" if matched else ""
-        raise FileNotFoundError(f"The pattern {path!r} matches {number or 'no files'}{remedy}.")
-    return Source(np.array(found), None)
+        raise FileNotFoundError(
+            f"The pattern {path!r} matches no files; append '/*' for the files in folders."
+        )
+    return Source(np.array(sorted(found, key=_key)), None)
 
 
 def find_in_sequence(source: Any, name: str, is_loaded: bool) -> Source:
@@ -83,13 +83,13 @@ def find_in_sequence(source: Any, name: str, is_loaded: bool) -> Source:
             "table.dropna(subset=['path'])."
         )
     if isinstance(values[0], str | PathLike):
-        for i, value in enumerate(values):
-            if not isinstance(value, str | PathLike):
-                raise TypeError(
-                    f"{name}[0] is a path, but {name}[{i}] is of type {type(value).__name__}; pass "
-                    "either paths or images."
-                )
-        return Source(np.array([os.fsdecode(value) for value in values]), None)
+        other = next((i for i, v in enumerate(values) if not isinstance(v, str | PathLike)), None)
+        if other is not None:
+            raise TypeError(
+                f"{name}[0] is a path, but {name}[{other}] is of type "
+                f"{type(values[other]).__name__}; pass either paths or images."
+            )
+        return Source(np.array([*map(os.fsdecode, values)]), None)
     if is_loaded:
         raise TypeError(
             f"With load_func, {name} must contain paths. {name}[0] is of type "
@@ -102,29 +102,24 @@ def find_in_sequence(source: Any, name: str, is_loaded: bool) -> Source:
 
 
 def _as_list(source: Any, name: str) -> list[Any]:
-    """Return the elements of a sequence."""
+    """Return the elements of a sequence, or of the only column of a table."""
     shape: Any = getattr(source, "shape", None)
     is_table = hasattr(source, "columns")
-    is_column = isinstance(source, np.ndarray) and source.dtype.kind in "OUT"
-    if (is_table or is_column) and len(shape) == 2:
+    is_array = isinstance(source, np.ndarray)
+    is_numeric = is_array and source.dtype.kind not in "OUT"
+    if (is_table or (is_array and not is_numeric)) and len(shape) == 2:
         if shape[1] != 1:
             raise ValueError(
                 f"{name} has {shape[1]} columns; pass one column of paths, for example "
                 "table['path']."
             )
         source = source[source.columns[0]] if is_table else source[:, 0]
-    if name == "X" and isinstance(source, str | PathLike):
-        raise TypeError(
-            f"X must be a list, an array or a column of paths. Got {source!r:.200} instead; pass "
-            "the paths in it, read_images(...).paths, or a list of one path."
-        )
     is_sequence = isinstance(source, Sequence) and not isinstance(source, str | bytes | bytearray)
-    if not is_sequence and not (isinstance(shape, tuple) and shape):
-        raise TypeError(f"{name} must be {SOURCES}. Got {source!r:.200} instead.")
-    if isinstance(source, np.ndarray) and source.dtype.kind not in "OUT" and source.ndim < 3:
+    if not is_sequence and (not isinstance(shape, tuple) or len(shape) < (3 if is_numeric else 1)):
+        got = f"an array of shape {shape}, {source.dtype}" if is_numeric else f"{source!r:.200}"
         raise TypeError(
-            f"{name} must be {SOURCES}. Got an array of shape {shape} and dtype {source.dtype} "
-            "instead; pass a single image as a list, [image]."
+            f"{name} must be {LISTS if name == 'X' else SOURCES}. Got {got} instead; pass a single "
+            "path or image in a list, and the files of a folder as read_images(folder).paths."
         )
     return list(source)
 
@@ -139,11 +134,10 @@ def _is_missing(value: Any) -> bool:
 
 def _as_image(value: Any, place: str, name: str) -> Any:
     """Return an image in memory: an array, an image of Pillow, or the bytes of a file."""
-    if isinstance(value, np.ndarray | bytes):
-        return value
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
-    if hasattr(value, "getbands"):  # It is an image of Pillow, which may not be imported yet.
+    # An image of Pillow, which may not be imported yet, has the method getbands.
+    if isinstance(value, np.ndarray | bytes) or hasattr(value, "getbands"):
         return value
     if hasattr(value, "read"):
         content = value.read()
