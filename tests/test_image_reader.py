@@ -104,14 +104,6 @@ def test_yielded_checks():
     assert checks
 
 
-def test_tags():
-    tags = ImageReader().__sklearn_tags__()
-    assert tags.input_tags.string
-    assert tags.input_tags.one_d_array
-    assert not tags.input_tags.two_d_array
-    assert tags.requires_fit
-
-
 @options
 def test_fit_and_transform_follow_the_conventions(options, table):
     paths = table["path"].tolist()

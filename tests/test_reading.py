@@ -4,7 +4,9 @@ import io
 import os
 import pickle
 import re
+import struct
 import sys
+import types
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,14 +18,14 @@ import pytest
 from helpers import run_python
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import resample
 
 from sklearn_conv import ImageFiles, ImageReader, StridedConv2DTransformer, read_images
-from sklearn_conv._reading import image_files, pillow_images, sources
+from sklearn_conv._reading import formats, image_files, pillow_images, sources
 from sklearn_conv._reading.pillow_images import place_image
 
 tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed: .[images]")
@@ -215,6 +217,16 @@ def test_gray_png_and_pgm_of_16_bits():
         decoded = read(content, mode=None)
         assert decoded.dtype == np.uint16
         np.testing.assert_array_equal(decoded[..., 0], WIDE[..., 0])
+
+
+def test_bitmap_of_5_6_and_5_bits():
+    bits = RNG.integers(2**16, size=(3, 4), dtype=np.uint16)
+    size = struct.pack("<IiiHHIIiiII", 40, 4, -3, 1, 16, 3, 24, 0, 0, 0, 0)
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    content = b"BM" + struct.pack("<IHHI", 90, 0, 0, 66) + size + masks + bits.tobytes()
+    expected = [bits // 2048 * 255 / 31, bits // 32 % 64 * 255 / 63, bits % 32 * 255 / 31]
+    for mode in ("RGB", None):
+        np.testing.assert_allclose(read(content, mode=mode), np.stack(expected, axis=2), atol=1)
 
 
 @pytest.fixture
@@ -459,15 +471,6 @@ def test_scaling(size, resize):
         np.testing.assert_allclose(decoded, scaled(image, size, resize), atol=tolerance)
 
 
-@pytest.mark.parametrize("size", [(12, 16), (31, 17)])
-def test_resize_is_that_of_pillow(size):
-    image, bilinear = Image.fromarray(PIXELS), Image.Resampling.BILINEAR
-    crop = np.asarray(ImageOps.fit(image, size[::-1], bilinear))
-    np.testing.assert_array_equal(read(PIXELS, size=size), crop)
-    stretch = np.asarray(image.resize(size[::-1], bilinear))
-    np.testing.assert_array_equal(read(PIXELS, size=size, resize="stretch"), stretch)
-
-
 def test_large_reduction_averages_over_all_pixels():
     noise = RNG.integers(256, size=(400, 300, 3), dtype=np.uint8)
     for array, mode in ((noise, "RGB"), (noise.astype("u2"), None)):
@@ -667,6 +670,23 @@ def test_images_in_memory_are_not_changed():
     assert read(image, size=(5, 5)).shape == (5, 5, 3)
     assert image.size == (30, 20)
     assert image.getexif()[0x0112] == 6
+
+
+def test_a_format_is_a_function_and_a_line(monkeypatch):
+    def open_file(item, settings, stack):
+        if item.startswith(b"RAW-"):
+            return formats.open_bands(lambda: PIXELS, PIXELS.shape, PIXELS.dtype, settings)
+
+    line = formats.Format("raw_files", "NumPy", "raw", (".raw",), (b"RAW",))
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, line))
+    with pytest.raises(ImportError, match=r'requires NumPy.*"sklearn_conv\[raw\]"'):
+        read(b"RAW-")
+    module = types.SimpleNamespace(open_file=open_file)
+    monkeypatch.setitem(sys.modules, "sklearn_conv._reading.raw_files", module)
+    np.testing.assert_array_equal(read(b"RAW-"), PIXELS)
+    np.testing.assert_array_equal(read(b"RAW-", size=(5, 5)), read(PIXELS, size=(5, 5)))
+    with pytest.raises(OSError, match="known format"):
+        read(b"RAW")
 
 
 # Functions of the user

@@ -151,8 +151,9 @@ KEYS = [
 ]  # fmt: skip
 PIXEL_KEYS = [
     (slice(2, 5), slice(0, 4)), ([1, 2], slice(None), 3), (3, slice(1, 2)), (0, ..., 1), (..., 0),
-    ([1, 2], [3, 4]), (slice(2, 5), [3, 4], [5, 6]), None, (np.arange(12) < 2, slice(None), [4, 5]),
-    (2, 3, 4, 1), ([0, 1], None), (slice(0, 0), slice(0, 0), slice(0, 0), slice(0, 0)),
+    (3, slice(None), [0, 1]), ([1, 2], [3, 4]), (slice(2, 5), [3, 4], [5, 6]), None,
+    (np.arange(12) < 2, slice(None), [4, 5]), (2, 3, 4, 1), ([0, 1], None),
+    (slice(0, 0), slice(0, 0), slice(0, 0), slice(0, 0)),
 ]  # fmt: skip
 
 
