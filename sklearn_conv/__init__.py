@@ -10,7 +10,7 @@ from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
 from sklearn_conv._ridge.gaussian import GaussianRidge, GaussianRidgeClassifier
 from sklearn_conv._ridge.regressor import StreamingRidge
 from sklearn_conv._saving.save import save_batches
-from sklearn_conv._scenes.tiles import SceneTiles, tile_scene
+from sklearn_conv._scenes import SceneTiles, tile_scene
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv._versions import show_versions
 

@@ -18,22 +18,22 @@ BATCH_BYTES = 2**24
 
 
 def transform_batches(
-    steps: Any, X: Any, batch_size: int | None = None
+    estimator: Any, X: Any, batch_size: int | None = None
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Compute the features of several steps, batch by batch.
+    """Compute the features of a transformer, a pipeline or a union, batch by batch.
 
-    This is for pipelines and unions what `StridedConv2DTransformer.transform_batches` is for a
-    single transformer: images and features need not fit into memory.
+    Images and features need not fit into memory.
 
     Parameters
     ----------
-    steps : estimator with the method ``transform``
-        Fitted steps, such as a `~sklearn.pipeline.FeatureUnion` of several transformers, or a
-        `~sklearn.pipeline.Pipeline` without its last step, ``pipeline[:-1]``.
+    estimator : estimator with the method ``transform``
+        Fitted estimator, such as a `StridedConv2DTransformer`, a `~sklearn.pipeline.FeatureUnion`
+        of several, or a `~sklearn.pipeline.Pipeline` without its last step, ``pipeline[:-1]``. If
+        it has a method ``transform_batches``, this method is called.
     X : array-like with n rows
-        Images in a form that the steps accept, but not a Dask array. Slices ``X[rows]`` are read,
-        or ``X.iloc[rows]`` of a data frame, so a `numpy.memmap`, zarr or h5py array is read one
-        batch at a time.
+        Images in a form that the estimator accepts, but not a Dask array. Slices ``X[rows]`` are
+        read, or ``X.iloc[rows]`` of a data frame, so a `numpy.memmap`, zarr or h5py array is read
+        one batch at a time.
     batch_size : int, default=None
         Number of rows in a batch. If None, the rows of X and the features of a batch take about
         16 MB each. To find out, the first row is transformed once more.
@@ -43,20 +43,19 @@ def transform_batches(
     rows : slice
         Rows of the batch; batches follow each other without gaps.
     features : ndarray of shape (b, n_features)
-        What the steps compute from the b rows of the batch.
+        What the estimator computes from the b rows of the batch.
 
     Raises
     ------
     NotFittedError
-        If the steps are not fitted.
-    TypeError
-        If ``steps`` has no method ``transform``, if X is a Dask array or has no length, or if
-        ``batch_size`` is not an integer.
-    ValueError
-        If X has no rows, or if ``batch_size`` is below 1.
+        If the estimator is not fitted.
+    TypeError, ValueError
+        If ``estimator`` has no method ``transform``, if X is a Dask array or has no rows, or if
+        ``batch_size`` is not an integer of at least 1.
 
     See Also
     --------
+    StridedConv2DTransformer.transform_batches : The method of a single transformer.
     save_batches : Write the batches to a file.
 
     Examples
@@ -80,33 +79,34 @@ def transform_batches(
     slice(0, 1000, None) (1000, 512)
     slice(1000, 1797, None) (797, 512)
     """
-    if not hasattr(steps, "transform"):
+    owner = "transform_batches"
+    if not hasattr(estimator, "transform"):
         rule = "a fitted estimator with the method transform, for example pipeline[:-1]"
-        raise parameter_error(TypeError, "transform_batches", "steps", rule, steps)
-    check_is_fitted(steps)
+        raise parameter_error(TypeError, owner, "estimator", rule, estimator)
+    if hasattr(estimator, owner):
+        return estimator.transform_batches(X, batch_size)
+    check_is_fitted(estimator)
     if is_dask(X):
         raise TypeError(
-            "transform_batches reads X itself, but X is a Dask array; steps.transform(X) returns "
-            "the features as a lazy Dask array."
+            "transform_batches reads X itself, but X is a Dask array; estimator.transform(X) "
+            "returns the features as a lazy Dask array."
         )
     try:
         n = X.shape[0] if hasattr(X, "shape") else len(X)
     except (TypeError, IndexError):
-        raise parameter_error(TypeError, "transform_batches", "X", "an array of rows", X) from None
+        raise parameter_error(TypeError, owner, "X", "an array of rows", X) from None
     if not n:
         raise ValueError("X has no rows; transform_batches needs at least one.")
     if batch_size is None:
         first = _rows(X, slice(1))
-        n_bytes = max(_size(first), _size(steps.transform(first)))
+        n_bytes = max(_size(first), _size(estimator.transform(first)))
         batch_size = max(1, BATCH_BYTES // max(1, n_bytes))
-    else:
-        batch_size = check_integer("transform_batches", "batch_size", batch_size, 1)
-    length = batch_size
+    length = check_integer(owner, "batch_size", batch_size, 1)
 
     def generate() -> Iterator[tuple[slice, np.ndarray]]:
         for start in range(0, n, length):
             rows = slice(start, min(start + length, n))
-            yield rows, steps.transform(_rows(X, rows))
+            yield rows, estimator.transform(_rows(X, rows))
 
     # The generator is a separate function, so that X is checked before the first batch.
     return generate()

@@ -41,8 +41,7 @@ from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv._engine.symmetry import SYMMETRIES
-from sklearn_conv._reading.opened import MODES
-from sklearn_conv._reading.sizes import FITS
+from sklearn_conv._reading.settings import MODES, RESIZES
 from sklearn_conv._recipes import EFFORTS, RECIPES
 from sklearn_conv.kernels._initializers import KERNELS
 
@@ -101,7 +100,11 @@ def test_every_parameter_of_the_transformer_has_an_option():
     help_ = main.make_parsers()["features"].format_help()
     for name in (*features.PARAMETERS, *reading.OPTIONS, "n_jobs"):
         assert f"  --{name.replace('_', '-')}" in help_
-    assert {*reading.OPTIONS} == {*signature(read_images).parameters} - {"source", "n_jobs"}
+    assert {*reading.OPTIONS} == {*signature(read_images).parameters} - {
+        "source",
+        "load_func",
+        "n_jobs",
+    }
     shown = " ".join(help_.split())
     for parameter in options.read_parameters(StridedConv2DTransformer).values():
         assert (
@@ -120,7 +123,7 @@ def test_every_parameter_of_the_transformer_has_an_option():
         (StridedConv2DTransformer, "pooling", POOLINGS),
         (StridedConv2DTransformer, "symmetries", {*SYMMETRIES} - {None}),
         (read_images, "mode", MODES),
-        (read_images, "fit", FITS),
+        (read_images, "resize", RESIZES),
         (make_image_classifier, "kind", RECIPES),
         (make_image_classifier, "effort", EFFORTS),
     ],
@@ -181,7 +184,7 @@ def test_options_that_are_not_given_have_no_value():
             ["features", "a", "-o", "a.npy", "--size", "64"],
             "'64' is not any, two integers such as 64 48",
         ),
-        (["features", "a", "-o", "a.npy", "--fit", "cut"], "'cut' is not crop, pad or stretch"),
+        (["features", "a", "-o", "a.npy", "--resize", "cut"], "'cut' is not crop, pad or stretch"),
         (["features", "a", "-o", "a.csv"], "--output must end in .parquet or .npy. Got 'a.csv'"),
         (["features", "a", "-o", "a.npy", "--save-model", "m"], "--save-model must end in .joblib"),
         (["features", ".", "-o", "a.npy", "--n-jobs", "0"], "--n-jobs must be None or an integer"),
@@ -294,7 +297,7 @@ def test_images_that_keep_their_sizes(run, tmp_path):
 
 def test_a_saved_model_computes_the_same_features(run, pictures, tmp_path):
     first, second, model = (tmp_path / name for name in ("a.npy", "b.npy", "model.joblib"))
-    arguments = ["--size", 8, 10, "--mode", "L", "--fit", "pad", "--random-state", "none"]
+    arguments = ["--size", 8, 10, "--mode", "L", "--resize", "pad", "--random-state", "none"]
     code, out, _ = run("features", pictures, "-o", first, *arguments, "--save-model", model)
     assert code == 0
     assert out.endswith(f"{model}: the fitted model\n")

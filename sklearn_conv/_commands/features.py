@@ -197,8 +197,7 @@ def _save(output: Path, files: ImageFiles, steps: Any, args: Namespace, console:
     for step in [steps, *steps.get_params().values()]:
         if isinstance(step, StridedConv2DTransformer):
             step.set_params(n_jobs=args.n_jobs, verbose=0)
-    is_single = isinstance(steps, StridedConv2DTransformer)
-    batches = steps.transform_batches(files) if is_single else transform_batches(steps, files)
+    batches = transform_batches(steps, files)
     n_features = 0
 
     def show_progress() -> Iterator[tuple[slice, np.ndarray]]:
@@ -215,5 +214,5 @@ def _save(output: Path, files: ImageFiles, steps: Any, args: Namespace, console:
         columns: dict[str, Any] = {"path": files.paths}
         if files.labels is not None:
             columns["label"] = files.labels
-        save_batches(output, show_progress(), steps=steps, columns=columns)
+        save_batches(output, show_progress(), estimator=steps, columns=columns)
     return n_features

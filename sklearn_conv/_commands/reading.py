@@ -22,13 +22,13 @@ TEXTS = {
     "their sizes, which is for features only. Without it, all images must have the same size",
     "mode": "channels of the images: RGB for color, L for gray, RGBA for color and opacity, or "
     "none for all channels as they are stored, such as 16 bits, floats and many bands",
-    "fit": "how images of other proportions come to the size: crop cuts out the middle, pad adds "
-    "margins, and stretch changes the proportions",
+    "resize": "how images of other proportions come to the size: crop cuts out the middle, pad "
+    "adds margins, and stretch changes the proportions",
     "page": "page of files that have several pages, counted from 0",
     "on_error": "what happens to files that cannot be read: with raise, the command stops; with "
     "skip, they are left out and listed",
 }
-OPTIONS = ("size", "mode", "fit", "page", "on_error")
+OPTIONS = ("size", "mode", "resize", "page", "on_error")
 """Parameters of `read_images` that have an option."""
 
 
@@ -74,15 +74,13 @@ def find_images(args: Namespace, parameters: dict[str, Any], console: Console) -
 
 def make_reader(files: ImageFiles, parameters: dict[str, Any]) -> ImageReader:
     """Return a fitted step that reads paths as the images were read."""
-    renamed = {"resize" if name == "fit" else name: value for name, value in parameters.items()}
     assert files.paths is not None
-    return ImageReader(**renamed).fit(files.paths[:1])
+    return ImageReader(**parameters).fit(files.paths[:1])
 
 
 def parameters_of(reader: ImageReader) -> dict[str, Any]:
     """Return the parameters of `read_images` with which images are read as by a step."""
-    parameters = {name: getattr(reader, name) for name in ("size", "mode", "page")}
-    return parameters | {"fit": reader.resize}
+    return {name: getattr(reader, name) for name in ("size", "mode", "resize", "page", "load_func")}
 
 
 @contextmanager

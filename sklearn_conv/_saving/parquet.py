@@ -1,23 +1,34 @@
-"""Write tables of features to Parquet files.
+"""Write tables of features, with a description of what computed them, to Parquet files.
 
 This is the only module that imports pyarrow. It is imported only if such a file is written.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from hashlib import sha256
+from importlib import import_module
+from itertools import chain
+from math import isfinite
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.utils.validation import check_is_fitted
 
+from sklearn_conv._array_api import to_numpy
 from sklearn_conv._memory_maps import check_memory_map
-from sklearn_conv._saving.description import check_steps, describe
 from sklearn_conv._saving.files import NewFile
+from sklearn_conv._transformer import StridedConv2DTransformer
+from sklearn_conv._validation import parameter_error
 
 GROUP_BYTES = 64 * 2**20
 """Approximate size of the features in a row group, which are held in memory until it is written."""
@@ -29,27 +40,83 @@ to 70 kB of memory, so that groups of a few rows would take much more memory tha
 MAX_FEATURES = 2**15
 """Maximum number of features: readers hold a record of each column of each row group."""
 
+CONTAINERS: dict[type, tuple[str, str]] = {
+    Pipeline: ("steps", "steps"),
+    FeatureUnion: ("transformer_list", "transformer_list"),
+    ColumnTransformer: ("transformers", "transformers_"),
+}
+"""Estimators that contain other estimators: the parameter, and the attribute with fitted steps."""
+
 
 class Table:
-    """The columns of a table that are known before the features: checked, and as Arrow arrays.
+    """A table of features. What is known before these is checked first.
 
-    Parameters
-    ----------
-    steps : estimator or None
-        Fitted steps that compute the features.
-    columns : mapping of str to sequence, or None
-        Further columns, which come before the features.
+    ``estimator`` computes the features, or is None. ``columns`` come before the features.
     """
 
-    def __init__(self, steps: Any, columns: Any) -> None:
-        self.columns = _check_columns({} if columns is None else columns)
-        self.length = len(next(iter(self.columns.values()))) if self.columns else None
-        self.names = None if steps is None else check_steps(steps)
-        if self.names is not None:
-            self._check_names(self.names)
-        self._description = describe(steps)
+    def __init__(self, estimator: Any, columns: Any) -> None:
+        self._columns = _check_columns({} if columns is None else columns)
+        self._names = None if estimator is None else _check_estimator(estimator)
+        if self._names is not None:
+            self._check_names(self._names)
+        version = import_module("sklearn_conv").__version__
+        description = None if estimator is None else _describe(estimator)
+        self._description = json.dumps({"version": version, "estimator": description})
 
-    def make_schema(self, batch: np.ndarray) -> pa.Schema:
+    def write(self, file: NewFile, batches: Iterator[np.ndarray]) -> None:
+        """Write batches of rows, in row groups of about 64 MB."""
+        first = next(batches)
+        schema = self._make_schema(first)
+        features = schema.names[len(self._columns) :]
+        # Older readers know BYTE_STREAM_SPLIT for these dtypes only.
+        is_float = first.dtype.kind == "f" and first.dtype.itemsize > 2
+        # Dictionaries and statistics of features would only make the file larger.
+        writer = pq.ParquetWriter(
+            file,
+            schema,
+            compression="zstd",
+            use_dictionary=[*self._columns],
+            write_statistics=[*self._columns],
+            use_byte_stream_split=features if is_float else False,
+        )
+        batches, n = chain([first], batches), 0
+        length = GROUP_BYTES // (first.dtype.itemsize * len(features))
+        group = np.empty(
+            (len(features), np.clip(length, *GROUP_ROWS)), first.dtype.newbyteorder("=")
+        )
+        del first
+        try:
+            for rows in self._fill(group, batches):
+                arrays = [values.slice(n, rows.shape[1]) for values in self._columns.values()]
+                arrays += map(pa.array, rows)
+                table = pa.Table.from_arrays(arrays, schema=schema)
+                writer.write_table(table, row_group_size=rows.shape[1])
+                n += rows.shape[1]
+            writer.close()
+        except BaseException:
+            with suppress(Exception):  # The footer may not fit either, which would hide the error.
+                writer.close()
+            raise
+
+    def _fill(self, group: np.ndarray, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the features of each row group, (n_features, n), in the memory of ``group``."""
+        n = n_waiting = 0
+        for batch in batches:
+            n += len(batch)
+            self._check_length(n, is_complete=False)
+            while len(batch):
+                part = group[:, n_waiting : n_waiting + len(batch)]
+                part[...] = batch[: part.shape[1]].T
+                batch = batch[part.shape[1] :]
+                n_waiting += part.shape[1]
+                if n_waiting == group.shape[1]:
+                    yield group
+                    n_waiting = 0
+        self._check_length(n, is_complete=True)
+        if n_waiting:
+            yield group[:, :n_waiting]
+
+    def _make_schema(self, batch: np.ndarray) -> pa.Schema:
         """Return the names and types of all columns, given the first batch of features."""
         if batch.ndim != 2:
             raise ValueError(
@@ -68,38 +135,34 @@ class Table:
                 f"A Parquet file may have at most {MAX_FEATURES} features, but batches have "
                 f"{n_features}; pool the features, or use a path that ends in .npy."
             )
-        names = self.names
+        names = self._names
         if names is None:
             names = [f"feature{i}" for i in range(n_features)]
             self._check_names(names)
         elif len(names) != n_features:
             raise ValueError(
-                f"steps compute {len(names)} features, but batches have {n_features}; pass the "
-                "steps that computed the batches."
+                f"The estimator computes {len(names)} features, but batches have {n_features}; "
+                "pass the estimator that computed the batches."
             )
-        dtype = pa.from_numpy_dtype(batch.dtype.newbyteorder("="))
-        return pa.schema(
-            [
-                *(pa.field(name, values.type) for name, values in self.columns.items()),
-                *(pa.field(name, dtype) for name in names),
-            ],
-            {"sklearn_conv": self._description},
-        )
+        fields = [(name, values.type) for name, values in self._columns.items()]
+        fields += [(name, pa.from_numpy_dtype(batch.dtype.newbyteorder("="))) for name in names]
+        return pa.schema(fields, {"sklearn_conv": self._description})
 
-    def check_length(self, n: int, is_complete: bool) -> None:
+    def _check_length(self, n: int, is_complete: bool) -> None:
         """Check that there are as many rows of features as in the columns, or not more yet."""
-        if self.length is not None and (n > self.length or (is_complete and n < self.length)):
+        length = len(next(iter(self._columns.values()))) if self._columns else n
+        if n > length or (is_complete and n < length):
             raise ValueError(
-                f"The columns {[*self.columns]} have {self.length} rows, but there are "
+                f"The columns {[*self._columns]} have {length} rows, but there are "
                 f"{n if is_complete else f'at least {n}'} rows of features; pass columns of the "
                 "rows from which the batches were computed."
             )
 
     def _check_names(self, names: list[str]) -> None:
-        counts = Counter([*self.columns, *names])
+        counts = Counter([*self._columns, *names])
         twice = [name for name, count in counts.items() if count > 1]
         if twice:
-            where = "columns and features" if {*self.columns} & {*twice} else "features"
+            where = "columns and features" if {*self._columns} & {*twice} else "features"
             raise ValueError(
                 f"The names of all columns of a table must be distinct, but {twice[:3]} "
                 f"{'is' if len(twice) == 1 else 'are'} repeated in the names of {where}; rename "
@@ -107,62 +170,53 @@ class Table:
             )
 
 
-class ParquetWriter:
-    """Write batches of rows to a Parquet file, in row groups of about 64 MB."""
+def _check_estimator(estimator: Any) -> list[str]:
+    """Return the names of the features that a fitted estimator computes."""
+    if not hasattr(estimator, "transform"):
+        rule = "a fitted estimator with the method transform, for example pipeline[:-1], or None"
+        raise parameter_error(TypeError, "save_batches", "estimator", rule, estimator)
+    check_is_fitted(estimator)
+    try:
+        return [*map(str, estimator.get_feature_names_out())]
+    except (AttributeError, ValueError) as error:
+        raise ValueError(
+            "The 'estimator' parameter of save_batches must have names of features, but "
+            f"{error}; leave it out, or, for a FunctionTransformer, set "
+            "feature_names_out='one-to-one'."
+        ) from error
 
-    def __init__(self, file: NewFile, first: np.ndarray, table: Table) -> None:
-        self._table = table
-        self._schema = table.make_schema(first)
-        names = self._schema.names[len(table.columns) :]
-        # Older readers know BYTE_STREAM_SPLIT for these dtypes only.
-        is_float = first.dtype.kind == "f" and first.dtype.itemsize > 2
-        n_rows = GROUP_BYTES // (first.dtype.itemsize * len(names))
-        n_rows = max(GROUP_ROWS[0], min(n_rows, GROUP_ROWS[1]))
-        # The features of a row group, one column after the other: (n_features, n_rows)
-        self._group = np.empty((len(names), n_rows), first.dtype.newbyteorder("="))
-        self._n_written = self._n_waiting = 0
-        # Dictionaries and statistics of features would only make the file larger.
-        self._writer = pq.ParquetWriter(
-            file,
-            self._schema,
-            compression="zstd",
-            use_dictionary=[*table.columns],
-            write_statistics=[*table.columns],
-            use_byte_stream_split=names if is_float else False,
-        )
 
-    def write(self, batch: np.ndarray) -> None:
-        """Add a batch to the row group, and write the group when it is full."""
-        self._table.check_length(self._n_written + self._n_waiting + len(batch), is_complete=False)
-        while len(batch):
-            place = slice(self._n_waiting, self._n_waiting + len(batch))
-            part = self._group[:, place]
-            part[...] = batch[: part.shape[1]].T
-            batch = batch[part.shape[1] :]
-            self._n_waiting += part.shape[1]
-            if self._n_waiting == self._group.shape[1]:
-                self._write_group()
+def _describe(estimator: Any) -> Any:
+    if not hasattr(estimator, "get_params"):  # "drop" and "passthrough"
+        return _plain(estimator)
+    kind = type(estimator)
+    # The part of the module that is public, as in sklearn.preprocessing._data
+    description: dict[str, Any] = {"class": f"{kind.__module__.split('._')[0]}.{kind.__qualname__}"}
+    parameters = estimator.get_params(deep=False)
+    for container, (parameter, attribute) in CONTAINERS.items():
+        if isinstance(estimator, container):
+            del parameters[parameter]
+            children = {name: _describe(child) for name, child, *_ in getattr(estimator, attribute)}
+            description["steps"] = children
+    description["parameters"] = {name: _plain(value) for name, value in parameters.items()}
+    if isinstance(estimator, StridedConv2DTransformer):
+        description["kernels_sha256"] = sha256(to_numpy(estimator.kernels_).tobytes()).hexdigest()
+    return description
 
-    def finish(self, n: int) -> None:
-        """Write the last row group and the footer; n is the number of rows."""
-        self._table.check_length(n, is_complete=True)
-        if self._n_waiting:
-            self._write_group()
-        self._writer.close()
 
-    def abort(self) -> None:
-        """Close the writer after an error; the file is removed."""
-        with suppress(Exception):  # The footer may not fit either, which would hide the error.
-            self._writer.close()
-
-    def _write_group(self) -> None:
-        n = self._n_waiting
-        arrays = [values.slice(self._n_written, n) for values in self._table.columns.values()]
-        arrays += [pa.array(feature[:n]) for feature in self._group]
-        table = pa.Table.from_arrays(arrays, schema=self._schema)
-        self._writer.write_table(table, row_group_size=n)
-        self._n_written += n
-        self._n_waiting = 0
+def _plain(value: Any) -> Any:
+    """Return a value that JSON can hold: the value itself, or its ``repr``."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real) and isfinite(value):
+        return float(value)
+    if isinstance(value, list | tuple):
+        return [*map(_plain, value)]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item) for key, item in value.items()}
+    return repr(value)
 
 
 def _check_columns(columns: Any) -> dict[str, Any]:
