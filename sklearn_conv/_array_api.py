@@ -25,9 +25,6 @@ FREE_FRACTION = 8
 MAX_BLOCK_BYTES, CPU_BLOCK_BYTES = 2**30, 2**24
 """Maximum size of a block on a device, and its size where the free memory is unknown."""
 
-SMALL_DTYPES = {"uint8", "int8", "uint16", "int16", "float16", "bfloat16", "float32", "bool"}
-"""Names of dtypes whose numbers are exact in float32."""
-
 
 def library_name(array: Any) -> str:
     """Return the name of the library of an array, "" for arrays of NumPy and for other objects.
@@ -85,17 +82,6 @@ def to_numpy(array: Any) -> np.ndarray:
         xp = namespace(array)
         return np.asarray(array.to_device(xp.__array_namespace_info__().default_device()))
     return np.asarray(array)
-
-
-def take_pixels(images: Any, image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return ``images[image, y, x]`` as an array of NumPy; only these pixels are copied."""
-    if isinstance(images, np.ndarray):
-        return images[image, y, x]
-    _, h, w, c = images.shape
-    library = Library.of(images)
-    # The standard has indices for all axes or for one. Reshaping X could copy it.
-    places = [place[..., np.newaxis] for place in (image, y % h, x % w)]
-    return to_numpy(images[tuple(map(library.put, (*places, np.arange(c))))])
 
 
 def from_library(value: Any) -> Any:
@@ -242,7 +228,7 @@ def is_elsewhere(array: Any) -> bool:
     return library == "cupy"
 
 
-def check_array(X: Any) -> None:
+def check_tensor(X: Any) -> None:
     """Raise an error for arrays of other libraries that cannot be computed as they are."""
     library = library_name(X)
     if library not in LIBRARIES:
@@ -251,7 +237,7 @@ def check_array(X: Any) -> None:
             "PyTorch and CuPy. Pass numpy.asarray(X), or set array_api_dispatch=False in "
             "sklearn.set_config."
         )
-    _check_tensor(X, "X")
+    _check_layout(X, "X")
 
 
 def check_convertible(array: Any, name: str = "X") -> None:
@@ -259,7 +245,7 @@ def check_convertible(array: Any, name: str = "X") -> None:
 
     This is for arrays that are passed while ``array_api_dispatch`` is not set.
     """
-    _check_tensor(array, name)
+    _check_layout(array, name)
     if is_elsewhere(array):
         raise TypeError(
             f"{name} is an array of {library_name(array)} on {array.device}, which NumPy cannot "
@@ -268,7 +254,7 @@ def check_convertible(array: Any, name: str = "X") -> None:
         )
 
 
-def _check_tensor(array: Any, name: str) -> None:
+def _check_layout(array: Any, name: str) -> None:
     """Raise an error for tensors with other layouts, with a gradient, or without values."""
     if library_name(array) != "torch":
         return
@@ -287,9 +273,18 @@ def _check_tensor(array: Any, name: str) -> None:
         raise TypeError(f"{name} is a tensor that {problem}.")
 
 
+def refuse_list(X: Any) -> None:
+    """Raise TypeError for a list of arrays of another library."""
+    if isinstance(X, list | tuple) and X and (follows_library(X[0]) or is_elsewhere(X[0])):
+        raise TypeError(
+            f"X is a list of arrays of {library_name(X[0])}. Stack images of one size to one "
+            "array, for example with torch.stack(X)."
+        )
+
+
 def check_table(X: Any) -> None:
     """Raise an error if an array of another library is not a table of finite real numbers."""
-    check_array(X)
+    check_tensor(X)
     kind = kind_of(X)
     if kind == "c":
         raise ValueError(f"Complex data not supported: X has dtype {X.dtype}.")
@@ -323,27 +318,13 @@ def kind_of(array: Any) -> str:
     return next((kind for kind, name in kinds.items() if xp.isdtype(array.dtype, name)), "V")
 
 
-def compute_dtype_of(X: Any) -> np.dtype:
-    """Return the dtype of the computation, as `compute_dtype` does for dtypes of NumPy."""
-    dtype = str(X.dtype).rpartition(".")[2]
-    if dtype in SMALL_DTYPES:
-        return np.dtype(np.float32)
-    library = Library.of(X)
-    if not library.has_float64:
-        raise TypeError(
-            f"X has dtype {X.dtype}, which is computed in float64, but the device "
-            f"{library.device} has no float64; cast X to float32 first."
-        )
-    return np.dtype(np.float64)
-
-
 def require_same_library(owner: str, method: str, array: Any, fitted: Any) -> None:
     """Raise ValueError if X is not where the fitted attributes are.
 
     Both may be arrays of NumPy; a list or a table counts as one.
     """
     if follows_library(array):
-        check_array(array)
+        check_tensor(array)
     given, expected = (
         Library.of(value) if follows else Library(np, "cpu")
         for value, follows in (

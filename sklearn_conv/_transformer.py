@@ -25,9 +25,8 @@ from sklearn_conv._computing import BatchComputer
 from sklearn_conv._engine.array_api_engine import try_function
 from sklearn_conv._engine.geometry import Geometry
 from sklearn_conv._engine.layer import compute_dtype
-from sklearn_conv._images.array_api import ArrayApiImages
-from sklearn_conv._images.batch import DaskImages, ReadableImages
-from sklearn_conv._images.checks import check_columns, check_images, remember_columns
+from sklearn_conv._images.checks import Request, check_columns, remember_columns
+from sklearn_conv._images.kinds import Images, check_images
 from sklearn_conv._images.mistakes import warn_of_mistakes
 from sklearn_conv._output_size import (
     OutputSize,
@@ -396,7 +395,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         """
         parameters = check_parameters(self)
         images = check_images(
-            self, X, parameters.image_shape, reset=True, ignores_missing=parameters.ignores_missing
+            X, Request(self, parameters.image_shape, True, parameters.ignores_missing)
         )
         if callable(self.activation):  # An invalid function raises here, not only in transform.
             with np.errstate(all="ignore"):  # As in transform.
@@ -448,9 +447,12 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         offset = cast_numbers("offset_", offset, dtype)
         bias = np.broadcast_to(bias, (n_biases, parameters.n_kernels))
         bias = cast_numbers("bias", bias[0] if n_biases == 1 else bias, dtype)
-        seen = warn_of_mistakes(images, patches.windows, patches.are_all)
+        seen = warn_of_mistakes(images.shape, images.known(patches.windows), patches.are_all)
         # All steps that can fail are done, so a failed fit leaves the estimator as it was.
-        if not is_any:
+        if is_any:  # They may be those of an earlier fit.
+            for name in ("n_features_in_", "feature_names_in_"):
+                self.__dict__.pop(name, None)
+        else:
             remember_columns(self, X, images.shape)
         self.kernels_ = images.put(folded)
         self.offset_ = images.put(offset)
@@ -505,7 +507,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         images = self._check_fitted_images(X, parameters, "transform")
         self._refuse_tables(images)
         shape, dtype = self._feature_shape(parameters), compute_dtype(images.dtype)
-        if isinstance(images, DaskImages):
+        if images.is_lazy:
             return images.map(self, "transform", self._row_shape(shape), dtype)
         try:
             out = images.empty((len(images), *shape), dtype)
@@ -593,7 +595,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             batch_size = check_integer(owner, "batch_size", batch_size, 1)
         parameters = check_parameters(self)
         images = self._check_fitted_images(X, parameters, "transform_batches")
-        if isinstance(images, DaskImages):
+        if images.is_lazy:
             raise TypeError(
                 "transform_batches reads X itself, but X is a Dask array; transform(X) returns the "
                 "features as a lazy Dask array."
@@ -711,15 +713,11 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         """Number of biases of each kernel; ``bias_`` has one axis if there is one."""
         return self.bias_.shape[0] if self.bias_.ndim == 2 else 1
 
-    def _check_fitted_images(
-        self, X: Any, parameters: Parameters, method: str
-    ) -> ReadableImages | DaskImages:
+    def _check_fitted_images(self, X: Any, parameters: Parameters, method: str) -> Images:
         """Check that X contains images of the shape seen in ``fit``, in the same library."""
         owner, shape = type(self).__name__, self.image_shape_
         require_same_library(owner, method, X, self.kernels_)
-        images = check_images(
-            self, X, shape, reset=False, ignores_missing=parameters.ignores_missing
-        )
+        images = check_images(X, Request(self, shape, False, parameters.ignores_missing))
         if None in shape:
             sizes, kernels = images.distinct_sizes(), self.kernels_.shape
             place_on_all(owner, parameters, sizes, kernels, self._n_biases)
@@ -767,7 +765,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         check_channels(kernels.shape, shape[2])
         return kernels
 
-    def _refuse_tables(self, images: ReadableImages | DaskImages) -> None:
+    def _refuse_tables(self, images: Images) -> None:
         """Raise an error if ``set_output`` requests a table that cannot hold the features."""
         container = getattr(self, "_sklearn_output_config", {}).get(
             "transform", get_config()["transform_output"]
@@ -775,12 +773,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         if container == "default":
             return
         remedy = "set_output(transform='default') on this step"
-        if isinstance(images, DaskImages | ArrayApiImages):
-            kind = "A Dask array" if isinstance(images, DaskImages) else "An array"
-            where = f" in {images.library}" if isinstance(images, ArrayApiImages) else ""
+        if images.features_are:
             raise ValueError(
-                f"{kind} of features{where} does not fit into the {container} table that "
-                f"set_output or set_config requests; use {remedy}."
+                f"{images.features_are} does not fit into the {container} table that set_output or "
+                f"set_config requests; use {remedy}."
             )
         if not self.flatten:
             raise ValueError(

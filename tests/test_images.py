@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sklearn_conv import StridedConv2DTransformer
-from sklearn_conv._images import batch, checks
+from sklearn_conv._images import kinds
 from sklearn_conv.kernels import _patches
 from sklearn_conv.kernels._table import KERNELS
 
@@ -37,7 +37,7 @@ class Stored:
 
 @pytest.fixture
 def batches_of_7(monkeypatch):
-    monkeypatch.setattr(batch, "BATCH_BYTES", 7 * IMAGES[0].nbytes)
+    monkeypatch.setattr(kinds, "BATCH_BYTES", 7 * IMAGES[0].nbytes)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def transformer():
 @pytest.mark.parametrize("dtype", ["f4", "f8", "u1", ">i2", "bool", "longdouble"])
 def test_stored_images_are_read_once_and_give_the_same(shape, dtype, monkeypatch):
     array = (100 * IMAGES).reshape(60, *shape).astype(dtype)
-    monkeypatch.setattr(batch, "BATCH_BYTES", 7 * array[0].nbytes)
+    monkeypatch.setattr(kinds, "BATCH_BYTES", 7 * array[0].nbytes)
     options = LEARNED | {"image_shape": (12, 10, 2) if len(shape) == 1 else None}
     transformer = StridedConv2DTransformer(6, random_state=0, **options)
     expected = transformer.fit_transform(array)
@@ -94,7 +94,7 @@ def test_fit_reads_nothing_that_it_does_not_need():
     ],
 )
 def test_batches_are_whole_chunks(chunks, expected, monkeypatch, transformer):
-    monkeypatch.setattr(batch, "BATCH_BYTES", 23 * IMAGES[0].nbytes)
+    monkeypatch.setattr(kinds, "BATCH_BYTES", 23 * IMAGES[0].nbytes)
     stored = Stored(IMAGES, chunks)
     transformer.fit(IMAGES).transform(stored)
     assert stored.slices[0] == slice(0, expected)
@@ -212,9 +212,9 @@ def write_map(path, array, offset=0):
 
 def test_a_memory_map_is_looked_at_once_and_not_copied(tmp_path, monkeypatch, transformer):
     stored = write_map(tmp_path / "images", RNG.random((3000, 12, 10, 2), np.float32), 128)
-    monkeypatch.setattr(batch, "BATCH_BYTES", 10 * IMAGES[0].nbytes)
+    monkeypatch.setattr(kinds, "BATCH_BYTES", 10 * IMAGES[0].nbytes)
     seen = []
-    monkeypatch.setattr(batch, "check_finite", lambda values, *_: seen.append(len(values)))
+    monkeypatch.setattr(kinds, "check_finite", lambda values, *_: seen.append(len(values)))
     monkeypatch.setattr(_patches, "find_not_finite", lambda X, _: seen.append(len(X)) or [])
     tracemalloc.start()
     transformer.set_params(n_patches=100).fit(stored)
@@ -249,7 +249,7 @@ def test_a_memory_map_whose_file_was_cut(tmp_path, offset, view, transformer):
 def test_memory_error_suggests_transform_batches(transformer, monkeypatch):
     huge = np.broadcast_to(IMAGES[:1], (10**12, 12, 10, 2))
     transformer.fit(IMAGES)
-    monkeypatch.setattr(checks, "check_finite", lambda values, **_: False)
+    monkeypatch.setattr(kinds, "check_finite", lambda values, **_: False)
     with pytest.raises(MemoryError, match=r"Unable to allocate .* transform_batches\(X\)"):
         transformer.transform(huge)
 
@@ -279,7 +279,7 @@ def test_batches_of_other_shapes(options):
 def test_the_size_of_batches_is_chosen_by_images_and_features(monkeypatch):
     transformer = StridedConv2DTransformer(64, random_state=0).fit(IMAGES)
     row = IMAGES[0].nbytes + 256 * 4
-    monkeypatch.setattr(batch, "BATCH_BYTES", 9 * row)
+    monkeypatch.setattr(kinds, "BATCH_BYTES", 9 * row)
     stored = Stored(IMAGES, (4, 12, 10, 2))
     assert next(transformer.transform_batches(IMAGES))[0] == slice(0, 9)
     assert next(transformer.transform_batches(stored))[0] == slice(0, 8)

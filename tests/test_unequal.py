@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_conv import StridedConv2DTransformer
-from sklearn_conv._images import unequal
+from sklearn_conv._images import kinds
 from sklearn_conv.inspection import FeatureMapDisplay, KernelDisplay, class_activation_map
 
 SIZES = [(9, 9), (12, 8), (9, 9), (30, 20), (12, 8), (5, 17)]
@@ -88,7 +88,7 @@ def test_batches_make_no_difference(length, n_bytes):
     transformer = make("learned").fit(IMAGES)
     expected = transformer.transform(IMAGES)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unequal, "BATCH_BYTES", n_bytes)
+        patch.setattr(kinds, "BATCH_BYTES", n_bytes)
         for X in (IMAGES, LazyImages(IMAGES)):
             found = [*transformer.transform_batches(X, length)]
             np.testing.assert_allclose(np.concatenate([f for _, f in found]), expected, rtol=1e-5)

@@ -39,16 +39,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklearn_conv._array_api import namespace, take_pixels, to_numpy
-from sklearn_conv._engine.missing import find_missing
-from sklearn_conv._images.batch import (
-    ArrayImages,
-    DaskImages,
-    ImageShape,
-    ReadableImages,
-    find_not_finite,
-    not_finite,
-)
+from sklearn_conv._array_api import namespace, to_numpy
+from sklearn_conv._images.checks import ImageShape
+from sklearn_conv._pixels import find_missing, find_not_finite, not_finite, take_pixels
 from sklearn_conv._warnings import warn
 
 N_VALUES = 8192
@@ -115,22 +108,22 @@ class Values(NamedTuple):
 
 
 def warn_of_mistakes(
-    images: ReadableImages | DaskImages, windows: np.ndarray | None, are_all_windows: bool
+    shape: tuple[int, int, int, int], images: Any, learns_from_all_windows: bool
 ) -> Values | None:
     """Warn of training images that are probably not what the user meant; return their values.
 
-    ``windows`` are training patches, if any were drawn. Only values that were read anyway are
-    looked at.
+    ``shape`` is that of all images. ``images``, (n, h, w, c), are those that were read anyway:
+    images or windows, or None.
     """
-    _warn_of_few_images(images.shape[0], images.shape[1:], are_all_windows)
-    if isinstance(images, ArrayImages):
-        pixels = sample_pixels(images.read(slice(len(images))))
-    elif windows is not None:
-        pixels = sample_pixels(windows)
-    else:
+    _warn_of_few_images(shape[0], shape[1:], learns_from_all_windows)
+    if images is None:
         return None
+    pixels = sample_pixels(images)
     _warn_of_alpha(pixels)
-    return _describe(pixels)
+    message, values = _split_fill(pixels)
+    if message:
+        warn(message)
+    return _describe_values(values)
 
 
 def sample_pixels(images: Any) -> np.ndarray:
@@ -177,14 +170,6 @@ def _warn_of_few_images(n_images: float, shape: ImageShape, has_all_windows: boo
             f"{int(n_images)} of shape {shape}. Fit on more images, for example on all training "
             "images."
         )
-
-
-def _describe(pixels: np.ndarray) -> Values | None:
-    """Warn of a fill value among pixels, (n, c); return what the other values are like."""
-    message, values = _split_fill(pixels)
-    if message:
-        warn(message)
-    return _describe_values(values)
 
 
 def _warn_of_alpha(pixels: np.ndarray) -> None:

@@ -18,9 +18,9 @@ import numpy as np
 from sklearn_conv._engine.geometry import Geometry, Windows, pool_cells
 from sklearn_conv._engine.pooling import POOLINGS, Pooling
 from sklearn_conv._engine.symmetry import raise_to_power
-from sklearn_conv._images.batch import fill_masked
 from sklearn_conv._output_size import place_views
 from sklearn_conv._parameters import Parameters, check_parameters
+from sklearn_conv._pixels import fill_masked
 from sklearn_conv._transformer import StridedConv2DTransformer
 
 BATCH_BYTES = 2**24

@@ -15,11 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils.random import sample_without_replacement
 
-from sklearn_conv._array_api import take_pixels
 from sklearn_conv._engine.geometry import Geometry
-from sklearn_conv._engine.missing import find_missing
 from sklearn_conv._engine.symmetry import View
-from sklearn_conv._images.batch import DaskImages, ReadableImages, find_not_finite, not_finite
+from sklearn_conv._images.kinds import Images
+from sklearn_conv._pixels import find_missing, find_not_finite, not_finite, take_pixels
 from sklearn_conv._validation import check_integer
 
 CONTRAST = 0.01
@@ -51,7 +50,7 @@ Place = Callable[[tuple[int, int]], Geometry]
 
 
 def sample_patches(
-    images: ReadableImages,
+    images: Images,
     place: Place,
     n_patches: int,
     dtype: np.dtype,
@@ -106,7 +105,7 @@ class WindowPlaces:
     n: int
     """Number of windows."""
 
-    def __init__(self, images: ReadableImages, place: Place) -> None:
+    def __init__(self, images: Images, place: Place) -> None:
         self._images = images
         self._find_axes = cache(lambda size: [windows.for_training() for windows in place(size)])
         sizes = map(images.size_of, range(len(images) if images.has_sizes else 1))
@@ -261,7 +260,7 @@ class TrainingPatches:
     Initializers call it as a function: ``patches(n)`` returns n patches, ``patches()`` all of them.
     """
 
-    images: ReadableImages | DaskImages
+    images: Images
     place: Place
     kernel_size: tuple[int, int]
     views: Sequence[View]
