@@ -17,7 +17,7 @@ from sklearn_conv._images.kinds import Images
 from sklearn_conv._images.mistakes import TransformWatch, warn_of_overflow
 from sklearn_conv._output_size import place_views
 from sklearn_conv._parameters import Parameters
-from sklearn_conv._pixels import find_not_finite, not_finite
+from sklearn_conv._pixels import find_not_finite
 from sklearn_conv._progress import Progress
 
 
@@ -29,7 +29,6 @@ class BatchComputer:
     ) -> None:
         self._images = images
         self._n_jobs = transformer.n_jobs
-        self._progress = Progress(transformer, len(images))
         self._watch = TransformWatch(getattr(transformer, "_values_seen", None))
         bias, n_kernels = transformer.bias_, transformer.bias_.shape[-1]
         arrays = {
@@ -67,6 +66,7 @@ class BatchComputer:
             )
 
         self._find_engine = find_engine
+        self._progress = Progress(transformer, len(images))
 
     def compute(self, rows: slice, out: Any) -> None:
         """Read a batch of images, and write their features to ``out``."""
@@ -86,9 +86,9 @@ class BatchComputer:
             try:
                 engine.compute(batch, out, self._n_jobs, self._progress.advance)
             except ValueError as error:
-                bad = find_not_finite(batch, images.ignores_missing)  # only with `assume_finite`
-                if len(bad):
-                    problem = "X contains NaN or infinity"
-                    raise not_finite(problem, np.asarray(numbers)[bad], images.name) from error
-                raise
+                # With `assume_finite`, X was not checked.
+                cause = find_not_finite("X contains {}", batch, numbers, images.ignores_missing)
+                if cause is None:
+                    raise
+                raise cause from error
             warn_of_overflow(out, batch, numbers, images.ignores_missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -9,6 +10,18 @@ import numpy as np
 from sklearn import get_config
 
 from sklearn_conv._array_api import Library, kind_of, namespace, to_numpy
+
+N_VALUES = 8192
+"""Approximate number of values in a sample of pixels."""
+
+MIN_PLACES = 64
+"""Minimum number of pixels in a sample, whatever the number of channels."""
+
+PLACES = np.arange(N_VALUES) * np.power(1.2207440846057596, [[-1], [-2], [-3]]) % 1
+"""Evenly spread points of the unit cube, (3, N_VALUES).
+
+Source: M. Roberts, "The Unreasonable Effectiveness of Quasirandom Sequences" (2018).
+"""
 
 RULE = (
     "X must be a batch of images of one size: an array of finite real numbers of shape "
@@ -42,24 +55,15 @@ def check_finite(values: Any, first: int = 0, ignores_missing: bool = False) -> 
         total = xp.sum(values, dtype=dtype)
     if bool(xp.isfinite(total)):
         return False
-    bad = find_not_finite(values, ignores_missing)
-    if len(bad):
-        i = int(bad[0])
-        has_nan = not ignores_missing and find_missing(values[i : i + 1, ...]).any()
-        problem = "NaN" if has_nan else f"infinity or a value too large for {values.dtype}"
-        raise not_finite(f"Input X contains {problem}", first + bad)
+    numbers = range(first, first + values.shape[0])
+    if error := find_not_finite("Input X contains {}", values, numbers, ignores_missing):
+        raise error
     return ignores_missing
 
 
 def find_missing(images: Any) -> np.ndarray:
     """Return whether each image contains NaN, ``(n, ...) -> (n,)``."""
     return _find("isnan", images)
-
-
-def find_not_finite(images: Any, ignores_missing: bool = False) -> np.ndarray:
-    """Return the indices of the images that contain infinity, or NaN if it is not ignored."""
-    is_bad = _find("isinf", images)
-    return np.flatnonzero(is_bad if ignores_missing else is_bad | find_missing(images))
 
 
 def _find(test: str, images: Any) -> np.ndarray:
@@ -73,18 +77,37 @@ def _find(test: str, images: Any) -> np.ndarray:
     return found
 
 
-def not_finite(problem: str, images: np.ndarray, name: str = "X") -> ValueError:
-    """Return the error for NaN or infinity in the images with these indices."""
-    shown = ", ".join(f"{name}[{i}]" for i in images[:SHOWN_IMAGES])
-    number = "1 image" if len(images) == 1 else f"{len(images)} images"
-    more = " and others" if len(images) > SHOWN_IMAGES else ""
+def find_not_finite(
+    problem: str,
+    images: Any,
+    numbers: Any,
+    ignores_missing: bool = False,
+    name: str = "X",
+) -> ValueError | None:
+    """Return the error for images that contain infinity, or NaN if it is not ignored.
+
+    ``numbers`` are those of the images in X. ``{}`` in ``problem`` stands for what was found.
+    Return None if nothing was found.
+    """
+    is_bad = _find("isinf", images)
+    what = "infinity or a value that is too large"
+    if not ignores_missing:
+        has_nan = find_missing(images)
+        what = "NaN" if has_nan.any() else what
+        is_bad |= has_nan
+    if not is_bad.any():
+        return None
+    bad = np.unique(np.asarray(numbers)[is_bad])
+    shown = ", ".join(f"{name}[{i}]" for i in bad[:SHOWN_IMAGES])
+    number = "1 image" if len(bad) == 1 else f"{len(bad)} images"
+    more = " and others" if len(bad) > SHOWN_IMAGES else ""
     more_help = ""
-    if "NaN" in problem:
+    if what == "NaN":
         more_help = "; if NaN marks missing pixels, set missing='ignore', and add SimpleImputer() "
         more_help += "after this step, because features of cells without whole windows are NaN"
     return ValueError(
-        f"{problem} in {number}: {shown}{more}. Fill such pixels first, for example with "
-        f"numpy.nan_to_num, or drop their images{more_help}. {RULE}"
+        f"{problem.format(what)} in {number}: {shown}{more}. Fill such pixels first, for example "
+        f"with numpy.nan_to_num, or drop their images{more_help}. {RULE}"
     )
 
 
@@ -113,3 +136,18 @@ def take_pixels(images: Any, image: np.ndarray, y: np.ndarray, x: np.ndarray) ->
     # The standard has indices for all axes or for one. Reshaping X could copy it.
     places = [place[..., np.newaxis] for place in (image, y % h, x % w)]
     return to_numpy(images[tuple(map(library.put, (*places, np.arange(c))))])
+
+
+def sample_pixels(images: Any) -> np.ndarray:
+    """Return a few thousand evenly spread pixels, ``(n, h, w, c) -> (pixels, c)``."""
+    *axes, c = images.shape
+    places = _spread_places(tuple(axes), max(MIN_PLACES, N_VALUES // c))
+    return take_pixels(images, *places)
+
+
+@lru_cache(maxsize=8)
+def _spread_places(axes: tuple[int, int, int], n_places: int) -> tuple[np.ndarray, ...]:
+    """Return indices of evenly spread places, or of all, one array for each axis."""
+    if prod(axes) <= n_places:
+        return tuple(np.indices(axes).reshape(3, -1))
+    return tuple((PLACES[:, :n_places] * np.reshape(axes, (3, 1))).astype(np.intp))

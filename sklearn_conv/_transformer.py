@@ -17,14 +17,12 @@ from sklearn_conv._array_api import (
     from_library,
     is_out_of_memory,
     namespace,
-    require_same_library,
     to_numpy,
 )
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
 from sklearn_conv._computing import BatchComputer
 from sklearn_conv._engine.array_api_engine import try_function
 from sklearn_conv._engine.geometry import Geometry
-from sklearn_conv._engine.layer import compute_dtype
 from sklearn_conv._images.checks import Request, check_columns, remember_columns
 from sklearn_conv._images.kinds import Images, check_images
 from sklearn_conv._images.mistakes import warn_of_mistakes
@@ -395,7 +393,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         """
         parameters = check_parameters(self)
         images = check_images(
-            X, Request(self, parameters.image_shape, True, parameters.ignores_missing)
+            X, Request(self, parameters.image_shape, "fit", parameters.ignores_missing)
         )
         if callable(self.activation):  # An invalid function raises here, not only in transform.
             with np.errstate(all="ignore"):  # As in transform.
@@ -410,7 +408,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         geometries = place_on_all(
             owner, parameters, images.distinct_sizes(), shape, parameters.n_biases
         )
-        dtype = compute_dtype(images.dtype)
+        dtype = images.compute_dtype
         rng = make_generator(self.random_state)
         patches = TrainingPatches(
             images=images,
@@ -506,7 +504,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         parameters = check_parameters(self)
         images = self._check_fitted_images(X, parameters, "transform")
         self._refuse_tables(images)
-        shape, dtype = self._feature_shape(parameters), compute_dtype(images.dtype)
+        shape, dtype = self._feature_shape(parameters), images.compute_dtype
         if images.is_lazy:
             return images.map(self, "transform", self._row_shape(shape), dtype)
         try:
@@ -600,7 +598,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
                 "transform_batches reads X itself, but X is a Dask array; transform(X) returns the "
                 "features as a lazy Dask array."
             )
-        shape, dtype = self._feature_shape(parameters), compute_dtype(images.dtype)
+        shape, dtype = self._feature_shape(parameters), images.compute_dtype
         length = batch_size or images.reading_length(prod(shape) * dtype.itemsize)
 
         def generate() -> Iterator[tuple[slice, np.ndarray]]:
@@ -716,8 +714,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     def _check_fitted_images(self, X: Any, parameters: Parameters, method: str) -> Images:
         """Check that X contains images of the shape seen in ``fit``, in the same library."""
         owner, shape = type(self).__name__, self.image_shape_
-        require_same_library(owner, method, X, self.kernels_)
-        images = check_images(X, Request(self, shape, False, parameters.ignores_missing))
+        images = check_images(X, Request(self, shape, method, parameters.ignores_missing))
         if None in shape:
             sizes, kernels = images.distinct_sizes(), self.kernels_.shape
             place_on_all(owner, parameters, sizes, kernels, self._n_biases)

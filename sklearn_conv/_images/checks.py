@@ -33,14 +33,20 @@ ImageShape = tuple[int, int, int]
 
 
 class Request(NamedTuple):
-    """What ``fit`` or ``transform`` expects of X."""
+    """What a method of the estimator expects of X."""
 
     estimator: Any
     image_shape: tuple[Any, Any, Any] | None
     """(h, w, c) if it is known: the parameter ``image_shape`` in ``fit``, and the attribute
     ``image_shape_`` in ``transform``. If the sizes of images may differ, h and w are None."""
-    is_fit: bool
+    method: str
+    """Name of the method that was called."""
     ignores_missing: bool
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether X contains the training images."""
+        return self.method == "fit"
 
     @property
     def is_any(self) -> bool:

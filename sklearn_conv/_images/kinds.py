@@ -24,6 +24,7 @@ from sklearn_conv._array_api import (
     kind_of,
     library_name,
     refuse_list,
+    require_same_library,
 )
 from sklearn_conv._engine.array_api_engine import ArrayApiEngine
 from sklearn_conv._engine.choice import Engine, make_engine
@@ -78,6 +79,11 @@ class Images(ABC):
         dtype = np.dtype(values.dtype) if dtype is None else dtype
         # The widest dtype of the computation is float64; longdouble is cast when it is read.
         self.dtype = dtype if dtype.itemsize <= WIDEST else np.dtype(np.float64)
+
+    @property
+    def compute_dtype(self) -> np.dtype:
+        """The dtype of the computation and of the features."""
+        return compute_dtype(self.dtype)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -483,7 +489,7 @@ class TensorImages(ArrayImages):
         super().__init__(values, shape, ignores_missing, np.dtype(name))
         self.library = Library.of(values)
         self.features_are = f"An array of features in {self.library}"
-        if compute_dtype(self.dtype) == np.float64 and not self.library.has_float64:
+        if self.compute_dtype == np.float64 and not self.library.has_float64:
             raise TypeError(
                 f"X has dtype {values.dtype}, which is computed in float64, but the device "
                 f"{self.library.device} has no float64; cast X to float32 first."
@@ -531,8 +537,11 @@ def check_images(X: Any, request: Request) -> Images:
     """Check X and return its images, which are not copied."""
     check_memory_map(X)
     refuse_list(X)
-    if not request.is_fit and hasattr(X, "columns"):  # scikit-learn checks names first as well.
-        remember_columns(request.estimator, X, X.shape, reset=False)
+    if not request.is_fit:
+        estimator = request.estimator
+        require_same_library(type(estimator).__name__, request.method, X, estimator.kernels_)
+        if hasattr(X, "columns"):  # scikit-learn checks names before values as well.
+            remember_columns(estimator, X, X.shape, reset=False)
     kind = next(kind for kind in KINDS if kind.accepts(X, request))
     return kind.check(X, request)
 

@@ -34,27 +34,14 @@ that are not read anyway, so images that are stored elsewhere are judged by the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sklearn_conv._array_api import namespace, to_numpy
 from sklearn_conv._images.checks import ImageShape
-from sklearn_conv._pixels import find_missing, find_not_finite, not_finite, take_pixels
+from sklearn_conv._pixels import MIN_PLACES, find_missing, find_not_finite, sample_pixels
 from sklearn_conv._warnings import warn
-
-N_VALUES = 8192
-"""Approximate number of values in a sample of pixels."""
-
-MIN_PLACES = 64
-"""Minimum number of pixels in a sample, whatever the number of channels."""
-
-PLACES = np.arange(N_VALUES) * np.power(1.2207440846057596, [[-1], [-2], [-3]]) % 1
-"""Evenly spread points of the unit cube, (3, N_VALUES).
-
-Source: M. Roberts, "The Unreasonable Effectiveness of Quasirandom Sequences" (2018).
-"""
 
 FILL_VALUES = frozenset(
     sign * value
@@ -124,21 +111,6 @@ def warn_of_mistakes(
     if message:
         warn(message)
     return _describe_values(values)
-
-
-def sample_pixels(images: Any) -> np.ndarray:
-    """Return a few thousand evenly spread pixels, ``(n, h, w, c) -> (pixels, c)``."""
-    *axes, c = images.shape
-    n_places = max(MIN_PLACES, N_VALUES // c)
-    if np.prod(axes, dtype=float) <= n_places:
-        return to_numpy(images).reshape(-1, c)
-    return take_pixels(images, *_spread_places(tuple(axes), n_places))
-
-
-@lru_cache(maxsize=8)
-def _spread_places(axes: tuple[int, int, int], n_places: int) -> tuple[np.ndarray, ...]:
-    """Return indices of evenly spread places, one array for each axis."""
-    return tuple((PLACES[:, :n_places] * np.reshape(axes, (3, 1))).astype(np.intp))
 
 
 def warn_of_layout(X_shape: tuple[int, ...], shape: ImageShape) -> None:
@@ -228,14 +200,13 @@ def warn_of_overflow(
         has_nan = to_numpy(xp.any(xp.isnan(features), axis=axes))
         if find_missing(images)[has_nan].all():
             return
-    bad = np.asarray(numbers)[find_not_finite(images)]
-    if len(bad):
-        problem = "Some features are infinite or NaN, because X contains NaN or infinity"
-        warn(str(not_finite(problem, bad)))
-        return
+    problem = "Some features are infinite or NaN, because X contains {}"
+    error = find_not_finite(problem, images, numbers)
     warn(
-        f"Some features are infinite or NaN: responses overflow in {features.dtype}. Divide the "
-        "images by their standard deviation first, or cast X to float64."
+        str(error)
+        if error
+        else f"Some features are infinite or NaN: responses overflow in {features.dtype}. Divide "
+        "the images by their standard deviation first, or cast X to float64."
     )
 
 

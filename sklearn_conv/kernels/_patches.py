@@ -18,7 +18,7 @@ from sklearn.utils.random import sample_without_replacement
 from sklearn_conv._engine.geometry import Geometry
 from sklearn_conv._engine.symmetry import View
 from sklearn_conv._images.kinds import Images
-from sklearn_conv._pixels import find_missing, find_not_finite, not_finite, take_pixels
+from sklearn_conv._pixels import find_missing, find_not_finite, take_pixels
 from sklearn_conv._validation import check_integer
 
 CONTRAST = 0.01
@@ -141,10 +141,12 @@ class WindowPlaces:
                 number = image[chunk, np.newaxis, np.newaxis] - first
                 windows = take_pixels(pixels, number, y, x)
                 windows[(y < 0) | (x < 0)] = 0
-                is_bad = find_not_finite(windows, images.ignores_missing)
-                if len(is_bad):  # With `assume_finite` as well, because nothing could be learned.
-                    problem = "The training patches of X contain NaN or infinity"
-                    raise not_finite(problem, np.unique(image[chunk][is_bad]), images.name)
+                problem = "The training patches of X contain {}"
+                # With `assume_finite` as well, because nothing could be learned.
+                if error := find_not_finite(
+                    problem, windows, image[chunk], images.ignores_missing, images.name
+                ):
+                    raise error
                 if images.may_have_missing:
                     is_whole[by_image[chunk]] = ~find_missing(windows)
                 patches[by_image[chunk]] = windows
