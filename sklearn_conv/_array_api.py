@@ -112,6 +112,7 @@ class Library(NamedTuple):
 
         float64 and int64 become float32 and int32 on devices that do not have them.
         """
+        dtype = self.dtype(dtype)
         if self.xp is np:
             return to_numpy(array) if dtype is None else to_numpy(array).astype(dtype, copy=False)
         if library_name(array) and Library.of(array) == self:
@@ -126,15 +127,15 @@ class Library(NamedTuple):
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an array without values."""
-        return self.xp.empty(shape, dtype=dtype, device=self.device)
+        return self.xp.empty(shape, dtype=self.dtype(dtype), device=self.device)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an array of zeros."""
         return self.xp.zeros(shape, dtype=dtype, device=self.device)
 
-    def dtype(self, name: str) -> Any:
-        """Return the dtype with the name of NumPy."""
-        return getattr(self.xp, name)
+    def dtype(self, dtype: Any) -> Any:
+        """Return a dtype of NumPy as one of this library."""
+        return getattr(self.xp, dtype.name) if isinstance(dtype, np.dtype) else dtype
 
     @property
     def has_float64(self) -> bool:

@@ -398,7 +398,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         if callable(self.activation):  # An invalid function raises here, not only in transform.
             with np.errstate(all="ignore"):  # As in transform.
                 try_function(
-                    parameters.sides[""].function, images.put(np.ones((2, parameters.n_kernels)))
+                    parameters.sides[""].function,
+                    images.library.put(np.ones((2, parameters.n_kernels))),
                 )
         owner = type(self).__name__
         is_any = parameters.image_shape == (None, None, None)
@@ -452,10 +453,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
                 self.__dict__.pop(name, None)
         else:
             remember_columns(self, X, images.shape)
-        self.kernels_ = images.put(folded)
-        self.offset_ = images.put(offset)
+        self.kernels_ = images.library.put(folded)
+        self.offset_ = images.library.put(offset)
         self.eps_ = patches.preprocessing.eps
-        self.bias_ = images.put(bias)
+        self.bias_ = images.library.put(bias)
         self.image_shape_ = (None, None, images.shape[3]) if is_any else images.shape[1:]
         self.maps_shape_ = (None, None, size.maps[2]) if is_any else size.maps
         self.n_features_out_ = size.features
@@ -508,7 +509,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         if images.is_lazy:
             return images.map(self, "transform", self._row_shape(shape), dtype)
         try:
-            out = images.empty((len(images), *shape), dtype)
+            out = images.library.empty((len(images), *shape), dtype)
         except Exception as error:
             if not (isinstance(error, ValueError) or is_out_of_memory(error)):
                 raise  # ValueError means more than 2**63 bytes.
@@ -549,9 +550,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Warns
         -----
         UserWarning
-            If features are infinite or NaN, because they overflow or, with ``assume_finite``, X
-            contains NaN. If a sample of pixels contains a fill value such as -9999, or values that
-            differ grossly from those seen in ``fit``, for example 0 to 1 instead of 0 to 255.
+            As in `transform`.
 
         Raises
         ------
@@ -604,7 +603,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         def generate() -> Iterator[tuple[slice, np.ndarray]]:
             computer = BatchComputer(self, parameters, images, dtype)
             for rows in images.batches(length):
-                out = images.empty((rows.stop - rows.start, *shape), dtype)
+                out = images.library.empty((rows.stop - rows.start, *shape), dtype)
                 computer.compute(rows, out)
                 yield rows, namespace(out).reshape(out, (-1, *self._row_shape(shape)))
 
@@ -692,11 +691,6 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         geometries = place_views(parameters, shape[:2], parameters.kernel_size)
         check_views(type(self).__name__, parameters, geometries[0])
         return measure_output(parameters, geometries, kernels)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # Models that were saved before these parameters existed
-        added = {"n_biases": 1, "symmetries": None, "power": 1.0, "missing": "raise"}
-        super().__setstate__(added | state)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -214,8 +214,8 @@ def test_a_memory_map_is_looked_at_once_and_not_copied(tmp_path, monkeypatch, tr
     stored = write_map(tmp_path / "images", RNG.random((3000, 12, 10, 2), np.float32), 128)
     monkeypatch.setattr(kinds, "BATCH_BYTES", 10 * IMAGES[0].nbytes)
     seen = []
-    monkeypatch.setattr(kinds, "check_finite", lambda values, *_: seen.append(len(values)))
-    monkeypatch.setattr(_patches, "find_not_finite", lambda X, _: seen.append(len(X)) or [])
+    monkeypatch.setattr(kinds, "check_finite", lambda values, *_, **__: seen.append(len(values)))
+    monkeypatch.setattr(_patches, "find_not_finite", lambda _, X, *__: seen.append(len(X)))
     tracemalloc.start()
     transformer.set_params(n_patches=100).fit(stored)
     assert sum(seen) == 100  # only the sampled windows

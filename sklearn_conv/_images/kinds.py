@@ -66,6 +66,9 @@ class Images(ABC):
     features_are = ""
     """What the features are if they do not fit into a table."""
 
+    library = Library(np, "cpu")
+    """Where the images are, and their features."""
+
     def __init__(
         self,
         values: Any,
@@ -162,14 +165,6 @@ class Images(ABC):
     def make_engine(self, layer: Layer) -> Engine:
         """Return the engine that computes the images."""
         return MissingEngine(layer) if self.may_have_missing else make_engine(layer)
-
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        """Return an array for features, where the images are."""
-        return np.empty(shape, dtype)
-
-    def put(self, array: np.ndarray) -> Any:
-        """Return an array where the images are computed."""
-        return array
 
     def cast(self, name: str, array: Any, dtype: np.dtype) -> Any:
         """Cast a fitted array to the dtype of the computation; ``name`` is for error messages."""
@@ -516,17 +511,9 @@ class TensorImages(ArrayImages):
         """Return the engine for arrays of other libraries."""
         return ArrayApiEngine(layer, ignores_missing=self.may_have_missing)
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        """Return an array for features, on the device of the images."""
-        return self.library.empty(shape, self.library.dtype(dtype.name))
-
-    def put(self, array: np.ndarray) -> Any:
-        """Copy an array to the device of the images."""
-        return self.library.put(array)
-
     def cast(self, name: str, array: Any, dtype: np.dtype) -> Any:
         """Cast a fitted array to the dtype of the computation."""
-        return self.library.put(array, self.library.dtype(dtype.name))
+        return self.library.put(array, dtype)
 
 
 KINDS: list[type[Images]] = [UnequalImages, DaskImages, TensorImages, StoredImages, ArrayImages]
