@@ -203,9 +203,13 @@ def require_numpy_model(owner: str, array: Any) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that a device, or the machine, has no memory left."""
+    """Return whether an error says that a device, or the machine, has too little memory."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "allocate memory" in str(error)
+    # The last two are ValueErrors of NumPy for more than 2**63 bytes or numbers.
+    texts = "allocate memory", "array is too big", "allowed dimension exceeded"
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or any(
+        text in str(error) for text in texts
+    )
 
 
 @contextmanager
@@ -309,14 +313,9 @@ def kind_of(array: Any) -> str:
     if isinstance(array, np.ndarray | np.generic):
         return array.dtype.kind
     xp = namespace(array)
-    kinds = {
-        "b": "bool",
-        "i": "signed integer",
-        "u": "unsigned integer",
-        "f": "real floating",
-        "c": "complex floating",
-    }
-    return next((kind for kind, name in kinds.items() if xp.isdtype(array.dtype, name)), "V")
+    names = "bool", "signed integer", "unsigned integer", "real floating", "complex floating"
+    kinds = zip("biufc", names, strict=True)
+    return next((kind for kind, name in kinds if xp.isdtype(array.dtype, name)), "V")
 
 
 def require_same_library(owner: str, method: str, array: Any, fitted: Any) -> None:

@@ -14,8 +14,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._array_api import (
+    as_memory_error,
     from_library,
-    is_out_of_memory,
     namespace,
     to_numpy,
 )
@@ -397,10 +397,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         )
         if callable(self.activation):  # An invalid function raises here, not only in transform.
             with np.errstate(all="ignore"):  # As in transform.
-                try_function(
-                    parameters.sides[""].function,
-                    images.library.put(np.ones((2, parameters.n_kernels))),
-                )
+                ones = images.library.put(np.ones((2, parameters.n_kernels)))
+                try_function(parameters.sides[""].function, ones)
         owner = type(self).__name__
         is_any = parameters.image_shape == (None, None, None)
         if is_any:
@@ -508,16 +506,13 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         shape, dtype = self._feature_shape(parameters), images.compute_dtype
         if images.is_lazy:
             return images.map(self, "transform", self._row_shape(shape), dtype)
-        try:
+        remedy = (
+            f"{len(images)} images have {prod(shape)} features each. Compute them in batches with "
+            "transform_batches(X), or choose fewer kernels or cells; output_size() returns the size "
+            "of the features."
+        )
+        with as_memory_error(remedy):
             out = images.library.empty((len(images), *shape), dtype)
-        except Exception as error:
-            if not (isinstance(error, ValueError) or is_out_of_memory(error)):
-                raise  # ValueError means more than 2**63 bytes.
-            raise MemoryError(
-                f"{error}: {len(images)} images have {prod(shape)} features each. Compute them in "
-                "batches with transform_batches(X), or choose fewer kernels or cells; "
-                "output_size() returns the size of the features."
-            ) from None
         computer = BatchComputer(self, parameters, images, dtype)
         for rows in images.batches():
             computer.compute(rows, out[rows, ...])
@@ -691,6 +686,11 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         geometries = place_views(parameters, shape[:2], parameters.kernel_size)
         check_views(type(self).__name__, parameters, geometries[0])
         return measure_output(parameters, geometries, kernels)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Models that were saved before these parameters existed
+        added = {"n_biases": 1, "symmetries": None, "power": 1.0, "missing": "raise"}
+        super().__setstate__(added | state)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -45,21 +45,8 @@ from sklearn_conv._warnings import warn
 
 FILL_VALUES = frozenset(
     sign * value
-    for value in (
-        99,
-        999,
-        9999,
-        99999,
-        999999,
-        10_000,
-        32767,
-        32768,
-        65535,
-        2**31 - 1,
-        2**31,
-        2**32 - 1,
-        2**32,
-    )
+    for value in (99, 999, 9999, 99999, 999999, 10_000)
+    + (2**15 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32)
     for sign in (1, -1)
 )
 """Values that mark missing pixels by convention."""
