@@ -125,8 +125,8 @@ def conv2d(
     kernels, shift = cast_numbers("kernels", kernels, dtype), cast_numbers("bias", shift, dtype)
     rows, columns = geometry.output_shape
     remedy = (
-        f"Each of {n} images has {c_out} maps of {rows} x {columns} responses. Pass fewer images at "
-        "once, or use a larger stride, less padding or fewer kernels."
+        f"Each of {n} images has {c_out} maps of {rows} x {columns} responses. Pass fewer images "
+        "at once, or use a larger stride, less padding or fewer kernels."
     )
     with as_memory_error(remedy):
         maps = np.empty((n, rows, columns, c_out), dtype)

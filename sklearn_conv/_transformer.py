@@ -508,8 +508,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             return images.map(self, "transform", self._row_shape(shape), dtype)
         remedy = (
             f"{len(images)} images have {prod(shape)} features each. Compute them in batches with "
-            "transform_batches(X), or choose fewer kernels or cells; output_size() returns the size "
-            "of the features."
+            "transform_batches(X), or choose fewer kernels or cells; output_size() returns the "
+            "size of the features."
         )
         with as_memory_error(remedy):
             out = images.library.empty((len(images), *shape), dtype)

@@ -72,6 +72,33 @@ def test_kernels_of_stored_images_are_those_of_images_in_memory(kernels, batches
     np.testing.assert_array_equal(transformer.fit(Stored(IMAGES)).kernels_, in_memory)
 
 
+class Folder:
+    """Images that are neither an array nor a list."""
+
+    def __init__(self, images):
+        self.images = images
+
+
+class FolderImages(kinds.ArrayImages):
+    @staticmethod
+    def accepts(X, request):
+        return isinstance(X, Folder)
+
+    @staticmethod
+    def convert(X, request):
+        return X.images
+
+
+def test_another_kind_is_a_class_and_a_line(monkeypatch, transformer):
+    expected = transformer.fit_transform(IMAGES)
+    with pytest.raises(TypeError, match="not an array"):
+        transformer.fit(Folder(IMAGES))
+    monkeypatch.setattr(kinds, "KINDS", [FolderImages, *kinds.KINDS])
+    np.testing.assert_array_equal(transformer.fit_transform(Folder(IMAGES)), expected)
+    with pytest.raises(ValueError, match=r"contains images of shape \(9, 10, 2\)"):
+        transformer.transform(Folder(IMAGES[:, :9]))
+
+
 def test_fit_reads_nothing_that_it_does_not_need():
     stored = Stored(IMAGES)
     StridedConv2DTransformer(random_state=0).fit(stored)

@@ -31,6 +31,7 @@ VIEWS = {
     "masked": np.ma.array,
     "list": list,
     "nested lists": lambda stored: [[image[0], image[1]] for image in stored],
+    "objects": lambda stored: np.array([*stored, None], object)[:-1],
     "tuple with an array": lambda stored: (np.zeros(3), stored),
 }
 

@@ -509,7 +509,7 @@ def test_huge_parameters_of_conv2d(kernels, parameters, message):
 
 def test_more_maps_than_memory_can_address():
     many = np.broadcast_to(BYTES[:1], (2**45, *BYTES.shape[1:]))
-    message = r"size: each of 35184372088832 images has 1000 maps of 18 x 24 .* larger stride"
+    message = r"size. Each of 35184372088832 images has 1000 maps of 18 x 24 .* larger stride"
     with pytest.raises(MemoryError, match=message):
         conv2d(many, np.ones((3, 1, 3, 1000)))
     with pytest.raises(MemoryError, match=r"4194326 x 4194332 responses.* less padding"):
