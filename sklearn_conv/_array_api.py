@@ -135,7 +135,8 @@ class Library(NamedTuple):
 
     def dtype(self, dtype: Any) -> Any:
         """Return a dtype of NumPy as one of this library."""
-        return getattr(self.xp, dtype.name) if isinstance(dtype, np.dtype) else dtype
+        is_other = isinstance(dtype, np.dtype) and self.xp is not np
+        return getattr(self.xp, dtype.name) if is_other else dtype
 
     @property
     def has_float64(self) -> bool:

@@ -93,28 +93,28 @@ def check_pair(
     ``names`` are strings that are valid values as well. The caller handles them, so that here every
     string is an error. ``limit`` is the exclusive upper bound.
     """
+    pair = tuple(value) if is_sequence(value) else (value, value)
+    are_integers = all(map(is_integer, pair))
+    if len(pair) == 2 and are_integers and minimum <= min(pair) <= max(pair) < limit:
+        return int(pair[0]), int(pair[1])
     *others, last = [
         *map(repr, names),
         f"an integer of at least {minimum}",
         f"a (rows, columns) pair of integers of at least {minimum}",
     ]
     rule = f"{', '.join(others)} or {last}"
-    pair = tuple(value) if is_sequence(value) else (value, value)
-    is_wrong = len(pair) != 2 or (isinstance(value, str) and names)
-    has_type = bool(is_wrong) or all(map(is_integer, pair))
-    if not is_wrong and has_type and max(pair) >= limit:
+    if len(pair) == 2 and are_integers and max(pair) >= limit:
         rule += f", below {limit}"
-    is_valid = has_type and not is_wrong and minimum <= min(pair) <= max(pair) < limit
-    require(owner, name, value, rule, has_type, is_valid)
-    return int(pair[0]), int(pair[1])
+    is_type = len(pair) == 2 and not are_integers and not (isinstance(value, str) and names)
+    raise parameter_error(TypeError if is_type else ValueError, owner, name, rule, value)
 
 
 def check_name(owner: str, name: str, value: Any, names: Iterable[str], otherwise: str = "") -> str:
     """Check that a value is a string in ``names``; ``otherwise`` describes other valid values."""
-    has_type = isinstance(value, str)
-    rule = f"one of {sorted(names)}{otherwise}"
-    require(owner, name, value, rule, has_type, has_type and value in names)
-    return str(value)
+    if isinstance(value, str) and value in names:
+        return value
+    kind = ValueError if isinstance(value, str) else TypeError
+    raise parameter_error(kind, owner, name, f"one of {sorted(names)}{otherwise}", value)
 
 
 def check_numbers(
