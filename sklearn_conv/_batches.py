@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._array_api import library_name
-from sklearn_conv._images.batch import WIDEST
+from sklearn_conv._pixels import WIDEST
 from sklearn_conv._validation import check_integer, is_dask, parameter_error
 
 BATCH_BYTES = 2**24

@@ -17,8 +17,8 @@ import numpy as np
 from sklearn_conv._engine.geometry import Windows, pool_cells
 from sklearn_conv._engine.pooling import POOLINGS, Pooling
 from sklearn_conv._engine.symmetry import raise_to_power
-from sklearn_conv._images.batch import fill_masked
 from sklearn_conv._parameters import check_parameters
+from sklearn_conv._pixels import fill_masked
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv.inspection._model import without_pooling
 
