@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from sklearn_conv._array_api import namespace
-from sklearn_conv._engine.array_api_engine import ArrayApiEngine
-from sklearn_conv._engine.choice import Engine, make_engine
-from sklearn_conv._engine.layer import Layer
-from sklearn_conv._engine.missing import MissingEngine
+from sklearn_conv._engine.choice import make_engine
+from sklearn_conv._engine.layer import Engine, Layer
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv._engine.symmetry import SymmetricEngine
-from sklearn_conv._images.array_api import ArrayApiImages
 from sklearn_conv._images.batch import ReadableImages, find_not_finite, not_finite
 from sklearn_conv._images.mistakes import TransformWatch, warn_of_overflow
 from sklearn_conv._output_size import place_views
@@ -34,9 +31,7 @@ class BatchComputer:
         self._progress = Progress(transformer, len(images))
         self._watch = TransformWatch(getattr(transformer, "_values_seen", None))
         ignores_missing = images.may_have_missing
-        make: Callable[[Layer], Engine] = MissingEngine if ignores_missing else make_engine
-        if isinstance(images, ArrayApiImages):
-            make = partial(ArrayApiEngine, ignores_missing=ignores_missing)
+        make = partial(make_engine, ignores_missing=ignores_missing)
         bias, n_kernels = transformer.bias_, transformer.bias_.shape[-1]
         arrays = {
             name: images.cast(f"{name}_", value, dtype)

@@ -7,28 +7,44 @@ which releases the GIL during a call. ``native/core.h`` describes its interface.
 from __future__ import annotations
 
 import os
-import platform
-import struct
 import sys
-from ctypes import CDLL, POINTER, Structure, c_char_p, c_double, c_int64, c_void_p
+from collections.abc import Callable
+from ctypes import (
+    CDLL,
+    CFUNCTYPE,
+    POINTER,
+    Structure,
+    byref,
+    c_char_p,
+    c_double,
+    c_int64,
+    c_void_p,
+)
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-INTERFACE = 2
+import numpy as np
+
+from sklearn_conv._engine.activation import ACTIVATIONS, Function
+from sklearn_conv._engine.layer import Layer
+from sklearn_conv._engine.pooling import POOLINGS, Pooling
+
+INTERFACE = 3
 """Version of the interface in ``native/core.h``."""
+
+MAX_TILES, MAX_OUTPUTS = 8, 32
+"""Limits in ``native/core.h``: tiles that use the same weights one after the other, and outputs
+of a layer."""
 
 NAME = {"win32": "sklearn_conv_core.dll", "darwin": "libsklearn_conv_core.dylib"}.get(
     sys.platform, "libsklearn_conv_core.so"
 )
 
-MACHINES = {"x86_64": 62, "aarch64": 183}
-"""Numbers of processors in the header of an ELF file."""
-
 PATH_VARIABLE = "SKLEARN_CONV_LIBRARY"
 """Environment variable with the path of another library, for tests of the library itself."""
 
 
-class Output(Structure):
+class OutputStruct(Structure):
     """One feature for each kernel."""
 
     _fields_: ClassVar = [
@@ -38,7 +54,7 @@ class Output(Structure):
     ]
 
 
-class Layer(Structure):
+class LayerStruct(Structure):
     """Weights, activation and poolings."""
 
     _fields_: ClassVar = [
@@ -50,7 +66,7 @@ class Layer(Structure):
         ("shift", c_void_p),
         ("n_padded", c_int64),
         ("n_outputs", c_int64),
-        ("outputs", POINTER(Output)),
+        ("outputs", POINTER(OutputStruct)),
         ("n_poolings", c_int64),
         ("poolings", c_void_p),
         ("numbers", c_void_p),
@@ -59,7 +75,7 @@ class Layer(Structure):
     ]
 
 
-class Band(Structure):
+class BandStruct(Structure):
     """The windows of a rectangle of the map, and the pixels under them."""
 
     _fields_: ClassVar = [
@@ -79,7 +95,7 @@ class Band(Structure):
     ]
 
 
-class Call(Structure):
+class CallStruct(Structure):
     """Images, buffers, and the place of the result."""
 
     _fields_: ClassVar = [
@@ -97,27 +113,39 @@ class Call(Structure):
     ]
 
 
+class CodeStruct(Structure):
+    """The code for an instruction set."""
+
+    _fields_: ClassVar = [
+        ("vector_bytes", c_int64),
+        ("positions", c_int64),
+        (
+            "compute",
+            CFUNCTYPE(None, POINTER(LayerStruct), POINTER(BandStruct), POINTER(CallStruct)),
+        ),
+    ]
+
+
 class Level(NamedTuple):
     """The code of the library for an instruction set."""
 
-    number: int
     name: str
     vector_bytes: int
     positions: int
     """Number of windows of a tile."""
+    compute: Callable[..., None]
 
 
-class Library:
+class NativeLibrary:
     """A loaded library.
 
     Raises
     ------
     OSError
-        If the file is missing or incomplete, or made for another system or another version.
+        If the file is missing, or cannot be loaded by this system, or is for another version.
     """
 
     def __init__(self, path: Path) -> None:
-        _check_length(path)
         library = CDLL(str(path))
         try:
             library.sklearn_conv_interface.restype = c_int64
@@ -129,25 +157,40 @@ class Library:
                 f"{path} has version {interface} of the interface, but version {INTERFACE} is "
                 "needed"
             )
-        self.path = path
-        self.compute = library.sklearn_conv_compute
-        self.compute.argtypes = [c_int64, POINTER(Layer), POINTER(Band), POINTER(Call)]
-        self.compute.restype = c_int64
-        library.sklearn_conv_level_name.restype = c_char_p
-        numbers = ("n_levels", "level_runs", "vector_bytes", "positions")
-        for function in (getattr(library, f"sklearn_conv_{name}") for name in numbers):
-            function.restype = c_int64
-        self.levels = [
-            Level(
-                number,
-                library.sklearn_conv_level_name(c_int64(number)).decode(),
-                library.sklearn_conv_vector_bytes(c_int64(number)),
-                library.sklearn_conv_positions(c_int64(number)),
-            )
-            for number in range(library.sklearn_conv_n_levels())
-            if library.sklearn_conv_level_runs(c_int64(number))
-        ]
+
+        def number(table: str) -> dict[str, int]:
+            names = getattr(library, f"sklearn_conv_{table}")
+            names.restype = c_char_p
+            return {name: i for i, name in enumerate(names().decode().split())}
+
+        functions, poolings = number("functions"), number("poolings")
+        self.functions: dict[Function, int] = {
+            side.function: functions[side.function.name]
+            for sides in ACTIVATIONS.values()
+            for side in sides.values()
+            if side.function.name in functions
+        }
+        """Number of each function that the library has; likewise the next two tables."""
+        self.poolings: dict[Pooling, int] = {
+            POOLINGS[name]: i for name, i in poolings.items() if name in POOLINGS
+        }
+        self.pixels = {np.dtype(name): i for name, i in number("pixels").items()}
+        self.pixels[np.dtype(bool)] = self.pixels[np.dtype(np.uint8)]
+        self.levels: list[Level] = []
         """Instruction sets that this processor has, the best one first."""
+        find_level = library.sklearn_conv_level
+        find_level.restype = c_char_p
+        while name := find_level(c_int64(len(self.levels)), byref(code := CodeStruct())):
+            level = Level(name.decode(), code.vector_bytes, code.positions, code.compute)
+            self.levels.append(level)
+
+    def supports(self, layer: Layer) -> bool:
+        """Return whether the library has the activation and the poolings of a layer."""
+        return (
+            len(layer.sides) * len(layer.bias) <= MAX_OUTPUTS
+            and all(side.function in self.functions for side in layer.sides.values())
+            and all(pooling in self.poolings for pooling in layer.poolings or ())
+        )
 
 
 def library_path() -> Path:
@@ -155,31 +198,7 @@ def library_path() -> Path:
     return Path(os.environ.get(PATH_VARIABLE) or Path(__file__).with_name(NAME))
 
 
-def _check_length(path: Path) -> None:
-    """Raise OSError if an ELF library is for another processor, or shorter than its headers say.
-
-    The system says of the former that the file does not exist, and ends the process when it reads
-    a part that is missing.
-    """
-    with path.open("rb") as file:
-        header = file.read(64)
-        length = file.seek(0, os.SEEK_END)
-        if not header.startswith(b"\x7fELF\x02\x01"):  # 64 bits, little-endian
-            if platform.system() == "Linux":
-                raise OSError(f"{path} is not a library for this system")
-            return
-        needed = len(header)
-        if length >= needed:
-            machine = int.from_bytes(header[18:20], "little")
-            if machine != MACHINES.get(platform.machine(), machine):
-                raise OSError(f"{path} is a library for another processor")
-            segments, sections = struct.unpack_from("<QQ", header, 32)
-            sizes = struct.unpack_from("<5H", header, 54)
-            needed = max(needed, segments + sizes[0] * sizes[1], sections + sizes[2] * sizes[3])
-        if length >= needed:
-            file.seek(segments)
-            for _ in range(sizes[1]):
-                _, _, offset, _, _, n_bytes, _, _ = struct.unpack("<2I6Q", file.read(56))
-                needed = max(needed, offset + n_bytes)
-    if length < needed:
-        raise OSError(f"{path} is incomplete: it has {length:,} bytes, and its headers name more")
+def address(array: np.ndarray) -> int:
+    """Return where the numbers of an array begin."""
+    start: int = array.__array_interface__["data"][0]
+    return start

@@ -19,7 +19,7 @@ product writes their responses directly into the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial
@@ -30,7 +30,7 @@ import numpy as np
 from sklearn import get_config
 
 from sklearn_conv._engine.geometry import Geometry, Reach, Span, cut_span, pool_cells
-from sklearn_conv._engine.layer import Layer, Output
+from sklearn_conv._engine.layer import Advance, Layer, Output
 from sklearn_conv._engine.pooling import join_parts, join_positions
 from sklearn_conv._engine.staging import (
     BlockWindows,
@@ -65,9 +65,6 @@ MAX_PARTS = 16
 BLOCKS_PER_WORKER = 4
 """Number of blocks per thread below which blocks are divided, because threads that have no more
 blocks would wait for the last one."""
-
-Advance = Callable[[int | Fraction], None]
-"""``advance(m)`` reports that m more images are done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,7 +344,7 @@ def _activate(output: Output, shifted: np.ndarray, out: np.ndarray) -> np.ndarra
         values = np.add(shifted, constant, out=out)
     else:
         values = np.subtract(constant, shifted, out=out)
-    return function(values, out)
+    return function.in_place(values, out)
 
 
 def _find_reach(geometry: Geometry, axis: int, windows: Span) -> Reach:

@@ -6,7 +6,8 @@ This module imports only NumPy.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from operator import truediv
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,23 +15,47 @@ import numpy as np
 class Pooling(NamedTuple):
     """A reduction that can be computed in parts.
 
-    The result is ``finish(join.reduce(responses), n_positions)``.
+    The result is ``finish(join.reduce(responses), n_positions)``, for arrays of all libraries. The
+    native engine has those poolings that its library lists under the same name.
     """
 
     join: np.ufunc
-    finish: Callable[[np.ndarray, int], np.ndarray]
+    """A key of `REDUCTIONS`."""
+    finish: Callable[[Any, Any], Any]
 
 
-def _as_joined(joined: np.ndarray, n_positions: int) -> np.ndarray:
+def _as_joined(joined: Any, n_positions: Any) -> Any:
     return joined
 
 
 POOLINGS: dict[str, Pooling] = {
     "max": Pooling(np.maximum, _as_joined),
-    "mean": Pooling(np.add, np.divide),
+    "mean": Pooling(np.add, truediv),
     "sum": Pooling(np.add, _as_joined),
 }
 """Map from the name of a pooling to the reduction of the responses in a cell."""
+
+REDUCTIONS: dict[Any, tuple[str, float]] = {np.add: ("sum", 0.0), np.maximum: ("max", -np.inf)}
+"""Name of the function of the array API that reduces an axis, and its result for no responses."""
+
+
+def join_windows(
+    xp: Any,
+    join: np.ufunc,
+    values: Any,
+    axis: int | tuple[int, ...],
+    dtype: Any,
+    counts: Any = None,
+) -> Any:
+    """Reduce responses over the windows that count, for arrays of all libraries.
+
+    ``counts`` can be broadcast to ``values``; sums have the given dtype.
+    """
+    name, neutral = REDUCTIONS[join]
+    if counts is not None:
+        values = xp.where(counts, values, neutral)
+    reduce = getattr(xp, name)
+    return reduce(values, axis=axis, dtype=dtype) if join is np.add else reduce(values, axis=axis)
 
 
 GROUP = 16
