@@ -96,7 +96,7 @@ class MissingEngine:
         for rectangle in cut_rectangle((0, shape[0]), (0, shape[1]), self._n_windows):
             maps, counts = self._respond(images, rectangle, n_jobs)
             if layer.poolings is None:
-                place = slice(None), slice(*rectangle[0]), slice(*rectangle[1])
+                place = slice(None), slice(*rectangle[0]), slice(*rectangle[1]), ...
                 out[place] = xp.where(counts[..., None, None, None], maps, np.nan)
                 continue
             for (i, rows), (j, columns) in cells:
