@@ -143,7 +143,7 @@ class ArrayApiEngine:
         for rectangle in self._rectangles(images.shape[0], cell):
             for o, values in enumerate(self._activated(images, rectangle)):
                 for p, (join, _) in enumerate(poolings):
-                    part = join_windows(xp, join, values, 1, self._library.widest)
+                    part = join_windows(xp, join, values, self._library.widest)
                     if (p, o) in joined:
                         part = getattr(xp, join.__name__)(joined[p, o], part)
                     joined[p, o] = part

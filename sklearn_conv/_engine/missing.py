@@ -84,65 +84,70 @@ class MissingEngine:
 
     def _compute_block(self, images: Any, out: Any, n_jobs: int | None) -> None:
         """Write the features of images with missing pixels."""
-        xp, layer = self._library.xp, self._layer
+        xp, layer, widest = self._library.xp, self._layer, self._library.widest
         shape = layer.geometry.output_shape
-        widest = self._library.widest
-        joined = [
-            xp.full_like(out[:, :, :, 0, ...], REDUCTIONS[pooling.join][1], dtype=widest)
-            for pooling in layer.poolings or ()
+        totals = [
+            xp.full_like(out[:, :, :, 0, ...], REDUCTIONS[join][1], dtype=widest)
+            for join, _ in layer.poolings or ()
         ]  # each (b, grid rows, grid columns, outputs, k)
         n_counted = self._library.zeros(out.shape[:3], widest)
         cells = [*product(*map(enumerate, map(pool_cells, shape, layer.pool_grid)))]
         for rectangle in cut_rectangle((0, shape[0]), (0, shape[1]), self._n_windows):
-            maps, counts = self._respond(images, rectangle, n_jobs)
+            maps = out
+            if layer.poolings is not None or rectangle != ((0, shape[0]), (0, shape[1])):
+                lengths = (stop - start for start, stop in rectangle)
+                maps = self._library.empty(
+                    (images.shape[0], *lengths, 1, *out.shape[4:]), out.dtype
+                )
+            is_missing = self._respond(images, rectangle, maps, n_jobs)
             if layer.poolings is None:
-                place = slice(None), slice(*rectangle[0]), slice(*rectangle[1]), ...
-                out[place] = xp.where(counts[..., None, None, None], maps, np.nan)
+                maps[is_missing] = np.nan
+                if maps is not out:
+                    out[:, slice(*rectangle[0]), slice(*rectangle[1]), ...] = maps
                 continue
-            for (i, rows), (j, columns) in cells:
-                part = slice(None), _part(rows, rectangle[0]), _part(columns, rectangle[1])
-                counted = counts[part]
-                if not prod(counted.shape):
-                    continue
-                n_counted[:, i, j] += xp.sum(xp.astype(counted, n_counted.dtype), axis=(1, 2))
-                for pooling, total in zip(layer.poolings, joined, strict=True):
-                    values = join_windows(
-                        xp,
-                        pooling.join,
-                        maps[*part, 0, :, :],
-                        (1, 2),
-                        total.dtype,
-                        counted[..., None, None],
+            parts = [
+                ((slice(None), i, j), (slice(None), *map(_part, (rows, columns), rectangle)))
+                for (i, rows), (j, columns) in cells
+            ]
+            for cell, part in parts:
+                counted = xp.astype(xp.logical_not(is_missing[part]), widest)
+                n_counted[cell] += xp.sum(counted, axis=(1, 2))
+            for (join, _), total in zip(layer.poolings, totals, strict=True):
+                maps[is_missing] = REDUCTIONS[join][1]
+                for cell, part in parts:
+                    values = maps[*part, 0, :, :]
+                    if not prod(values.shape):
+                        continue
+                    windows = xp.reshape(values, (images.shape[0], -1, prod(values.shape[3:])))
+                    joined = xp.reshape(
+                        join_windows(xp, join, windows, widest), total[*cell, ...].shape
                     )
-                    join = getattr(xp, pooling.join.__name__)
-                    total[:, i, j, ...] = join(total[:, i, j, ...], values)
+                    total[*cell, ...] = getattr(xp, join.__name__)(total[*cell, ...], joined)
         n_counted = n_counted[..., None, None]
-        for p, (pooling, total) in enumerate(zip(layer.poolings or (), joined, strict=True)):
-            features = xp.where(n_counted > 0, pooling.finish(total, n_counted), np.nan)
+        for p, ((_, finish), total) in enumerate(zip(layer.poolings or (), totals, strict=True)):
+            features = xp.where(n_counted > 0, finish(total, n_counted), np.nan)
             out[:, :, :, p, ...] = xp.astype(features, out.dtype, copy=False)
 
-    def _respond(self, images: Any, rectangle: Rectangle, n_jobs: int | None) -> tuple[Any, Any]:
-        """Return activated responses, and which windows have no missing pixel.
+    def _respond(self, images: Any, rectangle: Rectangle, maps: Any, n_jobs: int | None) -> Any:
+        """Write activated responses to maps, and return which windows have missing pixels.
 
         ``(b, h, w, c) -> (b, rows, columns, 1, outputs, k), (b, rows, columns)``
         """
-        xp, library = self._library.xp, self._library
-        pixels, reaches = self._taker.take(images, rectangle)
+        xp = self._library.xp
+        pixels, (rows, columns) = self._taker.take(images, rectangle)
         is_missing = xp.isnan(pixels)
         pixels = xp.where(is_missing, xp.zeros_like(pixels), pixels)
         is_missing = xp.any(is_missing, axis=3)
-        rows, columns = reaches
-        is_missing = reduce(
-            xp.logical_or, [is_missing[:, rows.under(i), :] for i in range(rows.size)]
+        for parts in (
+            [(slice(None), rows.under(i), slice(None)) for i in range(rows.size)],
+            [(slice(None), slice(None), columns.under(j)) for j in range(columns.size)],
+        ):
+            is_missing = reduce(xp.logical_or, [is_missing[part] for part in parts])
+        engine = self._unpooled(
+            *((r.n_pixels, r.size, r.stride, r.dilation) for r in (rows, columns))
         )
-        is_missing = reduce(
-            xp.logical_or, [is_missing[:, :, columns.under(j)] for j in range(columns.size)]
-        )
-        engine = self._unpooled(*((r.n_pixels, r.size, r.stride, r.dilation) for r in reaches))
-        k, n_outputs = self._layer.kernels.shape[3], len(self._layer.outputs)
-        maps = library.empty((*is_missing.shape, 1, n_outputs, k), self._layer.kernels.dtype)
         engine.compute(pixels, maps, n_jobs)
-        return maps, xp.logical_not(is_missing)
+        return is_missing
 
     @property
     def _n_windows(self) -> int:

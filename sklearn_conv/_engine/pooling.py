@@ -39,25 +39,6 @@ REDUCTIONS: dict[Any, tuple[str, float]] = {np.add: ("sum", 0.0), np.maximum: ("
 """Name of the function of the array API that reduces an axis, and its result for no responses."""
 
 
-def join_windows(
-    xp: Any,
-    join: np.ufunc,
-    values: Any,
-    axis: int | tuple[int, ...],
-    dtype: Any,
-    counts: Any = None,
-) -> Any:
-    """Reduce responses over the windows that count, for arrays of all libraries.
-
-    ``counts`` can be broadcast to ``values``; sums have the given dtype.
-    """
-    name, neutral = REDUCTIONS[join]
-    if counts is not None:
-        values = xp.where(counts, values, neutral)
-    reduce = getattr(xp, name)
-    return reduce(values, axis=axis, dtype=dtype) if join is np.add else reduce(values, axis=axis)
-
-
 GROUP = 16
 """Number of float32 responses that are added in float32; sums of groups are added in float64.
 
@@ -85,6 +66,22 @@ def _add_rows(rows: np.ndarray) -> np.ndarray:
     # A product with ones is the fastest sum in NumPy. `numpy.dot` releases the GIL, but
     # `numpy.matmul` with a vector does not, so other threads would wait.
     return np.dot(np.ones(len(rows), rows.dtype), rows)
+
+
+def join_windows(xp: Any, join: np.ufunc, values: Any, dtype: Any) -> Any:
+    """Reduce responses over the windows, ``(b, windows, k) -> (b, k)``; sums have a dtype.
+
+    This is `join_positions` for arrays of all libraries.
+    """
+    if join is not np.add:
+        return getattr(xp, REDUCTIONS[join][0])(values, axis=1)
+    b, n, k = values.shape
+    n_groups = n // GROUP
+    if values.dtype == dtype or n_groups < 2:
+        return xp.sum(values, axis=1, dtype=dtype)
+    groups = xp.reshape(values[:, : GROUP * n_groups, :], (b, GROUP, n_groups, k))
+    rest = xp.sum(values[:, GROUP * n_groups :, :], axis=1, dtype=dtype)
+    return xp.sum(xp.sum(groups, axis=1), axis=1, dtype=dtype) + rest
 
 
 def join_parts(joins: Sequence[np.ufunc], parts: Sequence[np.ndarray]) -> np.ndarray:
