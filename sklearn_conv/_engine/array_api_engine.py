@@ -29,7 +29,7 @@ from sklearn_conv._engine.geometry import (
     cut_rectangle,
     pool_cells,
 )
-from sklearn_conv._engine.layer import Advance, Layer
+from sklearn_conv._engine.layer import Advance, Layer, ignore
 from sklearn_conv._engine.pooling import join_windows
 from sklearn_conv._engine.staging import OFFSET_TO_RANGE
 
@@ -90,11 +90,7 @@ class ArrayApiEngine:
         self._taker = PixelTaker(layer.geometry, self._library)
 
     def compute(
-        self,
-        images: Any,
-        out: Any,
-        n_jobs: int | None = 1,
-        advance: Advance = lambda n_images: None,
+        self, images: Any, out: Any, n_jobs: int | None = 1, advance: Advance = ignore
     ) -> None:
         """Write the features of images, as the engines do."""
         start, n = 0, images.shape[0]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import pairwise, product
+from itertools import product
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -197,13 +197,6 @@ class Windows:
         """Return the number of pixels that are copied for consecutive windows, see `reach`."""
         covered = (n_windows - 1) * self.stride + self.extent
         return min(covered, n_windows * self.size)
-
-    def part_at_padding(self, windows: Span) -> list[Span]:
-        """Divide a span so that either all windows of a part contain padding or none does."""
-        start, stop = windows
-        has_padding = (self.index[self._places(start, stop)] == OUTSIDE).any(axis=1)
-        cuts = start + 1 + np.flatnonzero(np.diff(has_padding))
-        return [*pairwise([start, *map(int, cuts), stop])]
 
     def _places(self, start: int, stop: int) -> np.ndarray:
         starts = np.arange(start, stop) * self.stride

@@ -18,6 +18,10 @@ Advance = Callable[[int | Fraction], None]
 """``advance(m)`` reports that m more images are done."""
 
 
+def ignore(n_images: int | Fraction) -> None:
+    """Report no progress."""
+
+
 class Engine(Protocol):
     """The interface that `sklearn_conv._engine` describes."""
 

@@ -22,7 +22,7 @@ from sklearn_conv._engine.geometry import (
     cut_span,
     pool_cells,
 )
-from sklearn_conv._engine.layer import Advance, Engine, Layer
+from sklearn_conv._engine.layer import Advance, Engine, Layer, ignore
 from sklearn_conv._engine.pooling import REDUCTIONS, join_windows
 from sklearn_conv._engine.threads import count_threads, run_tasks
 
@@ -56,11 +56,7 @@ class MissingEngine:
         self._unpooled = unpooled
 
     def compute(
-        self,
-        images: Any,
-        out: Any,
-        n_jobs: int | None = 1,
-        advance: Advance = lambda n_images: None,
+        self, images: Any, out: Any, n_jobs: int | None = 1, advance: Advance = ignore
     ) -> None:
         """Write the features of images, as the engines do."""
         has_missing = find_missing(images)

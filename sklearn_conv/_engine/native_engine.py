@@ -9,7 +9,7 @@ to sums, which are finished here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import byref
+from ctypes import addressof, byref
 from fractions import Fraction
 from itertools import groupby, product
 from math import ceil, prod
@@ -19,7 +19,7 @@ from sklearn import get_config
 
 from sklearn_conv._engine.bands import Band, divide_map
 from sklearn_conv._engine.geometry import pool_cells
-from sklearn_conv._engine.layer import Advance, Layer
+from sklearn_conv._engine.layer import Advance, Layer, ignore
 from sklearn_conv._engine.native_library import (
     MAX_TILES,
     CallStruct,
@@ -67,11 +67,7 @@ class NativeEngine:
         self._divided: dict[int, list[list[Band]]] = {}
 
     def compute(
-        self,
-        images: np.ndarray,
-        out: np.ndarray,
-        n_jobs: int | None = 1,
-        advance: Advance = lambda n_images: None,
+        self, images: np.ndarray, out: np.ndarray, n_jobs: int | None = 1, advance: Advance = ignore
     ) -> None:
         """Write the features of images.
 
@@ -273,7 +269,7 @@ class PackedLayer:
             shift=address(self._shift),
             n_padded=self.n_padded,
             n_outputs=self.n_outputs,
-            outputs=self._outputs,
+            outputs=addressof(self._outputs),
             n_poolings=len(self._poolings),
             poolings=address(self._poolings),
             numbers=address(self._numbers),

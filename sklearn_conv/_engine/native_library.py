@@ -9,19 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from ctypes import (
-    CDLL,
-    CFUNCTYPE,
-    POINTER,
-    Structure,
-    byref,
-    c_char_p,
-    c_double,
-    c_int64,
-    c_void_p,
-)
+from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_double, c_int64, c_void_p
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -44,86 +34,56 @@ PATH_VARIABLE = "SKLEARN_CONV_LIBRARY"
 """Environment variable with the path of another library, for tests of the library itself."""
 
 
+def _fields(names: str, **others: Any) -> list[tuple[str, Any]]:
+    """Return fields of a structure: ``name`` of an integer, ``name*`` of a pointer, or others."""
+    return [
+        (name.rstrip("*"), others.get(name, c_void_p if name.endswith("*") else c_int64))
+        for name in names.split()
+    ]
+
+
 class OutputStruct(Structure):
     """One feature for each kernel."""
 
-    _fields_: ClassVar = [
-        ("function", c_int64),
-        ("is_negative", c_int64),
-        ("constant", c_void_p),
-    ]
+    _fields_: ClassVar = _fields("function is_negative constant*")
 
 
 class LayerStruct(Structure):
     """Weights, activation and poolings."""
 
-    _fields_: ClassVar = [
-        ("is_double", c_int64),
-        ("n_channels", c_int64),
-        ("n_weights", c_int64),
-        ("n_kernels", c_int64),
-        ("weights", c_void_p),
-        ("shift", c_void_p),
-        ("n_padded", c_int64),
-        ("n_outputs", c_int64),
-        ("outputs", POINTER(OutputStruct)),
-        ("n_poolings", c_int64),
-        ("poolings", c_void_p),
-        ("numbers", c_void_p),
-        ("is_normalized", c_int64),
-        ("eps", c_double),
-    ]
+    _fields_: ClassVar = _fields(
+        "is_double n_channels n_weights n_kernels weights* shift* n_padded n_outputs outputs* "
+        "n_poolings poolings* numbers* is_normalized eps",
+        eps=c_double,
+    )
 
 
 class BandStruct(Structure):
     """The windows of a rectangle of the map, and the pixels under them."""
 
-    _fields_: ClassVar = [
-        ("n_rows", c_int64),
-        ("rows", c_void_p),
-        ("n_columns", c_int64),
-        ("n_segments", c_int64),
-        ("segments", c_void_p),
-        ("row_step", c_int64),
-        ("column_step", c_int64),
-        ("numbers", c_void_p),
-        ("n_runs", c_int64),
-        ("runs", c_void_p),
-        ("corner", c_int64),
-        ("n_cells", c_int64),
-        ("cells", c_void_p),
-    ]
+    _fields_: ClassVar = _fields(
+        "n_rows rows* n_columns n_segments segments* row_step column_step numbers* n_runs runs* "
+        "corner n_cells cells*"
+    )
 
 
 class CallStruct(Structure):
     """Images, buffers, and the place of the result."""
 
-    _fields_: ClassVar = [
-        ("n_images", c_int64),
-        ("images", c_void_p),
-        ("strides", c_int64 * 4),
-        ("pixel", c_int64),
-        ("out", c_void_p),
-        ("out_strides", c_int64 * 5),
-        ("sums", c_void_p),
-        ("n_tiles", c_int64),
-        ("pixels", c_void_p),
-        ("windows", c_void_p),
-        ("cell_sums", c_void_p),
-    ]
+    _fields_: ClassVar = _fields(
+        "n_images images* strides pixel out* out_strides sums* n_tiles pixels* windows* cell_sums*",
+        strides=c_int64 * 4,
+        out_strides=c_int64 * 5,
+    )
 
 
 class CodeStruct(Structure):
     """The code for an instruction set."""
 
-    _fields_: ClassVar = [
-        ("vector_bytes", c_int64),
-        ("positions", c_int64),
-        (
-            "compute",
-            CFUNCTYPE(None, POINTER(LayerStruct), POINTER(BandStruct), POINTER(CallStruct)),
-        ),
-    ]
+    _fields_: ClassVar = _fields(
+        "vector_bytes positions compute",
+        compute=CFUNCTYPE(None, POINTER(LayerStruct), POINTER(BandStruct), POINTER(CallStruct)),
+    )
 
 
 class Level(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 
 from sklearn_conv._array_api import namespace
 from sklearn_conv._engine.geometry import Geometry, cut_span
-from sklearn_conv._engine.layer import Advance, Engine, Layer
+from sklearn_conv._engine.layer import Advance, Engine, Layer, ignore
 
 BLOCK_BYTES = 2**22
 """Approximate size of the features of a block of images, which are computed once for each view."""
@@ -82,11 +82,7 @@ class SymmetricEngine:
         self._power = power
 
     def compute(
-        self,
-        images: Any,
-        out: Any,
-        n_jobs: int | None = 1,
-        advance: Advance = lambda n_images: None,
+        self, images: Any, out: Any, n_jobs: int | None = 1, advance: Advance = ignore
     ) -> None:
         """Write the features of images, as the engines do."""
         n, size = out.shape[0], np.dtype(np.float32).itemsize * prod(out.shape[1:])
