@@ -151,13 +151,24 @@ def normalize_patches(patches: np.ndarray, eps: float) -> None:
     patches /= np.sqrt(np.maximum(variance, 0) + eps)
 
 
+def is_offset(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return whether all pixels between two values are near each other and far from 0."""
+    # For infinite or very large pixels, the difference overflows, and there is no offset.
+    return np.maximum(low, -high) / OFFSET_TO_RANGE > high - low
+
+
 def may_have_offset(windows: BlockWindows, pixels: np.ndarray) -> bool:
-    """Return whether images may have a large offset, which two pixels in the corners show."""
-    inside = windows.inside(pixels)
-    if not inside.size:
+    """Return whether all pixels of some image of a block have a large offset."""
+    pixels = windows.inside(pixels)
+    if not pixels.size:
         return False
-    first, last = inside[:, 0, 0, 0], inside[:, -1, -1, -1]
-    return bool((np.abs(first - last) * OFFSET_TO_RANGE < np.abs(first)).any())
+    # Most images have none, which the corners show, or else a row of pixels.
+    last_row, last_column = (max(1, length - 1) for length in pixels.shape[1:3])
+    for part in (pixels[:, ::last_row, ::last_column, :1], pixels[:, :1], pixels):
+        low, high = part.min(axis=(1, 2, 3)), part.max(axis=(1, 2, 3))
+        if not is_offset(low, high).any():
+            return False
+    return True
 
 
 def subtract_offsets(patches: np.ndarray, offsets: np.ndarray) -> None:
@@ -168,10 +179,7 @@ def subtract_offsets(patches: np.ndarray, offsets: np.ndarray) -> None:
     far below would lose this pixel.
     """
     low, high = patches.min(axis=0), patches.max(axis=0)
-    # low is the pixel nearest to 0 if all are positive, high if all are negative. For infinite or
-    # very large pixels, differences overflow, and there is no offset.
-    is_large = np.maximum(low, -high) / OFFSET_TO_RANGE > high - low
-    offsets[...] = np.where(is_large, low, 0)
+    offsets[...] = np.where(is_offset(low, high), low, 0)
     patches -= offsets
 
 
