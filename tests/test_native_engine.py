@@ -268,11 +268,11 @@ def test_a_grid_of_many_cells_is_divided_quickly():
 # ---- The library ---------------------------------------------------------------------------------
 
 
-def test_other_files_are_refused(tmp_path):
+@pytest.mark.parametrize("content", [None, b"", b"not a library", b"\x7fELF\x02\x01\x01"])
+def test_other_files_are_refused(content, tmp_path):
     path = tmp_path / "libother.so"
-    with pytest.raises(OSError, match="libother"):
-        NativeLibrary(path)
-    path.write_text("not a library")
+    if content is not None:
+        path.write_bytes(content)
     with pytest.raises(OSError, match="libother"):
         NativeLibrary(path)
 
