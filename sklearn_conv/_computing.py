@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from sklearn_conv._array_api import namespace
-from sklearn_conv._engine.choice import Engine
-from sklearn_conv._engine.layer import Layer
+from sklearn_conv._engine.choice import make_engine
+from sklearn_conv._engine.layer import Engine, Layer
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv._engine.symmetry import SymmetricEngine
 from sklearn_conv._images.kinds import Images
@@ -30,6 +30,7 @@ class BatchComputer:
         self._images = images
         self._n_jobs = transformer.n_jobs
         self._watch = TransformWatch(getattr(transformer, "_values_seen", None))
+        make = partial(make_engine, ignores_missing=images.may_have_missing)
         bias, n_kernels = transformer.bias_, transformer.bias_.shape[-1]
         arrays = {
             name: images.cast(f"{name}_", value, dtype)
@@ -55,13 +56,13 @@ class BatchComputer:
                 pool_grid=parameters.pool_grid,
             )
             if len(geometries) == 1 and parameters.power == 1:
-                return images.make_engine(layer)
+                return make(layer)
             return SymmetricEngine(
                 layer,
                 parameters.views,
                 geometries,
                 parameters.power,
-                images.make_engine,
+                make,
                 images.may_have_missing,
             )
 

@@ -21,7 +21,7 @@ from sklearn_conv._array_api import (
 )
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
 from sklearn_conv._computing import BatchComputer
-from sklearn_conv._engine.array_api_engine import try_function
+from sklearn_conv._engine.activation import call_function
 from sklearn_conv._engine.geometry import Geometry
 from sklearn_conv._images.checks import Request, check_columns, remember_columns
 from sklearn_conv._images.kinds import Images, check_images
@@ -398,7 +398,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         if callable(self.activation):  # An invalid function raises here, not only in transform.
             with np.errstate(all="ignore"):  # As in transform.
                 ones = images.library.put(np.ones((2, parameters.n_kernels)))
-                try_function(parameters.sides[""].function, ones)
+                call_function(self.activation, ones)
         owner = type(self).__name__
         is_any = parameters.image_shape == (None, None, None)
         if is_any:

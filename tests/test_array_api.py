@@ -449,6 +449,19 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
         moved.transform(X)
 
 
+@everywhere
+@pytest.mark.parametrize("pooling", [None, "mean", "max"])
+def test_missing_pixels_and_a_user_defined_activation(put, pooling):
+    X = IMAGES.astype(np.float32)
+    X[::3, 4, 4] = np.nan
+    options = {"missing": "ignore", "pooling": pooling, "random_state": 0}
+    model = StridedConv2DTransformer(4, activation="square", **options).fit(X)
+    with dispatch():
+        own = StridedConv2DTransformer(4, activation=lambda z: z * z, **options).fit(put(X))
+        features = to_numpy(own.transform(put(X)))
+    np.testing.assert_allclose(features, model.transform(X), rtol=1e-4, atol=1e-4)
+
+
 def test_missing_pixels_of_a_whole_cell_are_nan():
     X = IMAGES.copy()
     X[3] = np.nan

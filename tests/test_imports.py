@@ -125,7 +125,7 @@ def test_only_declared_libraries_are_imported(name):
     assert {module.partition(".")[0] for module in imported(MODULES[name])} <= declared
 
 
-@pytest.mark.parametrize("name", ["geometry", "activation", "pooling"])
+@pytest.mark.parametrize("name", ["geometry", "pooling"])
 def test_the_engine_is_built_on_pure_functions(name):
     """The basic modules of the engine can be read and tested with only NumPy."""
     packages = {module.partition(".")[0] for module in imported(PACKAGE / f"_engine/{name}.py")}

@@ -26,10 +26,7 @@ from sklearn_conv._array_api import (
     refuse_list,
     require_same_library,
 )
-from sklearn_conv._engine.array_api_engine import ArrayApiEngine
-from sklearn_conv._engine.choice import Engine, make_engine
-from sklearn_conv._engine.layer import Layer, compute_dtype
-from sklearn_conv._engine.missing import MissingEngine
+from sklearn_conv._engine.layer import compute_dtype
 from sklearn_conv._images.checks import (
     UNEQUAL_RULE,
     ImageShape,
@@ -161,10 +158,6 @@ class Images(ABC):
     def map(self, estimator: Any, method: str, row_shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """Call a method of the estimator with parts of lazy images, later."""
         raise NotImplementedError(f"{type(self).__name__} are not lazy.")
-
-    def make_engine(self, layer: Layer) -> Engine:
-        """Return the engine that computes the images."""
-        return MissingEngine(layer) if self.may_have_missing else make_engine(layer)
 
     def cast(self, name: str, array: Any, dtype: np.dtype) -> Any:
         """Cast a fitted array to the dtype of the computation; ``name`` is for error messages."""
@@ -506,10 +499,6 @@ class TensorImages(ArrayImages):
         """Return the images in ``rows``, (b, h, w, c), usually without a copy."""
         batch = self.values[rows, ...]
         return self.library.xp.reshape(batch, (batch.shape[0], *self.shape[1:]))
-
-    def make_engine(self, layer: Layer) -> Engine:
-        """Return the engine for arrays of other libraries."""
-        return ArrayApiEngine(layer, ignores_missing=self.may_have_missing)
 
     def cast(self, name: str, array: Any, dtype: np.dtype) -> Any:
         """Cast a fitted array to the dtype of the computation."""
