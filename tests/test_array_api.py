@@ -31,7 +31,7 @@ except ImportError as error:  # The oldest supported SciPy is too old for this.
 from strategies import numbers, pairs
 
 from sklearn_conv import (
-    GaussianRidgeClassifier,
+    RBFRidgeClassifier,
     StreamingRidge,
     StreamingRidgeClassifier,
     StridedConv2DTransformer,
@@ -399,8 +399,8 @@ def test_what_computes_with_numpy_says_so():
     with dispatch():
         features = moved.transform(X)
         model = make_pipeline(moved, StreamingRidgeClassifier().fit(features, LABELS))
-        with pytest.raises(TypeError, match=r"GaussianRidgeClassifier.*X\.numpy\(force=True\)"):
-            GaussianRidgeClassifier().fit(features, LABELS)
+        with pytest.raises(TypeError, match=r"RBFRidgeClassifier.*X\.numpy\(force=True\)"):
+            RBFRidgeClassifier().fit(features, LABELS)
         with pytest.raises(TypeError, match=r"conv2d computes with NumPy.*images\.numpy"):
             conv2d(X, np.ones((3, 3, 2, 1)))
     with pytest.raises(TypeError, match="conv2d computes with NumPy"):
@@ -491,7 +491,7 @@ def test_warnings_are_those_of_numpy():
         ),
         StreamingRidgeClassifier(),
         StreamingRidge(),
-        GaussianRidgeClassifier(),
+        RBFRidgeClassifier(),
     ],
     ids=str,
 )
@@ -511,7 +511,7 @@ def test_battery(estimator):
                 n_run += 1
             except SkipTest:
                 pass  # CuPy, JAX and devices that are absent
-    assert n_run >= (1 if isinstance(estimator, GaussianRidgeClassifier) else 7)
+    assert n_run >= (1 if isinstance(estimator, RBFRidgeClassifier) else 7)
 
 
 def features_of(seed=0, n=120, d=20, dtype="f8"):

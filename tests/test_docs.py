@@ -15,8 +15,8 @@ from test_imports import PUBLIC
 
 import sklearn_conv
 from sklearn_conv import (
-    GaussianRidge,
-    GaussianRidgeClassifier,
+    RBFRidge,
+    RBFRidgeClassifier,
     ImageReader,
     StreamingRidge,
     StreamingRidgeClassifier,
@@ -110,8 +110,8 @@ def documented_defaults(function):
         StridedConv2DTransformer,
         StreamingRidgeClassifier,
         StreamingRidge,
-        GaussianRidgeClassifier,
-        GaussianRidge,
+        RBFRidgeClassifier,
+        RBFRidge,
         conv2d,
         transform_batches,
         make_image_classifier,

@@ -31,7 +31,7 @@ from sklearn_conv._ridge.labels import (
     union_labels,
 )
 from sklearn_conv._ridge.leave_one_out import check_scoring
-from sklearn_conv._ridge.moments import Moments, Rows
+from sklearn_conv._ridge.moments import Rows
 from sklearn_conv._ridge.solving import Search, check_strengths
 from sklearn_conv._validation import is_dask, is_finite, parameter_error
 
@@ -57,9 +57,9 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         leave-one-out error, over rows and classes, is chosen, or that with the best ``scoring``.
         For up to 2,000 rows, the errors of all rows are used, as in
         `sklearn.linear_model.RidgeClassifierCV`. For more rows, the errors of a random sample of
-        2,000 rows are used, which is decided by the features and the label of each row. It is the
-        same in any order of the rows and of `partial_fit` and `merge`, unless rows are repeated.
-        The model is always fitted on all rows.
+        2,000 rows are used, which is decided by their numbers in the order of their addition. So
+        alpha may depend on the order of the rows, and on which models were merged, but not on
+        batches. The model is always fitted on all rows, and its sums depend on no order.
 
         ``alphas`` is read whenever the model is solved: after ``set_params(alphas=...)``, `predict`
         chooses an alpha again, without the rows.
@@ -93,10 +93,6 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         Mean of each feature.
     scale_ : ndarray of shape (n_features,)
         Standard deviation of each feature; 1 for constant features.
-    sums_ : object
-        Sums that `partial_fit` and `merge` update: counts, means, products and up to 2,000 rows,
-        and fewer than 256 rows that are still to be added. To save a model that is only used to
-        predict, delete them first with ``del model.sums_``.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -108,16 +104,21 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
 
     Notes
     -----
+    The sums are counts, means, products, up to 2,000 rows, and fewer than 128 rows that are still
+    to be added. Before you save a model that is only used to predict, `discard_sums` makes it
+    small.
+
     For each alpha, one Cholesky factor of the products is computed. The products are symmetric, so
     the factor is stored in the other half of their array. If there are at least 1,024 float32
     features, rows are multiplied in float32, and at least three alphas are first compared by
     factors in float32, in another array. Only those that may be the best are solved in float64.
 
     The model is solved by `fit`. After `partial_fit` or `merge`, it is solved by the first method
-    or attribute that needs the solution. If there is no solution, for example because all rows
-    belong to one class, methods raise an error that states the reason, and the attributes of the
-    solution, such as ``coef_``, raise a `~sklearn.exceptions.NotFittedError` with the same message.
-    ``dir(model)`` lists these attributes only if the model is solved for the current ``alphas``.
+    or attribute that needs the solution. If rows are missing for a solution, for example because
+    all rows so far belong to one class, methods raise an error that states the reason, and the
+    attributes of the solution, such as ``coef_``, raise a `~sklearn.exceptions.NotFittedError` with
+    the same message. Other errors are the same for attributes and methods. ``dir(model)`` lists
+    these attributes only if the model is solved for the current ``alphas``.
 
     An error in a method leaves the model as it was before the call. Only if rows were partly added
     to the sums, which an interrupt can cause, do later calls raise an error, until `fit` is called.
@@ -128,8 +129,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
 
     If ``array_api_dispatch`` is set in `sklearn.set_config`, X may be an array of PyTorch or CuPy,
     on a GPU as well. The sums, the fitted arrays and the predictions are then on its device; labels
-    that are strings stay arrays of NumPy. The sample of more than 2,000 rows is then decided by the
-    numbers of the rows, and so depends on their order.
+    that are strings stay arrays of NumPy.
 
     Several threads may share a model. Threads that add rows or solve the model wait for each other.
     While rows are added to a solved model, other threads predict with its last solution, without
@@ -174,6 +174,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
     def __init__(
         self,
         alphas: float | Sequence[float] | np.ndarray = (0.1, 1.0, 10.0, 100.0, 1000.0),
+        *,
         class_weight: Mapping[Any, float] | str | None = None,
         scoring: str | None = None,
     ) -> None:
@@ -275,7 +276,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         ValueError
             If the features of the two classifiers differ, if the labels of only one classifier are
             strings, if one classifier has classes that are not among those passed to `partial_fit`
-            of the other, or if the ``sums_`` of a classifier were deleted.
+            of the other, or if the sums of a classifier were discarded.
         """
         return self._merge(other)
 
@@ -350,10 +351,6 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         y, predicted, sample_weight = map(from_library, (y, predicted, sample_weight))
         return accuracy_score(y, predicted, sample_weight=sample_weight)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # These parameters did not always exist.
-        super().__setstate__({"class_weight": None, "scoring": None, **state})
-
     def _check_parameters(self) -> Search:
         value = self.class_weight
         rule = "None, 'balanced' or a dict of finite numbers of at least 0"
@@ -369,7 +366,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         alphas = check_strengths(OWNER, "alphas", self.alphas)
         return Search(alphas, scoring=check_scoring(OWNER, self.scoring))
 
-    def _prepare(self, y: Any, options: dict[str, Any]) -> tuple[Any, Callable[..., Rows]]:
+    def _make_check(self, y: Any, options: dict[str, Any]) -> Callable[..., Rows]:
         class_weight = self.class_weight
         if class_weight == "balanced":
             if not options["is_fit"]:
@@ -383,10 +380,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
                 from sklearn_conv._dask import da, dask
 
                 class_weight = _balance(*dask.compute(*da.unique(y, return_counts=True)))
-        return y, partial(_check_rows, class_weight=class_weight)
-
-    def _make_moments(self, n_features: int, dtype: np.dtype, targets: Any) -> Moments:
-        return Moments.of_classes(n_features, dtype)
+        return partial(_check_rows, class_weight=class_weight)
 
     def _admit(
         self, y: Any, targets: np.ndarray, reset: bool, options: dict[str, Any]
@@ -424,17 +418,13 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
                     f"class_weight has the classes {show_labels(unknown)}, which are not among "
                     f"{show_labels(classes)}, the classes of y; remove them from class_weight."
                 )
-        return {"classes_": classes, "_has_fixed_classes": is_fixed}
+        return self._class_attributes(classes, is_fixed)
 
-    def _set_attributes(self, changed: dict[str, Any], reset: bool) -> None:
-        # A signal handler may have added rows of other classes during this call.
-        classes = changed["classes_"]
-        if not reset:
-            classes = union_labels(self._labels, classes)
+    def _class_attributes(self, classes: np.ndarray, is_fixed: bool) -> dict[str, Any]:
+        """Return the fitted attributes; labels that are numbers are where the model is."""
         library = Library.of(self._place())
-        if library.xp is not np and classes.dtype.kind not in NAMES:
-            classes = library.put(classes)
-        super()._set_attributes({**changed, "classes_": classes}, reset)
+        placed = classes if classes.dtype.kind in NAMES else library.put(classes)
+        return {"classes_": placed, "_has_fixed_classes": is_fixed}
 
     def _join(self, other: Self) -> dict[str, Any]:
         """Check the classes of two models, and return those of the merged model."""
@@ -449,20 +439,10 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
                     "in the first call of partial_fit of the other."
                 )
         is_fixed = self._has_fixed_classes or other._has_fixed_classes
-        return {"classes_": classes, "_has_fixed_classes": is_fixed}
-
-    def _get_classes(self) -> np.ndarray:
-        labels = self._labels
-        if len(labels) < 2:
-            raise ValueError(
-                f"{OWNER} needs rows of at least 2 classes, but y has 1 class so far: "
-                f"{show_label(labels.tolist()[0])}."
-            )
-        return labels
+        return self._class_attributes(classes, is_fixed)
 
     @property
-    def _labels(self) -> np.ndarray:
-        """The class labels as an array of NumPy."""
+    def _labels(self) -> np.ndarray:  # type: ignore[override]
         return to_numpy(self.classes_)
 
 

@@ -21,7 +21,7 @@ from sklearn_conv._ridge.base import (
     drop_unused,
     require_unmasked,
 )
-from sklearn_conv._ridge.moments import Moments, Rows
+from sklearn_conv._ridge.moments import Rows
 from sklearn_conv._ridge.solving import Search, check_strengths
 from sklearn_conv._validation import is_dask, parameter_error
 
@@ -43,9 +43,9 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
         unit variance. If there are several, the alpha with the smallest mean squared leave-one-out
         error is chosen. For up to 2,000 rows, the errors of all rows are used, as in
         `sklearn.linear_model.RidgeCV`. For more rows, the errors of a random sample of 2,000 rows
-        are used, which is decided by the features, the targets and the weight of each row. It is
-        the same in any order of the rows and of `partial_fit` and `merge`, unless rows are
-        repeated. The model is always fitted on all rows.
+        are used, which is decided by their numbers in the order of their addition. So alpha may
+        depend on the order of the rows, and on which models were merged, but not on batches. The
+        model is always fitted on all rows, and its sums depend on no order.
 
         ``alphas`` is read whenever the model is solved: after ``set_params(alphas=...)``, `predict`
         chooses an alpha again, without the rows.
@@ -70,9 +70,6 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
         Mean of each feature.
     scale_ : ndarray of shape (n_features,)
         Standard deviation of each feature; 1 for constant features.
-    sums_ : object
-        Sums that `partial_fit` and `merge` update, as in `StreamingRidgeClassifier`. To save a
-        model that is only used to predict, delete them first with ``del model.sums_``.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -114,6 +111,7 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
     def __init__(
         self,
         alphas: float | Sequence[float] | np.ndarray = (0.1, 1.0, 10.0, 100.0, 1000.0),
+        *,
         alpha_per_target: bool = False,
     ) -> None:
         self.alphas = alphas
@@ -199,7 +197,7 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
             If ``other`` is not a `StreamingRidge`.
         ValueError
             If the features or the numbers of targets of the two regressors differ, or if the
-            ``sums_`` of a regressor were deleted.
+            sums of a regressor were discarded.
         """
         return self._merge(other)
 
@@ -271,13 +269,8 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
             raise parameter_error(TypeError, OWNER, "alpha_per_target", "a bool", value)
         return Search(check_strengths(OWNER, "alphas", self.alphas), bool(value))
 
-    def _prepare(self, y: Any, options: dict[str, Any]) -> tuple[Any, Callable[..., Rows]]:
-        if is_dask(y) and y.ndim == 1:
-            y = y[:, np.newaxis]
-        return y, _check_rows
-
-    def _make_moments(self, n_features: int, dtype: np.dtype, targets: Any) -> Moments:
-        return Moments.of_columns(n_features, dtype, np.shape(targets)[1])
+    def _make_check(self, y: Any, options: dict[str, Any]) -> Callable[..., Rows]:
+        return _check_rows
 
     def _admit(
         self, y: Any, targets: np.ndarray, reset: bool, options: dict[str, Any]

@@ -1,14 +1,14 @@
-"""Solve Gaussian kernel ridge regression, and choose gamma and alpha by leave-one-out errors."""
+"""Solve ridge regression with a Gaussian kernel; choose gamma and alpha by leave-one-out errors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import blas, lapack
 
-from sklearn_conv._ridge.products import multiply_scipy
+from sklearn_conv._ridge.products import multiply, row_blocks
 from sklearn_conv._validation import note_if_memory_is_short
 
 N_SAMPLE = 2_000
@@ -23,7 +23,7 @@ BLOCK_BYTES = 32 * 2**20
 REMEDY = "The kernel values of the landmarks need this memory; decrease n_landmarks."
 
 
-class Choice(NamedTuple):
+class RBFSolution(NamedTuple):
     """Solution for one gamma and one alpha; k is the number of targets."""
 
     gamma: float
@@ -42,13 +42,6 @@ Score = Callable[[np.ndarray, np.ndarray], float]
 def score_squares(errors: np.ndarray, targets: np.ndarray) -> float:
     """Return minus the mean squared error."""
     return -float(np.square(errors).mean())
-
-
-def row_blocks(n_rows: int, row_bytes: int) -> Iterator[slice]:
-    """Yield slices of consecutive rows, each of about `BLOCK_BYTES`."""
-    length = max(1, BLOCK_BYTES // max(1, row_bytes))
-    for start in range(0, n_rows, length):
-        yield slice(start, start + length)
 
 
 def square_rows(rows: np.ndarray) -> np.ndarray:
@@ -93,16 +86,16 @@ def median_distance(rows: np.ndarray) -> float:
 def predict_rows(
     rows: np.ndarray, center: np.ndarray, landmarks: np.ndarray, gamma: float, dual: np.ndarray
 ) -> np.ndarray:
-    """Return the predictions ``(n, k)`` in float64 for rows that are not centered."""
+    """Return the predictions ``(n, k)`` in float64; only the landmarks are centered already."""
     predicted = np.empty((len(rows), dual.shape[1]))
     squares = square_rows(landmarks)
     largest = np.abs(dual).max() or 1.0  # Divided by it, dual fits into float32.
     weights = (dual / largest).astype(landmarks.dtype)
     row_bytes = landmarks.itemsize * max(landmarks.shape)
-    for block in row_blocks(len(rows), row_bytes):
+    for block in row_blocks(len(rows), row_bytes, BLOCK_BYTES):
         centered = rows[block] - center
         distances = squared_distances(centered, square_rows(centered), landmarks, squares)
-        predicted[block] = multiply_scipy(kernel_values(distances, gamma), weights)
+        predicted[block] = multiply(kernel_values(distances, gamma), weights)
     return predicted * largest
 
 
@@ -112,7 +105,7 @@ def solve_exactly(
     gammas: Sequence[float],
     alphas: Sequence[float],
     score: Score = score_squares,
-) -> Choice:
+) -> RBFSolution:
     """Return the solution with the best leave-one-out score; all rows are landmarks.
 
     One array is needed. Its upper triangle contains the squared distances, from which the kernel is
@@ -130,12 +123,12 @@ def solve_exactly(
     squares = square_rows(landmarks)
     with note_if_memory_is_short(REMEDY):
         matrix = np.empty((n_rows, n_rows), landmarks.dtype, order="F")
-    blocks = [*row_blocks(n_rows, n_rows * landmarks.itemsize)]
+    blocks = [*row_blocks(n_rows, n_rows * landmarks.itemsize, BLOCK_BYTES)]
     for block in blocks:
         matrix[: block.stop, block] = squared_distances(
             landmarks[: block.stop], squares[: block.stop], landmarks[block], squares[block]
         )
-    best: Choice | None = None
+    best: RBFSolution | None = None
     for gamma in gammas:
         for alpha in alphas:
             for block in blocks:
@@ -149,7 +142,7 @@ def solve_exactly(
             errors = dual[sample].astype(np.float64) / diagonal[:, np.newaxis]
             found = _finite(score(errors, targets[sample]))
             if best is None or found > best.score:
-                best = Choice(gamma, alpha, found, dual)
+                best = RBFSolution(gamma, alpha, found, dual)
     return _require(best, alphas, landmarks.dtype)
 
 
@@ -162,7 +155,7 @@ def solve_with_landmarks(
     gamma: float,
     alphas: Sequence[float],
     score: Score = score_squares,
-) -> Choice:
+) -> RBFSolution:
     """Return the solution for which the coefficients of all rows but the landmarks are zero.
 
     With the Cholesky factor ``L`` of the kernel ``K`` of the landmarks, the features of a row are
@@ -180,7 +173,7 @@ def solve_with_landmarks(
     (solve,) = lapack.get_lapack_funcs(("potrs",), (landmarks,))
     with note_if_memory_is_short(REMEDY):
         kernel, products = np.zeros((2, n_landmarks, n_landmarks), dtype).transpose(0, 2, 1)
-    blocks = [*row_blocks(n_landmarks, n_landmarks * dtype.itemsize)]
+    blocks = [*row_blocks(n_landmarks, n_landmarks * dtype.itemsize, BLOCK_BYTES)]
     for block in blocks:
         distances = squared_distances(landmarks, squares, landmarks[block], squares[block])
         kernel[:, block] = kernel_values(distances, gamma)
@@ -202,13 +195,13 @@ def solve_with_landmarks(
         return solve_triangle(1.0, factor, values, lower=1, overwrite_b=1)
 
     right = np.zeros((n_landmarks, targets.shape[1]))
-    for block in row_blocks(len(rows), dtype.itemsize * max(landmarks.shape)):
+    for block in row_blocks(len(rows), dtype.itemsize * max(landmarks.shape), BLOCK_BYTES):
         columns = features(rows[block])
         _add_products(products, columns)
         right += gemm(1.0, columns, targets[block])
     kept = features(rows[sample])
     diagonal = products.diagonal().copy()
-    best: Choice | None = None
+    best: RBFSolution | None = None
     for alpha in alphas:
         for block in blocks:
             _copy_lower(products, block)
@@ -224,7 +217,7 @@ def solve_with_landmarks(
         found = _finite(score(errors, targets[sample]))
         if best is None or found > best.score:
             dual = solve_triangle(1.0, factor, weights, lower=1, trans_a=1)
-            best = Choice(gamma, alpha, found, dual)
+            best = RBFSolution(gamma, alpha, found, dual)
     return _require(best, alphas, dtype)
 
 
@@ -263,7 +256,7 @@ def _finite(score: float) -> float:
     return score if np.isfinite(score) else -np.inf
 
 
-def _require(best: Choice | None, alphas: Sequence[float], dtype: np.dtype) -> Choice:
+def _require(best: RBFSolution | None, alphas: Sequence[float], dtype: np.dtype) -> RBFSolution:
     """Return the choice; raise ValueError if no matrix could be factorized."""
     if best is None:
         remedy = " or cast the features to float64" if dtype == np.float32 else ""
