@@ -15,9 +15,9 @@ from test_imports import PUBLIC
 
 import sklearn_conv
 from sklearn_conv import (
+    ImageReader,
     RBFRidge,
     RBFRidgeClassifier,
-    ImageReader,
     StreamingRidge,
     StreamingRidgeClassifier,
     StridedConv2DTransformer,

@@ -389,7 +389,7 @@ def test_extreme_spreads_are_multiplied_in_float64(scale):
 
 def shortlist(model, alphas):
     sums, search = model._sums, solving.Search(tuple(alphas), model.alpha_per_target)
-    constant = np.flatnonzero(sums.variances == 0)
+    constant = np.flatnonzero(sums.variances == 0).tolist()
     problem = solving.Problem(sums, sums.targets(None), model.scale_, constant, search)
     return solving.shortlist_alphas(problem)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags, check_X_y
@@ -25,7 +26,7 @@ from sklearn_conv._array_api import (
     kind_of,
     require_same_library,
 )
-from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps
+from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
 from sklearn_conv._memory_maps import check_memory_map
 from sklearn_conv._ridge.moments import InterruptedSumsError, Moments, Rows
 from sklearn_conv._ridge.solving import NoSolutionError, Search, Solution, solve
@@ -93,6 +94,10 @@ class StreamingRidgeBase(RidgeBase, ABC):
     # What classifiers and regressors differ in:
 
     @abstractmethod
+    def predict(self, X: Any) -> Any:
+        """Predict the targets of the samples in X."""
+
+    @abstractmethod
     def _check_parameters(self) -> Search:
         """Check all parameters, and return those of the solver."""
 
@@ -120,51 +125,73 @@ class StreamingRidgeBase(RidgeBase, ABC):
 
     # What they share:
 
-    def discard_sums(self) -> Self:
-        """Discard the sums of the rows, so that the model can only predict.
+    @with_callbacks
+    def fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> Self:
+        """Fit the model to all rows, and discard earlier rows.
 
-        The sums take most of the memory of the model, and of its file. Without them, rows cannot be
-        added, and the model cannot be merged or solved for other ``alphas``, until `fit` is called.
-        The model is solved first, unless it is solved already.
+        If an error is raised, the model stays as it was.
+
+        Parameters
+        ----------
+        X : array-like or Dask array of shape (n, n_features)
+            Finite features. The sums over the chunks of a Dask array are computed where the chunks
+            are.
+        y : array-like or Dask array of shape (n,), or (n, n_targets) for a regressor
+            Class labels, or finite targets.
+        sample_weight : array-like or Dask array of shape (n,), default=None
+            Weights of the rows, at least 0. A row of weight 0 is ignored. If None, all weights are
+            1.
 
         Returns
         -------
         self : object
-            The model.
+            The fitted model.
 
         Raises
         ------
-        NotFittedError
-            If the model is not fitted.
+        TypeError
+            If a parameter, X, y or ``sample_weight`` has a wrong type.
         ValueError
-            If the model cannot be solved, for example because all rows belong to one class.
+            If a parameter, X, y or ``sample_weight`` has wrong values, or if the y of a classifier
+            has only one class.
         """
-        with self._lock():
-            self._solve()
-            self.__dict__.pop("_sums", None)
-        return self
-
-    def _fit(self, X: Any, y: Any, sample_weight: Any, options: dict[str, Any]) -> Self:
         with fit_steps(self, X, y, 2) as step, self._lock():
             model = self._unfitted()
             with step("sums"):
-                model._add_rows(X, y, sample_weight, options, reset=True)
+                model._add_rows(X, y, sample_weight, {"is_fit": True}, reset=True)
             with step("alphas"):
                 model._solve()
             self._take_over(model)
         return self
 
-    def _partial_fit(self, X: Any, y: Any, sample_weight: Any, options: dict[str, Any]) -> Self:
-        with self._lock():
-            if self.__sklearn_is_fitted__():
-                self._add_rows(X, y, sample_weight, options, reset=False)
-            else:
-                model = self._unfitted()
-                model._add_rows(X, y, sample_weight, options, reset=True)
-                self._take_over(model)
-        return self
+    def merge(self, other: Self) -> Self:
+        """Add the rows of another fitted model.
 
-    def _merge(self, other: Self) -> Self:
+        If ``classes`` were passed to the first ``partial_fit`` of either classifier, they are the
+        classes of the result.
+
+        Parameters
+        ----------
+        other : object
+            The other model, of the same class, which is not changed.
+
+        Returns
+        -------
+        self : object
+            The model, as if it were fitted on the rows of both models. Only the alpha that is
+            chosen may differ, if there are more than 2,000 rows.
+
+        Raises
+        ------
+        NotFittedError
+            If either model is not fitted.
+        TypeError
+            If ``other`` is not a model of the same class.
+        ValueError
+            If the features or the numbers of targets of the two models differ, if the labels of
+            only one classifier are strings, if one classifier has classes that are not among those
+            passed to ``partial_fit`` of the other, or if the sums of a model were discarded.
+        """
         kind = type(self).__name__
         check_is_fitted(self)
         if not isinstance(other, type(self)):
@@ -190,6 +217,40 @@ class StreamingRidgeBase(RidgeBase, ABC):
             require_same_library(kind, "merge", added.sums.mean, own.sums.mean)
             own.merge(added)
             self.__dict__.update(changed, _solution=None)
+        return self
+
+    def discard_sums(self) -> Self:
+        """Discard the sums of the rows, so that the model can only predict.
+
+        The sums take most of the memory of the model, and of its file. Without them, rows cannot be
+        added, and the model cannot be merged or solved for other ``alphas``, until `fit` is called.
+        The model is solved first, unless it is solved already.
+
+        Returns
+        -------
+        self : object
+            The model.
+
+        Raises
+        ------
+        NotFittedError
+            If the model is not fitted.
+        ValueError
+            If the model cannot be solved, for example because all rows belong to one class.
+        """
+        with self._lock():
+            self._solve()
+            self.__dict__.pop("_sums", None)
+        return self
+
+    def _partial_fit(self, X: Any, y: Any, sample_weight: Any, options: dict[str, Any]) -> Self:
+        with self._lock():
+            if self.__sklearn_is_fitted__():
+                self._add_rows(X, y, sample_weight, options, reset=False)
+            else:
+                model = self._unfitted()
+                model._add_rows(X, y, sample_weight, options, reset=True)
+                self._take_over(model)
         return self
 
     @property
@@ -348,7 +409,6 @@ class StreamingRidgeBase(RidgeBase, ABC):
         check_rows = self._make_check(y, options)
         if is_dask(X):
             batch = self._sum_chunks(X, y, sample_weight, check_rows, sums)
-            self._like = NUMPY
             changed = self._admit(y, batch.examples, reset, options)
             if sums is None:
                 self._sums = batch
@@ -371,12 +431,15 @@ class StreamingRidgeBase(RidgeBase, ABC):
             check_convertible(X)
             return validate_data(self, X, *targets, reset=reset, **options)
         check_table(X)
-        # scikit-learn needs an array for its checks of names and columns; this one takes no memory.
-        stand_in = np.broadcast_to(np.float32(0), (1, X.shape[1]))
-        validate_data(self, stand_in, skip_check_array=True, reset=reset)
+        self._check_columns(X, reset)
         if not targets:
             return X
         return X, check_X_y(np.zeros((X.shape[0], 1), np.float32), *targets, **options)[1]
+
+    def _check_columns(self, X: Any, reset: bool) -> None:
+        """Check the number of features by scikit-learn, with an array that takes no memory."""
+        stand_in = np.broadcast_to(np.float32(0), (1, X.shape[1]))
+        validate_data(self, stand_in, skip_check_array=True, reset=reset)
 
     def _sum_chunks(
         self, X: Any, y: Any, sample_weight: Any, check_rows: Callable[..., Rows], sums: Any
@@ -385,9 +448,7 @@ class StreamingRidgeBase(RidgeBase, ABC):
         from sklearn_conv._ridge.dask_rows import check_dask_rows, sum_rows
 
         check_dask_rows(X)
-        # scikit-learn checks the number of features. It needs an array; this one takes no memory.
-        stand_in = np.broadcast_to(np.float32(0), (1, X.shape[1]))
-        validate_data(self, stand_in, skip_check_array=True, reset=sums is None)
+        self._check_columns(X, sums is None)
         y = y if is_dask(y) else np.asarray(y)
         targets = np.zeros(0 if is_classifier(self) else (0, *y.shape[1:], *[1][: y.ndim == 1]))
         empty = Moments(np.zeros((0, X.shape[1]), X.dtype), targets, sums.n_numbers if sums else 0)
@@ -412,6 +473,16 @@ class StreamingRidgeBase(RidgeBase, ABC):
         check_features(rows)
         solution = self._solve()
         return solution.predict(rows), solution
+
+    def _score(self, metric: Callable[..., float], X: Any, y: Any, sample_weight: Any) -> float:
+        """Return a score of the predictions for X, which are computed if they are lazy."""
+        predicted = self.predict(X)
+        if is_dask(predicted):
+            from sklearn_conv._dask import dask
+
+            predicted, y = dask.compute(predicted, y)
+        y, predicted, sample_weight = map(from_library, (y, predicted, sample_weight))
+        return metric(y, predicted, sample_weight=sample_weight)
 
     def _without_sums(self) -> Self:
         """Return a solved copy without the sums, which are not sent to the chunks."""

@@ -14,7 +14,6 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted, check_X_y, column_or_1d
 
 from sklearn_conv._array_api import Library, from_library, to_numpy
-from sklearn_conv._callbacks import with_callbacks
 from sklearn_conv._ridge.base import (
     StreamingRidgeBase,
     check_features,
@@ -182,38 +181,6 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         self.class_weight = class_weight
         self.scoring = scoring
 
-    @with_callbacks
-    def fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> Self:
-        """Fit the model to all rows, and discard earlier rows.
-
-        If an error is raised, the model stays as it was.
-
-        Parameters
-        ----------
-        X : array-like or Dask array of shape (n, n_features)
-            Finite features. The sums over the chunks of a Dask array are computed where the chunks
-            are.
-        y : array-like or Dask array of shape (n,)
-            Class labels.
-        sample_weight : array-like or Dask array of shape (n,), default=None
-            Weights of the rows, at least 0. A row of weight 0 is ignored. If None, all weights are
-            1.
-
-        Returns
-        -------
-        self : StreamingRidgeClassifier
-            The fitted classifier.
-
-        Raises
-        ------
-        TypeError
-            If ``alphas``, ``class_weight``, X, y or ``sample_weight`` has a wrong type.
-        ValueError
-            If ``alphas``, ``class_weight``, X, y or ``sample_weight`` has wrong values, or if y has
-            only one class.
-        """
-        return self._fit(X, y, sample_weight, {"is_fit": True})
-
     def partial_fit(
         self,
         X: Any,
@@ -250,35 +217,6 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
             values, or if ``class_weight`` is "balanced".
         """
         return self._partial_fit(X, y, sample_weight, {"is_fit": False, "classes": classes})
-
-    def merge(self, other: StreamingRidgeClassifier) -> Self:
-        """Add the rows of another fitted classifier.
-
-        If ``classes`` were passed to the first `partial_fit` of either classifier, they are the
-        classes of the result.
-
-        Parameters
-        ----------
-        other : StreamingRidgeClassifier
-            The other classifier, which is not changed.
-
-        Returns
-        -------
-        self : StreamingRidgeClassifier
-            The classifier, as if it were fitted on the rows of both classifiers.
-
-        Raises
-        ------
-        NotFittedError
-            If either classifier is not fitted.
-        TypeError
-            If ``other`` is not a `StreamingRidgeClassifier`.
-        ValueError
-            If the features of the two classifiers differ, if the labels of only one classifier are
-            strings, if one classifier has classes that are not among those passed to `partial_fit`
-            of the other, or if the sums of a classifier were discarded.
-        """
-        return self._merge(other)
 
     def decision_function(self, X: Any) -> Any:
         """Compute the decision function of the samples in X.
@@ -343,13 +281,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         accuracy : float
             Fraction of samples whose class is predicted correctly.
         """
-        predicted = self.predict(X)
-        if is_dask(predicted):
-            from sklearn_conv._dask import dask
-
-            predicted, y = dask.compute(predicted, y)
-        y, predicted, sample_weight = map(from_library, (y, predicted, sample_weight))
-        return accuracy_score(y, predicted, sample_weight=sample_weight)
+        return self._score(accuracy_score, X, y, sample_weight)
 
     def _check_parameters(self) -> Search:
         value = self.class_weight

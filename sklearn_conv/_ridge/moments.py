@@ -304,7 +304,8 @@ class Moments:
                 self._add(other.kept)
             else:
                 self._add_sums(other)
-        if other.waiting:
+            self.waiting = [*other.waiting]  # If both are the same, none are left.
+        elif other.waiting:
             self.add(concatenate_rows(other.waiting))
 
     def flush(self) -> None:

@@ -8,7 +8,7 @@ is never changed in place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,37 +129,50 @@ class Factor(NamedTuple):
 
     def solve(self, right: Any) -> Any:
         """Return the inverse of the matrix times ``right`` ``(d, k)``."""
-        if isinstance(self.triangle, np.ndarray):
-            (solve,) = lapack.get_lapack_funcs(("potrs",), (self.triangle,))
-            return solve(self.triangle, right, lower=0)[0]
-        half, library = self.half_solve(right), Library.of(self.triangle)
-        return library.solve_triangle(self.triangle.T, half, lower=False)
+        if not isinstance(self.triangle, np.ndarray):
+            return self.back_solve(self.half_solve(right))
+        (solve,) = lapack.get_lapack_funcs(("potrs",), (self.triangle,))
+        return solve(self.triangle, right, lower=0)[0]
 
     def half_solve(self, right: Any) -> Any:
         """Return the inverse of the lower factor times ``right``, which may be overwritten."""
-        if isinstance(self.triangle, np.ndarray):
-            (solve,) = blas.get_blas_funcs(("trsm",), (self.triangle,))
-            return solve(1.0, self.triangle, right, lower=0, trans_a=1, overwrite_b=1)
-        return Library.of(self.triangle).solve_triangle(self.triangle, right)
+        if not isinstance(self.triangle, np.ndarray):
+            return Library.of(self.triangle).solve_triangle(self.triangle, right)
+        (solve,) = blas.get_blas_funcs(("trsm",), (self.triangle,))
+        return solve(1.0, self.triangle, right, lower=0, trans_a=1, overwrite_b=1)
+
+    def back_solve(self, right: Any) -> Any:
+        """Return the inverse of the upper factor times ``right``."""
+        if not isinstance(self.triangle, np.ndarray):
+            library = Library.of(self.triangle)
+            return library.solve_triangle(self.triangle.T, right, lower=False)
+        (solve,) = blas.get_blas_funcs(("trsm",), (self.triangle,))
+        return solve(1.0, self.triangle, right, lower=0)
 
 
-def factorize(matrix: Any, diagonal: Any, apart: np.ndarray) -> Factor | None:
+def factorize(
+    matrix: Any,
+    diagonal: Any,
+    apart: Sequence[int] = (),
+    transform: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Factor | None:
     """Return the factor of a matrix with this diagonal, or None if it is not positive definite.
 
     The rows and columns ``apart`` are replaced by zeros beside the diagonal. For NumPy, each factor
-    replaces the last one in the upper triangle and the diagonal.
+    replaces the last one in the upper triangle and the diagonal, and ``transform`` is a function
+    that is applied to copies of the elements of the lower triangle, which stay as they are.
     """
     if isinstance(matrix, np.ndarray):
-        (factorize,) = lapack.get_lapack_funcs(("potrf",), (matrix,))
-        _mirror_lower_triangle(matrix)
-        for i in apart.tolist():
+        (potrf,) = lapack.get_lapack_funcs(("potrf",), (matrix,))
+        _mirror_lower_triangle(matrix, transform)
+        for i in apart:
             matrix[:i, i] = matrix[i, i + 1 :] = 0
         np.fill_diagonal(matrix, diagonal)
-        triangle, failed = factorize(matrix, lower=0, clean=0, overwrite_a=1)
+        triangle, failed = potrf(matrix, lower=0, clean=0, overwrite_a=1)
         return None if failed else Factor(triangle)
     library = Library.of(matrix)
     xp = library.xp
-    if len(apart):
+    if apart:
         is_linked = library.put(~np.isin(np.arange(matrix.shape[0]), apart))
         matrix = xp.where(is_linked & is_linked[:, None], matrix, xp.zeros_like(matrix))
     is_diagonal = xp.eye(matrix.shape[0], dtype=xp.bool, device=library.device)
@@ -172,15 +185,19 @@ def factorize(matrix: Any, diagonal: Any, apart: np.ndarray) -> Factor | None:
     return factor if np.isfinite(factor.smallest_pivot) else None  # CuPy raises no error.
 
 
-def _mirror_lower_triangle(matrix: np.ndarray) -> None:
-    """Copy the lower triangle to the upper one, in place."""
+def _mirror_lower_triangle(
+    matrix: np.ndarray, transform: Callable[[np.ndarray], np.ndarray] | None
+) -> None:
+    """Copy the lower triangle to the upper one, in place, transformed if there is a function."""
     for start in range(0, len(matrix), TRIANGLE_BLOCK):
         block = slice(start, start + TRIANGLE_BLOCK)
-        for above in range(0, start, TRIANGLE_BLOCK):
+        for above in range(0, start + 1, TRIANGLE_BLOCK):
             rows = slice(above, above + TRIANGLE_BLOCK)
-            matrix[rows, block] = matrix[block, rows].T
-        corner = matrix[block, block]
-        np.copyto(corner, corner.T, where=~np.tri(len(corner), dtype=bool))
+            values = matrix[block, rows].T
+            if transform is not None:
+                values = transform(values.copy())
+            where = ~np.tri(len(values), dtype=bool) if above == start else True
+            np.copyto(matrix[rows, block], values, where=where)
 
 
 def correlate(gram: Any, scale: Any) -> Any:

@@ -369,23 +369,16 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
     alphas : float or sequence of float, default=(0.001, 0.01, 0.1, 1.0, 10.0)
         Regularization strengths, each above 0. If there are several values of alpha or gamma, the
         pair with the smallest mean squared leave-one-out error, over rows and targets, is chosen.
-        The errors of all rows are used, or those of 2,000 random rows if there are more. Values
-        that are too small for the accuracy of the computation are skipped.
+        Otherwise as in `RBFRidgeClassifier`.
     gammas : float or sequence of float, default=(0.1, 0.3, 1.0)
-        Coefficients of the kernel, each above 0, in units of 1 / median squared distance. The
-        kernel is ``exp(-gamma * distance**2 / median_distance_)``. If there are several, and more
-        than 4,000 landmarks or not all rows are landmarks, gamma is chosen by an exact solution for
-        up to 4,000 landmarks alone. Then alpha is chosen for this gamma with all rows.
+        Coefficients of the kernel, each above 0, in units of 1 / median squared distance, as in
+        `RBFRidgeClassifier`.
     n_landmarks : int, default=10000
-        Number of training rows that the model stores and whose kernel values it combines. If X has
-        at most this number of rows, all rows are landmarks, and the solution is exact. Otherwise
-        the landmarks are a random subset, and the coefficients of their kernel values are fitted to
-        all rows. ``fit`` needs ``4 * n_landmarks**2`` bytes for an exact solution in float32, and
-        twice this number otherwise. Both are twice as large in float64.
+        Number of training rows that the model stores and whose kernel values it combines, as in
+        `RBFRidgeClassifier`.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the choice of landmarks and of the rows whose leave-one-out errors are
-        used. If None, they differ in every call of ``fit``. For up to 2,000 rows, and no more than
-        ``n_landmarks``, it has no effect except for rounding.
+        used, as in `RBFRidgeClassifier`.
 
     Attributes
     ----------
@@ -411,29 +404,9 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
 
     See Also
     --------
-    RBFRidgeClassifier : The same model for classes.
+    RBFRidgeClassifier : The same model for classes; its notes and references apply here as well.
     StreamingRidge : Linear model, which is faster for many rows.
     sklearn.kernel_ridge.KernelRidge : The exact solution for fixed parameters and other kernels.
-
-    Notes
-    -----
-    The features are used as they are, because distances depend on their scale; combine the model
-    with ``StandardScaler`` if they have different units. float32 features are computed in float32,
-    and all others in float64.
-
-    The targets are centered, and the solution is that of `sklearn.kernel_ridge.KernelRidge` for the
-    centered targets. The leave-one-out error of a row is the error of a fit without this row, for
-    the same centers.
-
-    For each pair of gamma and alpha, one Cholesky factor is computed, which takes ``n**3 / 3``
-    multiplications and additions for ``n`` rows. If ``fit`` raises an error, the model stays as it
-    was.
-
-    References
-    ----------
-    R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007): leave-one-out errors.
-    C. K. I. Williams and M. Seeger, "Using the Nyström Method to Speed Up Kernel Machines" (2001):
-    landmarks.
 
     Examples
     --------

@@ -130,7 +130,7 @@ def solve(moments: Moments, classes: np.ndarray | None, search: Search) -> Solut
         variances, targets = moments.variances, moments.targets(classes)
         scale = xp.sqrt(xp.where(variances > 0, variances, xp.ones_like(variances)))
         products = xp.where(variances > 0, targets.products, xp.zeros_like(targets.products))
-        constant = np.flatnonzero(to_numpy(variances) == 0)
+        constant = np.flatnonzero(to_numpy(variances) == 0).tolist()
         problem = Problem(moments, targets._replace(products=products), scale, constant, search)
         solver = next(solver for solver, is_for in SOLVERS.items() if is_for(moments))
         alpha, score, coef = _choose(problem, solver(problem))
@@ -145,7 +145,7 @@ class Problem(NamedTuple):
     targets: Targets
     scale: Any
     """Standard deviation of each feature ``(d,)``; 1 for constant features."""
-    constant: np.ndarray
+    constant: list[int]
     """Numbers of the constant features, whose coefficients are 0."""
     search: Search
 
@@ -161,7 +161,7 @@ class Problem(NamedTuple):
         rows = rows - moments.sums.mean
         if scale is not None:
             rows /= scale
-        for i in self.constant.tolist():
+        for i in self.constant:
             rows[:, i] = 0
         return rows
 
