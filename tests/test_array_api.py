@@ -751,14 +751,15 @@ def test_a_lack_of_memory_leaves_the_model_as_it_was(monkeypatch):
     X, y = features_of()
     X = torch.asarray(X)
 
-    def fail(self, *arguments):
+    def fail(*arguments):
         raise torch.OutOfMemoryError("no memory")
 
+    monkeypatch.setattr(moments, "N_WAITING", 1)
     with dispatch():
         model = StreamingRidgeClassifier().fit(X, y)
         before = model.decision_function(X)
-        with monkeypatch.context() as patch:
-            for place in ((moments.Moments, "_sum"), (moments, "add_rows")):
+        for place in ((moments.Moments, "_sum"), (moments, "add_rows")):
+            with monkeypatch.context() as patch:
                 patch.setattr(*place, fail)
                 for method in (model.fit, model.partial_fit):
                     with pytest.raises(MemoryError, match=r"no memory\. .*use fewer kernels"):

@@ -203,7 +203,7 @@ def _mirror_lower_triangle(
 def correlate(gram: Any, scale: Any) -> Any:
     """Return products of scaled features, without the diagonal, in an array of float32."""
     library = Library.of(gram)
-    is_numpy, d = library.xp is np, len(scale)
+    is_numpy, d = library.xp is np, scale.shape[0]
     shape = d, d
     if is_numpy:
         matrix = np.empty(shape, np.float32, order="F")

@@ -246,7 +246,7 @@ def solve_by_products(problem: Problem) -> Iterator[Candidate]:
     """
     library, sums, alphas = problem.moments.library, problem.moments.sums, problem.search.alphas
     is_single = problem.moments.kept.rows.dtype == library.xp.float32 and library.has_float64
-    if len(alphas) >= N_FACTORS and is_single and len(problem.scale) >= SINGLE_FEATURES:
+    if len(alphas) >= N_FACTORS and is_single and problem.scale.shape[0] >= SINGLE_FEATURES:
         alphas = shortlist_alphas(problem)
     gram, squares = sums.gram, sums.squares
     if sums.rest is not None:
@@ -302,7 +302,7 @@ def _solve_products(
     kept = xp.astype(problem.center(scale), dtype, copy=False)
     predicted = to_numpy(multiply(kept, coef))
     solved = factor.half_solve(kept.T)  # (d, m)
-    leverages = to_numpy(xp.linalg.vecdot(solved, solved, axis=0))
+    leverages = to_numpy(xp.linalg.vecdot(solved, solved, axis=-2))
     residuals = targets.kept - targets.mean - predicted
     weights = moments.kept.weights
     return coef, leave_one_out_errors(residuals, leverages, weights, moments.sums.weight)
