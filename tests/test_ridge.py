@@ -311,13 +311,15 @@ def test_an_offset_of_10_000_costs_no_accuracy(size, dtype):
     assert model.alpha_ == expected.alpha_
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, 1e4, -1e9, 1e-300])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e4, -1e9, 1e-300, 1e20, -9.97e36])
 @sizes
 def test_constant_features_count_for_nothing(size, value):
     X, y = data(*size)
     constant = np.column_stack([X, np.full(len(X), value)])
-    model = StreamingRidgeClassifier(10).fit(constant, y)
-    expected = StreamingRidgeClassifier(10).fit(X, y)
+    model = StreamingRidgeClassifier(ALPHAS).fit(constant, y)
+    expected = StreamingRidgeClassifier(ALPHAS).fit(X, y)
+    assert model.best_score_ == pytest.approx(expected.best_score_, rel=1e-9)
+    assert (model.coef_[:, -1] == 0).all()
     np.testing.assert_allclose(model.coef_[:, :-1], expected.coef_, rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(
         model.decision_function(constant), expected.decision_function(X), rtol=1e-8, atol=1e-8

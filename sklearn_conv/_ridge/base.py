@@ -28,8 +28,8 @@ from sklearn_conv._array_api import (
 )
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
 from sklearn_conv._memory_maps import check_memory_map
-from sklearn_conv._ridge.moments import InterruptedSumsError, Moments, Rows
-from sklearn_conv._ridge.solving import NoSolutionError, Search, Solution, solve
+from sklearn_conv._ridge.moments import Moments, NoSolutionError, Rows
+from sklearn_conv._ridge.solving import Search, Solution, solve
 from sklearn_conv._validation import check_numbers, is_dask, parameter_error
 from sklearn_conv._versions import API_LINK
 
@@ -71,6 +71,11 @@ class RidgeBase(CallbackSupportMixin, BaseEstimator):
         kept = {name: value for name, value in vars(self).items() if name not in names}
         fitted = {name: value for name, value in vars(model).items() if name in names}
         self.__dict__ = kept | fitted  # at once, because other threads may predict
+
+
+def _solved(name: str, doc: str) -> property:
+    """Return the property of a model that is a field of its solution."""
+    return property(lambda model: getattr(model._fitted(), name), doc=doc)
 
 
 class StreamingRidgeBase(RidgeBase, ABC):
@@ -253,36 +258,17 @@ class StreamingRidgeBase(RidgeBase, ABC):
                 self._take_over(model)
         return self
 
-    @property
-    def coef_(self) -> np.ndarray:
-        """Coefficients of the features."""
-        return self._fitted().coef
+    coef_ = _solved("coef", "Coefficients of the features.")
+    alpha_ = _solved("alpha", "The chosen regularization.")
+    best_score_ = _solved("score", "Leave-one-out score for ``alpha_``.")
+    mean_ = _solved("mean", "Mean of each feature.")
+    scale_ = _solved("scale", "Standard deviation of each feature.")
 
     @property
     def intercept_(self) -> Any:
         """Intercepts."""
         solution = self._fitted()
         return solution.level - solution.coef @ solution.mean
-
-    @property
-    def alpha_(self) -> Any:
-        """The chosen regularization."""
-        return self._fitted().alpha
-
-    @property
-    def best_score_(self) -> Any:
-        """Minus the mean squared leave-one-out error."""
-        return self._fitted().score
-
-    @property
-    def mean_(self) -> np.ndarray:
-        """Mean of each feature."""
-        return self._fitted().mean
-
-    @property
-    def scale_(self) -> np.ndarray:
-        """Standard deviation of each feature."""
-        return self._fitted().scale
 
     def __sklearn_is_fitted__(self) -> bool:
         """Return whether rows have been added; the solution may still have to be computed."""
@@ -367,7 +353,7 @@ class StreamingRidgeBase(RidgeBase, ABC):
         """
         try:
             return self._solve()
-        except (NoSolutionError, InterruptedSumsError) as error:
+        except NoSolutionError as error:
             raise NotFittedError(str(error)) from error
 
     def _require_sums(self) -> Moments:
@@ -451,7 +437,8 @@ class StreamingRidgeBase(RidgeBase, ABC):
         self._check_columns(X, sums is None)
         y = y if is_dask(y) else np.asarray(y)
         targets = np.zeros(0 if is_classifier(self) else (0, *y.shape[1:], *[1][: y.ndim == 1]))
-        empty = Moments(np.zeros((0, X.shape[1]), X.dtype), targets, sums.n_numbers if sums else 0)
+        first = 0 if sums is None else sums.stop + sums.n_rows - sums.n_summed
+        empty = Moments(np.zeros((0, X.shape[1]), X.dtype), targets, first)
         return sum_rows(X, y, sample_weight, check_rows, empty)
 
     def _map_chunks(self, method: str, X: Any, shape: tuple[int, ...], dtype: Any) -> Any:

@@ -46,8 +46,8 @@ SINGLE_RANGE = 1e12
 overflow nor lose digits."""
 
 
-class InterruptedSumsError(RuntimeError):
-    """Sums are incomplete, because the call that added rows to them was interrupted."""
+class NoSolutionError(ValueError, RuntimeError):
+    """There are too few rows, or the sums are not there, or incomplete after an interrupt."""
 
 
 class Rows(NamedTuple):
@@ -225,11 +225,6 @@ class Moments:
         return self.n_summed + self._n_waiting
 
     @property
-    def n_numbers(self) -> int:
-        """Number of the row that would be added next."""
-        return self.stop + self._n_waiting
-
-    @property
     def examples(self) -> np.ndarray:
         """Targets of each kind."""
         sums = self.sums
@@ -245,7 +240,7 @@ class Moments:
         variances = sums.squares / sums.weight
         if not bool(xp.all(xp.isfinite(variances))):
             raise ValueError(
-                f"The squares of some features overflow {_name(variances)}; divide the features by "
+                f"The squares of some features overflow {variances.dtype}; divide the features by "
                 "their standard deviation first."
             )
         rounding = self.n_summed * float(xp.finfo(variances.dtype).eps)
@@ -274,7 +269,7 @@ class Moments:
             )
         if not bool(self.library.xp.all(self.library.xp.isfinite(found.products))):
             raise ValueError(
-                f"The products of features and targets overflow {_name(found.products)}; divide "
+                f"The products of features and targets overflow {found.products.dtype}; divide "
                 "the targets by their standard deviation first."
             )
         return found
@@ -317,7 +312,7 @@ class Moments:
     def require_whole(self) -> None:
         """Raise an error if an earlier call was interrupted while it added rows."""
         if not self.is_whole:
-            raise InterruptedSumsError(
+            raise NoSolutionError(
                 "An earlier partial_fit or merge was interrupted while it added rows, so the sums "
                 "are incomplete; fit again from the first row."
             )
@@ -553,7 +548,3 @@ def _take_or_zero(values: Any, places: np.ndarray) -> Any:
         return values
     padded = library.xp.concat([values, library.zeros((1, *values.shape[1:]), values.dtype)])
     return library.xp.take(padded, library.put(places), axis=0)
-
-
-def _name(values: Any) -> str:
-    return str(values.dtype).rpartition(".")[2]

@@ -52,18 +52,6 @@ class _RBFModel(RidgeBase, ABC):
         "n_features_in_",
     }
 
-    n_features_in_: int
-    feature_names_in_: np.ndarray
-    alpha_: float
-    gamma_: float
-    best_score_: float
-    median_distance_: float
-    landmarks_: np.ndarray
-    _center: np.ndarray
-    """Mean of each feature of the landmarks, which is subtracted for numerical accuracy only."""
-    dual_coef_: np.ndarray
-    intercept_: np.ndarray
-
     def __init__(
         self,
         alphas: float | Sequence[float] | np.ndarray = (0.001, 0.01, 0.1, 1.0, 10.0),
@@ -77,7 +65,31 @@ class _RBFModel(RidgeBase, ABC):
         self.n_landmarks = n_landmarks
         self.random_state = random_state
 
-    def _fit(self, X: Any, y: Any) -> Self:
+    @with_callbacks
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit the model, and choose gamma and alpha.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Finite features.
+        y : array-like of shape (n,), or (n, n_targets) for a regressor
+            Class labels, or finite targets. For several targets, the choice of gamma and alpha
+            depends on the sum of the squared errors over all of them, so targets in different units
+            should be standardized first.
+
+        Returns
+        -------
+        self : object
+            The fitted model.
+
+        Raises
+        ------
+        TypeError
+            If a parameter, X or y has a wrong type; for example, if X is a Dask array.
+        ValueError
+            If a parameter, X or y has wrong values, or if the y of a classifier has only one class.
+        """
         model = self._unfitted()
         with fit_steps(self, X, y, 2) as step:
             parameters = self._check_parameters()
@@ -117,6 +129,7 @@ class _RBFModel(RidgeBase, ABC):
         sample = order[-N_SAMPLE:]
         chosen = order[:n_landmarks]
         self.landmarks_ = rows[chosen]
+        # The center is subtracted for numerical accuracy only.
         self._center = self.landmarks_.mean(axis=0, dtype=np.float64).astype(rows.dtype)
         landmarks = self.landmarks_ - self._center
         self.median_distance_ = median_distance(rows[sample] - self._center)
@@ -270,31 +283,6 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
         super().__init__(alphas, gammas=gammas, n_landmarks=n_landmarks, random_state=random_state)
         self.scoring = scoring
 
-    @with_callbacks
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit the model, and choose gamma and alpha.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-            Finite features.
-        y : array-like of shape (n,)
-            Class labels.
-
-        Returns
-        -------
-        self : RBFRidgeClassifier
-            The fitted classifier.
-
-        Raises
-        ------
-        TypeError
-            If a parameter, X or y has a wrong type; for example, if X is a Dask array.
-        ValueError
-            If a parameter, X or y has wrong values, or if y has only one class.
-        """
-        return self._fit(X, y)
-
     def decision_function(self, X: Any) -> np.ndarray:
         """Compute the decision function of the samples in X.
 
@@ -420,32 +408,6 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
     """
 
     _is_single: bool
-
-    @with_callbacks
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit the model, and choose gamma and alpha.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-            Finite features.
-        y : array-like of shape (n,) or (n, n_targets)
-            Finite targets. The choice of gamma and alpha depends on the sum of the squared errors
-            over all targets, so targets in different units should be standardized first.
-
-        Returns
-        -------
-        self : RBFRidge
-            The fitted model.
-
-        Raises
-        ------
-        TypeError
-            If a parameter, X or y has a wrong type; for example, if X is a Dask array.
-        ValueError
-            If a parameter, X or y has wrong values.
-        """
-        return self._fit(X, y)
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the targets of the samples in X.

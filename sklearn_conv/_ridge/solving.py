@@ -16,7 +16,7 @@ import numpy as np
 from sklearn_conv._array_api import Library, as_memory_error, kind_of, to_numpy
 from sklearn_conv._ridge.labels import show_label
 from sklearn_conv._ridge.leave_one_out import leave_one_out_errors, leave_one_out_scores
-from sklearn_conv._ridge.moments import Moments, Targets
+from sklearn_conv._ridge.moments import Moments, NoSolutionError, Targets
 from sklearn_conv._ridge.products import (
     BLOCK_BYTES,
     SINGLE_FEATURES,
@@ -36,10 +36,6 @@ changes it by about a hundredth."""
 
 TIE = 1e-5
 """Relative difference of scores that is not trusted in float32."""
-
-
-class NoSolutionError(ValueError):
-    """There is no solution, because of too few rows or because the sums are not there."""
 
 
 class Search(NamedTuple):
