@@ -157,22 +157,3 @@ def test_what_is_public_is_listed(name):
 
 def test_every_kernel_is_exported():
     assert {*KERNELS} == PUBLIC["sklearn_conv.kernels"], "export it in kernels/__init__.py"
-
-
-def code_lines(path):
-    """Count the lines of code, without docstrings, comments and blank lines."""
-    tree = ast.parse(path.read_text())
-    documented = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            documented.update(range(node.lineno, node.end_lineno + 1))
-    lines = path.read_text().splitlines()
-    return sum(
-        bool(line.strip()) and not line.strip().startswith("#") and i not in documented
-        for i, line in enumerate(lines, 1)
-    )
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_modules_are_short(name):
-    assert code_lines(MODULES[name]) < 350

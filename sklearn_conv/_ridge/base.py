@@ -73,11 +73,6 @@ class RidgeBase(CallbackSupportMixin, BaseEstimator):
         self.__dict__ = kept | fitted  # at once, because other threads may predict
 
 
-def _solved(name: str, doc: str) -> property:
-    """Return the property of a model that is a field of its solution."""
-    return property(lambda model: getattr(model._fitted(), name), doc=doc)
-
-
 class StreamingRidgeBase(RidgeBase, ABC):
     """Estimator that adds up rows in `Moments`, and solves them when the solution is needed."""
 
@@ -258,11 +253,30 @@ class StreamingRidgeBase(RidgeBase, ABC):
                 self._take_over(model)
         return self
 
-    coef_ = _solved("coef", "Coefficients of the features.")
-    alpha_ = _solved("alpha", "The chosen regularization.")
-    best_score_ = _solved("score", "Leave-one-out score for ``alpha_``.")
-    mean_ = _solved("mean", "Mean of each feature.")
-    scale_ = _solved("scale", "Standard deviation of each feature.")
+    @property
+    def coef_(self) -> np.ndarray:
+        """Coefficients of the features."""
+        return self._fitted().coef
+
+    @property
+    def alpha_(self) -> Any:
+        """The chosen regularization."""
+        return self._fitted().alpha
+
+    @property
+    def best_score_(self) -> Any:
+        """Leave-one-out score for ``alpha_``."""
+        return self._fitted().score
+
+    @property
+    def mean_(self) -> np.ndarray:
+        """Mean of each feature."""
+        return self._fitted().mean
+
+    @property
+    def scale_(self) -> np.ndarray:
+        """Standard deviation of each feature."""
+        return self._fitted().scale
 
     @property
     def intercept_(self) -> Any:
