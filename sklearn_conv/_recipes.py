@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
-from sklearn_conv._ridge.gaussian import GaussianRidge, GaussianRidgeClassifier
+from sklearn_conv._ridge.rbf import RBFRidge, RBFRidgeClassifier
 from sklearn_conv._ridge.regressor import StreamingRidge
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv._validation import check_name
@@ -143,7 +143,7 @@ def make_image_classifier(
     effort : {"fast", "balanced", "best"}, default="balanced"
         How much time to spend. More effort means more kernels, views and symmetries. With "best",
         the last step for "natural", "objects", "tiny" and "few_labels" is a
-        `GaussianRidgeClassifier`, whose decisions cannot be mapped to pixels; the last step of all
+        `RBFRidgeClassifier`, whose decisions cannot be mapped to pixels; the last step of all
         others is a `StreamingRidgeClassifier`. The page on recipes lists the accuracy and the
         seconds of each.
     random_state : int, RandomState instance or None, default=None
@@ -185,7 +185,7 @@ def make_image_classifier(
     owner = "make_image_classifier"
     features = _make_features(owner, kind, effort, random_state, n_jobs, parameters)
     classifier = (
-        GaussianRidgeClassifier(random_state=random_state, scoring="neg_log_loss")
+        RBFRidgeClassifier(random_state=random_state, scoring="neg_log_loss")
         if _is_gaussian(kind, effort)
         else StreamingRidgeClassifier(ALPHAS, scoring="neg_log_loss")
     )
@@ -202,8 +202,8 @@ def make_image_regressor(
 ) -> Pipeline:
     """Make a pipeline that predicts one or several numbers for each image of a kind.
 
-    The steps are "features" and "regressor", which is a `StreamingRidge`, or a `GaussianRidge`
-    where `make_image_classifier` has a `GaussianRidgeClassifier`.
+    The steps are "features" and "regressor", which is a `StreamingRidge`, or a `RBFRidge`
+    where `make_image_classifier` has a `RBFRidgeClassifier`.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ def make_image_regressor(
     owner = "make_image_regressor"
     features = _make_features(owner, kind, effort, random_state, n_jobs, parameters)
     regressor = (
-        GaussianRidge(random_state=random_state)
+        RBFRidge(random_state=random_state)
         if _is_gaussian(kind, effort)
         else StreamingRidge(ALPHAS)
     )

@@ -13,9 +13,9 @@ from test_imports import PUBLIC
 
 import sklearn_conv
 from sklearn_conv import (
-    GaussianRidge,
-    GaussianRidgeClassifier,
     ImageReader,
+    RBFRidge,
+    RBFRidgeClassifier,
     StreamingRidge,
     StreamingRidgeClassifier,
     StridedConv2DTransformer,
@@ -109,8 +109,8 @@ def documented_defaults(function):
         StridedConv2DTransformer,
         StreamingRidgeClassifier,
         StreamingRidge,
-        GaussianRidgeClassifier,
-        GaussianRidge,
+        RBFRidgeClassifier,
+        RBFRidge,
         conv2d,
         transform_batches,
         make_image_classifier,

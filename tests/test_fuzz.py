@@ -21,8 +21,8 @@ from strategies import DTYPES, ORDERS, hard_images, in_order, numbers
 from threadpoolctl import ThreadpoolController
 
 from sklearn_conv import (
-    GaussianRidge,
-    GaussianRidgeClassifier,
+    RBFRidge,
+    RBFRidgeClassifier,
     StreamingRidge,
     StreamingRidgeClassifier,
     StridedConv2DTransformer,
@@ -335,7 +335,7 @@ def test_conv2d(options, X, kernels, more):
 
 
 @pytest.mark.parametrize(
-    "Ridge", [StreamingRidgeClassifier, StreamingRidge, GaussianRidgeClassifier, GaussianRidge]
+    "Ridge", [StreamingRidgeClassifier, StreamingRidge, RBFRidgeClassifier, RBFRidge]
 )
 @long(200)
 @given(

@@ -31,8 +31,8 @@ EXTRAS = {
 
 PUBLIC = {
     "sklearn_conv": {
-        "GaussianRidge",
-        "GaussianRidgeClassifier",
+        "RBFRidge",
+        "RBFRidgeClassifier",
         "ImageFiles",
         "ImageReader",
         "OutputSize",
