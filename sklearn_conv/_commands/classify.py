@@ -26,6 +26,7 @@ from sklearn_conv._commands.options import (
     check_output,
     checked,
     derive_options,
+    with_options,
 )
 from sklearn_conv._reading.image_files import ImageFiles, read_images
 from sklearn_conv._recipes import make_image_classifier
@@ -37,16 +38,15 @@ EXAMPLES = """\
 --save-model model.joblib --n-jobs -1
 """
 
-DEFAULTS = {"random_state": 0}
-"""Defaults with which the same command writes the same report again."""
+SEED = 0
+"""Default of ``random_state``, with which the same command writes the same report again."""
 
 RECIPE = derive_options(
     make_image_classifier,
     without={"n_jobs"},
     check=make_image_classifier,
-    defaults=DEFAULTS | {"kind": Parameter.empty},
+    defaults={"kind": Parameter.empty, "random_state": SEED},
 )
-OPTIONS = [*reading.OPTIONS, *RECIPE]
 
 MEMORY = 2**29
 """Size in bytes up to which all images are decoded once, and not again for each fold."""
@@ -55,6 +55,7 @@ BATCH = 64
 """Number of images that are decoded at once."""
 
 
+@with_options([*reading.OPTIONS, *RECIPE])
 def classify(
     folder: str,
     /,
@@ -92,7 +93,8 @@ def classify(
     from sklearn_conv._commands.report import write_report  # Before the work, as it may fail
 
     start = monotonic()
-    recipe = DEFAULTS | {each.name: given.pop(each.name) for each in RECIPE if each.name in given}
+    recipe = {each.name: given.pop(each.name) for each in RECIPE if each.name in given}
+    seed = recipe.setdefault("random_state", SEED)
     if given.get("size") == "any":
         raise UsageError("classify needs images of one size; add two numbers, as in --size 64,64.")
     files = reading.find_images(folder, given, running.n_jobs, console)
@@ -106,7 +108,6 @@ def classify(
         )
     pipeline = make_image_classifier(**recipe, n_jobs=running.n_jobs)
     with console.progress("Cross-validation", n_folds, "folds") as update:
-        seed = recipe["random_state"]
         evaluation = evaluate(pipeline, images, files.labels, n_folds, seed, update)
     with console.progress("Fitting the model on all images" if save_model else "Making kernels"):
         if save_model:

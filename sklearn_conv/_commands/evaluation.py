@@ -56,7 +56,7 @@ class Evaluation(NamedTuple):
 def evaluate(
     pipeline: Pipeline,
     images: Any,
-    labels: np.ndarray,
+    labels: Any,
     n_folds: int,
     random_state: int | None,
     update: Callable[[int], None],

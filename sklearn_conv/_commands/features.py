@@ -26,6 +26,7 @@ from sklearn_conv._commands.options import (
     check_output,
     checked,
     derive_options,
+    with_options,
 )
 from sklearn_conv._parameters import check_parameters
 from sklearn_conv._reading.image_reader import ImageReader
@@ -39,18 +40,18 @@ EXAMPLES = """\
 | sklearn-conv features new_tiles -o new_features.parquet --model model.joblib
 """
 
-DEFAULTS = {"random_state": 0}
-"""Defaults with which the same command writes the same file again."""
+SEED = 0
+"""Default of ``random_state``, with which the same command writes the same file again."""
 
 PARAMETERS = derive_options(
     StridedConv2DTransformer,
     without={"image_shape", "verbose", "n_jobs"},
     check=lambda **given: check_parameters(StridedConv2DTransformer(**given)),
-    defaults=DEFAULTS,
+    defaults={"random_state": SEED},
 )
-OPTIONS = [*reading.OPTIONS, *PARAMETERS]
 
 
+@with_options([*reading.OPTIONS, *PARAMETERS])
 def features(
     folder: str,
     /,
@@ -107,9 +108,9 @@ def features(
     if steps is None:
         if files.ndim == 1:
             parameters["image_shape"] = "any"
-        steps = StridedConv2DTransformer(**DEFAULTS | parameters, n_jobs=running.n_jobs)
+        steps = StridedConv2DTransformer(**{"random_state": SEED} | parameters)
         with console.progress("Making the kernels"):
-            steps.fit(files)
+            steps.set_params(n_jobs=running.n_jobs).fit(files)
     for step in [steps, *steps.get_params().values()]:
         if isinstance(step, StridedConv2DTransformer):
             step.set_params(n_jobs=running.n_jobs, verbose=0)
@@ -126,8 +127,9 @@ def features(
     if output.suffix.lower() == ".npy":
         save_batches(output, compute())
     else:
-        columns = {"path": files.paths, "label": files.labels}
-        columns = {name: values for name, values in columns.items() if values is not None}
+        columns: dict[str, Any] = {"path": files.paths, "label": files.labels}
+        if files.labels is None:
+            del columns["label"]
         save_batches(output, compute(), estimator=steps, columns=columns)
     if save_model is not None:
         reading.save_model(save_model, files, given, [("features", steps)])

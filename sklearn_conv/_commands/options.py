@@ -22,6 +22,7 @@ UsageError = cyclopts.CycloptsError
 UnexpectedError = cyclopts.UnusedCliTokensError
 """The error for arguments that belong to no option, `unused_tokens`."""
 
+KEYWORD_ONLY = Parameter.KEYWORD_ONLY
 NOT_AN_OPTION = cyclopts.Parameter(parse=False)
 """Annotation of a parameter that is passed by the program."""
 
@@ -102,15 +103,20 @@ def derive_options(
     for name, parameter in signature(function, eval_str=True).parameters.items():
         if name in without or parameter.kind is Parameter.VAR_KEYWORD:
             continue
-        hint, more = parameter.annotation, {}
+        hint, more = parameter.annotation, dict[str, Any]()
         if bool not in (hint, *get_args(hint)):  # Others are flags: --whiten and --no-whiten.
             hint, more = str, {"converter": _convert, "n_tokens": 1, "allow_leading_hyphen": True}
         if text := texts.get(name):  # With python -OO, there are no docstrings.
             more |= {"help": _shorten(text.description or ""), "metavar": text.type_name}
-        option = checked(lambda value, name=name: check(**{name: value}), group=group, **more)
-        new = {"kind": Parameter.KEYWORD_ONLY, "annotation": Annotated[hint, option]}
-        options.append(parameter.replace(default=defaults.get(name, parameter.default), **new))
+        option = checked(partial(_pass_as, name, check), group=group, **more)
+        default = defaults.get(name, parameter.default)
+        annotated = Annotated[hint, option]  # type: ignore[valid-type]
+        options.append(Parameter(name, KEYWORD_ONLY, default=default, annotation=annotated))
     return options
+
+
+def _pass_as(name: str, check: Callable[..., Any], value: Any) -> None:
+    check(**{name: value})
 
 
 def _convert(hint: Any, tokens: Sequence[cyclopts.Token]) -> Any:
@@ -123,17 +129,21 @@ def _shorten(description: str) -> str:
     return "\n\n".join(paragraphs[: 1 + paragraphs[0].endswith(":")])
 
 
-def make_program(
-    commands: Mapping[Any, tuple[Sequence[Parameter], str]], description: str, version: str
-) -> cyclopts.App:
-    """Return a parser of the command line.
+def with_options(options: Sequence[Parameter]) -> Callable[[Any], Any]:
+    """Return a decorator that adds options to those of a command, which has ``**given``."""
 
-    ``commands`` are functions, each with the options that come to its own, and with examples.
-    """
-    app = cyclopts.App("sklearn-conv", description, version=version, help_format="rst")
-    for function, (options, examples) in commands.items():
-        own = signature(function, eval_str=True)
+    def add(command: Any) -> Any:
+        own = signature(command, eval_str=True)
         named = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
-        function.__signature__ = own.replace(parameters=[*named, *options])
-        app.command(function, help_epilogue=f"{VALUES}\nExamples:\n\n{examples}")
+        command.__signature__ = own.replace(parameters=[*named, *options])
+        return command
+
+    return add
+
+
+def make_program(commands: Mapping[Any, str], description: str, version: str) -> cyclopts.App:
+    """Return a parser of the command line; ``commands`` are functions with their examples."""
+    app = cyclopts.App("sklearn-conv", description, version=version, help_format="rst")
+    for command, examples in commands.items():
+        app.command(command, help_epilogue=f"{VALUES}\nExamples:\n\n{examples}")
     return app

@@ -25,10 +25,7 @@ EXPECTED = (ArithmeticError, ImportError, MemoryError, OSError, TypeError, Value
 
 def run_command(arguments: Sequence[str]) -> int:
     """Run a command, and return its exit code."""
-    commands = {
-        features.features: (features.OPTIONS, features.EXAMPLES),
-        classify.classify: (classify.OPTIONS, classify.EXAMPLES),
-    }
+    commands = {features.features: features.EXAMPLES, classify.classify: classify.EXAMPLES}
     description = "Features and classifiers of images, from the command line."
     version = f"sklearn-conv {import_module('sklearn_conv').__version__}"
     app = make_program(commands, description, version)
@@ -55,7 +52,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def _describe(error: Exception, command: Any) -> str:
     """Return the message of an error, with what helps on the command line."""
-    if isinstance(error, UnexpectedError):
+    if isinstance(error, UnexpectedError) and error.unused_tokens:
         return (
             f"unexpected argument {error.unused_tokens[0]!r}; join numbers by commas, as in "
             "--size 64,48, and put a pattern such as 'tiles/*.tif' in quotes, so that the shell "
@@ -76,7 +73,8 @@ def _describe(error: Exception, command: Any) -> str:
         notes.append("To leave out files that cannot be read, add --on-error skip.")
     if isinstance(error, UsageError):
         notes.append(f"See {' '.join(['sklearn-conv', *(error.command_chain or ()), '--help'])}.")
-    return " ".join(notes)
+    ended = [note if note.endswith((".", "?")) else f"{note}." for note in notes[:-1]]
+    return " ".join([*ended, notes[-1]])
 
 
 @contextmanager
