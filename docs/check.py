@@ -27,7 +27,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 from sklearn.datasets import load_sample_images
 
-from sklearn_conv._commands.main import main as run_command
+from sklearn_conv._commands import main as run_command
 
 SITE = Path(__file__).parent / "_build" / "html"
 DESKTOP, PHONE = (1280, 900), (390, 844)
@@ -61,7 +61,7 @@ def write_report() -> None:
                 row, column = 30 * (i // 8), 60 * (i % 8)
                 part = photograph[row : row + 60, column : column + 60]
                 Image.fromarray(part).save(Path(folder) / name / f"{i}.png")
-        options = ["--kind", "textures", "--effort", "fast", "--size", "32", "32", "--quiet"]
+        options = ["--kind", "textures", "--effort", "fast", "--size", "32,32", "--quiet"]
         if run_command(["classify", folder, *options, "-o", str(SITE / "report.html")]):
             sys.exit("sklearn-conv classify wrote no report.")
 

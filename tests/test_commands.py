@@ -13,6 +13,7 @@ import time
 import warnings
 from html.parser import HTMLParser
 from inspect import signature
+from itertools import chain
 
 import joblib
 import numpy as np
@@ -36,7 +37,7 @@ from sklearn_conv import (
     make_image_classifier,
     read_images,
 )
-from sklearn_conv._commands import classify, console, evaluation, features, main, options, reading
+from sklearn_conv._commands import main
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS
@@ -48,10 +49,18 @@ from sklearn_conv.kernels._initializers import KERNELS
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: .[images]")
 pytest.importorskip("pyarrow", reason="pyarrow is not installed: .[parquet]")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: .[plot]")
+pytest.importorskip("cyclopts", reason="Cyclopts is not installed: .[commands]")
 
-report_module = importlib.import_module("sklearn_conv._commands.report")
+classify, console, evaluation, features, files, options, report_module = (
+    importlib.import_module(f"sklearn_conv._commands.{name}")
+    for name in ["classify", "console", "evaluation", "features", "files", "options", "report"]
+)
 
-PROGRAM = [sys.executable, "-m", "sklearn_conv._commands.main"]
+PROGRAM = [
+    sys.executable,
+    "-c",
+    "from sklearn_conv._commands import main; raise SystemExit(main())",
+]
 CLASSES = ['coarse & <b>"$x$"', "fine", "größe 漢字\n2"]
 """Names of folders in the order of the classes."""
 
@@ -78,58 +87,40 @@ def run(capsys):
 
     def run_command(*arguments):
         capsys.readouterr()
-        try:
-            # Lines of progress depend on the speed of the machine.
-            code = main.main([*map(str, arguments), *["--quiet"] * bool(arguments)])
-        except SystemExit as error:
-            code = error.code
+        # Lines of progress depend on the speed of the machine.
+        code = main([*map(str, arguments), *["--quiet"] * (len(arguments) > 1)])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
     return run_command
 
 
-def parse(*arguments):
-    given = reading.join_size(["features", "folder", "-o", "a.npy", *arguments])
-    return vars(main.make_parsers()[""].parse_args(given))
-
-
-def test_every_parameter_of_the_transformer_has_an_option():
-    parameters = {*signature(StridedConv2DTransformer).parameters}
-    assert {*features.PARAMETERS} == parameters - {"image_shape", "n_jobs", "verbose"}
-    help_ = main.make_parsers()["features"].format_help()
-    for name in (*features.PARAMETERS, *reading.OPTIONS, "n_jobs"):
-        assert f"  --{name.replace('_', '-')}" in help_
-    assert {*reading.OPTIONS} == {*signature(read_images).parameters} - {
-        "source",
-        "load_func",
-        "n_jobs",
-    }
-    shown = " ".join(help_.split())
-    for parameter in options.read_parameters(StridedConv2DTransformer).values():
-        assert (
-            parameter.default
-            == signature(StridedConv2DTransformer).parameters[parameter.name].default
-        )
-    assert "number of kernels (an integer; default: 64)" in shown
+def parse(line):
+    """Return the options of a command line, without those of all commands."""
+    app = options.make_program({features.features: "", classify.classify: ""}, "", "")
+    return app.parse_args(shlex.split(line), print_error=False, exit_on_error=False)[1].kwargs
 
 
 @pytest.mark.parametrize(
-    ("function", "name", "choices"),
+    ("command", "functions", "choices"),
     [
-        (StridedConv2DTransformer, "kernels", KERNELS),
-        (StridedConv2DTransformer, "activation", ACTIVATIONS),
-        (StridedConv2DTransformer, "padding_mode", PADDING_MODES),
-        (StridedConv2DTransformer, "pooling", POOLINGS),
-        (StridedConv2DTransformer, "symmetries", {*SYMMETRIES} - {None}),
-        (read_images, "mode", MODES),
-        (read_images, "resize", RESIZES),
-        (make_image_classifier, "kind", RECIPES),
-        (make_image_classifier, "effort", EFFORTS),
+        (
+            "features",
+            (StridedConv2DTransformer, read_images),
+            (KERNELS, ACTIVATIONS, PADDING_MODES, POOLINGS, {*SYMMETRIES} - {None}, MODES, RESIZES),
+        ),
+        ("classify", (make_image_classifier, read_images), (RECIPES, EFFORTS, MODES, RESIZES)),
     ],
 )
-def test_choices_are_those_of_the_code(function, name, choices):
-    assert {*options.read_parameters(function)[name].choices} == {*choices}
+def test_the_help_has_every_parameter_and_every_choice(run, command, functions, choices):
+    without = {"image_shape", "n_jobs", "verbose", "source", "parameters", "load_func"}
+    _, shown, _ = run(command, "--help")
+    for function in functions:
+        for name in {*signature(function).parameters} - without:
+            assert f" --{name.replace('_', '-')} " in shown
+    assert "[default: 0]" in shown[shown.index("--random-state") :]
+    for name in chain.from_iterable(choices):
+        assert f'"{name}"' in shown
 
 
 @pytest.mark.parametrize(
@@ -138,91 +129,134 @@ def test_choices_are_those_of_the_code(function, name, choices):
         ("--n-kernels 256", "n_kernels", 256),
         ("--kernel-size 3", "kernel_size", 3),
         ("--stride 3,5", "stride", (3, 5)),
-        ("--padding valid", "padding", "valid"),
+        ("--stride '(3, 5)'", "stride", (3, 5)),
         ("--padding 2", "padding", 2),
+        ("--padding=2,0", "padding", (2, 0)),
         ("--bias -0.25", "bias", -0.25),
         ("--bias quantile", "bias", "quantile"),
+        ("--bias '[[-0.25], [-1.0]]'", "bias", [[-0.25], [-1.0]]),
         ("--normalize-patches", "normalize_patches", True),
         ("--no-flatten", "flatten", False),
         ("--whiten", "whiten", True),
         ("--whiten 0.01", "whiten", 0.01),
-        ("--whiten false", "whiten", False),
+        ("--no-whiten", "whiten", False),
         ("--pooling mean,max", "pooling", ["mean", "max"]),
         ("--pooling none", "pooling", None),
-        ("--random-state none", "random_state", None),
-        ("--size 64 48", "size", (64, 48)),
-        ("--size=64,48", "size", (64, 48)),
+        ("--size 64,48", "size", (64, 48)),
         ("--size any", "size", "any"),
-        ("--mode none", "mode", None),
-        ("--n-jobs -1", "n_jobs", -1),
     ],
 )
 def test_values_of_options(arguments, name, value):
-    parsed = parse(*arguments.split())[name]
-    assert (parsed, type(parsed)) == (value, type(value))
-
-
-def test_options_that_are_not_given_have_no_value():
-    assert not {*parse()} & {*features.PARAMETERS, *reading.OPTIONS}
+    given = parse(f"features {arguments} -o a.npy folder")
+    assert (given[name], type(given[name])) == (value, type(value))
+    assert {*given} == {name, "output"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the following arguments are required: COMMAND"),
-        (["feature"], "invalid choice: 'feature'"),
-        (["features"], "the following arguments are required: FOLDER, -o/--output"),
-        (["features", "a", "-o", "a.npy", "--n_kernels", "3"], "did you mean --n-kernels?"),
-        (["features", "a", "-o", "a.npy", "--xyz=3"], "there is no option --xyz"),
-        (["features", "a", "b", "-o", "a.npy"], "unexpected argument 'b'; put a pattern"),
-        (["features", "a", "-o", "a.npy", "--n-kernels", "many"], "'many' is not an integer"),
+        (["feature"], 'Did you mean "features"?'),
+        (["features", "-o", "a.npy"], "FOLDER requires an argument. See sklearn-conv features --h"),
+        (["features", "a"], "--output requires an argument"),
+        (["features", "a", "-o", "a.npy", "--n-kernel", "3"], "Did you mean --n-kernels?"),
+        (["features", "a", "-o", "a.npy", "--xyz=3"], "Unknown option: --xyz"),
+        (["features", "a", "b", "-o", "a.npy"], "unexpected argument 'b'; join numbers by commas"),
+        (
+            ["features", "a", "-o", "a.npy", "--n-kernels", "many"],
+            "n integer of at least 1. Got 'm",
+        ),
         (
             ["features", "a", "-o", "a.npy", "--stride", "1,2,3"],
-            "'1,2,3' is not an integer or two integers rows,columns",
+            'Invalid value "(1, 2, 3)" for --st',
         ),
-        (
-            ["features", "a", "-o", "a.npy", "--size", "64"],
-            "'64' is not any, two integers such as 64 48",
-        ),
-        (["features", "a", "-o", "a.npy", "--resize", "cut"], "'cut' is not crop, pad or stretch"),
-        (["features", "a", "-o", "a.csv"], "--output must end in .parquet or .npy. Got 'a.csv'"),
-        (["features", "a", "-o", "a.npy", "--save-model", "m"], "--save-model must end in .joblib"),
-        (["features", ".", "-o", "a.npy", "--n-jobs", "0"], "--n-jobs must be None or an integer"),
-        (["features", ".", "-o", "a.npy", "--size", "0", "3"], "--size must be a pair (height, w"),
-        (["classify", "a", "-o", "a.html"], "the following arguments are required: --kind"),
-        (["classify", "a", "-o", "a.html", "--kind", "cats"], "'cats' is not natural, objects, te"),
+        (["features", "a", "-o", "a.npy", "--size", "64"], "size=(64, 48) is --size 64,48"),
+        (["features", "a", "-o", "a.npy", "--size", "64", "48"], "size=(64, 48) is --size 64,48"),
+        (["features", "a", "-o", "a.npy", "--size", "64x48"], "size=(64, 48) is --size 64,48"),
+        (["features", "a", "-o", "a.npy", "--resize", "cut"], "one of ['crop', 'pad', 'stretch']"),
+        (["features", "a", "-o", "a.npy", "--on-error", "x"], "one of ['raise', 'skip']"),
+        (["features", "a", "-o", "a.csv"], "for -o. It must end in .parquet or .npy."),
+        (["features", "a", "-o", "a.npy", "--save-model", "m"], "must end in .joblib or .pkl"),
+        (["features", ".", "-o", "a.npy", "--n-jobs", "0"], "None or an integer other than 0"),
+        (["features", ".", "-o", "a.npy", "--size", "0,3"], "a pair (height, width) of integers"),
+        (["classify", "a", "-o", "a.html"], "--kind requires an argument"),
+        (["classify", "a", "-o", "a.html", "--kind", "cats"], "one of ['defects', 'few_labels', "),
         (["classify", "a", "-o", "a.html", "--kind", "tiny", "--folds", "1"], "at least 2"),
-        (["classify", "a", "-o", "a.pdf", "--kind", "tiny"], "--output must end in .html"),
+        (["classify", "a", "-o", "a.pdf", "--kind", "tiny"], "It must end in .html"),
         (
             ["classify", "a", "-o", "a.html", "--kind", "tiny", "--size", "any"],
-            "pass two numbers after --size",
+            "as in --size 64,64",
         ),
     ],
 )
 def test_wrong_usage(run, arguments, message):
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
-    usage, error = err.splitlines()
-    assert usage.startswith("usage: sklearn-conv ")
-    assert error.startswith("sklearn-conv: error: ")
-    assert message in error
+    assert err.startswith("sklearn-conv: error: ")
+    assert message in err
+    assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["features", "classify"])
-def test_help_and_version(run, command):
-    code, out, _ = run(command, "--help")
-    assert code == 0
-    for part in ("FOLDER", "examples:", "default: RGB", "--save-model", f"sklearn-conv {command}"):
-        assert part in out
-    code, out, _ = run(command, "--version")
-    assert (code, out) == (0, "sklearn-conv 0.1.0\n")
+def test_help_and_version(run):
+    for command in ("features", "classify"):
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        for part in ("FOLDER", "Examples:", "default: RGB", "--save-model", "(64, 48) is 64,48"):
+            assert part in " ".join(out.split())
+    assert run()[1] == run("--help")[1]
+    assert run("--version") == (0, "sklearn-conv 0.1.0\n", "")
 
 
 def test_examples_of_the_help_can_be_parsed():
-    for parser in main.make_parsers().values():
-        text = (parser.epilog or "").replace("\\\n", " ")
-        for line in re.findall(r"^  sklearn-conv (.*)$", text, re.MULTILINE):
-            main.make_parsers()[""].parse_args(reading.join_size(shlex.split(line)))
+    for module in (features, classify):
+        for line in module.EXAMPLES.replace("\\\n", "").splitlines():
+            assert "output" in parse(line.removeprefix("| sklearn-conv "))
+
+
+def start(*arguments, python=(), before="", **environment):
+    """Run the program in a process of its own."""
+    code = f"{before}\nimport sys; from sklearn_conv._commands import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, *python, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        env=os.environ | environment,
+        cwd=ROOT,
+    )
+
+
+def test_options_need_no_docstrings(pictures, tmp_path):
+    """With python -OO, the help has no texts, but the commands do the same."""
+    arguments = [pictures, "-o", tmp_path / "a.npy", "--size", "6,8", "--stride", "2,3", "--whiten"]
+    result = start("features", *arguments, "--n-kernels", "4", "--quiet", python=["-OO"])
+    assert (result.returncode, result.stderr) == (0, b"")
+    transformer = StridedConv2DTransformer(4, stride=(2, 3), whiten=True, random_state=0)
+    expected = transformer.fit_transform(read_images(pictures, size=(6, 8)))
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), expected, rtol=1e-5, atol=1e-6)
+    shown = start("features", "--help", python=["-OO"]).stdout
+    assert b"--n-kernels" in shown
+    assert b"Number of kernels" not in shown
+
+
+def test_without_the_extra_a_line_says_what_to_install():
+    result = start("features", "--help", before="import sys; sys.modules['cyclopts'] = None")
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr.startswith(b"sklearn-conv: error: Cyclopts is not installed; run pip inst")
+    assert b'"sklearn-conv[commands,' in result.stderr
+    assert result.stderr.count(b"\n") == 1
+
+
+def test_the_help_in_a_terminal_without_unicode():
+    shown = start("features", "--help", PYTHONIOENCODING="ascii").stdout
+    assert b"+- The parameters of read_images -" in shown
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_closed_and_full_outputs(pictures, tmp_path):
+    line = f"-o {tmp_path}/a.npy --size 8,8 --n-kernels 2"
+    for redirection, code in [("2>&-", 0), (">&-", 0), ("> /dev/full", 1), ("--whiten x 2>&-", 2)]:
+        command = (
+            f"{shlex.join(PROGRAM)} features {shlex.quote(str(pictures))} {line} {redirection}"
+        )
+        assert subprocess.run(command, shell=True, stderr=subprocess.DEVNULL).returncode == code
 
 
 def compute(pictures, **parameters):
@@ -233,7 +267,7 @@ def compute(pictures, **parameters):
 
 
 def test_the_table_is_that_of_the_package(run, pictures, tmp_path):
-    arguments = ["--n-kernels", 4, "--kernels", "patches", "--pooling", "mean,max", "--size", 8, 8]
+    arguments = ["--n-kernels", 4, "--kernels", "patches", "--pooling", "mean,max", "--size", "8,8"]
     output = tmp_path / "a.parquet"
     code, out, err = run("features", pictures, "-o", output, *arguments, "--n-jobs", 2)
     assert (code, err) == (0, "")
@@ -266,7 +300,7 @@ def test_a_flat_folder_has_no_labels_and_npy_has_only_features(run, pictures, tm
 def test_names_that_the_output_cannot_encode(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     arguments = [str(pictures), "-o", str(tmp_path / "größe.npy"), "--n-kernels", "2"]
-    assert main.main(["features", *arguments]) == 0
+    assert main(["features", *arguments]) == 0
     sys.stdout.flush()
     assert b"gr\\xf6\\xdfe.npy: 24 rows" in sys.stdout.buffer.getvalue()
 
@@ -281,7 +315,7 @@ def test_images_that_keep_their_sizes(run, tmp_path):
         "sklearn-conv: error: The images do not agree in height and width: 3 of 5"
     )
     assert err.endswith(
-        "Set --size height width to scale all images, or --size any to keep their sizes.\n"
+        "to keep their sizes. On the command line, size=(64, 48) is --size 64,48.\n"
     )
     assert err.count("\n") == 1
     model = tmp_path / "model.joblib"
@@ -297,7 +331,7 @@ def test_images_that_keep_their_sizes(run, tmp_path):
 
 def test_a_saved_model_computes_the_same_features(run, pictures, tmp_path):
     first, second, model = (tmp_path / name for name in ("a.npy", "b.npy", "model.joblib"))
-    arguments = ["--size", 8, 10, "--mode", "L", "--resize", "pad", "--random-state", "none"]
+    arguments = ["--size", "8,10", "--mode", "L", "--resize", "pad", "--random-state", "none"]
     code, out, _ = run("features", pictures, "-o", first, *arguments, "--save-model", model)
     assert code == 0
     assert out.endswith(f"{model}: the fitted model\n")
@@ -309,7 +343,7 @@ def test_a_saved_model_computes_the_same_features(run, pictures, tmp_path):
     for option in (
         ["--n-kernels", 3],
         ["--pooling", "none"],
-        ["--size", 8, 8],
+        ["--size", "8,8"],
         ["--save-model", tmp_path / "b.joblib"],
     ):
         code, _, err = run("features", pictures, "-o", second, "--model", model, *option)
@@ -331,7 +365,7 @@ def test_models_from_python(run, pictures, tmp_path):
         (search.fit(images, labels), search.best_estimator_[:-1]),
     ):
         joblib.dump(fitted, model)
-        code, out, err = run("features", pictures, "-o", output, "--model", model, "--size", 8, 8)
+        code, out, err = run("features", pictures, "-o", output, "--model", model, "--size", "8,8")
         assert (code, err) == (0, "")
         assert f"24 rows, {len(steps.get_feature_names_out())} features" in out
         expected = steps.transform(images)
@@ -343,7 +377,7 @@ BAD_MODELS = {
     "not an estimator": ({"a": 3}, "contains a dict that does not compute features"),
     "a pipeline of a classifier": (make_pipeline(RandomForestClassifier()), "contains a Pipeline"),
     "only a classifier": (RandomForestClassifier(), "contains a RandomForestClassifier that does"),
-    "not fitted": (StridedConv2DTransformer(), "is not fitted; call its method fit"),
+    "not fitted": (StridedConv2DTransformer(), "is not fitted yet"),
     "other images": (
         StridedConv2DTransformer(2, random_state=0).fit(np.zeros((3, 5, 5, 3))),
         "(5, 5, 3)",
@@ -379,17 +413,17 @@ def bad_folders(folder):
 @pytest.mark.parametrize(
     ("command", "name", "message"),
     [
-        ("both", "nothing", "This folder does not exist. Relative paths start at"),
+        ("both", "nothing", "does not exist; source must be a folder"),
         ("both", "nothing*", "matches no files"),
         ("both", "empty", "contains no images; images are files with one of the suffixes"),
         (
             "both",
             "damaged",
-            "bad.png' cannot be read: it is empty. To leave such files out, add --",
+            "bad.png' cannot be read: it is empty. To leave out files that cannot be read, add --",
         ),
-        ("both", "sizes", "Set --size height width to scale all images"),
-        ("classify", "one class", "All 3 images in"),
-        ("classify", "one class/a", "has no folders for the classes. Put the images of each class"),
+        ("both", "sizes", "Set size=(height, width) to scale all images"),
+        ("classify", "one class", "does not contain several folders with images"),
+        ("classify", "one class/a", "Put the images of each class"),
         ("classify", "one image", "there is only one in 'b'; add images"),
     ],
 )
@@ -423,21 +457,22 @@ def test_the_output_is_checked_before_the_work(run, pictures, tmp_path, monkeypa
     monkeypatch.setattr(
         os, "access", lambda path, mode: path.stem != "locked" and access(path, mode)
     )
-    monkeypatch.setattr(classify, "find_images", None)  # An error if images are read.
+    monkeypatch.setattr(files, "find_images", None)  # An error if images are read.
     code, out, err = run("classify", pictures, "-o", tmp_path / name, "--kind", "tiny")
     assert (code, out) == (1, "")
     assert err.startswith(f"sklearn-conv: error: '{tmp_path / name}': {message}")
 
 
 def test_a_missing_library_names_the_extra(run, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "find_spec", lambda name: None)
-    code, _, err = run("features", pictures, "-o", tmp_path / "a.parquet")
-    assert code == 1
-    assert 'pip install "sklearn_conv[parquet]"' in err
-    monkeypatch.setitem(sys.modules, "sklearn_conv._commands.report", None)
-    code, _, err = run("classify", pictures, "-o", tmp_path / "a.html", "--kind", "tiny")
-    assert code == 1
-    assert 'pip install "sklearn_conv[plot]"' in err
+    for name, command, library in [
+        ("a.parquet", ["features"], "sklearn_conv._saving.parquet"),
+        ("a.html", ["classify", "--kind", "tiny"], "sklearn_conv._commands.report"),
+    ]:
+        monkeypatch.setitem(sys.modules, library, None)
+        code, _, err = run(*command, pictures, "-o", tmp_path / name)
+        assert code == 1
+        assert 'run pip install "sklearn-conv[commands,images,parquet,plot]"' in err
+        assert err.count("\n") == 1
     assert os.listdir(tmp_path) == []
 
 
@@ -462,7 +497,7 @@ def test_warnings_are_single_lines(run, pictures, tmp_path, monkeypatch):
 
     monkeypatch.setattr(features, "save_batches", save)
     code, _, err = run("features", pictures, "-o", tmp_path / "a.npy")
-    assert (code, err) == (0, "sklearn-conv: warning: two lines; set --kernel-size 3,4\n")
+    assert (code, err) == (0, "sklearn-conv: warning: two lines; set kernel_size=(3, 4)\n")
 
 
 class Terminal(io.StringIO):
@@ -470,47 +505,37 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """Return a clock that advances only when told to."""
-    now = [0.0]
-    monkeypatch.setattr(console, "monotonic", lambda: now[0])
-    return now
-
-
-def test_progress_on_a_terminal(monkeypatch, clock):
+def test_progress_on_a_terminal(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
     shown = console.Console(is_quiet=False)
-    with shown.progress("Working", 4) as progress:
-        clock[0] = 30.0
-        progress.update(1)
+    with shown.progress("Working", 4) as update:
+        update(1)
         shown.say("warning: look")
-        progress.update(2)
-        clock[0] = 90.0
-    assert (
-        "Working [######------------------] 1 of 4 images, 1 min 30 s left" in terminal.getvalue()
-    )
-    # A terminal overwrites what is before a carriage return.
-    lines = [line.rpartition("\r")[2] for line in terminal.getvalue().split("\n") if line]
-    assert lines == ["sklearn-conv: warning: look", "Working: 4 images in 1 min 30 s"]
+        update(2)
+    text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", terminal.getvalue())
+    assert re.search("Working .* 2 of 4 images", text)
+    assert "sklearn-conv: warning: look\n" in text
+    assert terminal.getvalue().endswith("\x1b[2K")  # The bar is erased.
 
 
-def test_progress_in_a_file(capsys, clock):
-    shown = console.Console(is_quiet=False)
-    with shown.progress("Working", 100) as progress:
+def test_progress_in_a_file(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(console, "monotonic", lambda: now[0])
+    with console.Console(is_quiet=False).progress("Working", 100) as update:
         for i in range(1, 101):
-            clock[0] = i / 4
-            progress.update(i)
+            now[0] = i / 4
+            update(i)
     assert capsys.readouterr().err.splitlines() == [
         "Working: 40 of 100 images, 15.0 s left",
         "Working: 80 of 100 images, 5.0 s left",
         "Working: 100 images in 25.0 s",
     ]
-    with console.Console(is_quiet=True).progress("Working", 2) as progress:
-        clock[0] = 100.0
-        progress.update(1)
+    with console.Console(is_quiet=True).progress("Working", 2) as update:
+        now[0] = 100.0
+        update(1)
     assert capsys.readouterr().err == ""
 
 
@@ -555,10 +580,10 @@ def report(tmp_path_factory):
         source = pictures / CLASSES[2] / f"{i} <i>&'.png"
         (pictures / "fine" / f"wrong {i}.png").write_bytes(source.read_bytes())
     (pictures / "fine" / "<script>.png").write_bytes(b"nothing")
-    arguments = ["--kind", "tiny", "--effort", "fast", "--size", "10", "10", "--on-error", "skip"]
+    arguments = ["--kind", "tiny", "--effort", "fast", "--size", "10,10", "--on-error", "skip"]
     output, model = folder / "report.html", folder / "model.joblib"
     arguments += ["--folds", "4", "--quiet", "-o", str(output), "--save-model", str(model)]
-    assert main.main(["classify", str(pictures), *arguments]) == 0
+    assert main(["classify", str(pictures), *arguments]) == 0
     return pictures, model, output.read_text(encoding="utf-8")
 
 
@@ -631,17 +656,12 @@ def test_the_saved_model_takes_paths(report):
     np.testing.assert_array_equal(loaded.predict(files.paths[::3]), fitted.predict(files[::3]))
 
 
-class NoProgress:
-    def update(self, n_done):
-        pass
-
-
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_evidence_is_that_of_a_model_which_has_not_seen_the_image(report, n_classes):
     pipeline, images, labels, folds = cross_validation(report[0])
     chosen = np.isin(labels, CLASSES[-n_classes:])
     images, labels = images[chosen], labels[chosen]
-    result = evaluation.evaluate(pipeline, images, labels, 4, 0, NoProgress())
+    result = evaluation.evaluate(pipeline, images, labels, 4, 0, print)
     assert result.no_evidence == ""
     assert len(result.mistakes) >= 3
     margins = [mistake.margin for mistake in result.mistakes]
@@ -670,12 +690,16 @@ def test_a_model_that_is_not_linear_has_no_evidence(run, report, tmp_path):
     page = Page(output.read_text(encoding="utf-8"))
     assert any("does not show where" in text and "'max'" in text for text in page.texts["p"])
     assert not any("evidence" in image["alt"] for image in page.images)
-    assert "making kernels" in page.texts["td"]
+    assert "Making kernels" in page.texts["td"]
 
 
 def test_images_that_do_not_fit_into_memory_are_read_again(run, pictures, tmp_path, monkeypatch):
     texts = []
-    monkeypatch.setattr(report_module, "make_report", lambda result: str(result.evaluation))
+    monkeypatch.setattr(
+        report_module,
+        "write_report",
+        lambda path, **values: path.write_text(str(values["evaluation"]), encoding="utf-8"),
+    )
     for memory in (2**29, 0):
         monkeypatch.setattr(classify, "MEMORY", memory)
         arguments = ["--kind", "tiny", "--effort", "fast", "--folds", 2]
@@ -698,7 +722,7 @@ def test_an_interrupt_leaves_no_files(tmp_path):
     folder = write_pictures(tmp_path / "pictures", {"a": 30})
     output = tmp_path / "output"
     output.mkdir()
-    arguments = shlex.split("--size 400 400 --n-kernels 800 --n-patches 1000 --n-jobs 2 --quiet")
+    arguments = shlex.split("--size 400,400 --n-kernels 800 --n-patches 1000 --n-jobs 2 --quiet")
     with subprocess.Popen(
         [*PROGRAM, "features", folder, "-o", output / "a.npy", *arguments],
         stderr=subprocess.PIPE,

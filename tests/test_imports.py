@@ -18,7 +18,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 DEPENDENCIES = {"numpy", "scipy", "sklearn", "joblib", "threadpoolctl"}
 EXTRAS = {
     "sklearn_conv._array_api": {"array_api_compat", "cupyx", "torch"},
-    "sklearn_conv._commands.pictures": {"matplotlib"},
+    "sklearn_conv._commands.console": {"rich"},
+    "sklearn_conv._commands.options": {"cyclopts", "docstring_parser"},
+    "sklearn_conv._commands.report": {"jinja2", "matplotlib"},
     "sklearn_conv._dask": {"dask"},
     "sklearn_conv._reading.geo_files": {"rasterio"},
     "sklearn_conv._reading.pillow_images": {"PIL"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,6 @@ from sklearn.base import clone
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline
 
-from sklearn_conv._commands.console import Progress
 from sklearn_conv.inspection._class_activation import class_activation_map
 
 N_MISTAKES = 6
@@ -32,6 +31,8 @@ class Mistake(NamedTuple):
 class Evaluation(NamedTuple):
     """Result of a cross-validation."""
 
+    labels: np.ndarray
+    """True class of each image, (n,)."""
     predicted: np.ndarray
     """Predicted class of each image, (n,), by the model that was fitted without it."""
     accuracies: Sequence[float]
@@ -41,19 +42,30 @@ class Evaluation(NamedTuple):
     no_evidence: str
     """Why there is no evidence for the mistakes, or ""."""
 
+    @property
+    def accuracy(self) -> tuple[float, float]:
+        """Mean and standard deviation of the accuracy over the folds."""
+        return float(np.mean(self.accuracies)), float(np.std(self.accuracies))
+
+    @property
+    def baseline(self) -> float:
+        """Accuracy of always predicting the most frequent class."""
+        return float(np.unique(self.labels, return_counts=True)[1].max() / len(self.labels))
+
 
 def evaluate(
     pipeline: Pipeline,
     images: Any,
-    labels: np.ndarray,
+    labels: Any,
     n_folds: int,
     random_state: int | None,
-    progress: Progress,
+    update: Callable[[int], None],
 ) -> Evaluation:
     """Cross-validate a classifier of images, which are an array or `ImageFiles`.
 
-    Only one fitted model is in memory at a time. The evidence for the mistakes of a fold is
-    therefore computed before the next fold, although some of them will not be among the worst.
+    ``update`` is called with the number of folds that are done. Only one fitted model is in memory
+    at a time. The evidence for the mistakes of a fold is therefore computed before the next fold,
+    although some of them will not be among the worst.
     """
     predicted = labels.copy()
     accuracies, mistakes, no_evidence = [], [], ""
@@ -71,23 +83,18 @@ def evaluate(
         margins = decisions[rows, best] - decisions[rows, true]
         worst = np.argsort(-margins, kind="stable")[:N_MISTAKES]
         worst = worst[best[worst] != true[worst]]
-        evidence: list[np.ndarray | None] = [None] * len(worst)
+        maps = None
         if len(worst):
             try:
                 maps = class_activation_map(model, np.asarray(images[test[worst]]))
             except (TypeError, ValueError) as error:
                 no_evidence = str(error)
             else:
-                if maps.shape[3] == 1:
-                    maps = np.concatenate([-maps, maps], axis=3)
-                evidence = [
-                    each[..., best[i]] - each[..., true[i]]
-                    for i, each in zip(worst, maps, strict=True)
-                ]
-        mistakes += [
-            Mistake(int(test[i]), str(model.classes_[best[i]]), float(margins[i]), each)
-            for i, each in zip(worst, evidence, strict=True)
-        ]
-        progress.update(fold)
+                maps = np.concatenate([-maps, maps], axis=3) if maps.shape[3] == 1 else maps
+        for k, i in enumerate(worst):
+            evidence = None if maps is None else maps[k, ..., best[i]] - maps[k, ..., true[i]]
+            name = str(model.classes_[best[i]])
+            mistakes.append(Mistake(int(test[i]), name, float(margins[i]), evidence))
+        update(fold)
     mistakes.sort(key=lambda mistake: -mistake.margin)
-    return Evaluation(predicted, accuracies, mistakes[:N_MISTAKES], no_evidence)
+    return Evaluation(labels, predicted, accuracies, mistakes[:N_MISTAKES], no_evidence)

@@ -1,0 +1,94 @@
+"""`run_command`: parse the command line, run a command, and turn errors into single lines."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from inspect import signature
+from io import TextIOWrapper
+from typing import Any
+
+from sklearn_conv._commands import INSTALL, classify, features
+from sklearn_conv._commands.console import Console, one_line
+from sklearn_conv._commands.options import RUNNING, UnexpectedError, UsageError, make_program
+
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+"""Exit codes; 0 means success."""
+
+EXPECTED = (ArithmeticError, ImportError, MemoryError, OSError, TypeError, ValueError)
+"""Errors whose messages say enough. For all others, the name of the class is added."""
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run a command, and return its exit code."""
+    commands = {features.features: features.EXAMPLES, classify.classify: classify.EXAMPLES}
+    description = "Features and classifiers of images, from the command line."
+    version = f"sklearn-conv {import_module('sklearn_conv').__version__}"
+    app = make_program(commands, description, version)
+    if isinstance(sys.stdout, TextIOWrapper):  # It may not be able to encode names of files.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    command, running, console = None, RUNNING, Console(is_quiet=False)
+    try:
+        command, bound, passed = app.parse_args(arguments, print_error=False, exit_on_error=False)
+        running = bound.arguments.get("running", running)
+        console = Console(running.quiet)
+        values = {"console": console, "arguments": arguments}
+        with _plain_warnings(console):
+            command(*bound.args, **bound.kwargs, **{name: values[name] for name in passed})
+    except KeyboardInterrupt:
+        console.say("interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        if running.traceback:
+            traceback.print_exc()
+        console.say(f"error: {_describe(error, command)}")
+        return WRONG_USAGE if isinstance(error, UsageError) else FAILED
+    return 0
+
+
+def _describe(error: Exception, command: Any) -> str:
+    """Return the message of an error, with what helps on the command line."""
+    if isinstance(error, UnexpectedError) and error.unused_tokens:
+        return (
+            f"unexpected argument {error.unused_tokens[0]!r}; join numbers by commas, as in "
+            "--size 64,48, and put a pattern such as 'tiles/*.tif' in quotes, so that the shell "
+            "does not replace it by names of files"
+        )
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{error.filename!r}: {error.strerror}"
+    elif not isinstance(error, (*EXPECTED, UsageError)):
+        text = f"{type(error).__name__}: {text}"
+    notes = [text, *getattr(error, "__notes__", [])]
+    names = signature(command).parameters if command else {}
+    if isinstance(error, ModuleNotFoundError):
+        notes[0] += f"; {INSTALL}"
+    elif " pair " in text or any(f"{name}=" in text for name in names):
+        notes.append("On the command line, size=(64, 48) is --size 64,48.")
+    elif type(error) is OSError and error.errno is None:
+        notes.append("To leave out files that cannot be read, add --on-error skip.")
+    if isinstance(error, UsageError):
+        notes.append(f"See {' '.join(['sklearn-conv', *(error.command_chain or ()), '--help'])}.")
+    ended = [note if note.endswith((".", "?")) else f"{note}." for note in notes[:-1]]
+    return " ".join([*ended, notes[-1]])
+
+
+@contextmanager
+def _plain_warnings(console: Console) -> Iterator[None]:
+    """Show each warning once, as one line."""
+    shown = set()
+
+    def show(message: Warning | str, *more: Any, **options: Any) -> None:
+        text = one_line(str(message))
+        if text not in shown:
+            shown.add(text)
+            console.say(f"warning: {text}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
