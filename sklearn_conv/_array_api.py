@@ -41,13 +41,11 @@ def library_name(array: Any) -> str:
     for name in LIBRARIES:
         if name in libraries and hasattr(array, "shape"):
             return name
-    return type(array).__module__.partition(".")[0] if is_standard(array) else ""
-
-
-def is_standard(array: Any) -> bool:
-    """Return whether an array of another library follows the standard, such as one of JAX."""
-    is_lazy = hasattr(type(array), "__dask_graph__")
-    return hasattr(type(array), "__array_namespace__") and not is_lazy
+    # Others follow the standard, such as JAX; Dask is no library of its own here.
+    is_standard = hasattr(type(array), "__array_namespace__")
+    if is_standard and not hasattr(type(array), "__dask_graph__"):
+        return type(array).__module__.partition(".")[0]
+    return ""
 
 
 def follows_library(array: Any) -> bool:

@@ -449,6 +449,8 @@ class ArrayImages(Images):
     @classmethod
     def check(cls, X: Any, request: Request) -> Self:
         """Check X and all of its values, and return its images."""
+        if not request.is_fit and hasattr(X, "columns"):  # As in scikit-learn, before values.
+            remember_columns(request.estimator, X, X.shape, reset=False)
         images = super().check(X, request)
         images.may_have_missing = check_finite(
             images.values, ignores_missing=request.ignores_missing
@@ -516,8 +518,6 @@ def check_images(X: Any, request: Request) -> Images:
     if not request.is_fit:
         estimator = request.estimator
         require_same_library(type(estimator).__name__, request.method, X, estimator.kernels_)
-        if hasattr(X, "columns"):  # scikit-learn checks names before values as well.
-            remember_columns(estimator, X, X.shape, reset=False)
     kind = next(kind for kind in KINDS if kind.accepts(X, request))
     return kind.check(X, request)
 
