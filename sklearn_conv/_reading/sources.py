@@ -165,13 +165,14 @@ def _find_in_folder(folder: str, suffixes: tuple[str, ...]) -> Source:
         return Source(np.array(files), None)
     classes = {os.path.basename(name): [*inside] for name, inside in found.items()}
     without = [name for name, inside in classes.items() if not inside]
-    rule = "" if "" in suffixes else f" Images are files with the suffixes {', '.join(suffixes)}."
+    rule = f"; images are files with one of the suffixes {', '.join(suffixes)}"
+    rule = "." if "" in suffixes else f"{rule}."
     if len(without) == len(classes):
-        raise FileNotFoundError(f"{folder!r} contains no images.{rule}")
+        raise FileNotFoundError(f"{folder!r} contains no images{rule}")
     if without:
         warn(
             f"{len(without)} of the {len(folders)} folders in {folder!r} contain no images, and "
-            f"are not classes: {list_some(map(repr, without))}.{rule}"
+            f"are not classes: {list_some(map(repr, without))}{rule}"
         )
     labels = np.repeat([*classes], [len(inside) for inside in classes.values()])
     return Source(np.array([path for inside in classes.values() for path in inside]), labels)
