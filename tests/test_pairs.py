@@ -126,6 +126,9 @@ def covering_rows(space, seed, n_tries=8):
         others = ((other, j) for other, j in drawn.items() if other != name)
         return {frozenset([(name, i), other]) for other in others} & left
 
+    def pairs_of(drawn):
+        return {frozenset(pair) for pair in combinations(drawn.items(), 2)}
+
     values = {name: range(len(space[name])) for name in names}
     left = {
         frozenset([(a, i), (b, j)])
@@ -251,7 +254,7 @@ def test_features_agree_with_plain_loops(row):
             patch.setattr(choice, "LIBRARY", None)
         with sklearn.config_context(array_api_dispatch=DISPATCHES):
             if min(map(min, shapes)) < 1 or (is_turned_map and len({*shapes[0]}) > 1):
-                with pytest.raises(ValueError, match="does not fit|as many rows as columns"):
+                with pytest.raises(ValueError, match=r"does not fit|as many rows as columns"):
                     transformer.fit(put(training, row | {"image_shape": None}))
                 return
             transformer.fit(put(training, row | {"image_shape": None}))
