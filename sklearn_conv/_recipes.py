@@ -108,7 +108,7 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
 }
 """Map from the kind of images and the effort to the views that a pipeline has side by side."""
 
-GAUSSIAN = {"natural", "objects", "tiny", "few_labels"}
+RBF = {"natural", "objects", "tiny", "few_labels"}
 """Kinds whose best effort has a Gaussian kernel behind the features."""
 
 
@@ -257,7 +257,7 @@ def make_image_regressor(
 
 
 def _is_gaussian(kind: str, effort: str) -> bool:
-    return effort == "best" and kind in GAUSSIAN
+    return effort == "best" and kind in RBF
 
 
 def _make_features(
