@@ -191,7 +191,7 @@ $(VENV)/test: pyproject.toml | $(NATIVE)
 	touch $@
 
 $(VENV)/docs: pyproject.toml | $(NATIVE)
-	$(INSTALL) --group docs $(EDITABLE) ".[plot,dask,images,array-api]"
+	$(INSTALL) --group docs $(EDITABLE) ".[plot,dask,images,commands,array-api]"
 	touch $@
 
 $(VENV)/lint: pyproject.toml | $(VENV)/bin/python
