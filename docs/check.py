@@ -27,7 +27,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 from sklearn.datasets import load_sample_images
 
-from sklearn_conv._commands import main as run_command
+from sklearn_conv._commands.main import main as run_command
 
 SITE = Path(__file__).parent / "_build" / "html"
 DESKTOP, PHONE = (1280, 900), (390, 844)

@@ -37,7 +37,7 @@ from sklearn_conv import (
     make_image_classifier,
     read_images,
 )
-from sklearn_conv._commands import main
+from sklearn_conv._commands.main import main
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS
@@ -59,7 +59,7 @@ classify, console, evaluation, features, files, options, report_module = (
 PROGRAM = [
     sys.executable,
     "-c",
-    "from sklearn_conv._commands import main; raise SystemExit(main())",
+    "from sklearn_conv._commands.main import main; raise SystemExit(main())",
 ]
 CLASSES = ['coarse & <b>"$x$"', "fine", "größe 漢字\n2"]
 """Names of folders in the order of the classes."""
@@ -184,7 +184,7 @@ def test_values_of_options(arguments, name, value):
         (["classify", "a", "-o", "a.pdf", "--kind", "tiny"], "It must end in .html"),
         (
             ["classify", "a", "-o", "a.html", "--kind", "tiny", "--size", "any"],
-            "as in --size 64,64",
+            "such as --size 64,64",
         ),
     ],
 )
@@ -214,7 +214,7 @@ def test_examples_of_the_help_can_be_parsed():
 
 def start(*arguments, python=(), before="", **environment):
     """Run the program in a process of its own."""
-    code = f"{before}\nimport sys; from sklearn_conv._commands import main; sys.exit(main())"
+    code = f"{before}\nimport sys; from sklearn_conv._commands.main import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, *python, "-c", code, *map(str, arguments)],
         capture_output=True,
@@ -698,7 +698,7 @@ def test_images_that_do_not_fit_into_memory_are_read_again(run, pictures, tmp_pa
     monkeypatch.setattr(
         report_module,
         "write_report",
-        lambda path, **values: path.write_text(str(values["evaluation"]), encoding="utf-8"),
+        lambda path, *values: path.write_text(str(values[3]), encoding="utf-8"),
     )
     for memory in (2**29, 0):
         monkeypatch.setattr(classify, "MEMORY", memory)

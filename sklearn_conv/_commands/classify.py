@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from inspect import Parameter
 from math import prod
 from pathlib import Path
@@ -16,18 +15,9 @@ import numpy as np
 from sklearn.utils import gen_batches
 
 from sklearn_conv._commands import files as reading
+from sklearn_conv._commands import options as cli
 from sklearn_conv._commands.console import Console, format_seconds, printable
 from sklearn_conv._commands.evaluation import evaluate
-from sklearn_conv._commands.options import (
-    NOT_AN_OPTION,
-    RUNNING,
-    Running,
-    UsageError,
-    check_output,
-    checked,
-    derive_options,
-    with_options,
-)
 from sklearn_conv._reading.image_files import ImageFiles, read_images
 from sklearn_conv._recipes import make_image_classifier
 from sklearn_conv._validation import check_integer
@@ -38,14 +28,11 @@ EXAMPLES = """\
 --save-model model.joblib --n-jobs -1
 """
 
-SEED = 0
-"""Default of ``random_state``, with which the same command writes the same report again."""
-
-RECIPE = derive_options(
+RECIPE = cli.derive_options(
     make_image_classifier,
     without={"n_jobs"},
     check=make_image_classifier,
-    defaults={"kind": Parameter.empty, "random_state": SEED},
+    defaults={"kind": Parameter.empty, "random_state": cli.SEED},
 )
 
 MEMORY = 2**29
@@ -55,17 +42,17 @@ BATCH = 64
 """Number of images that are decoded at once."""
 
 
-@with_options([*reading.OPTIONS, *RECIPE])
+@cli.with_options([*reading.OPTIONS, *RECIPE])
 def classify(
     folder: str,
     /,
     *,
-    output: Annotated[Path, checked(partial(check_output, (".html", ".htm")), alias="-o")],
-    folds: Annotated[int, checked(lambda n: check_integer("classify", "folds", n, 2))] = 5,
-    save_model: Annotated[Path | None, checked(partial(check_output, reading.MODELS))] = None,
-    running: Running = RUNNING,
-    console: Annotated[Console, NOT_AN_OPTION],
-    arguments: Annotated[Sequence[str], NOT_AN_OPTION],
+    output: Annotated[Path, cli.output_file(".html", ".htm", alias="-o")],
+    folds: Annotated[int, cli.checked(lambda n: check_integer("classify", "folds", n, 2))] = 5,
+    save_model: Annotated[Path | None, cli.output_file(*reading.MODELS)] = None,
+    running: cli.Running = cli.RUNNING,
+    console: Annotated[Console, cli.NOT_AN_OPTION],
+    arguments: Annotated[Sequence[str], cli.NOT_AN_OPTION],
     **given: Any,
 ) -> None:
     """Classify images by the folders in which they are, and write a report on how well this works.
@@ -94,18 +81,17 @@ def classify(
 
     start = monotonic()
     recipe = {each.name: given.pop(each.name) for each in RECIPE if each.name in given}
-    seed = recipe.setdefault("random_state", SEED)
+    seed = recipe.setdefault("random_state", cli.SEED)
     if given.get("size") == "any":
-        raise UsageError("classify needs images of one size; add two numbers, as in --size 64,64.")
+        raise cli.UsageError("classify needs images of one size, such as --size 64,64.")
     files = reading.find_images(folder, given, running.n_jobs, console)
     n_folds = _check_classes(folder, files.labels, folds, console)
     images = _decode(files, console)
     sizes = Counter({files.shape[1:3]: len(files)})
     if given.get("size") is not None:
-        options = given | {"size": "any", "on_error": "raise", "n_jobs": running.n_jobs}
-        sizes = Counter(
-            map(tuple, read_images(files.paths, **options).image_shapes[:, :2].tolist())
-        )
+        as_stored = given | {"size": "any", "on_error": "raise", "n_jobs": running.n_jobs}
+        shapes = read_images(files.paths, **as_stored).image_shapes
+        sizes = Counter(map(tuple, shapes[:, :2].tolist()))
     pipeline = make_image_classifier(**recipe, n_jobs=running.n_jobs)
     with console.progress("Cross-validation", n_folds, "folds") as update:
         evaluation = evaluate(pipeline, images, files.labels, n_folds, seed, update)
@@ -115,25 +101,15 @@ def classify(
         else:
             pipeline["features"].fit(images)
     with console.progress("Writing the report"):
-        write_report(
-            output,
-            folder=folder,
-            command=shlex.join(["sklearn-conv", *arguments]),
-            options=given,
-            recipe=recipe,
-            files=files,
-            images=images,
-            sizes=sizes,
-            evaluation=evaluation,
-            pipeline=pipeline,
-            seconds=console.seconds,
-        )
+        settings = {"folder": folder, "options": given, "recipe": recipe}
+        settings["command"] = shlex.join(["sklearn-conv", *arguments])
+        write_report(output, files, images, sizes, evaluation, pipeline, console.seconds, settings)
     if save_model:
         reading.save_model(save_model, files, given, pipeline.steps)
     reading.print_skipped(files.skipped)
-    mean, deviation = evaluation.accuracy
+    accuracies = evaluation.accuracies
     print(
-        f"accuracy {mean:.3f} ± {deviation:.3f} in {n_folds} folds; "
+        f"accuracy {accuracies.mean():.3f} ± {accuracies.std():.3f} in {n_folds} folds; "
         f"most frequent class {evaluation.baseline:.3f}"
     )
     print(f"{output}: the report, {format_seconds(monotonic() - start)}")

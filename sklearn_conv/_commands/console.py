@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from time import monotonic
 
 from rich import console, progress
@@ -35,6 +35,7 @@ class Console:
         """
         start = last = monotonic()
         counted = "" if n is None else f"{{task.completed:,.0f}} of {n:,} {unit}"
+        is_shown = self._console.is_terminal and not self._is_quiet
         bar = progress.Progress(
             "{task.description}",
             progress.BarColumn(24),
@@ -42,7 +43,6 @@ class Console:
             progress.TimeRemainingColumn(compact=True),
             console=self._console,
             transient=True,
-            disable=self._is_quiet or not self._console.is_terminal,
         )
         task = bar.add_task(label, total=n)
 
@@ -50,12 +50,12 @@ class Console:
             nonlocal last
             bar.update(task, completed=n_done)
             now = monotonic()
-            if bar.disable and n is not None and now - last >= PERIOD and n_done < n:
+            if not is_shown and n is not None and now - last >= PERIOD and n_done < n:
                 last = now
                 left = format_seconds((now - start) * (n - n_done) / n_done)
                 self._log(f"{label}: {n_done:,} of {n:,} {unit}, {left} left")
 
-        with bar:
+        with bar if is_shown else nullcontext():
             yield update
         seconds = self.seconds[label] = monotonic() - start
         if seconds >= 1:

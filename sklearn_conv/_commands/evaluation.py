@@ -35,22 +35,14 @@ class Evaluation(NamedTuple):
     """True class of each image, (n,)."""
     predicted: np.ndarray
     """Predicted class of each image, (n,), by the model that was fitted without it."""
-    accuracies: Sequence[float]
+    accuracies: np.ndarray
     """Accuracy in each fold."""
+    baseline: float
+    """Accuracy of always predicting the most frequent class."""
     mistakes: Sequence[Mistake]
     """The mistakes with the largest margins."""
     no_evidence: str
     """Why there is no evidence for the mistakes, or ""."""
-
-    @property
-    def accuracy(self) -> tuple[float, float]:
-        """Mean and standard deviation of the accuracy over the folds."""
-        return float(np.mean(self.accuracies)), float(np.std(self.accuracies))
-
-    @property
-    def baseline(self) -> float:
-        """Accuracy of always predicting the most frequent class."""
-        return float(np.unique(self.labels, return_counts=True)[1].max() / len(self.labels))
 
 
 def evaluate(
@@ -68,9 +60,9 @@ def evaluate(
     although some of them will not be among the worst.
     """
     predicted = labels.copy()
-    accuracies, mistakes, no_evidence = [], [], ""
+    accuracies, mistakes, no_evidence = np.empty(n_folds), [], ""
     folds = StratifiedKFold(n_folds, shuffle=True, random_state=random_state)
-    for fold, (train, test) in enumerate(folds.split(labels, labels), 1):
+    for fold, (train, test) in enumerate(folds.split(labels, labels)):
         model = clone(pipeline).fit(images[train], labels[train])
         decisions = model.decision_function(images[test])
         if decisions.ndim == 1:  # For two classes, it is the decision for the second one.
@@ -78,7 +70,7 @@ def evaluate(
         best = decisions.argmax(axis=1)
         true = np.searchsorted(model.classes_, labels[test])
         predicted[test] = model.classes_[best]
-        accuracies.append(float(np.mean(best == true)))
+        accuracies[fold] = np.mean(best == true)
         rows = np.arange(len(test))
         margins = decisions[rows, best] - decisions[rows, true]
         worst = np.argsort(-margins, kind="stable")[:N_MISTAKES]
@@ -95,6 +87,13 @@ def evaluate(
             evidence = None if maps is None else maps[k, ..., best[i]] - maps[k, ..., true[i]]
             name = str(model.classes_[best[i]])
             mistakes.append(Mistake(int(test[i]), name, float(margins[i]), evidence))
-        update(fold)
+        update(fold + 1)
     mistakes.sort(key=lambda mistake: -mistake.margin)
-    return Evaluation(labels, predicted, accuracies, mistakes[:N_MISTAKES], no_evidence)
+    return Evaluation(
+        labels=labels,
+        predicted=predicted,
+        accuracies=accuracies,
+        baseline=float(np.unique(labels, return_counts=True)[1].max() / len(labels)),
+        mistakes=mistakes[:N_MISTAKES],
+        no_evidence=no_evidence,
+    )

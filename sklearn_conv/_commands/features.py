@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from importlib import import_module
 from math import prod
 from pathlib import Path
@@ -17,17 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._batches import transform_batches
 from sklearn_conv._commands import files as reading
+from sklearn_conv._commands import options as cli
 from sklearn_conv._commands.console import Console, format_seconds
-from sklearn_conv._commands.options import (
-    NOT_AN_OPTION,
-    RUNNING,
-    Running,
-    UsageError,
-    check_output,
-    checked,
-    derive_options,
-    with_options,
-)
 from sklearn_conv._parameters import check_parameters
 from sklearn_conv._reading.image_reader import ImageReader
 from sklearn_conv._saving.save import save_batches
@@ -40,27 +30,24 @@ EXAMPLES = """\
 | sklearn-conv features new_tiles -o new_features.parquet --model model.joblib
 """
 
-SEED = 0
-"""Default of ``random_state``, with which the same command writes the same file again."""
-
-PARAMETERS = derive_options(
+PARAMETERS = cli.derive_options(
     StridedConv2DTransformer,
     without={"image_shape", "verbose", "n_jobs"},
     check=lambda **given: check_parameters(StridedConv2DTransformer(**given)),
-    defaults={"random_state": SEED},
+    defaults={"random_state": cli.SEED},
 )
 
 
-@with_options([*reading.OPTIONS, *PARAMETERS])
+@cli.with_options([*reading.OPTIONS, *PARAMETERS])
 def features(
     folder: str,
     /,
     *,
-    output: Annotated[Path, checked(partial(check_output, (".parquet", ".npy")), alias="-o")],
+    output: Annotated[Path, cli.output_file(".parquet", ".npy", alias="-o")],
     model: Path | None = None,
-    save_model: Annotated[Path | None, checked(partial(check_output, reading.MODELS))] = None,
-    running: Running = RUNNING,
-    console: Annotated[Console, NOT_AN_OPTION],
+    save_model: Annotated[Path | None, cli.output_file(*reading.MODELS)] = None,
+    running: cli.Running = cli.RUNNING,
+    console: Annotated[Console, cli.NOT_AN_OPTION],
     **given: Any,
 ) -> None:
     """Compute features of all images in a folder, and write them to a table.
@@ -100,7 +87,7 @@ def features(
             given |= reading.parameters_of(reader)
         if refused:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in refused)
-            raise UsageError(
+            raise cli.UsageError(
                 f"{names} cannot be used with --model, which was fitted with its own values; leave "
                 "out these options, or --model."
             )
@@ -108,7 +95,7 @@ def features(
     if steps is None:
         if files.ndim == 1:
             parameters["image_shape"] = "any"
-        steps = StridedConv2DTransformer(**{"random_state": SEED} | parameters)
+        steps = StridedConv2DTransformer(**{"random_state": cli.SEED} | parameters)
         with console.progress("Making the kernels"):
             steps.set_params(n_jobs=running.n_jobs).fit(files)
     for step in [steps, *steps.get_params().values()]:
@@ -145,9 +132,9 @@ def _load(name: str) -> tuple[ImageReader | None, Any]:
     """Load a fitted model, and return its step that reads images, and those that follow."""
     try:
         model = joblib.load(name)
-    except OSError:
-        raise
     except Exception as error:  # Unpickling raises errors of many types.
+        if isinstance(error, OSError):
+            raise
         raise ValueError(
             f"{name!r} is not a model that was saved with joblib.dump, or the packages that it "
             f"needs are not installed; {type(error).__name__}: {error}"

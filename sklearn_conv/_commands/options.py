@@ -22,7 +22,6 @@ UsageError = cyclopts.CycloptsError
 UnexpectedError = cyclopts.UnusedCliTokensError
 """The error for arguments that belong to no option, `unused_tokens`."""
 
-KEYWORD_ONLY = Parameter.KEYWORD_ONLY
 NOT_AN_OPTION = cyclopts.Parameter(parse=False)
 """Annotation of a parameter that is passed by the program."""
 
@@ -53,12 +52,16 @@ def checked(check: Callable[[Any], Any], **more: Any) -> cyclopts.Parameter:
     return cyclopts.Parameter(validator=lambda hint, value: check(value), **more)
 
 
-def check_output(suffixes: Collection[str], path: Path | None) -> None:
-    """Check that a file can be written, before the work."""
-    if path is not None:
-        if path.suffix.lower() not in suffixes:
+def output_file(*suffixes: str, **more: Any) -> cyclopts.Parameter:
+    """Return the annotation of an option that is a file to write, which is checked before."""
+
+    def check(path: Path | None) -> None:
+        if path is not None and path.suffix.lower() not in suffixes:
             raise ValueError(f"It must end in {' or '.join(suffixes)}.")
-        check_path(str(path))
+        if path is not None:
+            check_path(str(path))
+
+    return checked(check, **more)
 
 
 @cyclopts.Parameter(name="*")
@@ -82,6 +85,8 @@ class Running:
 
 
 RUNNING = Running()
+SEED = 0
+"""Default of ``random_state``, with which the same command writes the same file again."""
 
 
 def derive_options(
@@ -111,7 +116,9 @@ def derive_options(
         option = checked(partial(_pass_as, name, check), group=group, **more)
         default = defaults.get(name, parameter.default)
         annotated = Annotated[hint, option]  # type: ignore[valid-type]
-        options.append(Parameter(name, KEYWORD_ONLY, default=default, annotation=annotated))
+        options.append(
+            parameter.replace(kind=Parameter.KEYWORD_ONLY, default=default, annotation=annotated)
+        )
     return options
 
 

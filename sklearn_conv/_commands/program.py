@@ -72,7 +72,8 @@ def _describe(error: Exception, command: Any) -> str:
     elif type(error) is OSError and error.errno is None:
         notes.append("To leave out files that cannot be read, add --on-error skip.")
     if isinstance(error, UsageError):
-        notes.append(f"See {' '.join(['sklearn-conv', *(error.command_chain or ()), '--help'])}.")
+        chain = error.command_chain or ([command.__name__] if command else [])
+        notes.append(f"See {' '.join(['sklearn-conv', *chain, '--help'])}.")
     ended = [note if note.endswith((".", "?")) else f"{note}." for note in notes[:-1]]
     return " ".join([*ended, notes[-1]])
 

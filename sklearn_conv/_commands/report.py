@@ -43,14 +43,13 @@ SHOWN_LETTERS = 24
 
 def write_report(
     path: Path,
-    *,
     files: ImageFiles,
     images: Any,
     sizes: Counter[tuple[int, ...]],
     evaluation: Evaluation,
     pipeline: Pipeline,
     seconds: Mapping[str, float],
-    **settings: Any,
+    settings: Mapping[str, Any],
 ) -> None:
     """Write the page.
 
