@@ -73,12 +73,12 @@ demo: $(VENV)/demo
 # With the native engine if there is a compiler; then the tests of the engine with NumPy
 test: $(VENV)/test
 	$(RUN) -m pytest $(IN_TWO)
-	SCIPY_ARRAY_API=1 $(RUN) -m pytest $(IN_TWO) tests/test_array_api.py
+	SCIPY_ARRAY_API=1 $(RUN) -m pytest $(IN_TWO) tests/test_array_api.py tests/test_pairs.py
 	SKLEARN_CONV_ENGINE=numpy $(RUN) -m pytest $(IN_TWO) $(ENGINE_TESTS)
 
 test-long: $(VENV)/test
 	HYPOTHESIS_PROFILE=long $(RUN) -m pytest $(IN_TWO) --hypothesis-seed=$(SEED)
-	HYPOTHESIS_PROFILE=long SCIPY_ARRAY_API=1 $(RUN) -m pytest $(IN_TWO) --hypothesis-seed=$(SEED) tests/test_array_api.py
+	HYPOTHESIS_PROFILE=long SCIPY_ARRAY_API=1 $(RUN) -m pytest $(IN_TWO) --hypothesis-seed=$(SEED) tests/test_array_api.py tests/test_pairs.py
 
 test-minimum: $(MINIMUM_VENV)/test
 	$(MINIMUM_VENV)/bin/python -m pytest $(IN_TWO)

@@ -17,6 +17,10 @@ def pytest_configure(config):
     """Choose the seed of hypothesis here, so that it can be shown, and is that of all processes."""
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = SystemRandom().randrange(2**32)
+    if config.getoption("numprocesses", None):
+        # The processes of pytest-xdist use all cores; further threads of BLAS would wait in vain.
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ.setdefault(name, "1")
 
 
 def pytest_report_header(config):
