@@ -38,7 +38,7 @@ MIN_BLOCK_BYTES = 2**16
 
 
 class PixelTaker:
-    """Copy the pixels under the windows of a rectangle, for arrays of all libraries."""
+    """Select the pixels under the windows of rectangles, for arrays of all libraries."""
 
     def __init__(self, geometry: Geometry, library: Library) -> None:
         self._geometry, self._library = geometry, library
