@@ -6,7 +6,6 @@ the class.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 from math import gcd
 from threading import Lock
@@ -23,8 +22,6 @@ from sklearn_conv._validation import (
     is_integer,
     parameter_error,
 )
-
-EDGES = ("shift", "drop")
 
 RULE = (
     "a single image: an array of real numbers of shape (h, w) or (h, w, c), an opened rasterio "
@@ -232,12 +229,11 @@ class SceneTiles(LazyImages):
             _place_tiles(*lengths, shift)
             for lengths in zip(scene.shape[:2], size, step, strict=True)
         ]
-        super().__init__(
-            len(starts[0]) * len(starts[1]), (*size, scene.shape[2]), dtype=scene.dtype
-        )
+        self._tops, self._lefts = starts
+        n = len(self._tops) * len(self._lefts)
+        super().__init__(n, (*size, scene.shape[2]), scene.dtype)
         self._scene = scene
         self._step = step
-        self._tops, self._lefts = starts
 
     @property
     def positions(self) -> np.ndarray:
@@ -323,25 +319,9 @@ class SceneTiles(LazyImages):
         h, w = self._image_shape[:2]
         grid_rows, grid_columns = np.divmod(rows, len(self._lefts))
         tops, lefts = self._tops[grid_rows], self._lefts[grid_columns]
-        for start, stop in self._find_blocks(rows):
-            top, left = int(tops[start]), int(lefts[start])
-            block = self._scene.read(
-                slice(top, int(tops[stop - 1]) + h), slice(left, int(lefts[stop - 1]) + w)
-            )
-            for i in range(start, stop):
-                y, x = tops[i] - top, lefts[i] - left
-                tiles[i] = block[y : y + h, x : x + w]
-        return tiles
-
-    def _find_blocks(self, rows: np.ndarray) -> Iterator[tuple[int, int]]:
-        """Return (start, stop) of tiles that fill a rectangle of the grid, in order.
-
-        These tiles touch or overlap, so that the rectangle has no more pixels than the tiles.
-        """
-        h, w = self._image_shape[:2]
-        grid_rows, grid_columns = np.divmod(rows, len(self._lefts))
-        tops, lefts = self._tops[grid_rows], self._lefts[grid_columns]
-        # Whether a tile touches the previous one, and a run of tiles the run above it
+        # Tiles that fill a rectangle of the grid are read at once. They touch or overlap, so that
+        # the rectangle has no more pixels than the tiles: each tile touches the previous one, and
+        # each run of such tiles the run above it.
         is_beside = (np.diff(rows) == 1) & (np.diff(grid_rows) == 0) & (np.diff(lefts) <= w)
         runs = np.flatnonzero(np.append(True, ~is_beside)[: len(rows)])
         lengths = np.diff(runs, append=len(rows))
@@ -352,7 +332,15 @@ class SceneTiles(LazyImages):
             & (np.diff(tops[runs]) <= h)
         )
         starts = runs[np.append(True, ~is_below)[: len(runs)]]
-        return pairwise(map(int, [*starts, len(rows)]))
+        for start, stop in pairwise(map(int, [*starts, len(rows)])):
+            top, left = int(tops[start]), int(lefts[start])
+            block = self._scene.read(
+                slice(top, int(tops[stop - 1]) + h), slice(left, int(lefts[stop - 1]) + w)
+            )
+            for i in range(start, stop):
+                y, x = tops[i] - top, lefts[i] - left
+                tiles[i] = block[y : y + h, x : x + w]
+        return tiles
 
 
 def _place_tiles(length: int, size: int, step: int, shift: bool) -> np.ndarray:
@@ -432,7 +420,7 @@ def tile_scene(
     owner = "tile_scene"
     size = check_pair(owner, "size", size, 1)
     step = size if step is None else check_pair(owner, "step", step, 1)
-    check_name(owner, "edge", edge, EDGES)
+    check_name(owner, "edge", edge, ("shift", "drop"))
     opened = open_scene(scene)
     if size[0] > opened.shape[0] or size[1] > opened.shape[1]:
         raise ValueError(

@@ -42,7 +42,7 @@ from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv._engine.symmetry import SYMMETRIES
-from sklearn_conv._reading.settings import MODES, RESIZES
+from sklearn_conv._reading.formats import MODES, RESIZES
 from sklearn_conv._recipes import EFFORTS, RECIPES
 from sklearn_conv.kernels._initializers import KERNELS
 
@@ -51,9 +51,9 @@ pytest.importorskip("pyarrow", reason="pyarrow is not installed: .[parquet]")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: .[plot]")
 pytest.importorskip("cyclopts", reason="Cyclopts is not installed: .[commands]")
 
-classify, console, evaluation, features, files, options, report_module = (
+classify, console, features, options, report_module = (
     importlib.import_module(f"sklearn_conv._commands.{name}")
-    for name in ["classify", "console", "evaluation", "features", "files", "options", "report"]
+    for name in ["classify", "console", "features", "options", "report"]
 )
 
 PROGRAM = [
@@ -457,7 +457,7 @@ def test_the_output_is_checked_before_the_work(run, pictures, tmp_path, monkeypa
     monkeypatch.setattr(
         os, "access", lambda path, mode: path.stem != "locked" and access(path, mode)
     )
-    monkeypatch.setattr(files, "find_images", None)  # An error if images are read.
+    monkeypatch.setattr(options, "find_images", None)  # An error if images are read.
     code, out, err = run("classify", pictures, "-o", tmp_path / name, "--kind", "tiny")
     assert (code, out) == (1, "")
     assert err.startswith(f"sklearn-conv: error: '{tmp_path / name}': {message}")
@@ -661,7 +661,7 @@ def test_evidence_is_that_of_a_model_which_has_not_seen_the_image(report, n_clas
     pipeline, images, labels, folds = cross_validation(report[0])
     chosen = np.isin(labels, CLASSES[-n_classes:])
     images, labels = images[chosen], labels[chosen]
-    result = evaluation.evaluate(pipeline, images, labels, 4, 0, print)
+    result = report_module.evaluate(pipeline, images, labels, 4, 0, print)
     assert result.no_evidence == ""
     assert len(result.mistakes) >= 3
     margins = [mistake.margin for mistake in result.mistakes]

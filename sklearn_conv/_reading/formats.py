@@ -1,4 +1,4 @@
-"""The list of the formats of files, and how an image in a file or in memory is opened."""
+"""How images are read: the settings, the list of the formats of files, and opening an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sklearn_conv._memory_maps import check_memory_map
-from sklearn_conv._reading.settings import MODES, Settings
+from sklearn_conv._validation import check_integer, check_name, is_integer, is_sequence, require
+
+MODES = {"RGB": 3, "L": 1, "RGBA": 4}
+"""Number of channels of each mode, of 8 bits each."""
+
+RESIZES = ("crop", "pad", "stretch")
 
 MAX_COLORS = 4
 """Arrays of 1 to 4 channels of 8 bits are gray, gray and opacity, colors, or colors and opacity."""
@@ -24,6 +29,60 @@ NODATA = 42113
 
 Described = tuple[tuple[int, int, int], np.dtype]
 """Shape and dtype of an image as it is read."""
+
+
+class Settings(NamedTuple):
+    """How images are read, as checked by `check_settings`."""
+
+    size: tuple[int, int] | None
+    """(height, width), or None for images that keep their sizes."""
+    is_any: bool
+    """Whether images that keep their sizes may be unequal."""
+    mode: str | None
+    resize: str
+    page: int
+    load_func: Callable[[str], Any] | None
+
+    @property
+    def channels_remedy(self) -> str:
+        """Return how channels and dtypes of all images come to agree."""
+        if self.load_func is not None:
+            return "Return arrays of one kind from load_func, or read the images separately."
+        return "Set mode='RGB' to convert images of 8 bits, or read the images separately."
+
+
+def check_settings(
+    owner: str, size: Any, mode: Any, resize: Any, page: Any, load_func: Any
+) -> Settings:
+    """Check the parameters of the function or class named ``owner``."""
+    is_any = isinstance(size, str) and size == "any"
+    if mode is not None:
+        check_name(owner, "mode", mode, MODES, " or None")
+    settings = Settings(
+        size=None if size is None or is_any else _check_size(owner, size),
+        is_any=is_any,
+        mode=mode,
+        resize=check_name(owner, "resize", resize, RESIZES),
+        page=check_integer(owner, "page", page, 0),
+        load_func=load_func,
+    )
+    rule = "a function that returns the array of a path, or None"
+    require(owner, "load_func", load_func, rule, load_func is None or callable(load_func))
+    if load_func is not None and (mode is not None or page):
+        raise ValueError(
+            f"With load_func, {owner} requires mode=None and page=0: load_func chooses the page, "
+            "and its arrays are used as they are, because nobody else knows whether their channels "
+            f"are colors. Got mode={mode!r} and page={page}; convert the images in load_func."
+        )
+    return settings
+
+
+def _check_size(owner: str, size: Any) -> tuple[int, int]:
+    rule = 'a pair (height, width) of integers of at least 1 and below 65536, None or "any"'
+    is_pair = is_sequence(size) and all(map(is_integer, size))
+    is_valid = is_pair and len(size) == 2 and 1 <= min(size) <= max(size) < 2**16
+    require(owner, "size", size, rule, is_pair or isinstance(size, str), is_valid)
+    return int(size[0]), int(size[1])
 
 
 class OpenedImage(NamedTuple):

@@ -12,8 +12,7 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
-from sklearn_conv._reading.formats import OpenedImage, open_bands
-from sklearn_conv._reading.settings import Settings
+from sklearn_conv._reading.formats import OpenedImage, Settings, open_bands
 
 _opening = Lock()
 

@@ -12,8 +12,14 @@ import numpy as np
 from sklearn_conv._engine.threads import count_threads, run_tasks
 from sklearn_conv._lazy import LazyImages
 from sklearn_conv._parameters import check_n_jobs
-from sklearn_conv._reading.formats import Described, describe_image, read_image
-from sklearn_conv._reading.settings import MODES, Settings, check_settings
+from sklearn_conv._reading.formats import (
+    MODES,
+    Described,
+    Settings,
+    check_settings,
+    describe_image,
+    read_image,
+)
 from sklearn_conv._reading.sources import Source, find_images, list_some
 from sklearn_conv._validation import check_name
 from sklearn_conv._warnings import warn
@@ -305,20 +311,20 @@ def read_images(
     if on_error == "raise":
         return ImageFiles(found, describe_images(found, settings, n_jobs), settings, n_jobs, [])
 
-    def decode(i: int) -> Described | str:
+    def decode(i: int) -> tuple[Any, Any]:
+        """Return shape and dtype, or the name of an image that cannot be read and the reason."""
         item, name = found.at(i)
         try:
             image = read_image(item, name, settings)
         except (OSError, ValueError) as error:
             reason = str(error).removeprefix(f"{name} cannot be read: ")
-            return getattr(error, "strerror", None) or reason
+            reason = getattr(error, "strerror", None) or reason
+            return item if found.has_paths else name, reason
         return image.shape, image.dtype
 
     results = run_tasks(decode, [(i,) for i in range(len(found.items))], count_threads(n_jobs))
-    kept = [i for i, result in enumerate(results) if not isinstance(result, str)]
-    skipped = [
-        (found.name(i), reason) for i, reason in enumerate(results) if isinstance(reason, str)
-    ]
+    skipped = [result for result in results if isinstance(result[1], str)]
+    kept = [i for i, result in enumerate(results) if not isinstance(result[1], str)]
     if not kept:
         raise OSError(
             f"None of the {len(results)} images can be read. The reason for the first one, "

@@ -11,9 +11,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_conv._parameters import check_n_jobs
-from sklearn_conv._reading.formats import Described
+from sklearn_conv._reading.formats import Described, Settings, check_settings
 from sklearn_conv._reading.image_files import ImageFiles, describe_images
-from sklearn_conv._reading.settings import Settings, check_settings
 from sklearn_conv._reading.sources import find_in_sequence
 from sklearn_conv._versions import API_LINK
 

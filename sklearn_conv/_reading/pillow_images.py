@@ -11,16 +11,17 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from sklearn_conv._reading.formats import (
+    MODES,
     NODATA,
     TURNED,
     OpenedImage,
+    Settings,
     UnsuitableImageError,
     import_reader,
     no_such_page,
     not_as_stored,
     open_array,
 )
-from sklearn_conv._reading.settings import MODES, Settings
 
 FILTER = Image.Resampling.BILINEAR
 """Pillow widens the triangle by the factor of the reduction, so that it averages all pixels.
@@ -129,7 +130,13 @@ def open_image(image: Image.Image, settings: Settings) -> OpenedImage:
         if image.mode == "RGBX":
             raise not_as_stored("4 channels, of which one is neither color nor opacity", mode)
         n_channels = MODES[mode]
-    (h, w), orientation = _stored_shape(image), find_orientation(image)
+    h, w = image.height, image.width
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Some versions of Pillow exchange the size when the file is opened.
+        h, w = (
+            image.tag_v2[tag] for tag in (TiffImagePlugin.IMAGELENGTH, TiffImagePlugin.IMAGEWIDTH)
+        )
+    orientation = find_orientation(image)
     shape = (w, h) if orientation in TURNED else (h, w)
     return OpenedImage(
         shape=(*shape, n_channels),
@@ -143,14 +150,6 @@ def find_orientation(image: Image.Image) -> int:
     if image.format == "PNG" and "exif" not in image.info:
         return 1  # Pillow would decode the image to search for EXIF data behind the pixels.
     return image.getexif().get(ExifTags.Base.Orientation, 1)
-
-
-def _stored_shape(image: Image.Image) -> tuple[int, int]:
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # Some versions of Pillow exchange the size when the file is opened.
-        tags = image.tag_v2
-        return tags[TiffImagePlugin.IMAGELENGTH], tags[TiffImagePlugin.IMAGEWIDTH]
-    return image.height, image.width
 
 
 def open_colors(array: np.ndarray, settings: Settings) -> OpenedImage:

@@ -40,10 +40,6 @@ class Source(NamedTuple):
             return str(self.items[i]), repr(str(self.items[i]))
         return self.items[i], f"image {i}"
 
-    def name(self, i: int) -> str:
-        """Return a path, or what stands for an image in memory."""
-        return str(self.items[i]) if self.has_paths else f"image {i}"
-
 
 def find_images(source: Any, is_loaded: bool) -> Source:
     """Find the images of a source that is not a column of a table, in a stable order.

@@ -12,13 +12,13 @@ from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 from sklearn_conv._reading.formats import (
     NODATA,
     OpenedImage,
+    Settings,
     UnsuitableImageError,
     import_reader,
     no_such_page,
     not_as_stored,
     open_bands,
 )
-from sklearn_conv._reading.settings import Settings
 
 ORIENTATION = 274
 """Number of the tag."""
