@@ -579,7 +579,7 @@ def report(tmp_path_factory):
     for i in range(3):
         source = pictures / CLASSES[2] / f"{i} <i>&'.png"
         (pictures / "fine" / f"wrong {i}.png").write_bytes(source.read_bytes())
-    (pictures / "fine" / "<script>.png").write_bytes(b"nothing")
+    (pictures / "fine" / "<script>\t.png").write_bytes(b"nothing")
     arguments = ["--kind", "tiny", "--effort", "fast", "--size", "10,10", "--on-error", "skip"]
     output, model = folder / "report.html", folder / "model.joblib"
     arguments += ["--folds", "4", "--quiet", "-o", str(output), "--save-model", str(model)]
@@ -634,7 +634,7 @@ def test_the_report_says_what_was_measured(report):
     assert any(f"true class fine, predicted {shown[2]}" in caption for caption in captions)
     everything = "".join(map("".join, page.texts.values()))
     for part in (
-        "<script>.png",
+        "<script>\\t.png",
         "header is damaged",
         "10 x 10 pixels",
         "12 x 12",
