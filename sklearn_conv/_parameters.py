@@ -68,12 +68,13 @@ def check_window_parameters(
 ) -> WindowParameters:
     """Check the window parameters of the function or class named ``owner``."""
     names = ("valid", "same")
-    is_named = isinstance(padding, str) and padding in names
+    if isinstance(padding, str) and padding in names:
+        padding = padding, padding
+    else:
+        padding = check_pair(owner, "padding", padding, 0, names, MAX_PIXELS)
     return WindowParameters(
         stride=check_pair(owner, "stride", stride, 1),
-        padding=(padding, padding)
-        if is_named
-        else check_pair(owner, "padding", padding, 0, names, MAX_PIXELS),
+        padding=padding,
         padding_mode=check_name(owner, "padding_mode", padding_mode, PADDING_MODES),
         dilation=check_pair(owner, "dilation", dilation, 1, limit=MAX_PIXELS),
     )

@@ -20,14 +20,12 @@ def parameter_error(
     error: type[Exception], owner: str, name: str, rule: str, value: Any
 ) -> Exception:
     """Return the error for a parameter that breaks its rule."""
-    return error(f"The {name!r} parameter of {owner} must be {rule}. Got {_shown(value)} instead.")
-
-
-def _shown(value: Any) -> str:
     if isinstance(value, np.ndarray) and value.size > 10:
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
-    shown = repr(value)
-    return shown if len(shown) <= 200 else f"{shown[:200]}..."
+        shown = f"an array of shape {value.shape} and dtype {value.dtype}"
+    else:
+        shown = repr(value)
+        shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
+    return error(f"The {name!r} parameter of {owner} must be {rule}. Got {shown} instead.")
 
 
 def is_integer(value: Any) -> bool:
