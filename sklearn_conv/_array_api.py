@@ -19,22 +19,12 @@ LIBRARIES = ("torch", "cupy", "array_api_strict")
 
 SETTING = "sklearn.set_config(array_api_dispatch=True)"
 
-FREE_FRACTION = 8
-"""Inverse of the fraction of the free memory of a device that a block may take."""
-
 MAX_BLOCK_BYTES, CPU_BLOCK_BYTES = 2**30, 2**24
 """Maximum size of a block on a device, and its size where the free memory is unknown."""
 
 
 def library_name(array: Any) -> str:
-    """Return the name of the library of an array, "" for arrays of NumPy and for other objects.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> library_name(np.zeros(3)), library_name([1, 2])
-    ('', '')
-    """
+    """Return the name of the library of an array, "" for arrays of NumPy and for other objects."""
     if isinstance(array, np.ndarray | np.generic):
         return ""
     libraries = {kind.__module__.partition(".")[0] for kind in type(array).__mro__}
@@ -152,7 +142,7 @@ class Library(NamedTuple):
 
     @property
     def block_bytes(self) -> int:
-        """Size of the arrays that a block of images may take."""
+        """Size of a block of images: on a device, an eighth of its free memory at most."""
         name, kind = self.xp.__name__, getattr(self.device, "type", "")
         if name.endswith("torch") and kind == "cuda":
             import torch
@@ -162,7 +152,7 @@ class Library(NamedTuple):
             free = self.device.mem_info[0]
         else:
             return min(CPU_BLOCK_BYTES, int(get_config()["working_memory"] * 2**20))
-        return max(CPU_BLOCK_BYTES, min(MAX_BLOCK_BYTES, free // FREE_FRACTION))
+        return max(CPU_BLOCK_BYTES, min(MAX_BLOCK_BYTES, free // 8))
 
     def solve_triangle(self, factor: Any, right: Any, lower: bool = True) -> Any:
         """Solve ``factor @ x = right`` for a lower, or an upper, triangle ``(d, d)``.
@@ -322,15 +312,11 @@ def require_same_library(owner: str, method: str, array: Any, fitted: Any) -> No
 
     Both may be arrays of NumPy; a list or a table counts as one.
     """
-    if follows_library(array):
+    follows = follows_library(array)
+    if follows:
         check_tensor(array)
-    given, expected = (
-        Library.of(value) if follows else Library(np, "cpu")
-        for value, follows in (
-            (array, follows_library(array)),
-            (fitted, bool(library_name(fitted))),
-        )
-    )
+    given = Library.of(array) if follows else Library(np, "cpu")
+    expected = Library.of(fitted)
     if given == expected:
         return
     remedy = (
@@ -338,7 +324,7 @@ def require_same_library(owner: str, method: str, array: Any, fitted: Any) -> No
         "get_namespace_and_device(X) and estimator = move_estimator_to(estimator, xp, device), "
         "which scikit-learn 1.9 has in sklearn.utils._array_api; or fit it again, or move X."
     )
-    if library_name(array) and not follows_library(array):
+    if library_name(array) and not follows:
         remedy = f"Call {SETTING} first, so that X is not converted to NumPy."
     raise ValueError(
         f"Inputs passed to {owner}.{method}() must use the same namespace and the same device as "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -71,25 +70,21 @@ class BatchComputer:
 
     def compute(self, rows: slice, out: Any) -> None:
         """Read a batch of images, and write their features to ``out``."""
-        for numbers, batch in self._images.read_groups(rows):
+        ignores_missing = self._images.ignores_missing
+        for numbers, batch in self._images.read_groups(rows):  # X[numbers], of one size
             is_whole = batch.shape[0] == out.shape[0]
             part = out if is_whole else np.empty((len(batch), *out.shape[1:]), out.dtype)
-            self._compute_group(numbers, batch, part)
+            engine = self._find_engine(batch.shape[1:3])
+            self._watch.look(batch)
+            with np.errstate(all="ignore"):  # The settings of NumPy do not change the result.
+                try:
+                    engine.compute(batch, part, self._n_jobs, self._progress.advance)
+                except ValueError as error:
+                    # With `assume_finite`, X was not checked.
+                    cause = find_not_finite("X contains {}", batch, numbers, ignores_missing)
+                    if cause is None:
+                        raise
+                    raise cause from error
+                warn_of_overflow(part, batch, numbers, ignores_missing)
             if not is_whole:
                 out[np.asarray(numbers) - rows.start] = part
-
-    def _compute_group(self, numbers: Sequence[int], batch: Any, out: Any) -> None:
-        """Write the features of images of one size, which are X[numbers]."""
-        images = self._images
-        engine = self._find_engine(batch.shape[1:3])
-        self._watch.look(batch)
-        with np.errstate(all="ignore"):  # The settings of NumPy do not change the result.
-            try:
-                engine.compute(batch, out, self._n_jobs, self._progress.advance)
-            except ValueError as error:
-                # With `assume_finite`, X was not checked.
-                cause = find_not_finite("X contains {}", batch, numbers, images.ignores_missing)
-                if cause is None:
-                    raise
-                raise cause from error
-            warn_of_overflow(out, batch, numbers, images.ignores_missing)

@@ -116,9 +116,8 @@ def conv2d(
             f"kernels for images of {c_in} channels and groups={groups} must have shape (kh, kw, "
             f"{c_in // groups}, c_out). Got shape {kernels.shape} instead."
         )
-    shift = check_numbers(
-        "conv2d", "bias", np.zeros(c_out) if bias is None else bias, (c_out,), finite=True
-    )
+    bias = np.zeros(c_out) if bias is None else bias
+    shift = check_numbers("conv2d", "bias", bias, (c_out,), finite=True)
     check_extent("conv2d", (kh, kw), parameters.dilation)
     geometry = place_windows((h, w), (kh, kw), parameters)
     dtype = compute_dtype(images.dtype)
@@ -130,7 +129,9 @@ def conv2d(
     )
     with as_memory_error(remedy):
         maps = np.empty((n, rows, columns, c_out), dtype)
-    for channels, outputs in zip(_split(c_in, groups), _split(c_out, groups), strict=True):
+    for group in range(groups):
+        channels = slice(group * group_in, (group + 1) * group_in)
+        outputs = slice(group * c_out // groups, (group + 1) * c_out // groups)
         layer = Layer(
             kernels=np.ascontiguousarray(kernels[..., outputs]),
             offset=np.zeros(outputs.stop - outputs.start, dtype),
@@ -142,9 +143,3 @@ def conv2d(
         out = maps[:, :, :, np.newaxis, np.newaxis, outputs]
         make_engine(layer).compute(images[..., channels], out, n_jobs=None)
     return maps
-
-
-def _split(length: int, groups: int) -> list[slice]:
-    """Divide an axis into groups of equal length."""
-    size = length // groups
-    return [slice(start, start + size) for start in range(0, length, size)]

@@ -69,7 +69,7 @@ def _sample_blocks(X: Any, n_images: int, rng: np.random.RandomState) -> np.ndar
     for start in range(0, len(order), N_RUNS):
         few = [blocks[i] for i in order[start : start + N_RUNS]]
         length = -(-n_images // len(few))
-        images += dask.compute(*[dask.delayed(_head)(block, length) for block in few])
+        images += dask.compute(*[block[:length] for block in few])
         if sum(map(len, images)) >= n_images // 2:
             break
     if not any(map(len, images)):
@@ -81,10 +81,6 @@ def _join(blocks: Sequence[np.ndarray]) -> np.ndarray:
     """Concatenate blocks, which may be masked arrays."""
     is_masked = any(map(np.ma.isMaskedArray, blocks))
     return np.ma.concatenate(blocks) if is_masked else np.concatenate(blocks)
-
-
-def _head(block: np.ndarray, length: int) -> np.ndarray:
-    return block[:length]
 
 
 def map_rows(estimator: Any, method: str, X: Any, shape: tuple[int, ...], dtype: Any) -> Any:

@@ -17,13 +17,9 @@ def check_memory_map(value: Any) -> None:
     """
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype == object:
         value = value.tolist()
-    if (
-        isinstance(value, list | tuple)
-        and value
-        and isinstance(value[0], list | tuple | np.ndarray)
-    ):
-        for item in value:
-            check_memory_map(item)
+    is_list = isinstance(value, list | tuple) and len(value) > 0
+    for item in value if is_list and isinstance(value[0], list | tuple | np.ndarray) else ():
+        check_memory_map(item)
     offset, name, base = 0, None, value if isinstance(value, np.ndarray) else None
     while isinstance(base, memoryview) or hasattr(base, "__array_interface__"):
         if isinstance(base, np.memmap):

@@ -10,7 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from sklearn_conv._engine.geometry import Geometry, place_windows
-from sklearn_conv._parameters import Parameters, check_sizes, check_views
+from sklearn_conv._parameters import ANY, Parameters
+from sklearn_conv._validation import LIMIT
+
+MAX_CELLS = 2**24
+"""Exclusive upper bound of the number of cells of an image."""
 
 
 class OutputSize(NamedTuple):
@@ -64,8 +68,58 @@ def place_views(
     ]
 
 
+def check_sizes(
+    parameters: Parameters, maps: tuple[int, int], kernels: tuple[int, ...], n_biases: int
+) -> None:
+    """Raise ValueError for kernels, maps or features that are too large to be computed.
+
+    ``maps`` are the rows and columns of a map, and ``kernels`` is ``(kh, kw, c, n_kernels)``.
+    """
+    *window, n_kernels = kernels
+    *grid, _, _, _ = shape = feature_shape(parameters, maps, n_biases, n_kernels)
+    n_cells, places, remedy = 1, "windows", "n_kernels, or a larger stride"
+    if parameters.poolings:
+        n_cells, places, remedy = prod(grid), "cells", "n_kernels or pool_grid"
+    many_weights = f"n_kernels={n_kernels} kernels of shape {tuple(window)} have {{}} weights"
+    padding, size = parameters.windows.padding, kernels[:2]
+    many_windows = f"padding={padding} and kernel_size={size} make {{}} windows in each image"
+    many_cells = f"pool_grid={parameters.pool_grid} has {{}} cells"
+    many = f"{n_kernels} kernels and {prod(grid)} {places} make {{}} features of each image"
+    for number, limit, problem, smaller in (
+        (prod(kernels), LIMIT, many_weights, "n_kernels or kernel_size"),
+        (prod(maps), LIMIT, many_windows, "padding, or a larger stride"),
+        (n_cells, MAX_CELLS, many_cells, "pool_grid"),
+        (prod(shape), LIMIT, many, remedy),
+    ):
+        if number >= limit:
+            raise ValueError(
+                f"{problem.format(number)}, but {parameters.owner} allows fewer than {limit}; "
+                f"choose a smaller {smaller}."
+            )
+
+
+def check_views(parameters: Parameters, maps: tuple[int, int]) -> None:
+    """Raise ValueError if maps of turned images have another shape."""
+    rows, columns = maps
+    is_turned = any(view.is_transposed for view in parameters.views)
+    if is_turned and parameters.poolings is None and rows != columns:
+        raise ValueError(
+            "symmetries='dihedral' turns the images, so with pooling=None "
+            f"{parameters.owner} needs maps with as many rows as columns, but they have {rows} "
+            f"rows and {columns} columns; use square images, a pooling, or symmetries='mirror'."
+        )
+
+
+def require_pooling(parameters: Parameters) -> None:
+    """Raise ValueError if images of different sizes would have different numbers of features."""
+    if parameters.poolings is None:
+        raise ValueError(
+            f"With image_shape={ANY!r}, {parameters.owner} needs a pooling, because the number of "
+            "windows depends on the size of an image; set pooling, for example to 'mean'."
+        )
+
+
 def place_on_all(
-    owner: str,
     parameters: Parameters,
     sizes: Mapping[tuple[int, int], int],
     kernels: tuple[int, int, int, int],
@@ -80,8 +134,8 @@ def place_on_all(
     for size, number in sizes.items():
         try:
             geometries = place_views(parameters, size, kernels[:2])
-            check_sizes(owner, parameters, geometries[0].output_shape, kernels, n_biases)
-            check_views(owner, parameters, geometries[0])
+            check_sizes(parameters, geometries[0].output_shape, kernels, n_biases)
+            check_views(parameters, geometries[0].output_shape)
         except ValueError as error:
             if len(sizes) == 1:
                 raise

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
-from math import prod
 from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sklearn_conv._engine.activation import ACTIVATIONS, Side, activation_sides
-from sklearn_conv._engine.geometry import PADDING_MODES, Geometry, WindowParameters
+from sklearn_conv._engine.geometry import PADDING_MODES, WindowParameters
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv._engine.symmetry import SYMMETRIES, View
 from sklearn_conv._validation import (
@@ -29,12 +28,8 @@ from sklearn_conv._validation import (
 from sklearn_conv.kernels._initializers import KERNELS
 from sklearn_conv.kernels._patches import SHRINKAGE
 
-MAX_CELLS = 2**24
-"""Exclusive upper bound of the number of cells of an image."""
-
 MAX_PIXELS = 2**24
 """Exclusive upper bound of lengths that are added to the axes of images."""
-
 
 MAX_BIASES = 10_000
 """Maximum number of quantiles, which are computed from as many training patches."""
@@ -49,6 +44,8 @@ MISSING = "ignore"
 class Parameters(NamedTuple):
     """Parameters of the transformer that can be passed in several forms, each in a single form."""
 
+    owner: str
+    """Name of the class of the transformer, for error messages."""
     n_kernels: int
     n_biases: int
     kernel_size: tuple[int, int]
@@ -71,12 +68,13 @@ def check_window_parameters(
 ) -> WindowParameters:
     """Check the window parameters of the function or class named ``owner``."""
     names = ("valid", "same")
-    is_named = isinstance(padding, str) and padding in names
+    if isinstance(padding, str) and padding in names:
+        padding = padding, padding
+    else:
+        padding = check_pair(owner, "padding", padding, 0, names, MAX_PIXELS)
     return WindowParameters(
         stride=check_pair(owner, "stride", stride, 1),
-        padding=(padding, padding)
-        if is_named
-        else check_pair(owner, "padding", padding, 0, names, MAX_PIXELS),
+        padding=padding,
         padding_mode=check_name(owner, "padding_mode", padding_mode, PADDING_MODES),
         dilation=check_pair(owner, "dilation", dilation, 1, limit=MAX_PIXELS),
     )
@@ -106,105 +104,54 @@ def check_parameters(estimator: Any) -> Parameters:
     elif callable(estimator.kernels):
         _check_initializer(owner, estimator.kernels)
     else:
+        axes, rule = ("kh", "kw", "c", "n_kernels"), f"one of {sorted(KERNELS)}, a callable or "
         array = check_numbers(
-            owner,
-            "kernels",
-            estimator.kernels,
-            ("kh", "kw", "c", "n_kernels"),
-            otherwise=f"one of {sorted(KERNELS)}, a callable or ",
-            finite=True,
+            owner, "kernels", estimator.kernels, axes, otherwise=rule, finite=True
         )
         kernel_size, n_kernels = array.shape[:2], array.shape[3]
     check_extent(owner, kernel_size, windows.dilation)
     n_biases = _check_biases(owner, estimator.bias, estimator.n_biases, n_kernels)
     if not callable(estimator.activation):
         check_name(owner, "activation", estimator.activation, ACTIVATIONS, " or a callable")
-    poolings = _check_pooling(owner, estimator.pooling)
-    pool_grid = check_pair(owner, "pool_grid", estimator.pool_grid, 1)
     if estimator.symmetries is not None:
         names = [name for name in SYMMETRIES if name is not None]
         check_name(owner, "symmetries", estimator.symmetries, names, " or None")
-    rule = "a finite number above 0; 0.5 is the square root"
-    power = _check_positive(owner, "power", estimator.power, rule)
-    missing = check_name(owner, "missing", estimator.missing, ("raise", MISSING))
     for name in ("flatten", "normalize_patches"):
         value = getattr(estimator, name)
         require(owner, name, value, "True or False", isinstance(value, bool | np.bool_))
-    whiten = _check_whiten(owner, estimator.whiten)
-    n_patches = check_integer(owner, "n_patches", estimator.n_patches, 1)
     image_shape: Any = estimator.image_shape
     if isinstance(image_shape, str) and image_shape == ANY:
         image_shape = None, None, None
     elif image_shape is not None:
         image_shape = check_image_shape(owner, image_shape, f"None, {ANY!r} or ")
+    whiten = estimator.whiten
+    if isinstance(whiten, bool | np.bool_):
+        whiten = SHRINKAGE if whiten else 0.0
+    else:
+        rule = "True, False or a finite number above 0, the regularization"
+        whiten = _check_positive(owner, "whiten", whiten, rule)
     check_random_state(owner, estimator.random_state)
     check_n_jobs(owner, estimator.n_jobs)
     if not isinstance(estimator.verbose, bool):
         check_integer(owner, "verbose", estimator.verbose, 0)
+    rule = "a finite number above 0; 0.5 is the square root"
+    missing = check_name(owner, "missing", estimator.missing, ("raise", MISSING))
     return Parameters(
+        owner=owner,
         n_kernels=n_kernels,
         n_biases=n_biases,
         kernel_size=kernel_size,
         windows=windows,
         sides=activation_sides(estimator.activation),
-        poolings=poolings,
-        pool_grid=pool_grid,
+        poolings=_check_pooling(owner, estimator.pooling),
+        pool_grid=check_pair(owner, "pool_grid", estimator.pool_grid, 1),
         views=SYMMETRIES[estimator.symmetries],
-        power=power,
+        power=_check_positive(owner, "power", estimator.power, rule),
         ignores_missing=missing == MISSING,
         image_shape=image_shape,
-        n_patches=n_patches,
+        n_patches=check_integer(owner, "n_patches", estimator.n_patches, 1),
         whiten=whiten,
     )
-
-
-def check_sizes(
-    owner: str,
-    parameters: Parameters,
-    maps: tuple[int, int],
-    kernels: tuple[int, ...],
-    n_biases: int,
-) -> None:
-    """Raise ValueError for kernels, maps or features that are too large to be computed.
-
-    ``maps`` are the rows and columns of a map, and ``kernels`` is ``(kh, kw, c, n_kernels)``.
-    """
-    *window, n_kernels = kernels
-    grid = parameters.pool_grid if parameters.poolings else maps
-    n_outputs = len(parameters.sides) * n_biases
-    n_features = prod(grid) * len(parameters.poolings or [""]) * n_outputs * n_kernels
-    for number, limit, what, remedy in (
-        (
-            prod(kernels),
-            LIMIT,
-            f"n_kernels={n_kernels} kernels of shape {tuple(window)} have {prod(kernels)} weights",
-            "n_kernels or kernel_size",
-        ),
-        (
-            prod(maps),
-            LIMIT,
-            f"padding={parameters.windows.padding} and kernel_size={kernels[:2]} make "
-            f"{prod(maps)} windows in each image",
-            "padding, or a larger stride",
-        ),
-        (
-            prod(grid) if parameters.poolings else 1,
-            MAX_CELLS,
-            f"pool_grid={grid} has {prod(grid)} cells",
-            "pool_grid",
-        ),
-        (
-            n_features,
-            LIMIT,
-            f"{n_kernels} kernels and {prod(grid)} {'cells' if parameters.poolings else 'windows'} "
-            f"make {n_features} features of each image",
-            "n_kernels or pool_grid" if parameters.poolings else "n_kernels, or a larger stride",
-        ),
-    ):
-        if number >= limit:
-            raise ValueError(
-                f"{what}, but {owner} allows fewer than {limit}; choose a smaller {remedy}."
-            )
 
 
 def check_channels(kernels: tuple[int, ...], n_channels: int) -> None:
@@ -237,13 +184,6 @@ def _check_initializer(owner: str, kernels: Callable[..., Any]) -> None:
     except TypeError:
         rule = "a callable with three arguments, init(shape, rng, patches)"
         raise parameter_error(TypeError, owner, "kernels", rule, kernels) from None
-
-
-def _check_whiten(owner: str, whiten: Any) -> float:
-    if isinstance(whiten, bool | np.bool_):
-        return SHRINKAGE if whiten else 0.0
-    rule = "True, False or a finite number above 0, the regularization"
-    return _check_positive(owner, "whiten", whiten, rule)
 
 
 def _check_positive(owner: str, name: str, value: Any, rule: str) -> float:
@@ -286,27 +226,6 @@ def _check_biases(owner: str, bias: Any, n_biases: Any, n_kernels: int) -> int:
     return len(array)
 
 
-def check_views(owner: str, parameters: Parameters, geometry: Geometry) -> None:
-    """Raise ValueError if maps of turned images have another shape."""
-    rows, columns = geometry.output_shape
-    is_turned = any(view.is_transposed for view in parameters.views)
-    if is_turned and parameters.poolings is None and rows != columns:
-        raise ValueError(
-            f"symmetries='dihedral' turns the images, so with pooling=None {owner} needs maps with "
-            f"as many rows as columns, but they have {rows} rows and {columns} columns; use square "
-            "images, a pooling, or symmetries='mirror'."
-        )
-
-
-def require_pooling(owner: str, parameters: Parameters) -> None:
-    """Raise ValueError if images of different sizes would have different numbers of features."""
-    if parameters.poolings is None:
-        raise ValueError(
-            f"With image_shape={ANY!r}, {owner} needs a pooling, because the number of windows "
-            "depends on the size of an image; set pooling, for example to 'mean'."
-        )
-
-
 def _check_pooling(owner: str, pooling: Any) -> list[str] | None:
     if pooling is None:
         return None
@@ -322,13 +241,10 @@ def check_random_state(owner: str, random_state: Any) -> None:
     """Raise an error if ``random_state`` is not a seed, a generator or None."""
     if random_state is None or isinstance(random_state, np.random.RandomState):
         return
-    rule, has_type = (
-        "None, an integer from 0 to 2**32 - 1 or a numpy.random.RandomState",
-        is_integer(random_state),
-    )
-    require(
-        owner, "random_state", random_state, rule, has_type, has_type and 0 <= random_state < 2**32
-    )
+    rule = "None, an integer from 0 to 2**32 - 1 or a numpy.random.RandomState"
+    has_type = is_integer(random_state)
+    is_valid = has_type and 0 <= random_state < 2**32
+    require(owner, "random_state", random_state, rule, has_type, is_valid)
 
 
 def make_generator(random_state: int | np.random.RandomState | None) -> np.random.RandomState:

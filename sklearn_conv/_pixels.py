@@ -31,9 +31,6 @@ RULE = (
 CHECK_BYTES = 4 * 2**20
 """Size of the blocks that are searched for NaN and infinity, whose mask is a copy."""
 
-SHOWN_IMAGES = 5
-"""Number of images that an error names."""
-
 WIDEST = 8
 """Size in bytes of float64 and of the widest integers; longdouble is wider."""
 
@@ -98,9 +95,9 @@ def find_not_finite(
     if not is_bad.any():
         return None
     bad = np.unique(np.asarray(numbers)[is_bad])
-    shown = ", ".join(f"{name}[{i}]" for i in bad[:SHOWN_IMAGES])
+    shown = ", ".join(f"{name}[{i}]" for i in bad[:5])
     number = "1 image" if len(bad) == 1 else f"{len(bad)} images"
-    more = " and others" if len(bad) > SHOWN_IMAGES else ""
+    more = " and others" if len(bad) > 5 else ""
     more_help = ""
     if what == "NaN":
         more_help = "; if NaN marks missing pixels, set missing='ignore', and add SimpleImputer() "

@@ -8,20 +8,18 @@ from threading import Lock
 from time import monotonic
 from typing import Any
 
-EVERY_STEP = 10
-"""Value of ``verbose`` from which every step is printed, and not only one step in a second."""
-
 
 class Progress:
     """Print the number of finished images and the estimated time left to stderr.
 
-    At most one line is printed in a second, and one at the end. Several threads may call `advance`.
+    At most one line is printed in a second, unless ``verbose`` is at least 10, and one at the end.
+    Several threads may call `advance`.
     """
 
     def __init__(self, estimator: Any, n_images: int) -> None:
         self._name, self._n_images = type(estimator).__name__, n_images
         self._is_verbose = estimator.verbose > 0
-        self._seconds = 0.0 if estimator.verbose >= EVERY_STEP else 1.0
+        self._seconds = 0.0 if estimator.verbose >= 10 else 1.0
         self._start = self._last = monotonic()
         self._n_done = Fraction(0)
         self._lock = Lock()

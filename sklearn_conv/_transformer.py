@@ -13,12 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_conv._array_api import (
-    as_memory_error,
-    from_library,
-    namespace,
-    to_numpy,
-)
+from sklearn_conv._array_api import as_memory_error, from_library, namespace, to_numpy
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
 from sklearn_conv._computing import BatchComputer
 from sklearn_conv._engine.activation import call_function
@@ -28,11 +23,14 @@ from sklearn_conv._images.kinds import Images, check_images
 from sklearn_conv._images.mistakes import warn_of_mistakes
 from sklearn_conv._output_size import (
     OutputSize,
+    check_sizes,
+    check_views,
     feature_names,
     feature_shape,
     measure_output,
     place_on_all,
     place_views,
+    require_pooling,
 )
 from sklearn_conv._parameters import (
     MISSING,
@@ -40,17 +38,9 @@ from sklearn_conv._parameters import (
     check_channels,
     check_image_shape,
     check_parameters,
-    check_sizes,
-    check_views,
     make_generator,
-    require_pooling,
 )
-from sklearn_conv._validation import (
-    cast_numbers,
-    check_integer,
-    check_numbers,
-    note_if_memory_is_short,
-)
+from sklearn_conv._validation import cast_numbers, check_integer, check_numbers
 from sklearn_conv._versions import API_LINK
 from sklearn_conv.kernels._initializers import KERNELS
 from sklearn_conv.kernels._patches import TrainingPatches
@@ -75,47 +65,31 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     stride : int or (rows, columns), default=1
         Distance from one window to the next, in pixels.
     kernels : str, array-like of shape (kh, kw, c, n_kernels) or callable, default="gaussian"
-        Name of an initializer in `sklearn_conv.kernels`, documented there:
-
-        - Learned from training patches, which are windows of the images passed to ``fit``:
-          "patches" are random training patches, "kmeans" are the centers of their clusters, and
-          "pca" are their directions of largest variance. Use these with
-          ``normalize_patches=True, whiten=True``.
-        - Random: "gaussian" kernels have zero mean and unit norm; "uniform" kernels are not
-          centered and therefore respond to brightness.
-        - Fixed, each on a single channel: "sobel" kernels are derivatives in evenly spaced
-          directions, "gabor" kernels are waves under a Gaussian window, "laplace" kernels detect
-          blobs, and "dct" and "haar" kernels are the lowest frequencies of the discrete cosine
-          transform and of the Haar wavelets.
-
-        "pca", "dct" and "haar" provide at most ``kh * kw * c`` kernels. The kernel size must be at
-        least 2 for "sobel", and at least 3 for "gabor" and "laplace".
+        Name of an initializer in `sklearn_conv.kernels`, documented there: "patches", "kmeans" and
+        "pca" are learned from training patches, which are windows of the images passed to ``fit``;
+        use ``normalize_patches=True, whiten=True`` with them. "gaussian" and "uniform" are random.
+        "sobel", "gabor", "laplace", "dct" and "haar" are fixed. "pca", "dct" and "haar" provide at
+        most ``kh * kw * c`` kernels. The kernel size must be at least 2 for "sobel", and at least 3
+        for "gabor" and "laplace".
 
         An array has the layout of `conv2d`. A callable ``init(shape, rng, patches)`` returns an
         array of that shape, ``(kh, kw, c, n_kernels)``. ``rng`` is a `numpy.random.RandomState`.
         ``patches(n)`` returns n preprocessed training patches as rows of shape ``(n, kh*kw*c)``,
-        each flattened in C order. ``patches()`` returns all of them. Nearly constant patches are
-        left out.
+        each flattened in C order, and ``patches()`` all of them, without nearly constant ones.
     bias : float, "quantile" or array-like, default=0.0
-        Bias added to the responses before the activation; a negative bias is a threshold. With
-        ``normalize_patches`` or ``whiten``, values from -0.1 to -0.5 are typical. Without them,
-        responses have the units of the pixels, and images from 0 to 255 need larger thresholds.
-
-        An array of shape ``(n_kernels,)`` contains the bias of each kernel. An array of shape
-        ``(n_biases, n_kernels)`` contains several biases for each kernel, and one of shape
-        ``(n_biases, 1)`` the same biases for all kernels. Each bias is a feature of its own,
-        computed from the same responses, so that two biases take little more time than one. For
-        example, ``bias=[[-0.25], [-1.0]]`` adds features that only strong responses change.
+        Bias added to the responses before the activation, in their units; a negative bias is a
+        threshold. With ``normalize_patches`` or ``whiten``, values from -0.1 to -0.5 are typical.
+        An array of shape ``(n_kernels,)`` contains the bias of each kernel. Each row of an array of
+        shape ``(n_biases, n_kernels)``, or ``(n_biases, 1)`` for all kernels, makes features of its
+        own from the same responses, in little more time.
 
         "quantile" sets the thresholds of a kernel, which are minus its biases, to quantiles of its
-        responses to training patches, as MiniRocket does. The levels of the quantiles are evenly
-        spread: for threshold i of kernel j, the level is the fractional part of
-        ``1.618 * (j * n_biases + i + 1)``. They are computed from 10,000 training patches at most,
-        whatever ``n_patches`` is. About half of the biases are positive, so use "quantile" with
-        "relu" or "step".
+        responses to at most 10,000 training patches, as MiniRocket does: the level of threshold i
+        of kernel j is the fractional part of ``1.618 * (j * n_biases + i + 1)``. About half of the
+        biases are positive, so use it with "relu" or "step".
     n_biases : int, default=1
-        Number of biases of each kernel if ``bias`` is "quantile". If ``bias`` is an array, the
-        number is taken from it.
+        Number of biases of each kernel if ``bias`` is "quantile", at most 10,000. If ``bias`` is an
+        array, the number is taken from it.
     padding : {"valid", "same"}, int or (rows, columns), default="same"
         Number of pixels added on each side of the images, as in `conv2d`.
     padding_mode : {"constant", "edge", "reflect", "symmetric", "wrap"}, default="constant"
@@ -125,76 +99,62 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Distance from one weight of a kernel to the next, in pixels.
     normalize_patches : bool, default=False
         Whether to center each window, including its padding and all of its channels, and to divide
-        it by ``sqrt(variance + eps)``. ``eps`` is 0.01 times the mean variance of the training
-        patches, so multiplying all images in ``fit`` and ``transform`` by a constant does not
-        change the features. A constant window becomes 0, and its response is ``offset_``. Kernels
-        whose weights are all equal, and kernels of a single pixel with one channel, would always
-        respond with 0; if there are no others, `fit` raises an error.
+        it by ``sqrt(variance + eps)``, where ``eps`` is 0.01 times the mean variance of the
+        training patches. The response of a constant window is ``offset_``. If each kernel would
+        always respond with 0, because its weights are all equal or a single pixel of one channel,
+        `fit` raises an error.
     whiten : bool or float, default=False
         Whether to subtract the mean patch from each window, after normalization, and to apply ZCA
         whitening, which divides the directions of the patches by
         ``sqrt(variance + whiten * mean variance)``. True means 0.1. Whitening is folded into
-        ``kernels_`` and ``offset_`` and takes no time in ``transform``. If there are fewer training
-        patches than weights in a kernel, some directions have variance 0, and only the term with
-        ``whiten`` keeps their factor finite.
+        ``kernels_`` and ``offset_`` and takes no time in ``transform``.
     n_patches : int, default=100000
         Number of training patches. They are drawn only if kernels, whitening, normalization or
         quantiles need them, without replacement, from all windows that lie inside the images. If
-        there are fewer windows than ``n_patches``, all are used. If the images are smaller than a
-        kernel, windows that extend into the padding are used. With ``kernels="patches"``, patches
-        are repeated only if there are fewer patches than kernels. During ``fit``, a patch takes
-        about three times ``4 * kh * kw * c`` bytes, or twice as much if the features are float64.
+        there are fewer such windows, all are used; if the images are smaller than a kernel, windows
+        that extend into the padding are used. ``kernels="patches"`` repeats patches only if there
+        are fewer patches than kernels. During ``fit``, a patch takes about three times
+        ``4 * kh * kw * c`` bytes, or twice as much if the features are float64.
     activation : str or callable, default="relu"
-        Function of the response z and the bias b:
+        Function of the response z and the bias b: "identity" is z + b, "relu" is max(z + b, 0),
+        "abs" is abs(z + b), "square" is (z + b)**2, and "step" is 1 where z + b > 0, else 0.
+        "split" makes two features for each kernel, max(z + b, 0) and max(-z + b, 0). In flat
+        regions, z is 0 except for rounding, unless ``whiten`` is used, so "step" needs a bias
+        slightly below 0, or "quantile".
 
-        - "identity": z + b;
-        - "relu": max(z + b, 0);
-        - "abs": abs(z + b);
-        - "split": max(z + b, 0) and max(-z + b, 0), two features for each kernel;
-        - "step": 1 where z + b > 0, else 0. With ``pooling="mean"``, the feature is the proportion
-          of positive values. In flat regions, z is 0 except for rounding, unless ``whiten`` is
-          used. Therefore use a bias slightly below 0, or "quantile";
-        - "square": (z + b)**2;
-        - a callable that receives an array of z + b and returns one number for each element.
-
-        While a callable runs, NumPy ignores overflow, underflow and invalid values, whatever
-        `numpy.seterr` says; use `numpy.errstate` inside the callable to change this. The same holds
-        for a callable ``kernels``.
+        A callable receives an array of z + b and returns one number for each element. While it
+        runs, NumPy ignores overflow, underflow and invalid values, whatever `numpy.seterr` says;
+        use `numpy.errstate` inside it to change this. The same holds for a callable ``kernels``.
     pooling : {"max", "mean", "sum"}, list of these or None, default="mean"
         Reduction of the activated responses in a cell to one number. A list produces one feature
         for each of its elements. With None, responses are not pooled, ``pool_grid`` is ignored, and
         each activated response is a feature.
     pool_grid : int or (rows, columns), default=2
         Number of cells into which each map is divided along each axis. Along an axis with L
-        responses, cell i of m is ``[i*L//m, max(i*L//m + 1, (i+1)*L//m))``. Cells are never empty.
-        If L >= m, each response belongs to exactly one cell; otherwise cells overlap.
+        responses, cell i of m is ``[i*L//m, max(i*L//m + 1, (i+1)*L//m))``. Cells are never empty,
+        and overlap only if L < m.
     symmetries : {"mirror", "dihedral"} or None, default=None
-        Images over which each feature is averaged. With "mirror", these are the image and its
-        mirror image with left and right exchanged, so that an image and its mirror image have the
-        same features. With "dihedral", these are the eight mirrored and turned images of a square,
-        for images without a preferred direction, such as satellite tiles and micrographs. The
-        windows of all these images are computed, which takes two or eight times as long. Training
-        patches are taken from all these images as well, except that windows which are not square
-        are not turned by 90 degrees. With "dihedral" and ``pooling=None``, maps must
-        have as many rows as columns.
+        Images over which each feature is averaged: with "mirror", the image and its mirror image
+        with left and right exchanged; with "dihedral", the eight mirrored and turned images of a
+        square. This takes two or eight times as long. Training patches are taken from these images
+        as well, except that windows which are not square are not turned by 90 degrees. With
+        "dihedral" and ``pooling=None``, maps must have as many rows as columns.
     power : float, default=1.0
         Power to which features are raised, ``sign(feature) * abs(feature)**power``, after they were
-        averaged over ``symmetries``. Linear models often work better on the square roots of pooled
-        features, ``power=0.5``. A power below 1 magnifies the rounding of features that should be
-        0; use ``normalize_patches`` or a negative bias, with which flat regions are exactly 0.
+        averaged over ``symmetries``; 0.5 is the square root. A power below 1 magnifies the rounding
+        of features that should be 0; use ``normalize_patches`` or a negative bias, with which flat
+        regions are exactly 0.
     missing : {"raise", "ignore"}, default="raise"
         What NaN and masked values in X mean. With "raise", they are errors. With "ignore", they are
         missing pixels: a window counts only if none of its pixels is missing in any channel, a cell
-        is pooled over the windows that count, and its features are NaN if there are none, which
-        imputers and `~sklearn.ensemble.HistGradientBoostingClassifier` accept. Training patches are
-        taken from whole windows only. With ``symmetries``, features are averaged over the images in
-        which the cell has windows. With ``pooling=None``, windows with missing pixels are NaN.
-        Images without missing pixels have the same features as with "raise". Masked integers are
-        read as floats.
+        is pooled over the windows that count, and its features are NaN if there are none. With
+        ``symmetries``, features are averaged over the images in which the cell has windows. With
+        ``pooling=None``, windows with missing pixels are NaN. Training patches are taken from whole
+        windows only. Masked integers are read as floats.
     flatten : bool, default=True
         Whether each image becomes one row of features. If False, the features keep the shape of
-        the grid, ``(n, rows, columns, features of a cell)``. The result can be passed as images to
-        a second transformer; use a fine ``pool_grid`` in the first one.
+        the grid, ``(n, rows, columns, features of a cell)``, and can be passed as images to a
+        second transformer; use a fine ``pool_grid`` in the first one.
     image_shape : (h, w), (h, w, c), "any" or None, default=None
         Shape of the images in a 2-D X. If None, a row of s*s numbers is interpreted as an image of
         shape ``(s, s, 1)``, and any other row of d numbers as an image with a single row of pixels,
@@ -203,8 +163,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         With "any", images may have different numbers of rows and columns, in ``fit`` and in
         ``transform``. X is a list of images of shape (h, w) or (h, w, c), the result of
         ``read_images(..., size="any")``, or an array of images of one size. Training patches are
-        taken from all windows of all images, so that large images have more of them. Features need
-        a ``pooling``; their number does not depend on the size of an image.
+        taken from all windows of all images. A ``pooling`` is needed.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the random kernels and the training patches. If None, they differ in
         every call of ``fit``.
@@ -213,9 +172,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         None means 1 unless in a `joblib.parallel_config` context; -1 means all cores. The features
         are the same except for rounding.
     verbose : int, default=0
-        Verbosity level. If above 0, ``transform`` prints the number of finished images and the
-        estimated time left to stderr, at most once a second; if at least 10, after every block of
-        images.
+        If above 0, ``transform`` prints the number of finished images and the estimated time left
+        to stderr, at most once a second; if at least 10, after every block of images.
 
     Attributes
     ----------
@@ -226,23 +184,22 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Constant that is added to ``window . kernel`` to obtain the response z. It results from the
         mean patch that whitening subtracts; without whitening it is 0.
     eps_ : float
-        With ``normalize_patches``, each window is divided by ``sqrt(variance + eps_)`` before it is
-        multiplied by the kernels. Without it, ``eps_`` is 0.0, and windows are used as they are.
+        The ``eps`` of ``normalize_patches``, or 0.0 without it.
     bias_ : ndarray of shape (n_kernels,) or (n_biases, n_kernels)
         The bias of each kernel, or several biases of each kernel.
     image_shape_ : tuple
         Shape of the images seen in ``fit``, ``(h, w, c)``; ``(None, None, c)`` if it may be "any".
     maps_shape_ : tuple
         Shape of the maps of an image, ``(rows, columns, number of maps)``. `output_size` returns
-        this shape and the next two numbers before ``fit``. If images may have any shape, the first
+        this shape and the next two numbers before ``fit``. With ``image_shape="any"``, the first
         two numbers are None.
     n_features_out_ : int
         Number of features of an image.
     multiply_adds_ : int or None
         Number of multiply-add operations for an image, with those of its mirrored and turned
-        images. None if images may have any shape.
+        images. None with ``image_shape="any"``.
     n_features_in_ : int
-        Number of values in an image, ``h * w * c``. Not defined if images may have any shape.
+        Number of values in an image, ``h * w * c``. Not defined with ``image_shape="any"``.
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns of X. Defined only if X has column names that are all strings.
 
@@ -256,12 +213,11 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     n_biases, n_kernels)``, flattened in C order. "split" has two sides; all other activations have
     one. `get_feature_names_out` returns the name of each feature.
 
-    Parameters are read when they are used. Changing a parameter that only ``fit`` uses has no
-    effect on a fitted transformer: ``n_kernels``, ``kernel_size``, ``kernels``, ``bias``,
-    ``n_biases``, ``normalize_patches``, ``whiten``, ``n_patches``, ``image_shape`` and
-    ``random_state``. All other parameters take effect in the next call of ``transform``. For
-    example, ``set_params(pooling=None, flatten=False)`` makes a fitted transformer return its
-    activated maps. The attributes above keep the values that ``fit`` computed.
+    Changing a parameter that only ``fit`` uses has no effect on a fitted transformer:
+    ``n_kernels``, ``kernel_size``, ``kernels``, ``bias``, ``n_biases``, ``normalize_patches``,
+    ``whiten``, ``n_patches``, ``image_shape`` and ``random_state``. All other parameters take
+    effect in the next call of ``transform``; for example, after ``set_params(pooling=None,
+    flatten=False)``, it returns activated maps. The attributes keep the values of ``fit``.
 
     If ``array_api_dispatch`` is set in `sklearn.set_config`, X may be an array of PyTorch or CuPy,
     on a GPU as well. The fitted arrays and the features are then arrays of this library, on the
@@ -287,8 +243,6 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     >>> transformer = StridedConv2DTransformer(n_kernels=16, stride=2, random_state=0)
     >>> transformer.fit_transform(images).shape
     (1797, 64)
-    >>> transformer.kernels_.shape
-    (3, 3, 1, 16)
     >>> transformer.get_feature_names_out()[[0, 63]].tolist()
     ['kernel000_mean_r0_c0', 'kernel015_mean_r1_c1']
     """
@@ -378,10 +332,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Warns
         -----
         UserWarning
-            If X is probably not what was meant: channels first, a single color image, an opaque
-            alpha channel, a fill value such as -9999, or 1 to 3 small images to learn from. The
-            shape and a sample of a few thousand pixels show this. If images are read in batches,
-            the sample consists of training patches, if these are drawn.
+            If the shape and a sample of a few thousand pixels show that X is probably not what was
+            meant: channels first, a single color image, an opaque alpha channel, a fill value such
+            as -9999, or 1 to 3 small images to learn from.
 
         Raises
         ------
@@ -392,21 +345,17 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             fit the images, or if the kernels, the maps or the features are too large.
         """
         parameters = check_parameters(self)
-        images = check_images(
-            X, Request(self, parameters.image_shape, "fit", parameters.ignores_missing)
-        )
+        request = Request(self, parameters.image_shape, "fit", parameters.ignores_missing)
+        images = check_images(X, request)
         if callable(self.activation):  # An invalid function raises here, not only in transform.
             with np.errstate(all="ignore"):  # As in transform.
                 ones = images.library.put(np.ones((2, parameters.n_kernels)))
                 call_function(self.activation, ones)
-        owner = type(self).__name__
-        is_any = parameters.image_shape == (None, None, None)
-        if is_any:
-            require_pooling(owner, parameters)
+        if request.is_any:
+            require_pooling(parameters)
         shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
-        geometries = place_on_all(
-            owner, parameters, images.distinct_sizes(), shape, parameters.n_biases
-        )
+        sizes, n_biases = images.distinct_sizes(), parameters.n_biases
+        geometries = place_on_all(parameters, sizes, shape, n_biases)
         dtype = images.compute_dtype
         rng = make_generator(self.random_state)
         patches = TrainingPatches(
@@ -428,7 +377,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         )
         with (
             fit_steps(self, X, y, 3) as step,
-            note_if_memory_is_short(remedy),
+            as_memory_error(remedy),
             np.errstate(all="ignore"),  # `cast_numbers` raises for overflow.
         ):
             # Kernels are made first, because whitening draws patches from the same random stream.
@@ -437,7 +386,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             with step("preprocessing"):
                 folded, offset = patches.preprocessing.fold(kernels)
             with step("bias"):
-                n_biases, bias = parameters.n_biases, from_library(self.bias)
+                bias = from_library(self.bias)
                 if isinstance(bias, str):
                     bias = -patches.thresholds(kernels, n_biases)
         folded = cast_numbers("kernels", folded.reshape(shape), dtype)
@@ -446,7 +395,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         bias = cast_numbers("bias", bias[0] if n_biases == 1 else bias, dtype)
         seen = warn_of_mistakes(images.shape, images.known(patches.windows), patches.are_all)
         # All steps that can fail are done, so a failed fit leaves the estimator as it was.
-        if is_any:  # They may be those of an earlier fit.
+        if request.is_any:  # They may be those of an earlier fit.
             for name in ("n_features_in_", "feature_names_in_"):
                 self.__dict__.pop(name, None)
         else:
@@ -455,10 +404,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         self.offset_ = images.library.put(offset)
         self.eps_ = patches.preprocessing.eps
         self.bias_ = images.library.put(bias)
-        self.image_shape_ = (None, None, images.shape[3]) if is_any else images.shape[1:]
-        self.maps_shape_ = (None, None, size.maps[2]) if is_any else size.maps
+        self.image_shape_ = (None, None, images.shape[3]) if request.is_any else images.shape[1:]
+        self.maps_shape_ = (None, None, size.maps[2]) if request.is_any else size.maps
         self.n_features_out_ = size.features
-        self.multiply_adds_ = None if is_any else size.multiply_adds
+        self.multiply_adds_ = None if request.is_any else size.multiply_adds
         self._values_seen = None if seen is None else tuple(seen)
         return self
 
@@ -528,8 +477,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Parameters
         ----------
         X : array-like of shape (n, h, w, c), (n, h, w) or (n, h*w*c)
-            Images of the shape seen in ``fit``, but not a Dask array. A `numpy.memmap`, zarr or
-            h5py array is read one batch at a time.
+            Images as in `transform`, but not a Dask array.
         batch_size : int, default=None
             Number of images in a batch. If None, the images and the features of a batch take about
             16 MB, and a batch of a zarr or h5py array consists of whole chunks, unless one chunk
@@ -549,37 +497,26 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
         Raises
         ------
-        NotFittedError
-            If the transformer is not fitted.
-        TypeError
-            If a parameter, ``batch_size`` or X has a wrong type.
-        ValueError
-            If a parameter or ``batch_size`` has a wrong value, or if X is not a batch of images of
-            the shape seen in ``fit``. For an array that is read in batches, NaN and infinity raise
-            this error only when their batch is read.
+        NotFittedError, TypeError, ValueError
+            As in `transform`, and if ``batch_size`` is not an integer of at least 1. For an array
+            that is read in batches, NaN and infinity raise an error only when their batch is read.
 
         See Also
         --------
         save_batches : Write the batches to a file.
+        StreamingRidgeClassifier : Learn from one batch after the other.
 
         Examples
         --------
         >>> import numpy as np
-        >>> from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
-        >>> rng = np.random.default_rng(0)
-        >>> labels = rng.integers(2, size=1000)
-        >>> images = rng.normal(0, 1 + labels[:, np.newaxis, np.newaxis], (1000, 8, 8))
+        >>> from sklearn_conv import StridedConv2DTransformer
+        >>> images = np.random.default_rng(0).random((1000, 8, 8))
         >>> transformer = StridedConv2DTransformer(random_state=0).fit(images)
-        >>> classifier = StreamingRidgeClassifier()
-        >>> for rows, features in transformer.transform_batches(images, batch_size=300):
-        ...     classifier = classifier.partial_fit(features, labels[rows])
+        >>> for rows, features in transformer.transform_batches(images, batch_size=400):
         ...     print(rows, features.shape)
-        slice(0, 300, None) (300, 256)
-        slice(300, 600, None) (300, 256)
-        slice(600, 900, None) (300, 256)
-        slice(900, 1000, None) (100, 256)
-        >>> classifier.score(transformer.transform(images), labels) > 0.99
-        True
+        slice(0, 400, None) (400, 256)
+        slice(400, 800, None) (400, 256)
+        slice(800, 1000, None) (200, 256)
         """
         check_is_fitted(self)
         if batch_size is not None:
@@ -684,13 +621,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             check_channels(np.shape(self.kernels), shape[2])
         kernels = (*parameters.kernel_size, shape[2], parameters.n_kernels)
         geometries = place_views(parameters, shape[:2], parameters.kernel_size)
-        check_views(type(self).__name__, parameters, geometries[0])
+        check_views(parameters, geometries[0].output_shape)
         return measure_output(parameters, geometries, kernels)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # Models that were saved before these parameters existed
-        added = {"n_biases": 1, "symmetries": None, "power": 1.0, "missing": "raise"}
-        super().__setstate__(added | state)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -707,11 +639,11 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
     def _check_fitted_images(self, X: Any, parameters: Parameters, method: str) -> Images:
         """Check that X contains images of the shape seen in ``fit``, in the same library."""
-        owner, shape = type(self).__name__, self.image_shape_
-        images = check_images(X, Request(self, shape, method, parameters.ignores_missing))
-        if None in shape:
+        request = Request(self, self.image_shape_, method, parameters.ignores_missing)
+        images = check_images(X, request)
+        if request.is_any:
             sizes, kernels = images.distinct_sizes(), self.kernels_.shape
-            place_on_all(owner, parameters, sizes, kernels, self._n_biases)
+            place_on_all(parameters, sizes, kernels, self._n_biases)
         return images
 
     def _fitted_geometries(self, parameters: Parameters) -> list[Geometry]:
@@ -720,15 +652,13 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
     def _feature_shape(self, parameters: Parameters) -> tuple[int, int, int, int, int]:
         """Return (grid rows, grid columns, poolings, sides * biases, kernels) of the features."""
-        owner, kernels, n_biases = type(self).__name__, self.kernels_.shape, self._n_biases
-        maps = parameters.pool_grid
+        kernels, n_biases, maps = self.kernels_.shape, self._n_biases, parameters.pool_grid
         if None in self.image_shape_:
-            require_pooling(owner, parameters)
+            require_pooling(parameters)
         else:
-            geometry = self._fitted_geometries(parameters)[0]
-            maps = geometry.output_shape
-            check_views(owner, parameters, geometry)
-        check_sizes(owner, parameters, maps, kernels, n_biases)
+            maps = self._fitted_geometries(parameters)[0].output_shape
+            check_views(parameters, maps)
+        check_sizes(parameters, maps, kernels, n_biases)
         return feature_shape(parameters, maps, n_biases, kernels[3])
 
     def _row_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -744,14 +674,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         if isinstance(self.kernels, str):
             return KERNELS[self.kernels](shape, rng, patches)
         if callable(self.kernels):
-            return check_numbers(
-                type(self).__name__,
-                "kernels",
-                self.kernels(shape, rng, patches),
-                shape,
-                otherwise="a callable that returns ",
-                finite=True,
-            )
+            owner, kernels = type(self).__name__, self.kernels(shape, rng, patches)
+            rule = "a callable that returns "
+            return check_numbers(owner, "kernels", kernels, shape, otherwise=rule, finite=True)
         kernels = to_numpy(self.kernels)
         check_channels(kernels.shape, shape[2])
         return kernels
@@ -761,17 +686,14 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         container = getattr(self, "_sklearn_output_config", {}).get(
             "transform", get_config()["transform_output"]
         )
-        if container == "default":
-            return
-        remedy = "set_output(transform='default') on this step"
-        if images.features_are:
-            raise ValueError(
-                f"{images.features_are} does not fit into the {container} table that set_output or "
-                f"set_config requests; use {remedy}."
+        features, remedy = images.features_are, "set_output(transform='default') on this step"
+        if not features and not self.flatten:
+            features = (
+                "With flatten=False, an array of shape (n, rows, columns, features of a cell)"
             )
-        if not self.flatten:
+            remedy = f"flatten=True or {remedy}"
+        if features and container != "default":
             raise ValueError(
-                "With flatten=False, features have shape (n, rows, columns, features of a cell), "
-                f"which does not fit into the {container} table that set_output or set_config "
-                f"requests; use flatten=True or {remedy}."
+                f"{features} does not fit into the {container} table that set_output or set_config "
+                f"requests; use {remedy}."
             )

@@ -6,8 +6,7 @@ TypeError, and a wrong value raises ValueError.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
 
@@ -21,14 +20,12 @@ def parameter_error(
     error: type[Exception], owner: str, name: str, rule: str, value: Any
 ) -> Exception:
     """Return the error for a parameter that breaks its rule."""
-    return error(f"The {name!r} parameter of {owner} must be {rule}. Got {_shown(value)} instead.")
-
-
-def _shown(value: Any) -> str:
     if isinstance(value, np.ndarray) and value.size > 10:
-        return f"an array of shape {value.shape} and dtype {value.dtype}"
-    shown = repr(value)
-    return shown if len(shown) <= 200 else f"{shown[:200]}..."
+        shown = f"an array of shape {value.shape} and dtype {value.dtype}"
+    else:
+        shown = repr(value)
+        shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
+    return error(f"The {name!r} parameter of {owner} must be {rule}. Got {shown} instead.")
 
 
 def is_integer(value: Any) -> bool:
@@ -97,12 +94,9 @@ def check_pair(
     are_integers = all(map(is_integer, pair))
     if len(pair) == 2 and are_integers and minimum <= min(pair) <= max(pair) < limit:
         return int(pair[0]), int(pair[1])
-    *others, last = [
-        *map(repr, names),
-        f"an integer of at least {minimum}",
-        f"a (rows, columns) pair of integers of at least {minimum}",
-    ]
-    rule = f"{', '.join(others)} or {last}"
+    rule = "".join(f"{name!r}, " for name in names)
+    integer = f"integer{{}} of at least {minimum}"
+    rule += f"an {integer.format('')} or a (rows, columns) pair of {integer.format('s')}"
     if len(pair) == 2 and are_integers and max(pair) >= limit:
         rule += f", below {limit}"
     is_type = len(pair) == 2 and not are_integers and not (isinstance(value, str) and names)
@@ -166,13 +160,3 @@ def cast_numbers(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
             "these images; use smaller numbers, or cast the images to float64."
         )
     return result
-
-
-@contextmanager
-def note_if_memory_is_short(remedy: str) -> Iterator[None]:
-    """Add a remedy to a MemoryError."""
-    try:
-        yield
-    except MemoryError as error:
-        error.add_note(remedy)
-        raise

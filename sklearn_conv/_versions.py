@@ -18,20 +18,11 @@ API_LINK = (
 )
 """Template of the link to the documentation in scikit-learn's HTML display of estimators."""
 
-PACKAGES = {
-    "sklearn-conv": "sklearn_conv",
-    "numpy": "numpy",
-    "scipy": "scipy",
-    "scikit-learn": "sklearn",
-    "joblib": "joblib",
-    "threadpoolctl": "threadpoolctl",
-}
-"""Names of packages and of their modules."""
+MODULES = ("sklearn_conv", "numpy", "scipy", "sklearn", "joblib", "threadpoolctl")
 
 CORE_TYPE = "OPENBLAS_CORETYPE"
 """Environment variable that selects the kernel of OpenBLAS when it is loaded."""
 
-AVX2_KERNELS = {"Haswell", "Zen"}
 AVX512_FEATURES = {"AVX512_SKX", "X86_V4"}
 """Names of AVX-512 in NumPy; NumPy 2.4 and later use the second one."""
 
@@ -42,8 +33,7 @@ def show_versions() -> None:
     The versions are those of the imported modules, which need not be installed. "engine" is the
     engine that computes features: the native one, with the instruction set that it uses, or NumPy,
     with the reason. If OpenBLAS uses an AVX2 kernel on a processor with AVX-512, the last line
-    reports this and names the environment variable that changes it, or that caused it. This
-    function changes nothing.
+    reports this and names the environment variable that changes it, or that caused it.
 
     Examples
     --------
@@ -53,8 +43,9 @@ def show_versions() -> None:
     sklearn-conv: ...
     """
     print(f"Python: {platform.python_version()}, {platform.platform()}, {os.cpu_count()} cores")
-    for name, module in PACKAGES.items():
-        print(f"{name}: {import_module(module).__version__}")
+    for name in MODULES:
+        package = {"sklearn_conv": "sklearn-conv", "sklearn": "scikit-learn"}.get(name, name)
+        print(f"{package}: {import_module(name).__version__}")
     print(f"folder of sklearn-conv: {Path(__file__).parent}")
     print(f"engine: {describe_engine()}")
     core_type = os.environ.get(CORE_TYPE)
@@ -81,7 +72,8 @@ def kernel_hint(
 
     ``core_type`` is the value of the environment variable OPENBLAS_CORETYPE, if it is set.
     """
-    if library != "openblas" or kernel not in AVX2_KERNELS or not AVX512_FEATURES & set(features):
+    has_avx2_kernel = library == "openblas" and kernel in ("Haswell", "Zen")
+    if not has_avx2_kernel or not AVX512_FEATURES & set(features):
         return None
     advice = (
         f" is set to {core_type}; without it, OpenBLAS chooses the kernel itself"

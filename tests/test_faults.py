@@ -189,4 +189,5 @@ def test_kernels_that_do_not_fit_into_memory():
 
     with pytest.raises(MemoryError) as caught:
         StridedConv2DTransformer(kernels=init).fit(IMAGES)
-    assert "use smaller n_kernels, kernel_size or n_patches" in caught.value.__notes__[0]
+    assert "16 GiB. fit makes" in str(caught.value)
+    assert "use smaller n_kernels, kernel_size or n_patches" in str(caught.value)

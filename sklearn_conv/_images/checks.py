@@ -18,15 +18,8 @@ UNEQUAL_RULE = (
     "or (h, w, c), finite real numbers with the same number of channels."
 )
 
-SINGLE = " Pass a single image as X[np.newaxis]."
-
 SHOWN_ROWS = 100
 """Number of rows of X in which strings and unequal images are searched, to describe them."""
-
-READ_FILES = (
-    "if these are names of files, read the images first, for example with sklearn_conv.read_images("
-    "names, size=(64, 64)), or in the pipeline with ImageReader(size=(64, 64))"
-)
 
 ImageShape = tuple[int, int, int]
 """(h, w, c)"""
@@ -102,7 +95,11 @@ def what_strings_need(strings: Iterable[str]) -> str:
     first = next((string for string in strings if not _is_number(string)), None)
     if first is None:
         return "; convert it to numbers first, for example with X.astype(float)."
-    return f"; convert it to numbers first. An example is {first!r:.80}: {READ_FILES}."
+    return (
+        f"; convert it to numbers first. An example is {first!r:.80}: if these are names of files, "
+        "read the images first, for example with sklearn_conv.read_images(names, size=(64, 64)), "
+        "or in the pipeline with ImageReader(size=(64, 64))."
+    )
 
 
 def _is_number(string: str) -> bool:
@@ -204,7 +201,8 @@ def _other_shape(
         else f"{type(estimator).__name__} was fitted on images of shape {expected}; crop or resize "
         "the images to that shape, or fit again"
     )
-    hint = SINGLE if X_shape in (expected, expected[:2]) else ""
+    is_single = X_shape in (expected, expected[:2])
+    hint = " Pass a single image as X[np.newaxis]." if is_single else ""
     if shape == (expected[2], *expected[:2]):
         hint = " The channels of X come first: X.transpose(0, 2, 3, 1) moves them to the end."
     if shape[:2] == expected[:2]:
@@ -230,7 +228,7 @@ def _what_channels_need(n_channels: int, expected: int) -> str:
 
 def _other_length(estimator: Any, X_shape: tuple[int, ...]) -> str:
     h, w, c = estimator.image_shape_
-    hint = SINGLE if X_shape == (h, w) else ""
+    hint = " Pass a single image as X[np.newaxis]." if X_shape == (h, w) else ""
     if (c, X_shape[1]) in ((1, 2 * h * w), (3, 4 * h * w)):
         hint = (
             f" If rows of X are images of {c + 1} channels, the last of which is alpha (opacity), "

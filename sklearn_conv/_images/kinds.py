@@ -2,7 +2,6 @@
 
 `check_images` asks the classes in `KINDS` from top to bottom; the first one that accepts X checks
 it and reads the images. Whatever depends on the kind of X is a method or an attribute of its class.
-To add a kind, write a class and put it into the list.
 """
 
 from __future__ import annotations
@@ -189,7 +188,6 @@ class UnequalImages(Images):
 
     @staticmethod
     def accepts(X: Any, request: Request) -> bool:
-        """Return whether X knows the shapes of its images, or is a sequence of images."""
         if _knows_shapes(X):
             return True
         if isinstance(X, list | tuple):
@@ -226,11 +224,9 @@ class UnequalImages(Images):
         return images
 
     def read(self, rows: slice, check: bool = True) -> np.ndarray:
-        """Return images of one size, (b, h, w, c)."""
         return self._read_images([*range(rows.start, rows.stop)], check)
 
     def read_groups(self, rows: slice) -> Iterator[tuple[Sequence[int], np.ndarray]]:
-        """Yield the numbers of images of one size, and these images, until ``rows`` are read."""
         shapes, groups = np.unique(self.shapes[rows], axis=0, return_inverse=True)
         for group, shape in enumerate(shapes):
             numbers = rows.start + np.flatnonzero(groups.ravel() == group)
@@ -240,15 +236,12 @@ class UnequalImages(Images):
                 yield chosen, self._read_images(chosen, True)
 
     def window_batches(self) -> Iterator[slice]:
-        """Yield slices of images of one size."""
         return self.batches(1)
 
     def size_of(self, number: int) -> tuple[int, int]:
-        """Return the number of rows and columns of an image."""
         return tuple(self.shapes[number, :2].tolist())
 
     def distinct_sizes(self) -> dict[tuple[int, int], int]:
-        """Return the numbers of rows and columns that images have, and the first such image."""
         sizes, numbers = np.unique(self.shapes[:, :2], axis=0, return_index=True)
         return {(h, w): i for (h, w), i in zip(sizes.tolist(), numbers.tolist(), strict=True)}
 
@@ -307,12 +300,10 @@ class DaskImages(Images):
 
     @staticmethod
     def accepts(X: Any, request: Request) -> bool:
-        """Return whether X is a Dask collection."""
         return is_dask(X)
 
     @staticmethod
     def convert(X: Any, request: Request) -> Any:
-        """Check that X is a Dask array of numbers."""
         from sklearn_conv._dask import check_dask_array
 
         check_dask_array(X)
@@ -327,7 +318,6 @@ class DaskImages(Images):
         return sample
 
     def map(self, estimator: Any, method: str, row_shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        """Call a method of the estimator with every chunk, lazily."""
         from sklearn_conv._dask import map_rows
 
         return map_rows(estimator, method, self.values, row_shape, dtype)
@@ -342,7 +332,6 @@ class StoredImages(Images):
 
     @staticmethod
     def accepts(X: Any, request: Request) -> bool:
-        """Return whether X is an array that is read by slicing."""
         if isinstance(X, np.memmap) or (request.ignores_missing and _has_masked(X)):
             return True
         is_other = isinstance(X, np.ndarray | np.generic) or hasattr(X, "columns") or issparse(X)
@@ -356,11 +345,9 @@ class StoredImages(Images):
 
     @staticmethod
     def convert(X: Any, request: Request) -> Any:
-        """Check the dtype and the axes of X."""
         return _check_lazy(np.ma.stack(X) if isinstance(X, list | tuple) else X)
 
     def read(self, rows: slice, check: bool = True) -> np.ndarray:
-        """Read the images in ``rows``, (b, h, w, c)."""
         batch = self.values[rows] if isinstance(self.values, np.ndarray) else self._read_slice(rows)
         check_memory_map(batch)
         if np.ma.isMaskedArray(batch):
@@ -414,7 +401,6 @@ class ArrayImages(Images):
 
     @staticmethod
     def convert(X: Any, request: Request) -> np.ndarray:
-        """Return X as an array of real numbers; arrays are not copied."""
         # scikit-learn has nothing to check here, which takes it longer than a small image.
         is_plain = type(X) is np.ndarray and X.dtype.kind in "biuf" and X.dtype.itemsize <= WIDEST
         if is_plain and 2 <= X.ndim <= 4 and X.size:
@@ -434,12 +420,7 @@ class ArrayImages(Images):
             check_convertible(X)
             check_kind(X, getattr(getattr(X, "dtype", None), "kind", None))
         images = check_array(
-            X,
-            dtype="numeric",
-            allow_nd=True,
-            ensure_all_finite=False,
-            estimator=request.estimator,
-            input_name="X",
+            X, allow_nd=True, ensure_all_finite=False, estimator=request.estimator, input_name="X"
         )
         if images.dtype.kind == "O":  # X is a polars DataFrame with columns of several types.
             images = images.astype(np.float64)
@@ -448,13 +429,11 @@ class ArrayImages(Images):
 
     @classmethod
     def check(cls, X: Any, request: Request) -> Self:
-        """Check X and all of its values, and return its images."""
         if not request.is_fit and hasattr(X, "columns"):  # As in scikit-learn, before values.
             remember_columns(request.estimator, X, X.shape, reset=False)
         images = super().check(X, request)
-        images.may_have_missing = check_finite(
-            images.values, ignores_missing=request.ignores_missing
-        )
+        ignores_missing = request.ignores_missing
+        images.may_have_missing = check_finite(images.values, ignores_missing=ignores_missing)
         return images
 
     def read(self, rows: slice, check: bool = True) -> np.ndarray:
@@ -467,7 +446,6 @@ class ArrayImages(Images):
         return super().batches(len(self) if length is None else length)
 
     def known(self, windows: np.ndarray | None) -> Any:
-        """Return the images."""
         return self.read(slice(len(self)))
 
 
@@ -492,7 +470,6 @@ class TensorImages(ArrayImages):
 
     @staticmethod
     def convert(X: Any, request: Request) -> Any:
-        """Check the dtype and the axes of X."""
         check_tensor(X)
         check_kind(X, kind_of(X))
         return X
@@ -503,7 +480,6 @@ class TensorImages(ArrayImages):
         return self.library.xp.reshape(batch, (batch.shape[0], *self.shape[1:]))
 
     def cast(self, name: str, array: Any, dtype: np.dtype) -> Any:
-        """Cast a fitted array to the dtype of the computation."""
         return self.library.put(array, dtype)
 
 

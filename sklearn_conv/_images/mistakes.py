@@ -1,34 +1,9 @@
 """Warn of images that are probably not what the user meant.
 
-The rules look at the shape of X, and at a sample of a few thousand pixels. They do not read images
-that are not read anyway, so images that are stored elsewhere are judged by the training patches in
-``fit``, and by each batch in ``transform``. Every warning is a UserWarning.
-
-1. Channels first: in ``fit``, X has 4 axes and looks like (n, c, h, w). The second axis has a
-   length of 2, 3 or 4, and the last two are at least 8 and differ by a factor of at most 2; or the
-   last two are equal, at least 8, and at least twice as long as the second.
-2. One color image: in ``fit``, X has 3 axes, the last of length 3 or 4, the others at least 8.
-3. Alpha: in ``fit``, the last of 2 or 4 channels has the same value above 0 everywhere, and the
-   other channels vary.
-4. Few images: ``fit`` learns from all windows of 1 to 3 images of at least 8 x 8 pixels, because
-   they have fewer windows than ``n_patches``.
-5. Fill value: the smallest or the largest value v of the sample is not 0. At least 3 values and
-   0.05 percent of the sample are equal to v. All other values are far from v:
-
-   - v is in `FILL_VALUES`, and the others are at least ``abs(v) / 2`` away;
-   - or there are at least `MIN_DISTINCT` distinct others, and their absolute values are below
-     ``abs(v) / 10``;
-   - or v is a negative whole number, and there are at least `MIN_DISTINCT` distinct others from 0
-     to ``abs(v) / 1.5``.
-
-   Masks have fewer distinct values. The values in `FULL_SCALE` are those of black, white and
-   saturated pixels. If v is one of them, it must also be in `FILL_VALUES`, at least 1 percent of
-   the sample must be equal to v, and there must be at least `MIN_DISTINCT` distinct others.
-6. Units: the typical value is the median of the absolute values that are not 0. In ``transform``,
-   it is more than 10 times that in ``fit``, and above all values seen in ``fit``. Or it is below a
-   tenth, the largest as well, and the values are fractions although those in ``fit`` were whole
-   numbers. Or it is below 1/50, and the largest is below 1/5 of the typical value in ``fit``, in
-   at least 8 images, because a few images may just be dark.
+docs/guide/mistakes.md describes the rules. They look at the shape of X, and at a sample of a few
+thousand pixels. They do not read images that are not read anyway, so images that are stored
+elsewhere are judged by the training patches in ``fit``, and by each batch in ``transform``. Every
+warning is a UserWarning.
 """
 
 from __future__ import annotations
@@ -54,8 +29,6 @@ FILL_VALUES = frozenset(
 FULL_SCALE = frozenset({-128, -1, 1, 10_000} | {2**bits - 1 for bits in range(8, 17)})
 """Values that black, white or saturated pixels have in the usual units. 10,000 is the reflectance 1
 in satellite images."""
-
-NO_FILL_VALUES = {0} | FULL_SCALE - FILL_VALUES
 
 MIN_FILLED, MIN_FRACTION, MIN_FULL_SCALE_FRACTION, MIN_DISTINCT = 3, 0.0005, 0.01, 8
 
@@ -89,7 +62,13 @@ def warn_of_mistakes(
     ``shape`` is that of all images. ``images``, (n, h, w, c), are those that were read anyway:
     images or windows, or None.
     """
-    _warn_of_few_images(shape[0], shape[1:], learns_from_all_windows)
+    is_large = shape[1] is None or min(shape[1:3]) >= MIN_SIDE
+    if shape[0] <= FEW_IMAGES and learns_from_all_windows and is_large:
+        warn(
+            f"Kernels, whitening, normalization or biases are learned from few images: X contains "
+            f"{int(shape[0])} of shape {shape[1:]}. Fit on more images, for example on all "
+            "training images."
+        )
     if images is None:
         return None
     pixels = sample_pixels(images)
@@ -120,17 +99,6 @@ def warn_of_layout(X_shape: tuple[int, ...], shape: ImageShape) -> None:
         )
 
 
-def _warn_of_few_images(n_images: float, shape: ImageShape, has_all_windows: bool) -> None:
-    """Warn if kernels, whitening, normalization or biases are learned from few small images."""
-    is_large = shape[0] is None or min(shape[:2]) >= MIN_SIDE
-    if n_images <= FEW_IMAGES and has_all_windows and is_large:
-        warn(
-            f"Kernels, whitening, normalization or biases are learned from few images: X contains "
-            f"{int(n_images)} of shape {shape}. Fit on more images, for example on all training "
-            "images."
-        )
-
-
 def _warn_of_alpha(pixels: np.ndarray) -> None:
     """Warn if the last channel of pixels, (n, c), seems to be an opaque alpha channel."""
     c = pixels.shape[1]
@@ -146,19 +114,16 @@ def _warn_of_alpha(pixels: np.ndarray) -> None:
 
 
 def warn_of_units(seen: Values, values: Values, n_images: int) -> bool:
-    """Warn if values are much larger or smaller than those seen in ``fit``; return whether so."""
+    """Warn if values are much larger or smaller than those seen in ``fit``; return whether so.
+
+    A few small values are not enough, because a few images may just be dark.
+    """
     ratio = values.typical / seen.typical
     is_larger = ratio > GROSS and values.typical > seen.largest
-    is_scaled = (
-        ratio < 1 / GROSS
-        and values.largest < seen.largest / GROSS
-        and seen.is_whole
-        and not values.is_whole
-    )
-    is_smaller = (
-        ratio < 1 / GROSS_IF_DARK and values.largest < seen.typical / 5 and n_images >= MANY_IMAGES
-    )
-    if not (is_larger or is_scaled or is_smaller):
+    is_small = ratio < 1 / GROSS and values.largest < seen.largest / GROSS
+    is_scaled = is_small and seen.is_whole and not values.is_whole
+    is_dark = ratio < 1 / GROSS_IF_DARK and values.largest < seen.typical / 5
+    if not (is_larger or is_scaled or (is_dark and n_images >= MANY_IMAGES)):
         return False
     smaller, larger = sorted((seen.typical, values.typical))
     warn(
@@ -213,16 +178,14 @@ class TransformWatch:
         if message and not self._has_warned_of_fill:
             self._has_warned_of_fill = True
             warn(message)
-        if self._seen and not self._has_warned_of_units and _may_differ(self._seen, values):
+        seen, largest = self._seen, max(-values.min(initial=0), values.max(initial=0))
+        if seen is None or self._has_warned_of_units:
+            return
+        # The largest value, which is fast to find, excludes other units in most cases.
+        if largest > seen.largest or largest < max(seen.largest / GROSS, seen.typical / 5):
             found = _describe_values(values)
             if found is not None:
-                self._has_warned_of_units = warn_of_units(self._seen, found, images.shape[0])
-
-
-def _may_differ(seen: Values, values: np.ndarray) -> bool:
-    """Return whether the largest value allows that the units differ, which is fast to find out."""
-    largest = max(-values.min(initial=0), values.max(initial=0))
-    return bool(largest > seen.largest or largest < max(seen.largest / GROSS, seen.typical / 5))
+                self._has_warned_of_units = warn_of_units(seen, found, images.shape[0])
 
 
 def _describe_values(values: np.ndarray) -> Values | None:
@@ -245,14 +208,9 @@ def _split_fill(pixels: np.ndarray) -> tuple[str, np.ndarray]:
         is_finite = np.isfinite(values)
         if not is_finite.all():
             values = values[is_finite]
-        return _without_fill(values) if len(values) else ("", values)
-
-
-def _without_fill(values: np.ndarray) -> tuple[str, np.ndarray]:
-    """Return a warning if there is a fill value, and the other values."""
-    for extreme in ("min", "max"):
+    for extreme in ("min", "max") if len(values) else ():
         fill = float(getattr(values, extreme)())
-        if fill in NO_FILL_VALUES:
+        if fill in {0} | FULL_SCALE - FILL_VALUES:
             continue
         is_fill = values == fill
         n_filled = int(np.count_nonzero(is_fill))
@@ -273,7 +231,12 @@ def _without_fill(values: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 def _is_far(fill: float, others: np.ndarray) -> bool:
-    """Return whether ``fill`` is a fill value, as far as its distance to the others shows."""
+    """Return whether ``fill`` is a fill value, as far as its distance to the others shows.
+
+    It is in `FILL_VALUES` and at least half its size away; values of `FULL_SCALE`, and all other
+    values, need `MIN_DISTINCT` distinct others, because masks have few. Others are below a tenth of
+    its size, or it is a negative whole number, and others are from 0 to two thirds of its size.
+    """
     low, high = float(others.min()), float(others.max())
     distance = low - fill if fill < low else fill - high
     has_many = len(np.unique(others)) >= MIN_DISTINCT

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import blas, lapack
 
+from sklearn_conv._array_api import as_memory_error
 from sklearn_conv._ridge.products import factorize, multiply, row_blocks
-from sklearn_conv._validation import note_if_memory_is_short
 
 N_SAMPLE = 2_000
 """Number of rows whose leave-one-out errors are computed."""
@@ -121,7 +121,7 @@ def solve_exactly(
     n_rows = len(landmarks)
     sample = slice(max(0, n_rows - N_SAMPLE), n_rows)
     squares = square_rows(landmarks)
-    with note_if_memory_is_short(REMEDY):
+    with as_memory_error(REMEDY):
         matrix = np.empty((n_rows, n_rows), landmarks.dtype, order="F")
     for block in row_blocks(n_rows, n_rows * landmarks.itemsize, BLOCK_BYTES):
         below = slice(block.start, n_rows)
@@ -166,7 +166,7 @@ def solve_with_landmarks(
     n_landmarks, dtype = len(landmarks), landmarks.dtype
     squares = square_rows(landmarks)
     syrk, gemm = blas.get_blas_funcs(("syrk", "gemm"), (landmarks,))
-    with note_if_memory_is_short(REMEDY):
+    with as_memory_error(REMEDY):
         kernel, products = np.zeros((2, n_landmarks, n_landmarks), dtype).transpose(0, 2, 1)
     for block in row_blocks(n_landmarks, n_landmarks * dtype.itemsize, BLOCK_BYTES):
         distances = squared_distances(landmarks, squares, landmarks[block], squares[block])
