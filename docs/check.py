@@ -1,6 +1,6 @@
-"""Open every page of the built site in headless Chromium, and list the problems.
+"""Open every page of the built site in headless Chromium or Chrome, and list the problems.
 
-    .venv-docs/bin/python docs/check.py [--screenshots FOLDER]
+    .venv/bin/python docs/check.py [--screenshots FOLDER]
 
 The program follows all links from the start page, and opens a report that ``sklearn-conv classify``
 writes. It reports errors on the console, pictures that
@@ -22,6 +22,7 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 from PIL import Image
 from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 from sklearn.datasets import load_sample_images
@@ -30,6 +31,10 @@ from sklearn_conv._commands.main import main as run_command
 
 SITE = Path(__file__).parent / "_build" / "html"
 DESKTOP, PHONE = (1280, 900), (390, 844)
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+DRIVERS = ["chromedriver", "chromium.chromedriver"]
+"""Names of programs; if there is no driver, Selenium fetches the one for the browser."""
+
 SHOWN = ["index", "gallery/plot_explain_decision", "api/generated/sklearn_conv.conv2d", "report"]
 
 LOOK = """
@@ -69,14 +74,10 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 def start_browser() -> webdriver.Chrome:
-    """Start Chromium, and log its console and its requests."""
-    chromium, driver = which("chromium"), which("chromedriver")
-    if chromium is None or driver is None:
-        sys.exit(
-            "docs/check.py needs chromium and chromedriver; Debian's chromium-driver installs both."
-        )
+    """Start the browser, and log its console and its requests."""
     options = webdriver.ChromeOptions()
-    options.binary_location = chromium
+    options.binary_location = next(filter(None, map(which, BROWSERS)), "")
+    driver = next(filter(None, map(which, DRIVERS)), None)
     for argument in (
         "--headless=new",
         "--disable-gpu",
@@ -90,7 +91,13 @@ def start_browser() -> webdriver.Chrome:
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    return webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        return webdriver.Chrome(options=options, service=Service(driver))
+    except WebDriverException as error:
+        sys.exit(
+            "docs/check.py needs Chromium or Chrome, and its driver; Debian's package "
+            f"chromium-driver installs both. Selenium's error: {error.msg}"
+        )
 
 
 def is_loaded(browser: webdriver.Chrome, page: str) -> bool:
@@ -174,12 +181,12 @@ def main() -> None:
     folder = parser.parse_args().screenshots
     if not (SITE / "index.html").exists():
         sys.exit(f"{SITE} has no index.html; run make docs to build it.")
-    write_report()
     handler = partial(QuietHandler, directory=str(SITE))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     browser = start_browser()
     try:
+        write_report()
         origin = f"http://127.0.0.1:{server.server_port}"
         problems, n_pages = check(browser, origin)
         if folder is not None:

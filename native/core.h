@@ -1,16 +1,15 @@
 // The interface of the library of the native engine: what sklearn_conv/_engine/native_library.py passes to it.
 //
 // All structures consist of 64-bit fields, so that they have the same layout everywhere. Their
-// counterparts in Python have the same fields in the same order. Whoever changes one of them
-// increases SKLEARN_CONV_INTERFACE, and INTERFACE in native_library.py. So does whoever adds a number to an
-// enumeration.
+// counterparts in Python have the same fields in the same order. Whoever changes one of them, or a
+// limit, increases SKLEARN_CONV_INTERFACE, and INTERFACE in native_library.py.
 
 #ifndef SKLEARN_CONV_CORE_H
 #define SKLEARN_CONV_CORE_H
 
 #include <stdint.h>
 
-#define SKLEARN_CONV_INTERFACE 2
+#define SKLEARN_CONV_INTERFACE 3
 
 #ifdef _WIN32
 #define SKLEARN_CONV_EXPORT extern "C" __declspec(dllexport)
@@ -18,14 +17,39 @@
 #define SKLEARN_CONV_EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
-// Functions that an activation applies to the responses
-enum Function { IDENTITY, RELU, ABS, SQUARE, STEP, N_FUNCTIONS };
+// The choices that the library knows, each a line in a table. Python asks for the names, and uses
+// NumPy for other choices. Their numbers are FUNCTION_relu, POOLING_mean, PIXEL_f4 and so on.
 
-// What is computed from the activated responses of a cell
-enum Pooling { MEAN, SUM, MAX, N_POOLINGS };
+// Functions that an activation applies to the responses: (name, result for a vector z). NaN stays NaN.
+#define FUNCTIONS(LINE)             \
+  LINE(identity, z)                 \
+  LINE(relu, zero > z ? zero : z)   \
+  LINE(abs, zero > z ? -z : z)      \
+  LINE(square, z * z)               \
+  LINE(step, z > zero ? one : zero)
 
-// Types of the pixels
-enum Pixel { UINT8, INT8, UINT16, INT16, FLOAT16, FLOAT32, FLOAT64, INT32, UINT32, INT64, UINT64, N_PIXELS };
+// What is computed from the activated responses of a cell: (name, what is joined, result for their sum
+// or maximum x)
+#define POOLINGS(LINE)      \
+  LINE(mean, SUM, x / n_positions) \
+  LINE(sum, SUM, x)         \
+  LINE(max, MAXIMUM, x)
+
+// Types of the pixels: (name in NumPy, type)
+#define PIXELS(LINE)                                              \
+  LINE(u1, uint8_t) LINE(i1, int8_t) LINE(u2, uint16_t)           \
+  LINE(i2, int16_t) LINE(f2, Half) LINE(f4, float) LINE(f8, double) \
+  LINE(i4, int32_t) LINE(u4, uint32_t) LINE(i8, int64_t) LINE(u8, uint64_t)
+
+#define NUMBER(name, ...) FUNCTION_##name,
+enum Function { FUNCTIONS(NUMBER) };
+#undef NUMBER
+#define NUMBER(name, ...) POOLING_##name,
+enum Pooling { POOLINGS(NUMBER) };
+#undef NUMBER
+#define NUMBER(name, ...) PIXEL_##name,
+enum Pixel { PIXELS(NUMBER) };
+#undef NUMBER
 
 // One feature for each kernel: function(z + constant), or function(constant - z) if it is negative
 struct Output {
@@ -102,15 +126,14 @@ struct Call {
   double* cell_sums;  // buffer for the sums of a cell, [output][sum, max][n_padded]
 };
 
-// What tile.cpp provides for an instruction set
-struct InstructionSet {
-  void (*compute)(const Layer*, const Band*, const Call*);
+// The code for an instruction set, which tile.cpp provides
+struct Code {
   int64_t vector_bytes;
   int64_t positions;  // number of windows of a tile
+  void (*compute)(const Layer*, const Band*, const Call*);
 };
 
-#define CONCATENATE(a, b) a##b
-#define INSTRUCTION_SET_(level) CONCATENATE(instruction_set_, level)
-#define INSTRUCTION_SET(level) INSTRUCTION_SET_(level)
+#define CODE_(level) code_##level
+#define CODE(level) CODE_(level)
 
 #endif

@@ -92,6 +92,15 @@ struct Panel {
   int64_t n_kernels;  // of the panel, without those that fill the last vector
 };
 
+// Call f(p, v) for the responses of a tile
+template <int P, int V, class F>
+inline __attribute__((always_inline)) void each(F f) {
+#pragma GCC unroll 16
+  for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) f(p, v);
+}
+
 template <class T, int P, int V>
 struct Tile {
   typedef Vector<T> (&Responses)[P][V];
@@ -117,34 +126,18 @@ struct Tile {
     return m;
   }
 
-  static inline void activate(Responses z, int64_t function) {
+  static inline void activate(Responses responses, int64_t function) {
     const Vector<T> zero = {};
     const Vector<T> one = zero + 1;
     switch (function) {
-      case RELU:
-#pragma GCC unroll 16
-        for (int p = 0; p < P; p++)
-#pragma GCC unroll 2
-          for (int v = 0; v < V; v++) z[p][v] = zero > z[p][v] ? zero : z[p][v];  // NaN stays
-        break;
-      case ABS:
-#pragma GCC unroll 16
-        for (int p = 0; p < P; p++)
-#pragma GCC unroll 2
-          for (int v = 0; v < V; v++) z[p][v] = zero > z[p][v] ? -z[p][v] : z[p][v];
-        break;
-      case SQUARE:
-#pragma GCC unroll 16
-        for (int p = 0; p < P; p++)
-#pragma GCC unroll 2
-          for (int v = 0; v < V; v++) z[p][v] *= z[p][v];
-        break;
-      case STEP:
-#pragma GCC unroll 16
-        for (int p = 0; p < P; p++)
-#pragma GCC unroll 2
-          for (int v = 0; v < V; v++) z[p][v] = z[p][v] > zero ? one : zero;
-        break;
+#define CASE(NAME, RESULT)                     \
+  case FUNCTION_##NAME:                        \
+    return each<P, V>([&](int p, int v) {      \
+      const Vector<T> z = responses[p][v];     \
+      responses[p][v] = RESULT;                \
+    });
+      FUNCTIONS(CASE)
+#undef CASE
     }
   }
 
@@ -162,13 +155,10 @@ struct Tile {
     bool has_total = false;
     for (int64_t j = 0, stop; j < panel.n_terms; j = stop) {
       if (__builtin_expect(j > 0, 0)) {
-#pragma GCC unroll 16
-        for (int p = 0; p < P; p++)
-#pragma GCC unroll 2
-          for (int v = 0; v < V; v++) {
-            total[p][v] = has_total ? total[p][v] + z[p][v] : z[p][v];
-            z[p][v] = Vector<T>{};
-          }
+        each<P, V>([&](int p, int v) {
+          total[p][v] = has_total ? total[p][v] + z[p][v] : z[p][v];
+          z[p][v] = Vector<T>{};
+        });
         has_total = true;
       }
       stop = panel.n_terms - j < TERMS ? panel.n_terms : j + TERMS;
@@ -187,22 +177,10 @@ struct Tile {
         w += V * lanes;
       }
     }
-    if (__builtin_expect(has_total, 0))
-#pragma GCC unroll 16
-      for (int p = 0; p < P; p++)
-#pragma GCC unroll 2
-        for (int v = 0; v < V; v++) z[p][v] += total[p][v];
-    if (panel.n_outputs > 1)
-#pragma GCC unroll 16
-      for (int p = 0; p < P; p++)
-#pragma GCC unroll 2
-        for (int v = 0; v < V; v++) total[p][v] = z[p][v];
+    if (__builtin_expect(has_total, 0)) each<P, V>([&](int p, int v) { z[p][v] += total[p][v]; });
+    if (panel.n_outputs > 1) each<P, V>([&](int p, int v) { total[p][v] = z[p][v]; });
     for (int64_t output = 0; output < panel.n_outputs; output++) {
-      if (output > 0)
-#pragma GCC unroll 16
-        for (int p = 0; p < P; p++)
-#pragma GCC unroll 2
-          for (int v = 0; v < V; v++) z[p][v] = total[p][v];
+      if (output > 0) each<P, V>([&](int p, int v) { z[p][v] = total[p][v]; });
       const Output& chosen = panel.outputs[output];
       if (chosen.constant) {
 #pragma GCC unroll 2
@@ -235,19 +213,12 @@ struct Tile {
   }
 
   static inline void write(const Panel<T>& panel, Responses z, const int64_t* places, int64_t output) {
-    if (panel.n_kernels >= V * lanes) {
-#pragma GCC unroll 16
-      for (int p = 0; p < P; p++)
-#pragma GCC unroll 2
-        for (int v = 0; v < V; v++)
-          store(panel.out + places[p] + output * panel.out_step + v * lanes, z[p][v]);
-      return;
-    }
+    if (panel.n_kernels >= V * lanes)
+      return each<P, V>([&](int p, int v) {
+        store(panel.out + places[p] + output * panel.out_step + v * lanes, z[p][v]);
+      });
     T values[P][V * lanes];
-#pragma GCC unroll 16
-    for (int p = 0; p < P; p++)
-#pragma GCC unroll 2
-      for (int v = 0; v < V; v++) store(&values[p][v * lanes], z[p][v]);
+    each<P, V>([&](int p, int v) { store(&values[p][v * lanes], z[p][v]); });
     for (int p = 0; p < P; p++)
       memcpy(panel.out + places[p] + output * panel.out_step, values[p], panel.n_kernels * sizeof(T));
   }
@@ -258,7 +229,7 @@ using TileFunction = void (*)(const Panel<T>&, const T* const*, const int64_t*);
 
 // Functions for 1 to POSITIONS positions, and one or two vectors of kernels
 template <class T>
-struct Functions {
+struct TileFunctions {
   TileFunction<T> of[POSITIONS + 1][3] = {};
   template <int P>
   constexpr void fill() {
@@ -266,10 +237,10 @@ struct Functions {
     of[P][2] = Tile<T, P, 2>::compute;
     if constexpr (P > 1) fill<P - 1>();
   }
-  constexpr Functions() { fill<POSITIONS>(); }
+  constexpr TileFunctions() { fill<POSITIONS>(); }
 };
 template <class T>
-constexpr Functions<T> FUNCTIONS{};
+constexpr TileFunctions<T> TILE_FUNCTIONS{};
 
 // ---- Pixels -----------------------------------------------------------------------------------
 
@@ -358,20 +329,10 @@ void copy_pixels(const Layer& layer, const Band& band, const char* image, const 
 template <class T>
 void copy_pixels(const Layer& layer, const Band& band, const Call& call, const char* image, T* pixels) {
   switch (call.pixel) {
-#define CASE(NAME, S) \
-  case NAME:          \
+#define CASE(NAME, S)   \
+  case PIXEL_##NAME:     \
     return copy_pixels<S, T>(layer, band, image, call.strides, pixels);
-    CASE(UINT8, uint8_t)
-    CASE(INT8, int8_t)
-    CASE(UINT16, uint16_t)
-    CASE(INT16, int16_t)
-    CASE(FLOAT16, Half)
-    CASE(FLOAT32, float)
-    CASE(FLOAT64, double)
-    CASE(INT32, int32_t)
-    CASE(UINT32, uint32_t)
-    CASE(INT64, int64_t)
-    CASE(UINT64, uint64_t)
+    PIXELS(CASE)
 #undef CASE
   }
 }
@@ -451,24 +412,30 @@ void normalize(const Layer& layer, T* window, int64_t pitch) {
 
 // ---- Cells ------------------------------------------------------------------------------------
 
+enum Joined { SUM, MAXIMUM };
+
+#define LINE(NAME, JOINED, RESULT) JOINED,
+constexpr Joined JOINED[] = {POOLINGS(LINE)};
+#undef LINE
+
 // Write features of n kernels from their sums and maxima, [output][sum, max][length]
 template <class S, class T>
-void finish(const Layer& layer, const Call& call, const S* sums, int64_t length, int64_t n_positions, int64_t n, T* out) {
-  const S divisor = S(n_positions);
+void finish(const Layer& layer, const Call& call, const S* sums, int64_t length, int64_t n_in_cell, int64_t n, T* out) {
+  const S n_positions = S(n_in_cell);
   for (int64_t pooling = 0; pooling < layer.n_poolings; pooling++)
     for (int64_t output = 0; output < layer.n_outputs; output++) {
       T* const target = out + pooling * call.out_strides[3] + output * call.out_strides[4];
       const S* const source = sums + 2 * output * length;
       switch (layer.poolings[pooling]) {
-        case MEAN:
-          for (int64_t i = 0; i < n; i++) target[i] = T(source[i] / divisor);
-          break;
-        case SUM:
-          for (int64_t i = 0; i < n; i++) target[i] = T(source[i]);
-          break;
-        case MAX:
-          for (int64_t i = 0; i < n; i++) target[i] = T(source[length + i]);
-          break;
+#define CASE(NAME, JOINED, RESULT)                          \
+  case POOLING_##NAME:                                      \
+    for (int64_t i = 0; i < n; i++) {                       \
+      const S x = source[JOINED * length + i];              \
+      target[i] = T(RESULT);                                \
+    }                                                       \
+    break;
+        POOLINGS(CASE)
+#undef CASE
       }
     }
 }
@@ -492,112 +459,152 @@ void join_group(const Layer& layer, const T* group, int64_t width, bool is_first
   }
 }
 
+// What the cells of an image have in common
 template <class T>
-void compute_image(const Layer& layer, const Band& band, const Call& call, int64_t image) {
-  constexpr int lanes = Types<T>::lanes;
-  constexpr int64_t width = 2 * lanes;
-  T* const pixels = static_cast<T*>(call.pixels);
-  T* const copies = static_cast<T*>(call.windows);
-  const int64_t length = layer.n_weights + 1;
-  const int64_t pitch = (length + lanes - 1) / lanes * lanes;  // of copied windows
-  copy_pixels<T>(layer, band, call, call.images + image * call.strides[0], pixels);
-  // Integers of 8 bits are too small for an offset; float64 needs none.
-  bool has_offset = false;
-  if constexpr (sizeof(T) == 4)
-    has_offset = !layer.is_normalized && call.pixel != UINT8 && call.pixel != INT8 &&
-                 may_have_offset(layer, band, pixels);
+struct Image {
+  const Layer& layer;
+  const Band& band;
+  const Call& call;
+  const T* pixels;
+  bool may_have_offset;
+  Panel<T> panel;
+};
 
-  T group[MAX_OUTPUTS * 2 * MAX_WIDTH];
-  memset(group, 0, layer.n_outputs * 2 * MAX_WIDTH * sizeof(T));
-  Panel<T> panel = {};
-  panel.group = group;
-  panel.n_outputs = layer.n_outputs;
-  panel.outputs = layer.outputs;
-  panel.maps = layer.n_poolings == 0;
-  panel.out_step = call.out_strides[4];
-  for (int64_t i = 0; i < layer.n_poolings; i++) {
-    panel.sums |= layer.poolings[i] != MAX;
-    panel.maxima |= layer.poolings[i] == MAX;
-  }
+// Windows of some tiles, which use the same weights
+template <class T>
+struct Group {
+  int64_t n;
+  const T* windows[MAX_TILES * POSITIONS];
+  int64_t places[MAX_TILES * POSITIONS];  // of the responses in the maps
+};
 
-  for (int64_t i = 0; i < band.n_cells; i++) {
-    const int64_t* cell = band.cells + 6 * i;
-    const int64_t n_columns = cell[3] - cell[2], n_positions = (cell[1] - cell[0]) * n_columns;
-    const int64_t n_tiles = (n_positions + POSITIONS - 1) / POSITIONS;
-    const bool is_one_group = n_tiles <= call.n_tiles && !call.sums;
-    double* const sums =
-        call.sums ? call.sums + cell[5] * 2 * layer.n_outputs * layer.n_padded : call.cell_sums;
-    T* const out = static_cast<T*>(call.out) + image * call.out_strides[0] + cell[4] * call.out_strides[1] +
-                   cell[5] * call.out_strides[2];
-    // The first `n_wider` tiles have one position more than the others.
-    const int64_t n_in_tile = n_positions / n_tiles, n_wider = n_positions - n_in_tile * n_tiles;
-    int64_t row = cell[0], column = cell[2], place = 0;
-    const T* window = pixels + row * band.row_step + column * band.column_step;
-    for (int64_t first_tile = 0; first_tile < n_tiles; first_tile += call.n_tiles) {
-      const int64_t last_tile = first_tile + call.n_tiles < n_tiles ? first_tile + call.n_tiles : n_tiles;
-      int64_t n_windows = 0;
-      for (int64_t tile = first_tile; tile < last_tile; tile++) n_windows += n_in_tile + (tile < n_wider);
-      const T* windows[MAX_TILES * POSITIONS];
-      int64_t places[MAX_TILES * POSITIONS];  // of the responses in the maps
-      for (int64_t p = 0; p < n_windows; p++) {
-        windows[p] = window;
-        places[p] = place;
-        window += band.column_step;
-        place += call.out_strides[2];
-        if (++column == cell[3]) {
-          column = cell[2];
-          row++;
-          window = pixels + row * band.row_step + column * band.column_step;
-          place = (row - cell[0]) * call.out_strides[1];
-        }
-      }
-      bool is_copied = layer.is_normalized;
-      T offsets[MAX_TILES * POSITIONS];
-      if constexpr (sizeof(T) == 4)
-        if (has_offset)
-          for (int64_t p = 0; p < n_windows; p++) {
-            offsets[p] = find_offset(band, windows[p]);
-            is_copied |= offsets[p] != 0;
-          }
-      if (is_copied)
-        for (int64_t p = 0; p < n_windows; p++) {
-          T* const copy = copies + p * pitch;
-          copy_window(layer, band, windows[p], copy);
-          if (layer.is_normalized) {
-            normalize(layer, copy, pitch);
-          } else if (offsets[p] != 0) {
-            for (int64_t j = 0; j < layer.n_weights; j++) copy[j] -= offsets[p];
-            copy[layer.n_weights] = offsets[p];
-          }
-          windows[p] = copy;
-        }
-      panel.n_terms = is_copied ? length : layer.n_weights;
-      panel.numbers = is_copied ? layer.numbers : band.numbers;
-      for (int64_t k = 0; k < layer.n_padded; k += width) {
-        const int n_vectors = layer.n_padded - k >= width ? 2 : 1;
-        panel.weights = static_cast<const T*>(layer.weights) + k * length;
-        panel.shift = static_cast<const T*>(layer.shift) + k;
-        panel.first_kernel = k;
-        panel.out = out + k;
-        panel.n_kernels = layer.n_kernels - k;
-        int64_t p = 0;
-        for (int64_t tile = first_tile; tile < last_tile; tile++) {
-          const int64_t n = n_in_tile + (tile < n_wider);
-          panel.is_first = tile == first_tile;
-          FUNCTIONS<T>.of[n][n_vectors](panel, windows + p, places + p);
-          p += n;
-        }
-        if (panel.maps) continue;
-        const int64_t n_in_panel = n_vectors * lanes;
-        if (is_one_group)
-          finish(layer, call, group, MAX_WIDTH, n_positions,
-                 panel.n_kernels < n_in_panel ? panel.n_kernels : n_in_panel, panel.out);
-        else
-          join_group(layer, group, n_in_panel, first_tile == 0 && !call.sums, sums + k);
+// The windows of a cell, one after the other
+template <class T>
+struct Walk {
+  const T* const pixels;
+  const Band& band;
+  const int64_t* const cell;
+  const int64_t* const out_strides;
+  int64_t row = cell[0], column = cell[2], place = 0;
+  const T* window = pixels + row * band.row_step + column * band.column_step;
+
+  void next(int64_t n, Group<T>& group) {
+    group.n = n;
+    for (int64_t p = 0; p < n; p++) {
+      group.windows[p] = window;
+      group.places[p] = place;
+      window += band.column_step;
+      place += out_strides[2];
+      if (++column == cell[3]) {
+        column = cell[2];
+        row++;
+        window = pixels + row * band.row_step + column * band.column_step;
+        place = (row - cell[0]) * out_strides[1];
       }
     }
-    if (!panel.maps && !is_one_group && !call.sums)
-      finish(layer, call, sums, layer.n_padded, n_positions, layer.n_kernels, out);
+  }
+};
+
+// If windows have to be changed, replace them by copies; return whether they are
+template <class T>
+bool change_windows(const Image<T>& image, Group<T>& group) {
+  const Layer& layer = image.layer;
+  const int64_t pitch = (layer.n_weights + Types<T>::lanes) / Types<T>::lanes * Types<T>::lanes;
+  T offsets[MAX_TILES * POSITIONS] = {};
+  bool is_changed = layer.is_normalized;
+  if constexpr (sizeof(T) == 4)
+    if (image.may_have_offset)
+      for (int64_t p = 0; p < group.n; p++) {
+        offsets[p] = find_offset(image.band, group.windows[p]);
+        is_changed |= offsets[p] != 0;
+      }
+  if (!is_changed) return false;
+  for (int64_t p = 0; p < group.n; p++) {
+    T* const copy = static_cast<T*>(image.call.windows) + p * pitch;
+    copy_window(layer, image.band, group.windows[p], copy);
+    if (layer.is_normalized) {
+      normalize(layer, copy, pitch);
+    } else if (offsets[p] != 0) {
+      for (int64_t j = 0; j < layer.n_weights; j++) copy[j] -= offsets[p];
+      copy[layer.n_weights] = offsets[p];
+    }
+    group.windows[p] = copy;
+  }
+  return true;
+}
+
+// Compute the cell of an image whose features begin at `out`: groups of tiles, for all panels of kernels
+template <class T>
+void compute_cell(Image<T>& image, const int64_t* cell, T* out) {
+  constexpr int lanes = Types<T>::lanes;
+  constexpr int64_t width = 2 * lanes;
+  const Layer& layer = image.layer;
+  const Call& call = image.call;
+  Panel<T>& panel = image.panel;
+  const int64_t n_positions = (cell[1] - cell[0]) * (cell[3] - cell[2]);
+  const int64_t n_tiles = (n_positions + POSITIONS - 1) / POSITIONS;
+  // The first `n_wider` tiles have one position more than the others.
+  const int64_t n_in_tile = n_positions / n_tiles, n_wider = n_positions - n_in_tile * n_tiles;
+  const bool is_one_group = n_tiles <= call.n_tiles && !call.sums;
+  double* const sums = call.sums ? call.sums + cell[5] * 2 * layer.n_outputs * layer.n_padded : call.cell_sums;
+  Walk<T> walk = {image.pixels, image.band, cell, call.out_strides};
+  Group<T> group;
+  for (int64_t first_tile = 0; first_tile < n_tiles; first_tile += call.n_tiles) {
+    const int64_t last_tile = first_tile + call.n_tiles < n_tiles ? first_tile + call.n_tiles : n_tiles;
+    const int64_t n_wider_before = first_tile < n_wider ? first_tile : n_wider;
+    const int64_t n_wider_in_group = (last_tile < n_wider ? last_tile : n_wider) - n_wider_before;
+    walk.next((last_tile - first_tile) * n_in_tile + n_wider_in_group, group);
+    const bool is_changed = change_windows(image, group);
+    panel.n_terms = layer.n_weights + is_changed;
+    panel.numbers = is_changed ? layer.numbers : image.band.numbers;
+    for (int64_t k = 0; k < layer.n_padded; k += width) {
+      const int n_vectors = layer.n_padded - k >= width ? 2 : 1;
+      panel.weights = static_cast<const T*>(layer.weights) + k * (layer.n_weights + 1);
+      panel.shift = static_cast<const T*>(layer.shift) + k;
+      panel.first_kernel = k;
+      panel.out = out + k;
+      panel.n_kernels = layer.n_kernels - k;
+      for (int64_t tile = first_tile, p = 0; tile < last_tile; tile++) {
+        const int64_t n = n_in_tile + (tile < n_wider);
+        panel.is_first = tile == first_tile;
+        TILE_FUNCTIONS<T>.of[n][n_vectors](panel, group.windows + p, group.places + p);
+        p += n;
+      }
+      if (panel.maps) continue;
+      const int64_t n_in_panel = n_vectors * lanes;
+      if (is_one_group)
+        finish(layer, call, panel.group, MAX_WIDTH, n_positions,
+               panel.n_kernels < n_in_panel ? panel.n_kernels : n_in_panel, panel.out);
+      else
+        join_group(layer, panel.group, n_in_panel, first_tile == 0 && !call.sums, sums + k);
+    }
+  }
+  if (!panel.maps && !is_one_group && !call.sums)
+    finish(layer, call, sums, layer.n_padded, n_positions, layer.n_kernels, out);
+}
+
+template <class T>
+void compute_image(const Layer& layer, const Band& band, const Call& call, int64_t number) {
+  T* const pixels = static_cast<T*>(call.pixels);
+  copy_pixels<T>(layer, band, call, call.images + number * call.strides[0], pixels);
+  Image<T> image = {layer, band, call, pixels, false, {}};
+  // Integers of 8 bits are too small for an offset; float64 needs none.
+  if constexpr (sizeof(T) == 4)
+    image.may_have_offset = !layer.is_normalized && call.pixel != PIXEL_u1 && call.pixel != PIXEL_i1 &&
+                            may_have_offset(layer, band, pixels);
+  T sums[MAX_OUTPUTS * 2 * MAX_WIDTH];
+  memset(sums, 0, layer.n_outputs * 2 * MAX_WIDTH * sizeof(T));
+  image.panel.group = sums;
+  image.panel.n_outputs = layer.n_outputs;
+  image.panel.outputs = layer.outputs;
+  image.panel.maps = layer.n_poolings == 0;
+  image.panel.out_step = call.out_strides[4];
+  for (int64_t i = 0; i < layer.n_poolings; i++)
+    (JOINED[layer.poolings[i]] == SUM ? image.panel.sums : image.panel.maxima) = true;
+  T* const out = static_cast<T*>(call.out) + number * call.out_strides[0];
+  for (int64_t i = 0; i < band.n_cells; i++) {
+    const int64_t* cell = band.cells + 6 * i;
+    compute_cell(image, cell, out + cell[4] * call.out_strides[1] + cell[5] * call.out_strides[2]);
   }
 }
 
@@ -611,5 +618,5 @@ void compute(const Layer* layer, const Band* band, const Call* call) {
 
 }  // namespace
 
-extern const InstructionSet INSTRUCTION_SET(SKLEARN_CONV_LEVEL);
-const InstructionSet INSTRUCTION_SET(SKLEARN_CONV_LEVEL) = {compute, VECTOR_BYTES, POSITIONS};
+extern const Code CODE(SKLEARN_CONV_LEVEL);
+const Code CODE(SKLEARN_CONV_LEVEL) = {VECTOR_BYTES, POSITIONS, compute};

@@ -7,19 +7,19 @@ from sklearn_conv._reading.image_files import ImageFiles, read_images
 from sklearn_conv._reading.image_reader import ImageReader
 from sklearn_conv._recipes import make_image_classifier, make_image_regressor
 from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
-from sklearn_conv._ridge.gaussian import GaussianRidge, GaussianRidgeClassifier
+from sklearn_conv._ridge.rbf import RBFRidge, RBFRidgeClassifier
 from sklearn_conv._ridge.regressor import StreamingRidge
 from sklearn_conv._saving.save import save_batches
-from sklearn_conv._scenes.tiles import SceneTiles, tile_scene
+from sklearn_conv._scenes import SceneTiles, tile_scene
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv._versions import show_versions
 
 __all__ = [
-    "GaussianRidge",
-    "GaussianRidgeClassifier",
     "ImageFiles",
     "ImageReader",
     "OutputSize",
+    "RBFRidge",
+    "RBFRidgeClassifier",
     "SceneTiles",
     "StreamingRidge",
     "StreamingRidgeClassifier",

@@ -25,9 +25,6 @@ FREE_FRACTION = 8
 MAX_BLOCK_BYTES, CPU_BLOCK_BYTES = 2**30, 2**24
 """Maximum size of a block on a device, and its size where the free memory is unknown."""
 
-SMALL_DTYPES = {"uint8", "int8", "uint16", "int16", "float16", "bfloat16", "float32", "bool"}
-"""Names of dtypes whose numbers are exact in float32."""
-
 
 def library_name(array: Any) -> str:
     """Return the name of the library of an array, "" for arrays of NumPy and for other objects.
@@ -44,13 +41,11 @@ def library_name(array: Any) -> str:
     for name in LIBRARIES:
         if name in libraries and hasattr(array, "shape"):
             return name
-    return type(array).__module__.partition(".")[0] if is_standard(array) else ""
-
-
-def is_standard(array: Any) -> bool:
-    """Return whether an array of another library follows the standard, such as one of JAX."""
-    is_lazy = hasattr(type(array), "__dask_graph__")
-    return hasattr(type(array), "__array_namespace__") and not is_lazy
+    # Others follow the standard, such as JAX; Dask is no library of its own here.
+    is_standard = hasattr(type(array), "__array_namespace__")
+    if is_standard and not hasattr(type(array), "__dask_graph__"):
+        return type(array).__module__.partition(".")[0]
+    return ""
 
 
 def follows_library(array: Any) -> bool:
@@ -87,17 +82,6 @@ def to_numpy(array: Any) -> np.ndarray:
     return np.asarray(array)
 
 
-def take_pixels(images: Any, image: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Return ``images[image, y, x]`` as an array of NumPy; only these pixels are copied."""
-    if isinstance(images, np.ndarray):
-        return images[image, y, x]
-    _, h, w, c = images.shape
-    library = Library.of(images)
-    # The standard has indices for all axes or for one. Reshaping X could copy it.
-    places = [place[..., np.newaxis] for place in (image, y % h, x % w)]
-    return to_numpy(images[tuple(map(library.put, (*places, np.arange(c))))])
-
-
 def from_library(value: Any) -> Any:
     """Return an array of another library as one of NumPy, and other values as they are."""
     return to_numpy(value) if library_name(value) else value
@@ -126,6 +110,7 @@ class Library(NamedTuple):
 
         float64 and int64 become float32 and int32 on devices that do not have them.
         """
+        dtype = self.dtype(dtype)
         if self.xp is np:
             return to_numpy(array) if dtype is None else to_numpy(array).astype(dtype, copy=False)
         if library_name(array) and Library.of(array) == self:
@@ -140,15 +125,16 @@ class Library(NamedTuple):
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an array without values."""
-        return self.xp.empty(shape, dtype=dtype, device=self.device)
+        return self.xp.empty(shape, dtype=self.dtype(dtype), device=self.device)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an array of zeros."""
         return self.xp.zeros(shape, dtype=dtype, device=self.device)
 
-    def dtype(self, name: str) -> Any:
-        """Return the dtype with the name of NumPy."""
-        return getattr(self.xp, name)
+    def dtype(self, dtype: Any) -> Any:
+        """Return a dtype of NumPy as one of this library."""
+        is_other = isinstance(dtype, np.dtype) and self.xp is not np
+        return getattr(self.xp, dtype.name) if is_other else dtype
 
     @property
     def has_float64(self) -> bool:
@@ -216,9 +202,13 @@ def require_numpy_model(owner: str, array: Any) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that a device, or the machine, has no memory left."""
+    """Return whether an error says that a device, or the machine, has too little memory."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "allocate memory" in str(error)
+    # The last two are ValueErrors of NumPy for more than 2**63 bytes or numbers.
+    texts = "allocate memory", "array is too big", "allowed dimension exceeded"
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or any(
+        text in str(error) for text in texts
+    )
 
 
 @contextmanager
@@ -242,7 +232,7 @@ def is_elsewhere(array: Any) -> bool:
     return library == "cupy"
 
 
-def check_array(X: Any) -> None:
+def check_tensor(X: Any) -> None:
     """Raise an error for arrays of other libraries that cannot be computed as they are."""
     library = library_name(X)
     if library not in LIBRARIES:
@@ -251,7 +241,7 @@ def check_array(X: Any) -> None:
             "PyTorch and CuPy. Pass numpy.asarray(X), or set array_api_dispatch=False in "
             "sklearn.set_config."
         )
-    _check_tensor(X, "X")
+    _check_layout(X, "X")
 
 
 def check_convertible(array: Any, name: str = "X") -> None:
@@ -259,7 +249,7 @@ def check_convertible(array: Any, name: str = "X") -> None:
 
     This is for arrays that are passed while ``array_api_dispatch`` is not set.
     """
-    _check_tensor(array, name)
+    _check_layout(array, name)
     if is_elsewhere(array):
         raise TypeError(
             f"{name} is an array of {library_name(array)} on {array.device}, which NumPy cannot "
@@ -268,7 +258,7 @@ def check_convertible(array: Any, name: str = "X") -> None:
         )
 
 
-def _check_tensor(array: Any, name: str) -> None:
+def _check_layout(array: Any, name: str) -> None:
     """Raise an error for tensors with other layouts, with a gradient, or without values."""
     if library_name(array) != "torch":
         return
@@ -287,9 +277,18 @@ def _check_tensor(array: Any, name: str) -> None:
         raise TypeError(f"{name} is a tensor that {problem}.")
 
 
+def refuse_list(X: Any) -> None:
+    """Raise TypeError for a list of arrays of another library."""
+    if isinstance(X, list | tuple) and X and (follows_library(X[0]) or is_elsewhere(X[0])):
+        raise TypeError(
+            f"X is a list of arrays of {library_name(X[0])}. Stack images of one size to one "
+            "array, for example with torch.stack(X)."
+        )
+
+
 def check_table(X: Any) -> None:
     """Raise an error if an array of another library is not a table of finite real numbers."""
-    check_array(X)
+    check_tensor(X)
     kind = kind_of(X)
     if kind == "c":
         raise ValueError(f"Complex data not supported: X has dtype {X.dtype}.")
@@ -313,28 +312,9 @@ def kind_of(array: Any) -> str:
     if isinstance(array, np.ndarray | np.generic):
         return array.dtype.kind
     xp = namespace(array)
-    kinds = {
-        "b": "bool",
-        "i": "signed integer",
-        "u": "unsigned integer",
-        "f": "real floating",
-        "c": "complex floating",
-    }
-    return next((kind for kind, name in kinds.items() if xp.isdtype(array.dtype, name)), "V")
-
-
-def compute_dtype_of(X: Any) -> np.dtype:
-    """Return the dtype of the computation, as `compute_dtype` does for dtypes of NumPy."""
-    dtype = str(X.dtype).rpartition(".")[2]
-    if dtype in SMALL_DTYPES:
-        return np.dtype(np.float32)
-    library = Library.of(X)
-    if not library.has_float64:
-        raise TypeError(
-            f"X has dtype {X.dtype}, which is computed in float64, but the device "
-            f"{library.device} has no float64; cast X to float32 first."
-        )
-    return np.dtype(np.float64)
+    names = "bool", "signed integer", "unsigned integer", "real floating", "complex floating"
+    kinds = zip("biufc", names, strict=True)
+    return next((kind for kind, name in kinds if xp.isdtype(array.dtype, name)), "V")
 
 
 def require_same_library(owner: str, method: str, array: Any, fitted: Any) -> None:
@@ -343,7 +323,7 @@ def require_same_library(owner: str, method: str, array: Any, fitted: Any) -> No
     Both may be arrays of NumPy; a list or a table counts as one.
     """
     if follows_library(array):
-        check_array(array)
+        check_tensor(array)
     given, expected = (
         Library.of(value) if follows else Library(np, "cpu")
         for value, follows in (

@@ -7,10 +7,11 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._array_api import library_name
-from sklearn_conv._images.batch import WIDEST
+from sklearn_conv._pixels import WIDEST
 from sklearn_conv._validation import check_integer, is_dask, parameter_error
 
 BATCH_BYTES = 2**24
@@ -49,11 +50,9 @@ def transform_batches(
     ------
     NotFittedError
         If the estimator is not fitted.
-    TypeError
-        If ``estimator`` has no method ``transform``, if X is a Dask array or has no length, or if
-        ``batch_size`` is not an integer.
-    ValueError
-        If X has no rows, or if ``batch_size`` is below 1.
+    TypeError, ValueError
+        If ``estimator`` has no method ``transform``, if X is a Dask array or has no rows, or if
+        ``batch_size`` is not an integer of at least 1.
 
     See Also
     --------
@@ -104,14 +103,7 @@ def transform_batches(
         n_bytes = max(_size(first), _size(estimator.transform(first)))
         batch_size = max(1, BATCH_BYTES // max(1, n_bytes))
     length = check_integer(owner, "batch_size", batch_size, 1)
-
-    def generate() -> Iterator[tuple[slice, np.ndarray]]:
-        for start in range(0, n, length):
-            rows = slice(start, min(start + length, n))
-            yield rows, estimator.transform(_rows(X, rows))
-
-    # The generator is a separate function, so that X is checked before the first batch.
-    return generate()
+    return ((rows, estimator.transform(_rows(X, rows))) for rows in gen_batches(n, length))
 
 
 def _rows(X: Any, rows: slice) -> Any:

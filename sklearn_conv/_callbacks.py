@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from threading import local
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 try:
@@ -13,23 +12,6 @@ except ImportError:  # scikit-learn is older than 1.9, and no callbacks can be s
     callback = None
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-class ThreadAttribute:
-    """Attribute that has a separate value for each thread, and is not stored on the instance."""
-
-    def __init__(self) -> None:
-        self._values = local()
-
-    def __get__(self, instance: Any, owner: type) -> Any:
-        return getattr(self._values, str(id(instance)))
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        setattr(self._values, str(id(instance)), value)
-
-    def __delete__(self, instance: Any) -> None:
-        delattr(self._values, str(id(instance)))
-
 
 if TYPE_CHECKING:  # scikit-learn has no type annotations.
 
@@ -45,17 +27,7 @@ elif callback is None:
         """Replacement for the class of scikit-learn 1.9, with which no callbacks can be set."""
 
 else:
-
-    class CallbackSupportMixin(callback.CallbackSupportMixin):
-        """Mixin class of estimators that several threads may fit at the same time.
-
-        scikit-learn stores these two attributes on the estimator from the beginning to the end of
-        ``fit``. If threads shared them, the first one to finish would tear down the callbacks of
-        another one.
-        """
-
-        _callback_fit_ctx = ThreadAttribute()
-        _skl_callbacks_to_teardown = ThreadAttribute()
+    CallbackSupportMixin = callback.CallbackSupportMixin
 
 
 def with_callbacks(method: Method) -> Method:
@@ -69,7 +41,7 @@ def with_callbacks(method: Method) -> Method:
 @contextmanager
 def fit_steps(estimator: Any, X: Any, y: Any, n_steps: int) -> Iterator[Callable[[str], Any]]:
     """Report the start and the end of ``fit``; use ``with step(name):`` for each of its steps."""
-    # Without callbacks, no context is needed.
+    # Without callbacks, no context is needed, and several threads may fit the estimator.
     if not getattr(estimator, "_skl_callbacks", None):
         yield lambda name: nullcontext()
         return

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from sklearn_conv._array_api import namespace
-from sklearn_conv._engine.array_api_engine import ArrayApiEngine
-from sklearn_conv._engine.choice import Engine, make_engine
-from sklearn_conv._engine.layer import Layer
-from sklearn_conv._engine.missing import MissingEngine
+from sklearn_conv._engine.choice import make_engine
+from sklearn_conv._engine.layer import Engine, Layer
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv._engine.symmetry import SymmetricEngine
-from sklearn_conv._images.array_api import ArrayApiImages
-from sklearn_conv._images.batch import ReadableImages, find_not_finite, not_finite
+from sklearn_conv._images.kinds import Images
 from sklearn_conv._images.mistakes import TransformWatch, warn_of_overflow
 from sklearn_conv._output_size import place_views
 from sklearn_conv._parameters import Parameters
+from sklearn_conv._pixels import find_not_finite
 from sklearn_conv._progress import Progress
 
 
@@ -27,16 +25,12 @@ class BatchComputer:
     """The engines of a fitted transformer for some images, with progress and warnings."""
 
     def __init__(
-        self, transformer: Any, parameters: Parameters, images: ReadableImages, dtype: np.dtype
+        self, transformer: Any, parameters: Parameters, images: Images, dtype: np.dtype
     ) -> None:
         self._images = images
         self._n_jobs = transformer.n_jobs
-        self._progress = Progress(transformer, len(images))
         self._watch = TransformWatch(getattr(transformer, "_values_seen", None))
-        ignores_missing = images.may_have_missing
-        make: Callable[[Layer], Engine] = MissingEngine if ignores_missing else make_engine
-        if isinstance(images, ArrayApiImages):
-            make = partial(ArrayApiEngine, ignores_missing=ignores_missing)
+        make = partial(make_engine, ignores_missing=images.may_have_missing)
         bias, n_kernels = transformer.bias_, transformer.bias_.shape[-1]
         arrays = {
             name: images.cast(f"{name}_", value, dtype)
@@ -64,10 +58,16 @@ class BatchComputer:
             if len(geometries) == 1 and parameters.power == 1:
                 return make(layer)
             return SymmetricEngine(
-                layer, parameters.views, geometries, parameters.power, make, ignores_missing
+                layer,
+                parameters.views,
+                geometries,
+                parameters.power,
+                make,
+                images.may_have_missing,
             )
 
         self._find_engine = find_engine
+        self._progress = Progress(transformer, len(images))
 
     def compute(self, rows: slice, out: Any) -> None:
         """Read a batch of images, and write their features to ``out``."""
@@ -87,9 +87,9 @@ class BatchComputer:
             try:
                 engine.compute(batch, out, self._n_jobs, self._progress.advance)
             except ValueError as error:
-                bad = find_not_finite(batch, images.ignores_missing)  # only with `assume_finite`
-                if len(bad):
-                    problem = "X contains NaN or infinity"
-                    raise not_finite(problem, np.asarray(numbers)[bad], images.name) from error
-                raise
+                # With `assume_finite`, X was not checked.
+                cause = find_not_finite("X contains {}", batch, numbers, images.ignores_missing)
+                if cause is None:
+                    raise
+                raise cause from error
             warn_of_overflow(out, batch, numbers, images.ignores_missing)

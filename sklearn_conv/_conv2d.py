@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sklearn_conv._array_api import require_numpy
+from sklearn_conv._array_api import as_memory_error, require_numpy
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.choice import make_engine
 from sklearn_conv._engine.geometry import place_windows
@@ -123,15 +123,13 @@ def conv2d(
     geometry = place_windows((h, w), (kh, kw), parameters)
     dtype = compute_dtype(images.dtype)
     kernels, shift = cast_numbers("kernels", kernels, dtype), cast_numbers("bias", shift, dtype)
-    try:
-        maps = np.empty((n, *geometry.output_shape, c_out), dtype)
-    except (MemoryError, ValueError) as error:  # ValueError for more than 2**63 bytes
-        rows, columns = geometry.output_shape
-        raise MemoryError(
-            f"{str(error).rstrip('.')}: each of {n} images has {c_out} maps of {rows} x {columns} "
-            "responses. Pass fewer images at once, or use a larger stride, less padding or fewer "
-            "kernels."
-        ) from None
+    rows, columns = geometry.output_shape
+    remedy = (
+        f"Each of {n} images has {c_out} maps of {rows} x {columns} responses. Pass fewer images "
+        "at once, or use a larger stride, less padding or fewer kernels."
+    )
+    with as_memory_error(remedy):
+        maps = np.empty((n, rows, columns, c_out), dtype)
     for channels, outputs in zip(_split(c_in, groups), _split(c_out, groups), strict=True):
         layer = Layer(
             kernels=np.ascontiguousarray(kernels[..., outputs]),

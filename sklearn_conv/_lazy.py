@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from copy import copy
-from typing import Any, Self
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -19,26 +19,6 @@ class LazyImages(ABC):
     The indexing is that of an array of shape ``(n, h, w, c)``. An integer reads one image. A slice,
     an index array or a mask selects images and reads nothing. An index that also selects pixels or
     channels, and `numpy.asarray`, read the selected images.
-
-    Subclasses have a method ``_read``, and find in ``_rows`` which images are selected.
-
-    Parameters
-    ----------
-    n : int
-        Number of images.
-    image_shape : tuple of int
-        Height, width and number of channels.
-    dtype : dtype
-        What the images are read as.
-
-    Attributes
-    ----------
-    dtype : numpy.dtype
-        What the images are read as.
-    ndim : int
-        The number of axes, 4.
-    shape : tuple of int
-        ``(n, h, w, c)``.
     """
 
     ndim = 4
@@ -47,6 +27,7 @@ class LazyImages(ABC):
         self.dtype = np.dtype(dtype)
         self._image_shape = image_shape
         self._rows: range | np.ndarray = range(n)
+        """Which images are selected."""
 
     @abstractmethod
     def _read(self, rows: np.ndarray) -> np.ndarray:
@@ -76,9 +57,15 @@ class LazyImages(ABC):
         if first is Ellipsis or first is None:
             return np.asarray(self)[key]
         if is_integer(first):
-            image = self._read_image(int(first))
-            return image if selects_images else image[key[1:]]
-        images = self._select(first)
+            if not -len(self) <= first < len(self):
+                raise IndexError(f"index {first} is out of bounds for {len(self)} images")
+            image = self._read(np.array([self._rows[int(first)]]))
+            return image[0] if selects_images else image[(0, *key[1:])]
+        rows = self._rows[first] if isinstance(first, slice) else self._indices[first]
+        if np.ndim(rows) != 1:
+            raise IndexError(f"images are selected by an index with one axis, not by {first!r:.80}")
+        images = copy(self)
+        images._rows = rows
         if selects_images:
             return images
         # Index arrays of several axes are combined, as in NumPy.
@@ -102,20 +89,6 @@ class LazyImages(ABC):
         """The selected images as an array, (n,)."""
         rows = self._rows
         return np.arange(rows.start, rows.stop, rows.step) if isinstance(rows, range) else rows
-
-    def _read_image(self, i: int) -> np.ndarray:
-        n = len(self)
-        if not -n <= i < n:
-            raise IndexError(f"index {i} is out of bounds for {n} images")
-        return self._read(np.array([self._rows[i]]))[0]
-
-    def _select(self, key: Any) -> Self:
-        rows = self._rows[key] if isinstance(key, slice) else self._indices[key]
-        if np.ndim(rows) != 1:
-            raise IndexError(f"images are selected by an index with one axis, not by {key!r:.80}")
-        selected = copy(self)
-        selected._rows = rows
-        return selected
 
 
 def _is_all(key: Any) -> bool:

@@ -24,9 +24,10 @@ from sklearn_conv._validation import (
     is_integer,
     is_sequence,
     parameter_error,
+    require,
 )
+from sklearn_conv.kernels._initializers import KERNELS
 from sklearn_conv.kernels._patches import SHRINKAGE
-from sklearn_conv.kernels._table import KERNELS
 
 MAX_CELLS = 2**24
 """Exclusive upper bound of the number of cells of an image."""
@@ -123,10 +124,12 @@ def check_parameters(estimator: Any) -> Parameters:
     if estimator.symmetries is not None:
         names = [name for name in SYMMETRIES if name is not None]
         check_name(owner, "symmetries", estimator.symmetries, names, " or None")
-    power = _check_power(owner, estimator.power)
+    rule = "a finite number above 0; 0.5 is the square root"
+    power = _check_positive(owner, "power", estimator.power, rule)
     missing = check_name(owner, "missing", estimator.missing, ("raise", MISSING))
-    _check_bool(owner, "flatten", estimator.flatten)
-    _check_bool(owner, "normalize_patches", estimator.normalize_patches)
+    for name in ("flatten", "normalize_patches"):
+        value = getattr(estimator, name)
+        require(owner, name, value, "True or False", isinstance(value, bool | np.bool_))
     whiten = _check_whiten(owner, estimator.whiten)
     n_patches = check_integer(owner, "n_patches", estimator.n_patches, 1)
     image_shape: Any = estimator.image_shape
@@ -217,10 +220,9 @@ def check_channels(kernels: tuple[int, ...], n_channels: int) -> None:
 def check_image_shape(owner: str, image_shape: Any, otherwise: str = "") -> tuple[int, int, int]:
     """Check the shape of an image, and return it as (h, w, c)."""
     rule = f"{otherwise}(h, w) or (h, w, c), integers of at least 1"
-    if not is_sequence(image_shape) or not all(map(is_integer, image_shape)):
-        raise parameter_error(TypeError, owner, "image_shape", rule, image_shape)
-    if len(image_shape) not in (2, 3) or min(image_shape) < 1:
-        raise parameter_error(ValueError, owner, "image_shape", rule, image_shape)
+    has_type = is_sequence(image_shape) and all(map(is_integer, image_shape))
+    is_valid = has_type and len(image_shape) in (2, 3) and min(image_shape) >= 1
+    require(owner, "image_shape", image_shape, rule, has_type, is_valid)
     h, w, c = (*image_shape, 1)[:3]
     return int(h), int(w), int(c)
 
@@ -237,39 +239,31 @@ def _check_initializer(owner: str, kernels: Callable[..., Any]) -> None:
         raise parameter_error(TypeError, owner, "kernels", rule, kernels) from None
 
 
-def _check_bool(owner: str, name: str, value: Any) -> None:
-    if not isinstance(value, bool | np.bool_):
-        raise parameter_error(TypeError, owner, name, "True or False", value)
-
-
 def _check_whiten(owner: str, whiten: Any) -> float:
-    rule = "True, False or a finite number above 0, the regularization"
     if isinstance(whiten, bool | np.bool_):
         return SHRINKAGE if whiten else 0.0
-    if not isinstance(whiten, Real):
-        raise parameter_error(TypeError, owner, "whiten", rule, whiten)
-    if whiten <= 0 or not is_finite(whiten):
-        raise parameter_error(ValueError, owner, "whiten", rule, whiten)
-    return float(whiten)
+    rule = "True, False or a finite number above 0, the regularization"
+    return _check_positive(owner, "whiten", whiten, rule)
+
+
+def _check_positive(owner: str, name: str, value: Any, rule: str) -> float:
+    has_type = isinstance(value, Real) and not isinstance(value, bool)
+    require(owner, name, value, rule, has_type, has_type and value > 0 and is_finite(value))
+    return float(value)
 
 
 def _check_biases(owner: str, bias: Any, n_biases: Any, n_kernels: int) -> int:
     """Check the biases, and return how many each kernel has."""
-    rule = f"an integer from 1 to {MAX_BIASES}"
-    if not is_integer(n_biases):
-        raise parameter_error(TypeError, owner, "n_biases", rule, n_biases)
-    if not 1 <= n_biases <= MAX_BIASES:
-        raise parameter_error(ValueError, owner, "n_biases", rule, n_biases)
+    has_type, rule = is_integer(n_biases), f"an integer from 1 to {MAX_BIASES}"
+    require(owner, "n_biases", n_biases, rule, has_type, has_type and 1 <= n_biases <= MAX_BIASES)
     shapes = f"({n_kernels},), (n_biases, 1) or (n_biases, {n_kernels})"
     rule = 'a real number, "quantile" or '
     if isinstance(bias, str):
-        if bias != "quantile":
-            rule += f"an array of finite real numbers of shape {shapes}"
-            raise parameter_error(ValueError, owner, "bias", rule, bias)
+        rule += f"an array of finite real numbers of shape {shapes}"
+        require(owner, "bias", bias, rule, True, bias == "quantile")
         return int(n_biases)
     if isinstance(bias, Real) and not isinstance(bias, bool):
-        if not is_finite(bias):
-            raise parameter_error(ValueError, owner, "bias", "finite", bias)
+        require(owner, "bias", bias, "finite", True, is_finite(bias))
         if n_biases > 1:
             raise ValueError(
                 f"n_biases={n_biases} needs as many different biases of each kernel, but bias is "
@@ -290,15 +284,6 @@ def _check_biases(owner: str, bias: Any, n_biases: Any, n_kernels: int) -> int:
             f"shape {shapes}. Got shape {array.shape} instead."
         )
     return len(array)
-
-
-def _check_power(owner: str, power: Any) -> float:
-    rule = "a finite number above 0; 0.5 is the square root"
-    if not isinstance(power, Real) or isinstance(power, bool):
-        raise parameter_error(TypeError, owner, "power", rule, power)
-    if power <= 0 or not is_finite(power):
-        raise parameter_error(ValueError, owner, "power", rule, power)
-    return float(power)
 
 
 def check_views(owner: str, parameters: Parameters, geometry: Geometry) -> None:
@@ -327,22 +312,23 @@ def _check_pooling(owner: str, pooling: Any) -> list[str] | None:
         return None
     names = list(pooling) if isinstance(pooling, list | tuple) else [pooling]
     rule = f"one of {sorted(POOLINGS)}, a list of these names without repetition, or None"
-    if not all(isinstance(name, str) for name in names):
-        raise parameter_error(TypeError, owner, "pooling", rule, pooling)
-    if not names or len(set(names)) < len(names) or not set(names) <= set(POOLINGS):
-        raise parameter_error(ValueError, owner, "pooling", rule, pooling)
+    has_type = all(isinstance(name, str) for name in names)
+    is_valid = has_type and 0 < len(names) == len({*names} & {*POOLINGS})
+    require(owner, "pooling", pooling, rule, has_type, is_valid)
     return names
 
 
 def check_random_state(owner: str, random_state: Any) -> None:
     """Raise an error if ``random_state`` is not a seed, a generator or None."""
-    rule = "None, an integer from 0 to 2**32 - 1 or a numpy.random.RandomState"
     if random_state is None or isinstance(random_state, np.random.RandomState):
         return
-    if not is_integer(random_state):
-        raise parameter_error(TypeError, owner, "random_state", rule, random_state)
-    if not 0 <= random_state < 2**32:
-        raise parameter_error(ValueError, owner, "random_state", rule, random_state)
+    rule, has_type = (
+        "None, an integer from 0 to 2**32 - 1 or a numpy.random.RandomState",
+        is_integer(random_state),
+    )
+    require(
+        owner, "random_state", random_state, rule, has_type, has_type and 0 <= random_state < 2**32
+    )
 
 
 def make_generator(random_state: int | np.random.RandomState | None) -> np.random.RandomState:
@@ -355,9 +341,6 @@ def make_generator(random_state: int | np.random.RandomState | None) -> np.rando
 def check_n_jobs(owner: str, n_jobs: Any) -> None:
     """Raise an error if ``n_jobs`` is not None or an integer other than 0."""
     rule = "None or an integer other than 0; -1 means all cores"
-    if n_jobs is None:
-        return
-    if not is_integer(n_jobs):
-        raise parameter_error(TypeError, owner, "n_jobs", rule, n_jobs)
-    if n_jobs == 0 or abs(n_jobs) >= LIMIT:
-        raise parameter_error(ValueError, owner, "n_jobs", rule, n_jobs)
+    if n_jobs is not None:
+        has_type = is_integer(n_jobs)
+        require(owner, "n_jobs", n_jobs, rule, has_type, has_type and 0 < abs(n_jobs) < LIMIT)

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
-from sklearn_conv._ridge.gaussian import GaussianRidge, GaussianRidgeClassifier
+from sklearn_conv._ridge.rbf import RBFRidge, RBFRidgeClassifier
 from sklearn_conv._ridge.regressor import StreamingRidge
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv._validation import check_name
@@ -108,7 +108,7 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
 }
 """Map from the kind of images and the effort to the views that a pipeline has side by side."""
 
-GAUSSIAN = {"natural", "objects", "tiny", "few_labels"}
+RBF = {"natural", "objects", "tiny", "few_labels"}
 """Kinds whose best effort has a Gaussian kernel behind the features."""
 
 
@@ -143,7 +143,7 @@ def make_image_classifier(
     effort : {"fast", "balanced", "best"}, default="balanced"
         How much time to spend. More effort means more kernels, views and symmetries. With "best",
         the last step for "natural", "objects", "tiny" and "few_labels" is a
-        `GaussianRidgeClassifier`, whose decisions cannot be mapped to pixels; the last step of all
+        `RBFRidgeClassifier`, whose decisions cannot be mapped to pixels; the last step of all
         others is a `StreamingRidgeClassifier`. The page on recipes lists the accuracy and the
         seconds of each.
     random_state : int, RandomState instance or None, default=None
@@ -185,7 +185,7 @@ def make_image_classifier(
     owner = "make_image_classifier"
     features = _make_features(owner, kind, effort, random_state, n_jobs, parameters)
     classifier = (
-        GaussianRidgeClassifier(random_state=random_state, scoring="neg_log_loss")
+        RBFRidgeClassifier(random_state=random_state, scoring="neg_log_loss")
         if _is_gaussian(kind, effort)
         else StreamingRidgeClassifier(ALPHAS, scoring="neg_log_loss")
     )
@@ -202,8 +202,8 @@ def make_image_regressor(
 ) -> Pipeline:
     """Make a pipeline that predicts one or several numbers for each image of a kind.
 
-    The steps are "features" and "regressor", which is a `StreamingRidge`, or a `GaussianRidge`
-    where `make_image_classifier` has a `GaussianRidgeClassifier`.
+    The steps are "features" and "regressor", which is a `StreamingRidge`, or a `RBFRidge`
+    where `make_image_classifier` has a `RBFRidgeClassifier`.
 
     Parameters
     ----------
@@ -212,11 +212,9 @@ def make_image_regressor(
     effort : {"fast", "balanced", "best"}, default="balanced"
         How much time to spend, as in `make_image_classifier`.
     random_state : int, RandomState instance or None, default=None
-        Seed or generator of the training patches and kernels.
     n_jobs : int, default=None
-        Number of threads in which features are computed, as in `StridedConv2DTransformer`.
     **parameters
-        Parameters of `StridedConv2DTransformer` that replace those of the recipe, in all views.
+        As in `make_image_classifier`.
 
     Returns
     -------
@@ -225,11 +223,8 @@ def make_image_regressor(
 
     Raises
     ------
-    TypeError
-        If ``kind`` or ``effort`` is not a string, or if a parameter is unknown.
-    ValueError
-        If ``kind`` or ``effort`` is unknown. Wrong values of the other parameters raise errors in
-        ``fit``, as do images that are too small for the kernels.
+    TypeError, ValueError
+        As in `make_image_classifier`.
 
     See Also
     --------
@@ -254,7 +249,7 @@ def make_image_regressor(
     owner = "make_image_regressor"
     features = _make_features(owner, kind, effort, random_state, n_jobs, parameters)
     regressor = (
-        GaussianRidge(random_state=random_state)
+        RBFRidge(random_state=random_state)
         if _is_gaussian(kind, effort)
         else StreamingRidge(ALPHAS)
     )
@@ -262,7 +257,7 @@ def make_image_regressor(
 
 
 def _is_gaussian(kind: str, effort: str) -> bool:
-    return effort == "best" and kind in GAUSSIAN
+    return effort == "best" and kind in RBF
 
 
 def _make_features(

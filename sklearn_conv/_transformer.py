@@ -14,20 +14,17 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._array_api import (
+    as_memory_error,
     from_library,
-    is_out_of_memory,
     namespace,
-    require_same_library,
     to_numpy,
 )
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
 from sklearn_conv._computing import BatchComputer
-from sklearn_conv._engine.array_api_engine import try_function
+from sklearn_conv._engine.activation import call_function
 from sklearn_conv._engine.geometry import Geometry
-from sklearn_conv._engine.layer import compute_dtype
-from sklearn_conv._images.array_api import ArrayApiImages
-from sklearn_conv._images.batch import DaskImages, ReadableImages
-from sklearn_conv._images.checks import check_columns, check_images, remember_columns
+from sklearn_conv._images.checks import Request, check_columns, remember_columns
+from sklearn_conv._images.kinds import Images, check_images
 from sklearn_conv._images.mistakes import warn_of_mistakes
 from sklearn_conv._output_size import (
     OutputSize,
@@ -55,8 +52,8 @@ from sklearn_conv._validation import (
     note_if_memory_is_short,
 )
 from sklearn_conv._versions import API_LINK
+from sklearn_conv.kernels._initializers import KERNELS
 from sklearn_conv.kernels._patches import TrainingPatches
-from sklearn_conv.kernels._table import KERNELS
 
 
 class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
@@ -396,13 +393,12 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         """
         parameters = check_parameters(self)
         images = check_images(
-            self, X, parameters.image_shape, reset=True, ignores_missing=parameters.ignores_missing
+            X, Request(self, parameters.image_shape, "fit", parameters.ignores_missing)
         )
         if callable(self.activation):  # An invalid function raises here, not only in transform.
             with np.errstate(all="ignore"):  # As in transform.
-                try_function(
-                    parameters.sides[""].function, images.put(np.ones((2, parameters.n_kernels)))
-                )
+                ones = images.library.put(np.ones((2, parameters.n_kernels)))
+                call_function(self.activation, ones)
         owner = type(self).__name__
         is_any = parameters.image_shape == (None, None, None)
         if is_any:
@@ -411,7 +407,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         geometries = place_on_all(
             owner, parameters, images.distinct_sizes(), shape, parameters.n_biases
         )
-        dtype = compute_dtype(images.dtype)
+        dtype = images.compute_dtype
         rng = make_generator(self.random_state)
         patches = TrainingPatches(
             images=images,
@@ -448,14 +444,17 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         offset = cast_numbers("offset_", offset, dtype)
         bias = np.broadcast_to(bias, (n_biases, parameters.n_kernels))
         bias = cast_numbers("bias", bias[0] if n_biases == 1 else bias, dtype)
-        seen = warn_of_mistakes(images, patches.windows, patches.are_all)
+        seen = warn_of_mistakes(images.shape, images.known(patches.windows), patches.are_all)
         # All steps that can fail are done, so a failed fit leaves the estimator as it was.
-        if not is_any:
+        if is_any:  # They may be those of an earlier fit.
+            for name in ("n_features_in_", "feature_names_in_"):
+                self.__dict__.pop(name, None)
+        else:
             remember_columns(self, X, images.shape)
-        self.kernels_ = images.put(folded)
-        self.offset_ = images.put(offset)
+        self.kernels_ = images.library.put(folded)
+        self.offset_ = images.library.put(offset)
         self.eps_ = patches.preprocessing.eps
-        self.bias_ = images.put(bias)
+        self.bias_ = images.library.put(bias)
         self.image_shape_ = (None, None, images.shape[3]) if is_any else images.shape[1:]
         self.maps_shape_ = (None, None, size.maps[2]) if is_any else size.maps
         self.n_features_out_ = size.features
@@ -504,19 +503,16 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         parameters = check_parameters(self)
         images = self._check_fitted_images(X, parameters, "transform")
         self._refuse_tables(images)
-        shape, dtype = self._feature_shape(parameters), compute_dtype(images.dtype)
-        if isinstance(images, DaskImages):
+        shape, dtype = self._feature_shape(parameters), images.compute_dtype
+        if images.is_lazy:
             return images.map(self, "transform", self._row_shape(shape), dtype)
-        try:
-            out = images.empty((len(images), *shape), dtype)
-        except Exception as error:
-            if not (isinstance(error, ValueError) or is_out_of_memory(error)):
-                raise  # ValueError means more than 2**63 bytes.
-            raise MemoryError(
-                f"{error}: {len(images)} images have {prod(shape)} features each. Compute them in "
-                "batches with transform_batches(X), or choose fewer kernels or cells; "
-                "output_size() returns the size of the features."
-            ) from None
+        remedy = (
+            f"{len(images)} images have {prod(shape)} features each. Compute them in batches with "
+            "transform_batches(X), or choose fewer kernels or cells; output_size() returns the "
+            "size of the features."
+        )
+        with as_memory_error(remedy):
+            out = images.library.empty((len(images), *shape), dtype)
         computer = BatchComputer(self, parameters, images, dtype)
         for rows in images.batches():
             computer.compute(rows, out[rows, ...])
@@ -549,9 +545,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Warns
         -----
         UserWarning
-            If features are infinite or NaN, because they overflow or, with ``assume_finite``, X
-            contains NaN. If a sample of pixels contains a fill value such as -9999, or values that
-            differ grossly from those seen in ``fit``, for example 0 to 1 instead of 0 to 255.
+            As in `transform`.
 
         Raises
         ------
@@ -593,18 +587,18 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             batch_size = check_integer(owner, "batch_size", batch_size, 1)
         parameters = check_parameters(self)
         images = self._check_fitted_images(X, parameters, "transform_batches")
-        if isinstance(images, DaskImages):
+        if images.is_lazy:
             raise TypeError(
                 "transform_batches reads X itself, but X is a Dask array; transform(X) returns the "
                 "features as a lazy Dask array."
             )
-        shape, dtype = self._feature_shape(parameters), compute_dtype(images.dtype)
+        shape, dtype = self._feature_shape(parameters), images.compute_dtype
         length = batch_size or images.reading_length(prod(shape) * dtype.itemsize)
 
         def generate() -> Iterator[tuple[slice, np.ndarray]]:
             computer = BatchComputer(self, parameters, images, dtype)
             for rows in images.batches(length):
-                out = images.empty((rows.stop - rows.start, *shape), dtype)
+                out = images.library.empty((rows.stop - rows.start, *shape), dtype)
                 computer.compute(rows, out)
                 yield rows, namespace(out).reshape(out, (-1, *self._row_shape(shape)))
 
@@ -711,15 +705,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         """Number of biases of each kernel; ``bias_`` has one axis if there is one."""
         return self.bias_.shape[0] if self.bias_.ndim == 2 else 1
 
-    def _check_fitted_images(
-        self, X: Any, parameters: Parameters, method: str
-    ) -> ReadableImages | DaskImages:
+    def _check_fitted_images(self, X: Any, parameters: Parameters, method: str) -> Images:
         """Check that X contains images of the shape seen in ``fit``, in the same library."""
         owner, shape = type(self).__name__, self.image_shape_
-        require_same_library(owner, method, X, self.kernels_)
-        images = check_images(
-            self, X, shape, reset=False, ignores_missing=parameters.ignores_missing
-        )
+        images = check_images(X, Request(self, shape, method, parameters.ignores_missing))
         if None in shape:
             sizes, kernels = images.distinct_sizes(), self.kernels_.shape
             place_on_all(owner, parameters, sizes, kernels, self._n_biases)
@@ -767,7 +756,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         check_channels(kernels.shape, shape[2])
         return kernels
 
-    def _refuse_tables(self, images: ReadableImages | DaskImages) -> None:
+    def _refuse_tables(self, images: Images) -> None:
         """Raise an error if ``set_output`` requests a table that cannot hold the features."""
         container = getattr(self, "_sklearn_output_config", {}).get(
             "transform", get_config()["transform_output"]
@@ -775,12 +764,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         if container == "default":
             return
         remedy = "set_output(transform='default') on this step"
-        if isinstance(images, DaskImages | ArrayApiImages):
-            kind = "A Dask array" if isinstance(images, DaskImages) else "An array"
-            where = f" in {images.library}" if isinstance(images, ArrayApiImages) else ""
+        if images.features_are:
             raise ValueError(
-                f"{kind} of features{where} does not fit into the {container} table that "
-                f"set_output or set_config requests; use {remedy}."
+                f"{images.features_are} does not fit into the {container} table that set_output or "
+                f"set_config requests; use {remedy}."
             )
         if not self.flatten:
             raise ValueError(

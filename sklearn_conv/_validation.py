@@ -62,15 +62,21 @@ LIMIT = 2**31
 """Exclusive upper bound of sizes and counts."""
 
 
+def require(
+    owner: str, name: str, value: Any, rule: str, has_type: bool, is_valid: bool = True
+) -> None:
+    """Raise TypeError or ValueError for a parameter that has a wrong type or is not valid."""
+    if not (has_type and is_valid):
+        raise parameter_error(ValueError if has_type else TypeError, owner, name, rule, value)
+
+
 def check_integer(owner: str, name: str, value: Any, minimum: int) -> int:
     """Check an integer of at least ``minimum``."""
+    has_type = is_integer(value)
     rule = f"an integer of at least {minimum}"
-    if not is_integer(value):
-        raise parameter_error(TypeError, owner, name, rule, value)
-    if value >= LIMIT:
+    if has_type and value >= LIMIT:
         rule += " and below 2**31"
-    if not minimum <= value < LIMIT:
-        raise parameter_error(ValueError, owner, name, rule, value)
+    require(owner, name, value, rule, has_type, has_type and minimum <= value < LIMIT)
     return int(value)
 
 
@@ -87,24 +93,20 @@ def check_pair(
     ``names`` are strings that are valid values as well. The caller handles them, so that here every
     string is an error. ``limit`` is the exclusive upper bound.
     """
-
-    def rule(more: str = "") -> str:
-        choices = [repr(name) for name in names] + [
-            f"an integer of at least {minimum}",
-            f"a (rows, columns) pair of integers of at least {minimum}",
-        ]
-        return f"{', '.join(choices[:-1])} or {choices[-1]}{more}"
-
     pair = tuple(value) if is_sequence(value) else (value, value)
-    if len(pair) != 2 or (isinstance(value, str) and names):
-        raise parameter_error(ValueError, owner, name, rule(), value)
-    if not all(is_integer(length) for length in pair):
-        raise parameter_error(TypeError, owner, name, rule(), value)
-    if max(pair) >= limit:
-        raise parameter_error(ValueError, owner, name, rule(f", below {limit}"), value)
-    if min(pair) < minimum:
-        raise parameter_error(ValueError, owner, name, rule(), value)
-    return int(pair[0]), int(pair[1])
+    are_integers = all(map(is_integer, pair))
+    if len(pair) == 2 and are_integers and minimum <= min(pair) <= max(pair) < limit:
+        return int(pair[0]), int(pair[1])
+    *others, last = [
+        *map(repr, names),
+        f"an integer of at least {minimum}",
+        f"a (rows, columns) pair of integers of at least {minimum}",
+    ]
+    rule = f"{', '.join(others)} or {last}"
+    if len(pair) == 2 and are_integers and max(pair) >= limit:
+        rule += f", below {limit}"
+    is_type = len(pair) == 2 and not are_integers and not (isinstance(value, str) and names)
+    raise parameter_error(TypeError if is_type else ValueError, owner, name, rule, value)
 
 
 def check_name(owner: str, name: str, value: Any, names: Iterable[str], otherwise: str = "") -> str:
@@ -131,38 +133,31 @@ def check_numbers(
     """
     axes = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
     rule = f"{otherwise}an array of {'finite ' if finite else ''}real numbers of shape {axes}"
+
+    def error(problem: str) -> ValueError:
+        return ValueError(f"The {name!r} parameter of {owner} must be {rule}. Got {problem}.")
+
     if np.ma.is_masked(value):
-        raise ValueError(
-            f"The {name!r} parameter of {owner} must be {rule}. Got masked values; fill them first."
-        )
+        raise error("masked values; fill them first")
     check_memory_map(value)
     try:
         array = np.asarray(from_library(value))
     except ValueError:
-        raise ValueError(
-            f"The {name!r} parameter of {owner} must be {rule}. Got lists or arrays of unequal "
-            "lengths; make their lengths equal."
-        ) from None
-    if array.dtype.kind not in "biuf" or array.ndim == 0:
-        raise parameter_error(TypeError, owner, name, rule, value)
-    fits = array.ndim == len(shape) and all(
-        length == axis or (isinstance(axis, str) and (length > 0 or axis == "n"))
+        raise error("lists or arrays of unequal lengths; make their lengths equal") from None
+    require(owner, name, value, rule, array.dtype.kind in "biuf" and array.ndim > 0)
+    if array.ndim != len(shape) or any(
+        length != axis and (isinstance(axis, int) or (length == 0 and axis != "n"))
         for length, axis in zip(array.shape, shape, strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            f"The {name!r} parameter of {owner} must be {rule}. Got shape {array.shape} instead."
-        )
+    ):
+        raise error(f"shape {array.shape} instead")
     if finite and not np.isfinite(array).all():
-        raise ValueError(
-            f"The {name!r} parameter of {owner} must be {rule}. Got NaN or infinity instead."
-        )
+        raise error("NaN or infinity instead")
     return array
 
 
 def cast_numbers(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Cast finite numbers to a dtype, in a copy in C order; raise ValueError if some overflow."""
-    check_memory_map(array)  # The array may belong to a fitted model that was loaded as a map.
+    check_memory_map(array)  # It may belong to a fitted model, which was loaded as a map.
     with np.errstate(all="ignore"):
         result = np.array(array, dtype, order="C")
     if not np.isfinite(result).all():

@@ -80,24 +80,15 @@ def kernel_hint(
     """Return advice if OpenBLAS does not use the AVX-512 of the processor, else None.
 
     ``core_type`` is the value of the environment variable OPENBLAS_CORETYPE, if it is set.
-
-    Examples
-    --------
-    >>> print(kernel_hint("openblas", "Haswell", ["AVX2", "AVX512_SKX"]))
-    OpenBLAS runs its AVX2 kernel Haswell on a processor with AVX-512. The environment variable
-    OPENBLAS_CORETYPE=SkylakeX, set before Python starts, makes it use AVX-512.
-    >>> kernel_hint("openblas", "SkylakeX", ["AVX2", "AVX512_SKX"]) is None
-    True
     """
     if library != "openblas" or kernel not in AVX2_KERNELS or not AVX512_FEATURES & set(features):
         return None
-    found = f"OpenBLAS runs its AVX2 kernel {kernel} on a processor with AVX-512"
-    if core_type:
-        return (
-            f"{found}. The environment\nvariable {CORE_TYPE} is set to {core_type}; without it, "
-            "OpenBLAS chooses the kernel itself."
-        )
+    advice = (
+        f" is set to {core_type}; without it, OpenBLAS chooses the kernel itself"
+        if core_type
+        else "=SkylakeX, set before Python starts, makes it use AVX-512"
+    )
     return (
-        f"{found}. The environment variable\n{CORE_TYPE}=SkylakeX, set before Python starts, makes "
-        "it use AVX-512."
+        f"OpenBLAS runs its AVX2 kernel {kernel} on a processor with AVX-512. The environment\n"
+        f"variable {CORE_TYPE}{advice}."
     )

@@ -1,14 +1,30 @@
-"""Hypothesis profiles: "quick" draws the same examples in every run, "long" draws many new ones."""
+"""Hypothesis profiles: "quick" draws few examples, "long" draws many; new ones in every run."""
 
 import os
+from random import SystemRandom
 
 import pytest
 from hypothesis import settings
 from joblib.externals.loky import get_reusable_executor
 
-settings.register_profile("quick", deadline=None, derandomize=True, max_examples=100)
+settings.register_profile("quick", deadline=None, max_examples=25, print_blob=True)
 settings.register_profile("long", deadline=None, max_examples=3000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Choose the seed of hypothesis here, so that it can be shown, and is that of all processes."""
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = SystemRandom().randrange(2**32)
+    if config.getoption("numprocesses", None):
+        # The processes of pytest-xdist use all cores; further threads of BLAS would wait in vain.
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ.setdefault(name, "1")
+
+
+def pytest_report_header(config):
+    return f"the same examples again: pytest --hypothesis-seed={config.option.hypothesis_seed}"
 
 
 @pytest.fixture

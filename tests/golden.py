@@ -22,7 +22,7 @@ import skops.io
 
 import sklearn_conv
 from sklearn_conv import StreamingRidge, StreamingRidgeClassifier, StridedConv2DTransformer
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 DATA = Path(__file__).parent / "data"
 FITTED = DATA / f"fitted_{sklearn_conv.__version__.replace('.', '_')}"

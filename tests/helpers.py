@@ -1,12 +1,15 @@
 """Constants and functions that several test modules use."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_info
 
+from sklearn_conv import _array_api
 from sklearn_conv._engine import native_engine, numpy_engine
 
 ROOT = Path(__file__).parents[1]
@@ -18,10 +21,30 @@ PAGES = sorted(
 )
 """Markdown pages that are written by hand."""
 
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
 LEARNED = {"kernels": "patches", "normalize_patches": True, "whiten": True, "bias": "quantile"}
 """Parameters with which kernels, preprocessing and biases are learned from training patches."""
 
 N_BLAS = 2
+
+
+def expand_requirements(extras, groups):
+    """Return the requirements of the project with some extras, and of some dependency groups."""
+    project = PYPROJECT["project"]
+    waiting = [*project["dependencies"], f"sklearn-conv[{','.join(extras)}]"]
+    waiting += [{"include-group": group} for group in groups]
+    requirements = []
+    while waiting:
+        entry = waiting.pop()
+        if isinstance(entry, dict):
+            waiting += PYPROJECT["dependency-groups"][entry["include-group"]]
+        elif entry.startswith("sklearn-conv["):
+            for extra in re.findall(r"[\w-]+", entry)[1:]:
+                waiting += project["optional-dependencies"][extra]
+        else:
+            requirements.append(entry)
+    return requirements
 
 
 def blas_threads():
@@ -32,6 +55,7 @@ def blas_threads():
 def small_blocks(patch, n_bytes):
     """Let engines compute blocks of about ``n_bytes``, in several threads if ``n_jobs`` allows."""
     patch.setattr(numpy_engine, "BLOCK_BYTES", n_bytes)
+    patch.setattr(_array_api, "CPU_BLOCK_BYTES", n_bytes)
     patch.setattr(native_engine, "BAND_BYTES", n_bytes)
     patch.setattr(native_engine, "WINDOW_BYTES", n_bytes)
     patch.setattr(native_engine, "CALL_MULTIPLICATIONS", n_bytes)

@@ -199,3 +199,89 @@ def features(responses, bias, activation, pooling, pool_grid):
                         result[i, column] = POOLINGS[name](values)
                         column += 1
     return result
+
+
+def window_values(padded, row, column, kh, kw, dilation, eps):
+    """Return the normalized pixels under a kernel, or None if one of them is missing."""
+    pixels = patch(padded, row, column, kh, kw, dilation)
+    if any(pixel != pixel for pixel in pixels.ravel()):
+        return None
+    return normalized(pixels, eps) if eps else pixels
+
+
+def view_features(image, kernels, offset, bias, eps, sides, pooling, pool_grid, **options):
+    """Return the features of an image, (h, w, c), with NaN where all windows are missing.
+
+    ``sides`` are functions of a response and a bias. The result has shape (cells, poolings, sides,
+    n_biases, k).
+    """
+    kh, kw, _, k = kernels.shape
+    stride, dilation = options["stride"], options["dilation"]
+    span = [d * (size - 1) + 1 for size, d in zip((kh, kw), dilation, strict=True)]
+    padded = pad(image, options["padding"], options["padding_mode"], span, stride)
+    rows = starts(padded.shape[0], kh, stride[0], dilation[0])
+    columns = starts(padded.shape[1], kw, stride[1], dilation[1])
+    activated = {}
+    for r, row in enumerate(rows):
+        for c, column in enumerate(columns):
+            pixels = window_values(padded, row, column, kh, kw, dilation, eps)
+            if pixels is None:
+                continue
+            responses = [sum((pixels * kernels[..., j]).ravel()) + offset[j] for j in range(k)]
+            activated[r, c] = [
+                [[side(z, b) for z, b in zip(responses, own, strict=True)] for own in bias]
+                for side in sides
+            ]
+    if pooling is None:
+        cells = [[(r, c)] for r in range(len(rows)) for c in range(len(columns))]
+        poolings = ["max"]
+    else:
+        poolings = [pooling] if isinstance(pooling, str) else pooling
+        members = cell_members(len(rows), pool_grid[0]), cell_members(len(columns), pool_grid[1])
+        cells = [[(r, c) for r in rr for c in cc] for rr in members[0] for cc in members[1]]
+    result = np.full((len(cells), len(poolings), len(sides), len(bias), k), np.nan)
+    for cell, places in enumerate(cells):
+        counted = [activated[place] for place in places if place in activated]
+        for p, name in enumerate(poolings):
+            for index in np.ndindex(result.shape[2:]):
+                values = [value[index[0]][index[1]][index[2]] for value in counted]
+                if values:
+                    result[cell, p, *index] = POOLINGS[name](values)
+    return result
+
+
+def views_of(symmetries):
+    """Return the mirrored and turned images as functions of an image."""
+    mirrors = {None: [False], "mirror": [False, True], "dihedral": [False, True]}[symmetries]
+    turns = range(4) if symmetries == "dihedral" else [0]
+    return [
+        lambda image, mirrored=mirrored, n=n: np.rot90(image[:, ::-1] if mirrored else image, n)
+        for mirrored in mirrors
+        for n in turns
+    ]
+
+
+def map_shapes(shape, kernel_size, symmetries, stride, padding, padding_mode, dilation):
+    """Return the rows and columns of the maps of all views of an image, without duplicates."""
+    span = [d * (size - 1) + 1 for size, d in zip(kernel_size, dilation, strict=True)]
+    result = set()
+    for view in views_of(symmetries):
+        padded = pad(view(np.zeros((*shape, 1))), padding, padding_mode, span, stride)
+        result.add(
+            tuple(
+                len(starts(length, *axis))
+                for length, *axis in zip(padded.shape, kernel_size, stride, dilation, strict=False)
+            )
+        )
+    return result
+
+
+def mean_features(image, symmetries, **options):
+    """Return the mean of the features over the views in which they are not missing."""
+    found = np.array([view_features(view(image), **options) for view in views_of(symmetries)])
+    result = np.full(found.shape[1:], np.nan)
+    for index in np.ndindex(result.shape):
+        values = [value for value in found[:, *index] if value == value]
+        if values:
+            result[index] = sum(values) / len(values)
+    return result

@@ -21,7 +21,7 @@ def test_activation_agrees_with_scalars(name, in_place, dtype):
     for (sign, function), expected in zip(sides, oracle.ACTIVATIONS[name], strict=True):
         values = (sign * RESPONSES + BIAS).astype(dtype)
         out = values.copy() if in_place else np.empty_like(values)
-        result = function(out if in_place else values, out)
+        result = function.in_place(out if in_place else values, out)
         assert result is out
         for index, z in np.ndenumerate(RESPONSES):
             assert result[index] == pytest.approx(expected(z, BIAS[index[-1]]), abs=1e-6)
@@ -34,7 +34,7 @@ def test_relu_of_any_size_and_memory_order(shape, step, dtype):
     values = np.random.default_rng(0).standard_normal((shape[0], shape[1] * step)).astype(dtype)
     expected = np.where(values[:, ::step] > 0, values[:, ::step], 0)
     out = np.empty((shape[0], shape[1] * step), dtype)[:, ::step]
-    relu = ACTIVATIONS["relu"][""].function
+    relu = ACTIVATIONS["relu"][""].function.in_place
     np.testing.assert_array_equal(relu(values[:, ::step], out), expected)
     relu(values[:, ::step], values[:, ::step])
     np.testing.assert_array_equal(values[:, ::step], expected)
@@ -48,7 +48,7 @@ def test_callable_receives_one_column_per_kernel():
         return np.tanh(values, out=values)
 
     (side,) = activation_sides(tanh).values()
-    result = side.function(RESPONSES.copy(), np.empty_like(RESPONSES))
+    result = side.function.in_place(RESPONSES.copy(), np.empty_like(RESPONSES))
     assert side.sign == 1
     assert seen == [(35, 3)]
     np.testing.assert_allclose(result, np.tanh(RESPONSES))
@@ -57,7 +57,7 @@ def test_callable_receives_one_column_per_kernel():
 def test_callable_that_is_not_defined_for_all_responses():
     (side,) = activation_sides(lambda z: np.where(z > 0, z, np.nan)).values()
     with pytest.raises(ValueError, match=r"returns finite numbers.* NaN or infinity.*negative"):
-        side.function(RESPONSES, np.empty_like(RESPONSES))
+        side.function.in_place(RESPONSES, np.empty_like(RESPONSES))
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_callable_that_is_not_defined_for_all_responses():
 def test_callable_of_another_shape_or_kind(function):
     (side,) = activation_sides(function).values()
     with pytest.raises(ValueError, match=r"'activation' .* must be a function that returns a real"):
-        side.function(RESPONSES, np.empty_like(RESPONSES))
+        side.function.in_place(RESPONSES, np.empty_like(RESPONSES))

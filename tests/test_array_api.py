@@ -31,7 +31,7 @@ except ImportError as error:  # The oldest supported SciPy is too old for this.
 from strategies import numbers, pairs
 
 from sklearn_conv import (
-    GaussianRidgeClassifier,
+    RBFRidgeClassifier,
     StreamingRidge,
     StreamingRidgeClassifier,
     StridedConv2DTransformer,
@@ -45,9 +45,9 @@ from sklearn_conv._engine import array_api_engine
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.symmetry import SYMMETRIES
-from sklearn_conv._ridge import array_api_moments
+from sklearn_conv._ridge import moments, products, solving
 from sklearn_conv.inspection import KernelDisplay, class_activation_map
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 torch = pytest.importorskip("torch", reason="torch is not installed: .[test]")
 strict = pytest.importorskip(
@@ -399,8 +399,8 @@ def test_what_computes_with_numpy_says_so():
     with dispatch():
         features = moved.transform(X)
         model = make_pipeline(moved, StreamingRidgeClassifier().fit(features, LABELS))
-        with pytest.raises(TypeError, match=r"GaussianRidgeClassifier.*X\.numpy\(force=True\)"):
-            GaussianRidgeClassifier().fit(features, LABELS)
+        with pytest.raises(TypeError, match=r"RBFRidgeClassifier.*X\.numpy\(force=True\)"):
+            RBFRidgeClassifier().fit(features, LABELS)
         with pytest.raises(TypeError, match=r"conv2d computes with NumPy.*images\.numpy"):
             conv2d(X, np.ones((3, 3, 2, 1)))
     with pytest.raises(TypeError, match="conv2d computes with NumPy"):
@@ -449,6 +449,19 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch):
         moved.transform(X)
 
 
+@everywhere
+@pytest.mark.parametrize("pooling", [None, "mean", "max"])
+def test_missing_pixels_and_a_user_defined_activation(put, pooling):
+    X = IMAGES.astype(np.float32)
+    X[::3, 4, 4] = np.nan
+    options = {"missing": "ignore", "pooling": pooling, "random_state": 0}
+    model = StridedConv2DTransformer(4, activation="square", **options).fit(X)
+    with dispatch():
+        own = StridedConv2DTransformer(4, activation=lambda z: z * z, **options).fit(put(X))
+        features = to_numpy(own.transform(put(X)))
+    np.testing.assert_allclose(features, model.transform(X), rtol=1e-4, atol=1e-4)
+
+
 def test_missing_pixels_of_a_whole_cell_are_nan():
     X = IMAGES.copy()
     X[3] = np.nan
@@ -491,7 +504,7 @@ def test_warnings_are_those_of_numpy():
         ),
         StreamingRidgeClassifier(),
         StreamingRidge(),
-        GaussianRidgeClassifier(),
+        RBFRidgeClassifier(),
     ],
     ids=str,
 )
@@ -511,7 +524,7 @@ def test_battery(estimator):
                 n_run += 1
             except SkipTest:
                 pass  # CuPy, JAX and devices that are absent
-    assert n_run >= (1 if isinstance(estimator, GaussianRidgeClassifier) else 7)
+    assert n_run >= (1 if isinstance(estimator, RBFRidgeClassifier) else 7)
 
 
 def features_of(seed=0, n=120, d=20, dtype="f8"):
@@ -606,7 +619,8 @@ def test_classes_may_be_added_and_models_merged(put):
         merged = parts[0].merge(parts[1])
         assert to_numpy(merged.classes_).tolist() == [0, 1, 2]
         assert_is_near(merged.coef_, put(X), expected.coef_, 1e-7)
-        assert len({*merged.sums_.keys.tolist()}) == len(X)
+        merged.predict(put(X))
+        assert len({*merged._sums.keys.tolist()}) == len(X)
         other = StreamingRidgeClassifier().fit(X, y)
         with pytest.raises(ValueError, match=r"merge\(\) must use the same namespace"):
             merged.merge(other)
@@ -618,20 +632,50 @@ def test_classes_may_be_added_and_models_merged(put):
         assert_is_near(copy.coef_, put(X), to_numpy(merged.coef_), 1e-12)
 
 
-@pytest.mark.parametrize("batch", [700, 2500])
-def test_a_sample_of_many_rows_chooses_alpha(batch, monkeypatch):
-    monkeypatch.setattr(array_api_moments, "N_KEPT", 300)
+@pytest.mark.parametrize("batch", [50, 700, 2500])
+@in_double
+def test_the_sample_is_that_of_numpy(put, batch, monkeypatch):
+    monkeypatch.setattr(moments, "N_KEPT", 300)
     X, y = features_of(n=2500)
+    expected = StreamingRidgeClassifier().fit(X, y)
     with dispatch():
         model = StreamingRidgeClassifier()
         for start in range(0, 2500, batch):
-            model.partial_fit(torch.asarray(X[start : start + batch]), y[start : start + batch])
-        whole = StreamingRidgeClassifier().fit(torch.asarray(X), y)
-        assert len(model.sums_.keys) == 300
-        np.testing.assert_array_equal(model.sums_.keys, whole.sums_.keys)
-        assert_is_near(model.sums_.kept, torch.asarray(X), to_numpy(whole.sums_.kept), 0)
-        assert_is_near(model.coef_, torch.asarray(X), to_numpy(whole.coef_), 1e-8)
-        assert model.alpha_ == whole.alpha_
+            model.partial_fit(put(X[start : start + batch]), y[start : start + batch])
+        assert_is_near(model.coef_, put(X), expected.coef_, 1e-7)
+        np.testing.assert_array_equal(model._sums.keys, expected._sums.keys)
+        np.testing.assert_array_equal(to_numpy(model._sums.kept.rows), expected._sums.kept.rows)
+        assert model.alpha_ == expected.alpha_
+        assert model.best_score_ == pytest.approx(expected.best_score_, rel=1e-6)
+
+
+@in_double
+def test_few_rows_need_no_products(put):
+    X, y = features_of(n=40, d=60)
+    expected = StreamingRidgeClassifier().fit(X, y)
+    with dispatch():
+        model = StreamingRidgeClassifier().fit(put(X), y)
+        assert model._sums.sums.gram is None
+        assert_is_near(model.coef_, put(X), expected.coef_, 1e-7)
+        more = features_of(1, n=200, d=60)
+        model.partial_fit(put(more[0]), more[1])
+        expected.partial_fit(*more)
+        assert_is_near(model.coef_, put(X), expected.coef_, 1e-6)
+
+
+@in_double
+def test_factors_in_float32_choose_the_same_alpha(put, monkeypatch):
+    for module in (products, solving):
+        monkeypatch.setattr(module, "SINGLE_FEATURES", 10)
+    X, y = features_of(n=900, d=40, dtype="f4")
+    X[:, 7] = 3  # a constant feature
+    X[:, 8:12] = X[:, 12:16] - 5  # whose factors are not trusted for small alphas
+    expected = StreamingRidgeClassifier([1e-4, 0.1, 1, 10, 1e3]).fit(X.astype("f8"), y)
+    with dispatch():
+        model = clone(expected).fit(put(X), y)
+        assert model.alpha_ == expected.alpha_
+        scores = expected.decision_function(X)
+        assert_is_near(model.decision_function(put(X)), model._sums.sums.mean, scores, 1e-4)
 
 
 def test_products_in_float32_keep_the_accuracy_on_an_offset():
@@ -665,9 +709,10 @@ def test_what_rounding_takes_from_sums_is_kept():
         X_put, model = on("no_float64")(X), StreamingRidge()
         for start in range(0, 4000, 4):
             model.partial_fit(X_put[start : start + 4, ...], y[start : start + 4])
+            model._sums.flush()
     centered = X.astype("f8") - X.astype("f8").mean(axis=0)
     exact = centered.T @ centered
-    gram, rest = (to_numpy(a).astype("f8") for a in (model.sums_.sums.gram, model.sums_.rest))
+    gram, rest = (to_numpy(a).astype("f8") for a in model._sums.sums[-2:])
     assert np.abs(gram + rest - exact).max() < np.abs(gram - exact).max() / 5
 
 
@@ -719,17 +764,19 @@ def test_a_lack_of_memory_leaves_the_model_as_it_was(monkeypatch):
     X, y = features_of()
     X = torch.asarray(X)
 
-    def fail(self, *arguments):
+    def fail(*arguments):
         raise torch.OutOfMemoryError("no memory")
 
+    monkeypatch.setattr(moments, "N_WAITING", 1)
     with dispatch():
         model = StreamingRidgeClassifier().fit(X, y)
         before = model.decision_function(X)
-        with monkeypatch.context() as patch:
-            patch.setattr(array_api_moments.ArrayApiMoments, "_sum", fail)
-            for method in (model.fit, model.partial_fit):
-                with pytest.raises(MemoryError, match=r"no memory\. .*use fewer kernels"):
-                    method(X, y)
+        for place in ((moments.Moments, "_sum"), (moments, "add_rows")):
+            with monkeypatch.context() as patch:
+                patch.setattr(*place, fail)
+                for method in (model.fit, model.partial_fit):
+                    with pytest.raises(MemoryError, match=r"no memory\. .*use fewer kernels"):
+                        method(X, y)
         assert_is_near(model.decision_function(X), X, to_numpy(before), 0)
         assert model.partial_fit(X, y).score(X, y) > 0.5
 
@@ -738,7 +785,7 @@ def test_an_interrupted_call_is_never_forgotten(monkeypatch):
     """Either no row of the call was added, or all later calls raise an error."""
     X, y = features_of()
     X = torch.asarray(X)
-    original = array_api_moments.ArrayApiMoments._sum
+    original = moments.Moments._sum
     calls = []
 
     def fail_later(self, *arguments):
@@ -747,29 +794,18 @@ def test_an_interrupted_call_is_never_forgotten(monkeypatch):
             raise KeyboardInterrupt
         return original(self, *arguments)
 
-    monkeypatch.setattr(array_api_moments, "BLOCK_ROWS", 50)
+    monkeypatch.setattr(moments, "BLOCK_BYTES", 50 * 8 * 20)
+    monkeypatch.setattr(moments, "N_WAITING", 1)
     with dispatch():
         model = StreamingRidgeClassifier().fit(X, y)
         with monkeypatch.context() as patch:
-            patch.setattr(array_api_moments.ArrayApiMoments, "_sum", fail_later)
+            patch.setattr(moments.Moments, "_sum", fail_later)
             with pytest.raises(KeyboardInterrupt):
                 model.partial_fit(X, y)
         for call in (lambda: model.partial_fit(X, y), lambda: model.merge(model)):
             with pytest.raises(RuntimeError, match="sums are incomplete; fit again"):
                 call()
-
-        def add_in_between(self, *arguments):
-            patch.undo()
-            model.partial_fit(X[:30], y[:30])
-            return original(self, *arguments)
-
-        model.fit(X, y)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(array_api_moments.ArrayApiMoments, "_sum", add_in_between)
-            with pytest.raises(RuntimeError, match="rows of this call were not added"):
-                model.partial_fit(X, y)
-        assert model.sums_.n_rows == 150
-        assert model.partial_fit(X, y).sums_.n_rows == 270
+        assert model.fit(X, y).partial_fit(X, y)._sums.n_rows == 240
 
 
 def test_a_merge_does_not_change_the_other_model():
@@ -779,7 +815,7 @@ def test_a_merge_does_not_change_the_other_model():
         other = StreamingRidgeClassifier(alphas=1.0).fit(torch.asarray(X[y > 0]), y[y > 0])
         before = other.decision_function(torch.asarray(X))
         first.merge(other)
-        assert other.sums_.classes.tolist() == [1, 2]
+        assert other._sums.sums.classes.tolist() == [1, 2]
         other.set_params(alphas=[1.0])
         assert_is_near(other.decision_function(torch.asarray(X)), before, to_numpy(before), 1e-12)
 
@@ -805,9 +841,9 @@ def test_a_moved_model_computes_the_same():
         np.testing.assert_allclose(back.decision_function(IMAGES), expected, rtol=1e-9)
         assert type(back.predict(IMAGES)) is np.ndarray
         features = away[:-1].transform(X)
-        with pytest.raises(ValueError, match=r"sums_ of this model are in numpy.*fit again"):
+        with pytest.raises(ValueError, match=r"sums of this model are in numpy.*fit again"):
             away[-1].partial_fit(features, LABELS)
-        assert not hasattr(pickle.loads(pickle.dumps(away))[-1], "sums_")
+        assert not hasattr(pickle.loads(pickle.dumps(away))[-1], "_sums")
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ import polars as pl
 import pytest
 from scipy import sparse
 
-from sklearn_conv import StridedConv2DTransformer, conv2d
-from sklearn_conv._images import batch
+from sklearn_conv import StridedConv2DTransformer, _pixels, conv2d
 
 IMAGES = np.random.default_rng(0).random((4, 8, 8))
 SMALL = IMAGES.astype(np.float32)
@@ -67,7 +66,7 @@ BAD_X = {
         ValueError,
         "masked values; set missing",
     ),
-    "beyond float64": (np.full((2, 3, 3), np.longdouble("1e4000")), ValueError, "infinity"),
+    "beyond float64": (np.full((2, 8, 8), np.longdouble("1e4000")), ValueError, "infinity"),
     "a class": (np.ndarray, TypeError, "which is not an array"),
     "a column": (pl.Series([1.0, 2.0]), ValueError, r"numpy.stack\(X\)"),
     "numbers as strings": (pd.DataFrame({"a": ["1.5"]}), TypeError, "columns of strings"),
@@ -384,7 +383,7 @@ def test_a_table_may_have_a_column_of_any_name():
 
 @pytest.mark.parametrize("place", range(4))
 def test_nan_is_found_in_every_block(place, monkeypatch):
-    monkeypatch.setattr(batch, "CHECK_BYTES", 1)
+    monkeypatch.setattr(_pixels, "CHECK_BYTES", 1)
     X = IMAGES.copy()
     X[place, -1, -1] = np.nan
     with pytest.raises(ValueError, match="X contains NaN"):

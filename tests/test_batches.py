@@ -38,16 +38,6 @@ def test_batches_are_the_rows_of_transform(batch_size):
     assert start == 50
 
 
-def test_a_streaming_classifier_behind_a_union_is_the_pipeline():
-    pipeline = make_pipeline(union(), StreamingRidgeClassifier()).fit(IMAGES, Y)
-    streamed = make_pipeline(union().fit(IMAGES), StreamingRidgeClassifier())
-    for rows, features in transform_batches(streamed[:-1], IMAGES, 20):
-        streamed[-1].partial_fit(features, Y[rows])
-    np.testing.assert_allclose(
-        streamed.decision_function(IMAGES), pipeline.decision_function(IMAGES), atol=1e-8
-    )
-
-
 def test_a_batch_has_the_size_of_its_features(monkeypatch):
     steps = union(pool_grid=4).fit(IMAGES)
     images = IMAGES.astype(np.float32)

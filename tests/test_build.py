@@ -4,17 +4,16 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+from helpers import PYPROJECT, ROOT
 
 from sklearn_conv._engine import native_library as library
 
-ROOT = Path(__file__).parents[1]
 NATIVE = ROOT / "native"
 CMAKE = (ROOT / "CMakeLists.txt").read_text()
-SCIKIT_BUILD = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["scikit-build"]
+SCIKIT_BUILD = PYPROJECT["tool"]["scikit-build"]
 
 
 def test_python_and_the_core_have_the_same_version_of_the_interface():
@@ -26,9 +25,18 @@ def test_python_and_the_core_have_the_same_version_of_the_interface():
 def test_structures_have_the_fields_of_the_header():
     header = re.sub(r"//.*", "", (NATIVE / "core.h").read_text())
     bodies = dict(re.findall(r"struct (\w+) {(.*?)};", header, re.DOTALL))
-    for structure in (library.Output, library.Layer, library.Band, library.Call):
-        fields = re.findall(r"(\w+)(?:\[\d+\])?;", bodies[structure.__name__])
-        assert [name for name, _ in structure._fields_] == fields
+    for struct in vars(library).values():
+        if isinstance(struct, type) and struct.__name__.endswith("Struct"):
+            fields = [name for name, _ in struct._fields_]
+            pattern = r"(?:(\w+)(?:\[\d+\])?|\(\*(\w+)\)\(.*\));"
+            found = re.findall(pattern, bodies.pop(struct.__name__.removesuffix("Struct")))
+            assert fields == ["".join(names) for names in found]
+    assert {*bodies} == {"Run"}
+
+
+def test_limits_are_those_of_the_header():
+    limits = dict(re.findall(r"int64_t (MAX_\w+) = (\d+);", (NATIVE / "core.h").read_text()))
+    assert limits == {name: str(getattr(library, name)) for name in ("MAX_TILES", "MAX_OUTPUTS")}
 
 
 def test_the_library_has_the_name_that_cmake_gives_it():
@@ -42,8 +50,8 @@ def test_every_source_is_compiled():
 
 def test_levels_of_the_core_are_those_of_cmake():
     core = (NATIVE / "core.cpp").read_text()
-    optional = {name.upper() for name in re.findall(r"add_optional_level\((\w+) -", CMAKE)}
-    assert optional == set(re.findall(r"SKLEARN_CONV_HAS_(\w+)", core))
+    compiled = re.findall(r"^ *add_level\((\w+)[ )]", CMAKE, re.MULTILINE)
+    assert {name.upper() for name in compiled} == set(re.findall(r"SKLEARN_CONV_HAS_(\w+)", core))
 
 
 def test_libraries_beside_the_sources_are_not_packaged():

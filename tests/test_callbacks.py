@@ -1,7 +1,6 @@
 """`fit` reports its progress to the callbacks of scikit-learn 1.9 and later."""
 
 from importlib.util import find_spec
-from threading import Barrier, Thread, get_ident
 
 import numpy as np
 import pytest
@@ -61,55 +60,6 @@ def test_each_step_begins_and_ends(estimator, X, steps):
     assert recorder.n_steps == len(steps)
     left = {name for name in set(vars(estimator)) - attributes if "callback" in name}
     assert left == {"_skl_callbacks"}
-
-
-class Meeting(Recorder):
-    """Callback that waits until every thread has begun ``fit``; it records threads and contexts."""
-
-    def __init__(self, n_threads):
-        super().__init__()
-        self.barrier = Barrier(n_threads, timeout=60)
-        self.begun, self.ended = set(), set()
-
-    def setup(self, estimator, context):
-        self.begun.add((get_ident(), context.root_uuid))
-
-    def on_fit_task_begin(self, estimator, context):
-        if context.task_name == "fit":
-            self.barrier.wait()
-
-    def teardown(self, estimator, context):
-        self.ended.add((get_ident(), context.root_uuid))
-        self.barrier.wait()  # Threads do not end before all have ended their callbacks.
-
-
-@needs_callbacks
-@pytest.mark.parametrize(
-    ("estimator", "X"),
-    [(StridedConv2DTransformer(), IMAGES), (StreamingRidgeClassifier(), IMAGES.reshape(40, -1))],
-    ids=["transformer", "classifier"],
-)
-@pytest.mark.parametrize("n_threads", [2, 5])
-def test_threads_that_fit_one_estimator_have_their_own_contexts(estimator, X, n_threads):
-    meeting, errors = Meeting(n_threads), []
-
-    def fit():
-        try:
-            estimator.fit(X, LABELS)
-        except Exception as error:
-            errors.append(error)
-            meeting.barrier.abort()
-
-    estimator.set_callbacks(meeting)
-    threads = [Thread(target=fit) for _ in range(n_threads)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
-    assert len(meeting.begun) == n_threads
-    assert meeting.ended == meeting.begun
-    assert {name for name in vars(estimator) if "callback" in name} == {"_skl_callbacks"}
 
 
 @needs_callbacks

@@ -42,19 +42,18 @@ from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv._engine.symmetry import SYMMETRIES
-from sklearn_conv._reading.opened import MODES
-from sklearn_conv._reading.sizes import FITS
+from sklearn_conv._reading.formats import MODES, RESIZES
 from sklearn_conv._recipes import EFFORTS, RECIPES
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: .[images]")
 pytest.importorskip("pyarrow", reason="pyarrow is not installed: .[parquet]")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: .[plot]")
 pytest.importorskip("cyclopts", reason="Cyclopts is not installed: .[commands]")
 
-classify, console, evaluation, features, files, options, report_module = (
+classify, console, features, options, report_module = (
     importlib.import_module(f"sklearn_conv._commands.{name}")
-    for name in ["classify", "console", "evaluation", "features", "files", "options", "report"]
+    for name in ["classify", "console", "features", "options", "report"]
 )
 
 PROGRAM = [
@@ -108,13 +107,13 @@ def parse(line):
         (
             "features",
             (StridedConv2DTransformer, read_images),
-            (KERNELS, ACTIVATIONS, PADDING_MODES, POOLINGS, {*SYMMETRIES} - {None}, MODES, FITS),
+            (KERNELS, ACTIVATIONS, PADDING_MODES, POOLINGS, {*SYMMETRIES} - {None}, MODES, RESIZES),
         ),
-        ("classify", (make_image_classifier, read_images), (RECIPES, EFFORTS, MODES, FITS)),
+        ("classify", (make_image_classifier, read_images), (RECIPES, EFFORTS, MODES, RESIZES)),
     ],
 )
 def test_the_help_has_every_parameter_and_every_choice(run, command, functions, choices):
-    without = {"image_shape", "n_jobs", "verbose", "source", "parameters"}
+    without = {"image_shape", "n_jobs", "verbose", "source", "parameters", "load_func"}
     _, shown, _ = run(command, "--help")
     for function in functions:
         for name in {*signature(function).parameters} - without:
@@ -167,7 +166,7 @@ def test_values_of_options(arguments, name, value):
         ("features a -o a.npy --size 64", "size=(64, 48) is --size 64,48"),
         ("features a -o a.npy --size 64 48", "size=(64, 48) is --size 64,48"),
         ("features a -o a.npy --size 64x48", "size=(64, 48) is --size 64,48"),
-        ("features a -o a.npy --fit cut", "one of ['crop', 'pad', 'stretch']"),
+        ("features a -o a.npy --resize cut", "one of ['crop', 'pad', 'stretch']"),
         ("features a -o a.npy --on-error x", "one of ['raise', 'skip']"),
         ("features a -o a.csv", "for -o. It must end in .parquet or .npy."),
         ("features a -o a.npy --save-model m", "must end in .joblib or .pkl"),
@@ -318,7 +317,7 @@ def test_images_that_keep_their_sizes(run, tmp_path):
 
 def test_a_saved_model_computes_the_same_features(run, pictures, tmp_path):
     first, second, model = (tmp_path / name for name in ("a.npy", "b.npy", "model.joblib"))
-    arguments = ["--size", "8,10", "--mode", "L", "--fit", "pad", "--random-state", "none"]
+    arguments = ["--size", "8,10", "--mode", "L", "--resize", "pad", "--random-state", "none"]
     code, out, _ = run("features", pictures, "-o", first, *arguments, "--save-model", model)
     assert code == 0
     assert out.endswith(f"{model}: the fitted model\n")
@@ -444,7 +443,7 @@ def test_the_output_is_checked_before_the_work(run, pictures, tmp_path, monkeypa
     monkeypatch.setattr(
         os, "access", lambda path, mode: path.stem != "locked" and access(path, mode)
     )
-    monkeypatch.setattr(files, "find_images", None)  # An error if images are read.
+    monkeypatch.setattr(options, "find_images", None)  # An error if images are read.
     code, out, err = run("classify", pictures, "-o", tmp_path / name, "--kind", "tiny")
     assert (code, out) == (1, "")
     assert err.startswith(f"sklearn-conv: error: '{tmp_path / name}': {message}")
@@ -648,7 +647,7 @@ def test_evidence_is_that_of_a_model_which_has_not_seen_the_image(report, n_clas
     pipeline, images, labels, folds = cross_validation(report[0])
     chosen = np.isin(labels, CLASSES[-n_classes:])
     images, labels = images[chosen], labels[chosen]
-    result = evaluation.evaluate(pipeline, images, labels, 4, 0, print)
+    result = report_module.evaluate(pipeline, images, labels, 4, 0, print)
     assert result.no_evidence == ""
     assert len(result.mistakes) >= 3
     margins = [mistake.margin for mistake in result.mistakes]

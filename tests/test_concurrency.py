@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from sklearn_conv import StridedConv2DTransformer
 from sklearn_conv._engine.threads import one_blas_thread
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 N_THREADS = 16
 N_ROUNDS = 2

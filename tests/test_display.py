@@ -31,6 +31,11 @@ COLOR = RNG.random((30, 12, 15, 3))
 DIGITS = load_digits()
 STEP = "stridedconv2dtransformer"
 
+explain = ClassActivationDisplay.from_estimator
+draw_kernels = KernelDisplay.from_estimator
+draw_maps = FeatureMapDisplay.from_estimator
+draw_search = GridSearchDisplay.from_estimator
+
 
 @pytest.fixture(autouse=True)
 def _without_a_screen():
@@ -79,48 +84,40 @@ def all_axes(figure):
 
 
 PICTURES = {
-    "kernels of one channel": lambda: KernelDisplay.from_estimator(fit(DIGITS.images)),
-    "kernels in color": lambda: KernelDisplay.from_estimator(fit(kernel_size=5)),
-    "many kernels": lambda: KernelDisplay.from_estimator(fit(n_kernels=300)),
-    "all of many kernels": lambda: KernelDisplay.from_estimator(
-        fit(n_kernels=300), indices=np.arange(300)
-    ),
-    "two kernels": lambda: KernelDisplay.from_estimator(fit(n_kernels=2)),
-    "flat kernels": lambda: KernelDisplay.from_estimator(fit(kernel_size=(1, 9))),
-    "tall kernels": lambda: KernelDisplay.from_estimator(fit(kernel_size=(9, 1))),
-    "kernels of 13 channels": lambda: KernelDisplay.from_estimator(fit(RNG.random((9, 8, 8, 13)))),
-    "kernels of a single weight": lambda: KernelDisplay.from_estimator(fit(kernel_size=1)),
-    "maps": lambda: FeatureMapDisplay.from_estimator(make_model(), COLOR[0]),
-    "maps of both sides": lambda: FeatureMapDisplay.from_estimator(
+    "kernels of one channel": lambda: draw_kernels(fit(DIGITS.images)),
+    "kernels in color": lambda: draw_kernels(fit(kernel_size=5)),
+    "many kernels": lambda: draw_kernels(fit(n_kernels=300)),
+    "all of many kernels": lambda: draw_kernels(fit(n_kernels=300), indices=np.arange(300)),
+    "two kernels": lambda: draw_kernels(fit(n_kernels=2)),
+    "flat kernels": lambda: draw_kernels(fit(kernel_size=(1, 9))),
+    "tall kernels": lambda: draw_kernels(fit(kernel_size=(9, 1))),
+    "kernels of 13 channels": lambda: draw_kernels(fit(RNG.random((9, 8, 8, 13)))),
+    "kernels of a single weight": lambda: draw_kernels(fit(kernel_size=1)),
+    "maps": lambda: draw_maps(make_model(), COLOR[0]),
+    "maps of both sides": lambda: draw_maps(
         fit(activation="split", pool_grid=3), COLOR[0], n_maps=11
     ),
-    "maps of both sides of several biases": lambda: FeatureMapDisplay.from_estimator(
+    "maps of both sides of several biases": lambda: draw_maps(
         fit(activation="split", bias=[[-0.5], [0.1]], symmetries="dihedral", power=0.5), COLOR[0]
     ),
-    "signed maps": lambda: FeatureMapDisplay.from_estimator(
-        fit(activation="identity", stride=3), COLOR[0]
-    ),
-    "one map": lambda: FeatureMapDisplay.from_estimator(fit(n_kernels=1), COLOR[0]),
-    "maps of one row": lambda: FeatureMapDisplay.from_estimator(
-        fit(RNG.random((5, 1, 90))), RNG.random((1, 90))
-    ),
-    "evidence": lambda: ClassActivationDisplay.from_estimator(make_model(), COLOR[0]),
-    "evidence for a class versus another one": lambda: ClassActivationDisplay.from_estimator(
+    "signed maps": lambda: draw_maps(fit(activation="identity", stride=3), COLOR[0]),
+    "one map": lambda: draw_maps(fit(n_kernels=1), COLOR[0]),
+    "maps of one row": lambda: draw_maps(fit(RNG.random((5, 1, 90))), RNG.random((1, 90))),
+    "evidence": lambda: explain(make_model(), COLOR[0]),
+    "evidence for a class versus another one": lambda: explain(
         make_model(symmetries="dihedral", power=0.5),
         COLOR[0],
         class_of_interest="corroded",
         versus="sound",
     ),
-    "evidence in 13 channels": lambda: ClassActivationDisplay.from_estimator(
+    "evidence in 13 channels": lambda: explain(
         make_model(RNG.random((9, 30, 8, 13))), RNG.random((30, 8, 13))
     ),
-    "a search": lambda: GridSearchDisplay.from_estimator(
-        search({"stride": [1, 2, 3], "kernel_size": [2, (3, 5), 4]})
-    ),
-    "a search in one row": lambda: GridSearchDisplay.from_estimator(
+    "a search": lambda: draw_search(search({"stride": [1, 2, 3], "kernel_size": [2, (3, 5), 4]})),
+    "a search in one row": lambda: draw_search(
         search({"stride": [1, 2, 3, 4, 5, 6], "kernel_size": [3]})
     ),
-    "a search over names": lambda: GridSearchDisplay.from_estimator(
+    "a search over names": lambda: draw_search(
         search({"kernels": ["gaussian", "patches", "kmeans"], "activation": ["relu", "split"]}),
         x="activation",
         y="kernels",
@@ -129,7 +126,7 @@ PICTURES = {
 
 
 @pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
-def test_text_can_be_read_and_does_not_overlap(draw):
+def test_text_can_be_read_and_given_axes_are_used(draw):
     shown = draw()
     texts = visible_texts(shown.figure_)
     assert texts
@@ -143,14 +140,9 @@ def test_text_can_be_read_and_does_not_overlap(draw):
         box, other_box = box.shrunk(0.95, 0.95), other_box.shrunk(0.95, 0.95)
         assert not box.overlaps(other_box), f"{name!r} lies on {other!r}"
 
-
-@pytest.mark.parametrize("draw", PICTURES.values(), ids=PICTURES)
-def test_displays_draw_into_given_axes(draw):
-    shown = draw()
     figure, (left, right) = plt.subplots(1, 2)
     assert shown.plot(ax=right) is shown
-    assert shown.ax_ is right
-    assert shown.figure_ is figure
+    assert (shown.ax_, shown.figure_) == (right, figure)
     figure.canvas.draw()
     assert not left.images
 
@@ -169,14 +161,16 @@ def test_the_gallery_is_sorted_and_on_one_scale():
 
 def test_chosen_kernels_and_channels():
     transformer = fit(n_kernels=10)
-    shown = KernelDisplay.from_estimator(transformer, indices=[7, 2], channels=1)
+    shown = draw_kernels(transformer, indices=[7, 2], channels=1)
     assert shown.order_.tolist() == [7, 2]
     assert [text.get_text() for text in shown.ax_.texts] == ["kernel007", "kernel002"]
     kernel = transformer.kernels_[:, :, 1, 7]
     tile = shown.ax_.images[0].get_array()
     assert np.corrcoef(tile.ravel(), kernel.ravel())[0, 1] > 0.95
+    with pytest.raises(TypeError, match="color"):
+        draw_kernels(transformer, color="red")
     for channels, shape in [([2, 1, 0], (3, 3, 3)), ([0, 2], (3, 7)), (None, (3, 3, 3))]:
-        shown = KernelDisplay.from_estimator(transformer, channels=channels)
+        shown = draw_kernels(transformer, channels=channels)
         assert shown.ax_.images[0].get_array().shape == shape
 
 
@@ -186,7 +180,7 @@ def test_maps_are_the_strongest_and_the_grid_cuts_them():
     kernels = np.zeros((3, 3, 1, 3))
     kernels[1, :, 0] = [[0, -0.5, 0], [0, 0, 0.2], [0, 0.5, 0]]
     transformer = fit(images, kernels=kernels, padding="valid", pool_grid=(2, 3), activation="abs")
-    shown = FeatureMapDisplay.from_estimator(transformer, images[0], n_maps=2)
+    shown = draw_maps(transformer, images[0], n_maps=2)
     maps = transformer.set_params(pooling=None, flatten=False).transform(images[:1])[0]
     strongest = np.argsort(-maps.mean(axis=(0, 1)))[:2]
     np.testing.assert_array_equal(shown.maps, maps[..., strongest])
@@ -204,23 +198,23 @@ def test_a_batch_is_told_apart_from_an_image():
     doubled = make_pipeline(FunctionTransformer(lambda images: 2 * images), *model).fit(
         gray[..., np.newaxis], labels
     )
-    for display in (ClassActivationDisplay, FeatureMapDisplay):
+    for draw in (explain, draw_maps):
         for fitted in (model, doubled):
             for n in (1, 2, 6, 8):
                 with pytest.raises(ValueError, match=rf"batch of {n} gray images; .*images\[0\]"):
-                    display.from_estimator(fitted, gray[:n])
+                    draw(fitted, gray[:n])
             with pytest.raises(ValueError, match=r"images\[0\]"):
-                display.from_estimator(fitted, gray[:1, :, :, np.newaxis])
-            display.from_estimator(fitted, gray[0])
-            display.from_estimator(fitted, gray[0, :, :, np.newaxis])
+                draw(fitted, gray[:1, :, :, np.newaxis])
+            draw(fitted, gray[0])
+            draw(fitted, gray[0, :, :, np.newaxis])
         with pytest.raises(ValueError, match=r"channels come first; pass image.transpose\(1, 2, 0"):
-            display.from_estimator(make_model(), COLOR[0].transpose(2, 0, 1))
+            draw(make_model(), COLOR[0].transpose(2, 0, 1))
         for row in (gray[0].ravel(), gray[:1].reshape(1, -1)):
             with pytest.raises(ValueError, match=r"pass image.reshape\(8, 6, 1\)"):
-                display.from_estimator(model, row)
+                draw(model, row)
         # The only axis of a signal is not mistaken for a batch.
         signals = make_model(RNG.random((9, 1, 30)))
-        display.from_estimator(signals, RNG.random((1, 30)))
+        draw(signals, RNG.random((1, 30)))
 
 
 def test_an_image_that_a_step_crops():
@@ -229,7 +223,7 @@ def test_an_image_that_a_step_crops():
         StridedConv2DTransformer(4, random_state=0),
         RidgeClassifier(),
     ).fit(COLOR, np.arange(30) % 2)
-    shown = ClassActivationDisplay.from_estimator(model, COLOR[0])
+    shown = explain(model, COLOR[0])
     np.testing.assert_array_equal(shown.image, COLOR[0, 2:])
     assert shown.evidence.shape == (10, 15)
     assert shown.evidence.sum() == pytest.approx(abs(model.decision_function(COLOR[:1])[0]))
@@ -260,7 +254,7 @@ def test_cuts_follow_stride_dilation_and_padding():
     transformer = fit(
         RNG.random((3, 20, 21)), kernel_size=(3, 2), stride=(2, 3), dilation=(2, 1), padding=(1, 4)
     )
-    shown = FeatureMapDisplay.from_estimator(transformer, RNG.random((20, 21)))
+    shown = draw_maps(transformer, RNG.random((20, 21)))
     rows, columns = (n // 2 for n in shown.maps.shape[:2])
     # A cut is in the middle between the centers of the windows on both sides.
     centers = [2 * (rows - 1) - 1 + 2, 2 * rows - 1 + 2]
@@ -271,8 +265,8 @@ def test_cuts_follow_stride_dilation_and_padding():
 
 def test_maps_are_those_of_the_image_alone():
     """A mean over mirrored images would not lie on the image."""
-    shown = FeatureMapDisplay.from_estimator(fit(symmetries="dihedral", power=0.5), COLOR[0])
-    expected = FeatureMapDisplay.from_estimator(fit(), COLOR[0])
+    shown = draw_maps(fit(symmetries="dihedral", power=0.5), COLOR[0])
+    expected = draw_maps(fit(), COLOR[0])
     np.testing.assert_allclose(shown.maps, expected.maps, rtol=1e-6)
     assert shown.names == expected.names
 
@@ -280,23 +274,23 @@ def test_maps_are_those_of_the_image_alone():
 def test_displays_print_nothing(capsys):
     transformer = fit(verbose=1)
     capsys.readouterr()
-    FeatureMapDisplay.from_estimator(transformer, COLOR[0])
+    draw_maps(transformer, COLOR[0])
     assert not capsys.readouterr().out
 
 
 def test_maps_that_are_not_pooled_have_no_grid():
-    shown = FeatureMapDisplay.from_estimator(fit(pooling=None), COLOR[0])
+    shown = draw_maps(fit(pooling=None), COLOR[0])
     assert [len(cut) for cut in shown.cuts] == [0, 0]
 
 
 def test_the_class_of_the_evidence():
     model = make_model()
     decision = model.decision_function(COLOR[:1])[0]
-    predicted = ClassActivationDisplay.from_estimator(model, COLOR[0])
+    predicted = explain(model, COLOR[0])
     assert predicted.class_name == model.predict(COLOR[:1])[0]
     assert predicted.evidence.sum() == pytest.approx(abs(decision))
     for name, sign in [("corroded", -1), ("sound", 1)]:
-        shown = ClassActivationDisplay.from_estimator(model, COLOR[0], class_of_interest=name)
+        shown = explain(model, COLOR[0], class_of_interest=name)
         assert shown.evidence.sum() == pytest.approx(sign * decision)
         assert name in shown.axes_[1].get_title()
 
@@ -304,10 +298,10 @@ def test_the_class_of_the_evidence():
 def test_classes_are_not_compared_as_strings():
     model = make_pipeline(StridedConv2DTransformer(4, random_state=0), RidgeClassifier())
     model.fit(DIGITS.images[:50], DIGITS.target[:50])
-    shown = ClassActivationDisplay.from_estimator(model, DIGITS.images[0], class_of_interest=3)
+    shown = explain(model, DIGITS.images[0], class_of_interest=3)
     assert shown.class_name == "3"
     with pytest.raises(ValueError, match=r"one of \[0, 1, .*Got '3' instead"):
-        ClassActivationDisplay.from_estimator(model, DIGITS.images[0], class_of_interest="3")
+        explain(model, DIGITS.images[0], class_of_interest="3")
 
 
 ODD = [r"$\frac{$", "$", "a$b$c", r"\$5", r"$\unknown$", "x_y^{", "%", "{}"]
@@ -318,7 +312,7 @@ def test_names_of_the_user_are_drawn_as_they_are(name):
     labels = np.where(np.arange(30) % 2, name, "other")
     transformer = StridedConv2DTransformer(4, random_state=0)
     model = make_pipeline(transformer, RidgeClassifier()).fit(COLOR, labels)
-    evidence = ClassActivationDisplay.from_estimator(model, COLOR[0], class_of_interest=name)
+    evidence = explain(model, COLOR[0], class_of_interest=name)
     numbers = np.arange(4.0).reshape(2, 2)
     cuts = np.array([]), np.array([])
     shown = [
@@ -337,7 +331,7 @@ def test_names_of_the_user_are_drawn_as_they_are(name):
 def test_names_of_the_user_are_never_given_to_tex(usetex):
     with mpl.rc_context({"text.usetex": usetex}):
         model = make_model()
-        shown = ClassActivationDisplay.from_estimator(model, COLOR[0])
+        shown = explain(model, COLOR[0])
         title = shown.axes_[1].title
     assert not title.get_usetex()
     assert not title.get_parse_math()
@@ -348,24 +342,26 @@ def test_decisions_between_pairs_of_classes_are_not_evidence_for_a_class():
     model = make_pipeline(StridedConv2DTransformer(4, random_state=0), svc)
     model.fit(DIGITS.images[:50], DIGITS.target[:50])
     with pytest.raises(ValueError, match="45 decisions for 10 classes; use class_activation_map"):
-        ClassActivationDisplay.from_estimator(model, DIGITS.images[0])
+        explain(model, DIGITS.images[0])
+
+
+def squares(shown, found):
+    """Yield the square of each result of a search, and its number."""
+    for i, point in enumerate(found.cv_results_["params"]):
+        row = shown.y_values.index(point[f"{STEP}__{shown.y}"])
+        yield (row, shown.x_values.index(point[f"{STEP}__{shown.x}"])), i
 
 
 def test_the_best_of_other_parameters_is_shown():
     found = search({"stride": [1, 2], "kernel_size": [2, 3], "n_kernels": [4, 1]})
-    shown = GridSearchDisplay.from_estimator(found, x="stride", y="kernel_size")
+    shown = draw_search(found, x="stride", y="kernel_size")
     scores = found.cv_results_["mean_test_score"]
-    for (row, column), score in np.ndenumerate(shown.scores):
-        here = [
-            i
-            for i, point in enumerate(found.cv_results_["params"])
-            if point[f"{STEP}__stride"] == shown.x_values[column]
-            and point[f"{STEP}__kernel_size"] == shown.y_values[row]
-        ]
+    for square, score in np.ndenumerate(shown.scores):
+        here = [i for other, i in squares(shown, found) if other == square]
         assert score == scores[here].max()
         best = here[int(scores[here].argmax())]
         if (scores[here] == score).sum() == 1:
-            assert shown.fit_times[row, column] == found.cv_results_["mean_fit_time"][best]
+            assert shown.fit_times[square] == found.cv_results_["mean_fit_time"][best]
 
 
 @pytest.mark.parametrize(
@@ -382,28 +378,21 @@ def test_the_best_of_other_parameters_is_shown():
 )
 def test_any_two_parameters_can_be_drawn(chosen, expected):
     found = search({"stride": [1, 2, 3], "bias": [-0.1, 0]})
-    shown = GridSearchDisplay.from_estimator(found, **chosen)
+    shown = draw_search(found, **chosen)
     assert (shown.x, shown.y) == expected
     assert shown.axes_[0].get_xlabel() == shown.x
     assert shown.axes_[0].get_ylabel() == shown.y
     values = {"stride": [1, 2, 3], "bias": [-0.1, 0]}
     assert (shown.x_values, shown.y_values) == (values[shown.x], values[shown.y])
-    scores = found.cv_results_["mean_test_score"]
-    for point, score in zip(found.cv_results_["params"], scores, strict=True):
-        column = shown.x_values.index(point[f"{STEP}__{shown.x}"])
-        row = shown.y_values.index(point[f"{STEP}__{shown.y}"])
-        assert shown.scores[row, column] == score
+    for square, i in squares(shown, found):
+        assert shown.scores[square] == found.cv_results_["mean_test_score"][i]
 
 
 def test_the_spread_over_folds_and_the_best_square():
     found = search({"stride": [1, 2, 3], "bias": [-0.1, 0]}, cv=4)
-    shown = GridSearchDisplay.from_estimator(found)
+    shown = draw_search(found)
     results = found.cv_results_
-    for i, point in enumerate(results["params"]):
-        square = (
-            shown.y_values.index(point[f"{STEP}__bias"]),
-            shown.x_values.index(point[f"{STEP}__stride"]),
-        )
+    for square, i in squares(shown, found):
         folds = [results[f"split{fold}_test_score"][i] for fold in range(4)]
         assert shown.score_stds[square] == pytest.approx(np.std(folds))
     texts = [text.get_text() for text in shown.axes_[0].texts]
@@ -436,10 +425,10 @@ def test_parameters_of_the_same_name_keep_their_steps():
     rows = DIGITS.data[:60, 20:40]
     grid = {"pca__random_state": [0, 1], "ridgeclassifier__random_state": [0]}
     found = GridSearchCV(model, grid, cv=2).fit(rows, DIGITS.target[:60])
-    shown = GridSearchDisplay.from_estimator(found)
+    shown = draw_search(found)
     assert (shown.x, shown.y) == ("ridgeclassifier__random_state", "pca__random_state")
     with pytest.raises(ValueError, match="2 of the searched parameters are named"):
-        GridSearchDisplay.from_estimator(found, x="random_state")
+        draw_search(found, x="random_state")
 
 
 @pytest.mark.filterwarnings(
@@ -447,82 +436,56 @@ def test_parameters_of_the_same_name_keep_their_steps():
 )
 def test_settings_that_failed_or_were_not_tried():
     found = search({"kernel_size": [3, 9], "padding": ["same", "valid"], "stride": [1]})
-    shown = GridSearchDisplay.from_estimator(found, x="padding", y="kernel_size")
+    shown = draw_search(found, x="padding", y="kernel_size")
     assert np.isnan(shown.scores).tolist() == [[False, False], [False, True]]
     assert "no score" in [text.get_text() for text in shown.axes_[0].texts]
-    best = GridSearchDisplay.from_estimator(found, x="stride", y="kernel_size")  # of both paddings
+    best = draw_search(found, x="stride", y="kernel_size")  # of both paddings
     np.testing.assert_array_equal(best.scores[:, 0], np.nanmax(shown.scores, axis=1))
     model = make_pipeline(StridedConv2DTransformer(4, random_state=0), RidgeClassifier())
     grid = {f"{STEP}__stride": [1, 2, 3], f"{STEP}__kernel_size": [2, 3, 4]}
     found = RandomizedSearchCV(model, grid, n_iter=3, cv=2, random_state=0)
-    shown = GridSearchDisplay.from_estimator(found.fit(DIGITS.images[:99], DIGITS.target[:99]))
+    shown = draw_search(found.fit(DIGITS.images[:99], DIGITS.target[:99]))
     assert np.isfinite(shown.scores).sum() == 3
 
 
 @pytest.mark.parametrize(
     ("draw", "error", "message"),
     [
-        (lambda: KernelDisplay.from_estimator(StridedConv2DTransformer()), NotFittedError, "fit"),
-        (lambda: KernelDisplay.from_estimator(RidgeClassifier()), TypeError, "Got RidgeClassifier"),
-        (lambda: KernelDisplay.from_estimator(fit(), indices=[64]), ValueError, "from 0 to 63"),
-        (lambda: KernelDisplay.from_estimator(fit(), indices=[]), TypeError, "from 0 to 63"),
-        (lambda: KernelDisplay.from_estimator(fit(), channels=3), ValueError, "from 0 to 2"),
-        (lambda: KernelDisplay.from_estimator(fit(), channels="red"), TypeError, "'channels'"),
+        (lambda: draw_kernels(StridedConv2DTransformer()), NotFittedError, "fit"),
+        (lambda: draw_kernels(RidgeClassifier()), TypeError, "Got RidgeClassifier"),
+        (lambda: draw_kernels(fit(), indices=[64]), ValueError, "from 0 to 63"),
+        (lambda: draw_kernels(fit(), indices=[]), TypeError, "from 0 to 63"),
+        (lambda: draw_kernels(fit(), channels=3), ValueError, "from 0 to 2"),
+        (lambda: draw_kernels(fit(), channels="red"), TypeError, "'channels'"),
+        (lambda: draw_maps(StridedConv2DTransformer(), COLOR[0]), NotFittedError, "fit"),
+        (lambda: draw_maps(fit(), COLOR[0, :5]), ValueError, "was fitted on images of shape"),
+        (lambda: draw_maps(fit(), COLOR), ValueError, r"images\[0\]"),
+        (lambda: draw_maps(fit(), COLOR[0], n_maps=0), ValueError, "'n_maps'"),
+        (lambda: explain(make_model(), COLOR[:2]), ValueError, "must be a single image"),
         (
-            lambda: FeatureMapDisplay.from_estimator(StridedConv2DTransformer(), COLOR[0]),
-            NotFittedError,
-            "fit",
-        ),
-        (
-            lambda: FeatureMapDisplay.from_estimator(fit(), COLOR[0, :5]),
-            ValueError,
-            "was fitted on images of shape",
-        ),
-        (lambda: FeatureMapDisplay.from_estimator(fit(), COLOR), ValueError, r"images\[0\]"),
-        (
-            lambda: FeatureMapDisplay.from_estimator(fit(), COLOR[0], n_maps=0),
-            ValueError,
-            "'n_maps'",
-        ),
-        (
-            lambda: ClassActivationDisplay.from_estimator(make_model(), COLOR[:2]),
-            ValueError,
-            "must be a single image",
-        ),
-        (
-            lambda: ClassActivationDisplay.from_estimator(
-                make_model(), COLOR[0], class_of_interest="rusty"
-            ),
+            lambda: explain(make_model(), COLOR[0], class_of_interest="rusty"),
             ValueError,
             r"one of \['corroded', 'sound'\]",
         ),
-        (lambda: GridSearchDisplay.from_estimator(fit()), TypeError, "requires a fitted search"),
+        (lambda: draw_search(fit()), TypeError, "requires a fitted search"),
+        (lambda: draw_search(GridSearchCV(RidgeClassifier(), {})), NotFittedError, "not fitted"),
         (
-            lambda: GridSearchDisplay.from_estimator(GridSearchCV(RidgeClassifier(), {})),
-            NotFittedError,
-            "not fitted",
-        ),
-        (
-            lambda: GridSearchDisplay.from_estimator(search({"stride": [1]})),
+            lambda: draw_search(search({"stride": [1]})),
             ValueError,
             "draws two searched parameters, but only .*stride'] was searched",
         ),
         (
-            lambda: GridSearchDisplay.from_estimator(
-                search({"stride": [1], "n_kernels": [2]}), x="kernel_size"
-            ),
+            lambda: draw_search(search({"stride": [1], "n_kernels": [2]}), x="kernel_size"),
             ValueError,
             "0 of the searched parameters are named 'kernel_size'; choose x and y from .*n_kernels",
         ),
         (
-            lambda: GridSearchDisplay.from_estimator(
-                search({"stride": [1], "n_kernels": [2], "bias": [0]}), x="stride"
-            ),
+            lambda: draw_search(search({"stride": [1], "n_kernels": [2], "bias": [0]}), x="stride"),
             ValueError,
             r"3 were searched; choose x and y from \[.*bias', .*n_kernels', .*stride'\]",
         ),
         (
-            lambda: GridSearchDisplay.from_estimator(
+            lambda: draw_search(
                 search(
                     {"stride": [1], "kernel_size": [2]},
                     scoring=["accuracy", "f1_macro"],

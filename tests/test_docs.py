@@ -3,21 +3,19 @@
 import inspect
 import os
 import re
-import tomllib
-from itertools import chain
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 import sklearn
-from helpers import PAGES, ROOT
+from helpers import PAGES, PYPROJECT, ROOT, expand_requirements
 from test_imports import PUBLIC
 
 import sklearn_conv
 from sklearn_conv import (
-    GaussianRidge,
-    GaussianRidgeClassifier,
     ImageReader,
+    RBFRidge,
+    RBFRidgeClassifier,
     StreamingRidge,
     StreamingRidgeClassifier,
     StridedConv2DTransformer,
@@ -34,10 +32,10 @@ from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv.inspection import class_activation_map
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 README = (ROOT / "README.md").read_text()
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PARAMETERS = (ROOT / "docs" / "guide" / "parameters.md").read_text()
 DRAWN = [
     getattr(inspection, name).from_estimator for name in inspection.__all__ if name[0].isupper()
 ]
@@ -65,7 +63,7 @@ CHOICES = {
 def test_code_prints_what_the_page_says(page, capsys, monkeypatch):
     """The code blocks of a page run one after the other; each is followed by its output."""
     for needed in NEEDED.get(page.name, []):
-        pytest.importorskip(needed, reason=f"{needed} is not installed: .[test]")
+        pytest.importorskip(needed, reason=f"{needed} is not installed")
     names = {}
     monkeypatch.setenv("SCIPY_ARRAY_API", os.environ.get("SCIPY_ARRAY_API", "0"))
     config = sklearn.get_config()
@@ -80,7 +78,8 @@ def test_code_prints_what_the_page_says(page, capsys, monkeypatch):
 
 def test_the_example_is_short():
     example = README.split("```python\n")[1].split("```")[0]
-    assert len([line for line in example.splitlines() if line]) <= 12
+    assert len([line for line in example.splitlines() if line]) <= 6
+    assert len(README.splitlines()) <= 150
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -110,8 +109,8 @@ def documented_defaults(function):
         StridedConv2DTransformer,
         StreamingRidgeClassifier,
         StreamingRidge,
-        GaussianRidgeClassifier,
-        GaussianRidge,
+        RBFRidgeClassifier,
+        RBFRidge,
         conv2d,
         transform_batches,
         make_image_classifier,
@@ -137,8 +136,8 @@ def test_documented_defaults_are_those_of_the_code(function):
             assert documented[name].group(1) == repr(parameter.default).replace("'", '"')
 
 
-def test_the_table_of_the_readme_has_every_parameter_and_its_default():
-    rows = dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \|", README, re.MULTILINE))
+def test_the_table_of_parameters_has_each_of_them_and_its_default():
+    rows = dict(re.findall(r"^\| `(\w+)` \| `(.*?)` \|", PARAMETERS, re.MULTILINE))
     parameters = inspect.signature(StridedConv2DTransformer).parameters
     assert rows == {name: repr(parameter.default) for name, parameter in parameters.items()}
 
@@ -152,7 +151,7 @@ def entry_of(name, function):
 def test_the_documents_name_all_choices(name):
     places = {
         "the docstring of StridedConv2DTransformer": entry_of(name, StridedConv2DTransformer),
-        "the table of README.md": re.search(rf"^\| `{name}` .*$", README, re.MULTILINE).group(),
+        "docs/guide/parameters.md": re.search(rf"^\| `{name}` .*$", PARAMETERS, re.M).group(),
     }
     if name == "padding_mode":
         places["the docstring of conv2d"] = entry_of(name, conv2d)
@@ -237,22 +236,32 @@ def test_links_of_the_readme_lead_somewhere_on_a_package_index():
     assert all(f'"{picture}"' in conf for picture in pictures)
 
 
-TESTED = ["plot", "dask", "onnx", "array-api", "test"]
-
-
 def test_minimum_versions_are_those_of_the_project():
-    project = PYPROJECT["project"]
-    extras = project["optional-dependencies"]
     # PyTorch is pinned, and the same in both environments.
     bounds = dict(
-        requirement.replace("[array,distributed]", "").split(">=")
-        for requirement in [*project["dependencies"], *chain(*map(extras.get, TESTED))]
+        re.sub(r"\[.*\]", "", requirement).split(">=")
+        for requirement in expand_requirements(extras=["all"], groups=["test"])
         if "==" not in requirement
     )
     lines = (ROOT / "tests" / "minimum.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     for name, bound in bounds.items():
         assert pins[name].split(".")[: len(bound.split("."))] == bound.split(".")
+
+
+def test_the_extra_all_is_made_of_all_others():
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    assert extras["all"] == [f"sklearn-conv[{','.join(name for name in extras if name != 'all')}]"]
+
+
+def test_addresses_of_the_repository_agree():
+    urls = PYPROJECT["project"]["urls"]
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"repository-code: {urls['Source']}\n" in citation
+    assert f"url: {urls['Documentation']}\n" in citation
+    for page in ("SECURITY.md", "CODE_OF_CONDUCT.md", ".github/ISSUE_TEMPLATE/config.yml"):
+        named = re.findall(r"https://github.com/[\w/-]+", (ROOT / page).read_text())
+        assert {*named} == {f"{urls['Source']}/security/advisories/new"}
 
 
 def test_runtime_dependencies_are_five():

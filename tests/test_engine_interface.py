@@ -66,11 +66,7 @@ def make_layer(image=(9, 8), size=(3, 2), c=2, k=3, dtype="f8", **options):
 
 
 def empty_result(layer, n):
-    rows, columns = layer.geometry.output_shape if layer.poolings is None else layer.pool_grid
-    poolings = 1 if layer.poolings is None else len(layer.poolings)
-    n_outputs = len(layer.sides) * len(layer.bias)
-    shape = (n, rows, columns, poolings, n_outputs, layer.kernels.shape[3])
-    return np.full(shape, np.nan, layer.kernels.dtype)
+    return np.full(layer.out_shape(n), np.nan, layer.kernels.dtype)
 
 
 @engines

@@ -18,7 +18,7 @@ from sklearn_conv import (
     save_batches,
 )
 from sklearn_conv._engine import threads
-from sklearn_conv._images import batch
+from sklearn_conv._images import kinds
 
 IMAGES = np.random.default_rng(0).random((200, 12, 12, 2), np.float32)
 both = pytest.mark.parametrize("n_jobs", [None, 2])
@@ -139,7 +139,7 @@ def test_a_worker_process_is_killed_in_a_search(tmp_path):
 
 
 def test_a_memory_map_is_cut_between_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr(batch, "BATCH_BYTES", 50 * IMAGES[0].nbytes)
+    monkeypatch.setattr(kinds, "BATCH_BYTES", 50 * IMAGES[0].nbytes)
     path = tmp_path / "images"
     IMAGES.tofile(path)
     stored = np.memmap(path, np.float32, "r", shape=IMAGES.shape)

@@ -103,20 +103,6 @@ def test_a_reach_in_the_padding_has_no_source(windows):
     assert len(np.arange(2)[reach.source]) == 0
 
 
-@given(placed(), st.data())
-def test_parts_contain_padding_or_none(windows, data):
-    start = data.draw(st.integers(0, windows.n_windows - 1))
-    stop = data.draw(st.integers(start + 1, windows.n_windows))
-    parts = windows.part_at_padding((start, stop))
-    assert [*chain(*(range(*part) for part in parts))] == [*range(start, stop)]
-    kinds = []
-    for part in parts:
-        found = {OUTSIDE in windows.pixels[i].tolist() for i in range(*part)}
-        assert len(found) == 1
-        kinds += found
-    assert all(left != right for left, right in pairwise(kinds))
-
-
 @given(placed())
 def test_training_patches_lie_inside_the_image_if_they_fit(windows):
     sampled = windows.for_training()

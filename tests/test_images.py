@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sklearn_conv import StridedConv2DTransformer
-from sklearn_conv._images import batch, checks
+from sklearn_conv._images import kinds
 from sklearn_conv.kernels import _patches
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((60, 12, 10, 2), np.float32)
@@ -37,7 +37,7 @@ class Stored:
 
 @pytest.fixture
 def batches_of_7(monkeypatch):
-    monkeypatch.setattr(batch, "BATCH_BYTES", 7 * IMAGES[0].nbytes)
+    monkeypatch.setattr(kinds, "BATCH_BYTES", 7 * IMAGES[0].nbytes)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def transformer():
 @pytest.mark.parametrize("dtype", ["f4", "f8", "u1", ">i2", "bool", "longdouble"])
 def test_stored_images_are_read_once_and_give_the_same(shape, dtype, monkeypatch):
     array = (100 * IMAGES).reshape(60, *shape).astype(dtype)
-    monkeypatch.setattr(batch, "BATCH_BYTES", 7 * array[0].nbytes)
+    monkeypatch.setattr(kinds, "BATCH_BYTES", 7 * array[0].nbytes)
     options = LEARNED | {"image_shape": (12, 10, 2) if len(shape) == 1 else None}
     transformer = StridedConv2DTransformer(6, random_state=0, **options)
     expected = transformer.fit_transform(array)
@@ -70,6 +70,33 @@ def test_kernels_of_stored_images_are_those_of_images_in_memory(kernels, batches
     transformer = StridedConv2DTransformer(4, 4, kernels=kernels, random_state=0, n_patches=300)
     in_memory = transformer.fit(IMAGES).kernels_
     np.testing.assert_array_equal(transformer.fit(Stored(IMAGES)).kernels_, in_memory)
+
+
+class Folder:
+    """Images that are neither an array nor a list."""
+
+    def __init__(self, images):
+        self.images = images
+
+
+class FolderImages(kinds.ArrayImages):
+    @staticmethod
+    def accepts(X, request):
+        return isinstance(X, Folder)
+
+    @staticmethod
+    def convert(X, request):
+        return X.images
+
+
+def test_another_kind_is_a_class_and_a_line(monkeypatch, transformer):
+    expected = transformer.fit_transform(IMAGES)
+    with pytest.raises(TypeError, match="not an array"):
+        transformer.fit(Folder(IMAGES))
+    monkeypatch.setattr(kinds, "KINDS", [FolderImages, *kinds.KINDS])
+    np.testing.assert_array_equal(transformer.fit_transform(Folder(IMAGES)), expected)
+    with pytest.raises(ValueError, match=r"contains images of shape \(9, 10, 2\)"):
+        transformer.transform(Folder(IMAGES[:, :9]))
 
 
 def test_fit_reads_nothing_that_it_does_not_need():
@@ -94,7 +121,7 @@ def test_fit_reads_nothing_that_it_does_not_need():
     ],
 )
 def test_batches_are_whole_chunks(chunks, expected, monkeypatch, transformer):
-    monkeypatch.setattr(batch, "BATCH_BYTES", 23 * IMAGES[0].nbytes)
+    monkeypatch.setattr(kinds, "BATCH_BYTES", 23 * IMAGES[0].nbytes)
     stored = Stored(IMAGES, chunks)
     transformer.fit(IMAGES).transform(stored)
     assert stored.slices[0] == slice(0, expected)
@@ -212,10 +239,10 @@ def write_map(path, array, offset=0):
 
 def test_a_memory_map_is_looked_at_once_and_not_copied(tmp_path, monkeypatch, transformer):
     stored = write_map(tmp_path / "images", RNG.random((3000, 12, 10, 2), np.float32), 128)
-    monkeypatch.setattr(batch, "BATCH_BYTES", 10 * IMAGES[0].nbytes)
+    monkeypatch.setattr(kinds, "BATCH_BYTES", 10 * IMAGES[0].nbytes)
     seen = []
-    monkeypatch.setattr(batch, "check_finite", lambda values, *_: seen.append(len(values)))
-    monkeypatch.setattr(_patches, "find_not_finite", lambda X, _: seen.append(len(X)) or [])
+    monkeypatch.setattr(kinds, "check_finite", lambda values, *_, **__: seen.append(len(values)))
+    monkeypatch.setattr(_patches, "find_not_finite", lambda _, X, *__: seen.append(len(X)))
     tracemalloc.start()
     transformer.set_params(n_patches=100).fit(stored)
     assert sum(seen) == 100  # only the sampled windows
@@ -249,7 +276,7 @@ def test_a_memory_map_whose_file_was_cut(tmp_path, offset, view, transformer):
 def test_memory_error_suggests_transform_batches(transformer, monkeypatch):
     huge = np.broadcast_to(IMAGES[:1], (10**12, 12, 10, 2))
     transformer.fit(IMAGES)
-    monkeypatch.setattr(checks, "check_finite", lambda values, **_: False)
+    monkeypatch.setattr(kinds, "check_finite", lambda values, **_: False)
     with pytest.raises(MemoryError, match=r"Unable to allocate .* transform_batches\(X\)"):
         transformer.transform(huge)
 
@@ -279,7 +306,7 @@ def test_batches_of_other_shapes(options):
 def test_the_size_of_batches_is_chosen_by_images_and_features(monkeypatch):
     transformer = StridedConv2DTransformer(64, random_state=0).fit(IMAGES)
     row = IMAGES[0].nbytes + 256 * 4
-    monkeypatch.setattr(batch, "BATCH_BYTES", 9 * row)
+    monkeypatch.setattr(kinds, "BATCH_BYTES", 9 * row)
     stored = Stored(IMAGES, (4, 12, 10, 2))
     assert next(transformer.transform_batches(IMAGES))[0] == slice(0, 9)
     assert next(transformer.transform_batches(stored))[0] == slice(0, 8)

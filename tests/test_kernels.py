@@ -4,7 +4,7 @@ from scipy import fft, ndimage
 from sklearn.decomposition import PCA
 
 from sklearn_conv import StridedConv2DTransformer
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 SHAPES = [(3, 3, 1, 64), (3, 3, 1, 8), (2, 5, 3, 29), (2, 2, 13, 7), (3, 3, 2, 1), (7, 6, 2, 64)]
 BASES = ("dct", "haar", "pca")

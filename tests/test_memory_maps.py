@@ -31,6 +31,7 @@ VIEWS = {
     "masked": np.ma.array,
     "list": list,
     "nested lists": lambda stored: [[image[0], image[1]] for image in stored],
+    "objects": lambda stored: np.array([*stored, None], object)[:-1],
     "tuple with an array": lambda stored: (np.zeros(3), stored),
 }
 
@@ -68,18 +69,6 @@ def test_a_file_that_was_not_mapped_by_numpy(tmp_path, length):
             check_memory_map(array)
 
 
-@pytest.mark.parametrize("view", [lambda array: array, lambda array: array[::-1, 3:]])
-@pytest.mark.parametrize("length", [0, 4096, 70_000])
-def test_an_array_of_another_library(tmp_path, length, view):
-    """NumPy does not know what a DLPack array refers to, so its last byte is tested."""
-    path = tmp_path / "images"
-    array = view(np.from_dlpack(write_map(path, mode="r+")))
-    check_memory_map(array)
-    os.truncate(path, length)
-    with pytest.raises(OSError, match=r"truncated .* whole array of shape \(40, "):
-        check_memory_map(array)
-
-
 @pytest.mark.parametrize(
     "value",
     [
@@ -103,16 +92,6 @@ def test_values_in_ordinary_memory(value):
     check_memory_map(value)
 
 
-def test_arrays_are_not_tested_without_free_file_descriptors(tmp_path, monkeypatch):
-    array = np.from_dlpack(write_map(tmp_path / "images", mode="r+"))
-
-    def pipe():
-        raise OSError(24, "Too many open files")
-
-    monkeypatch.setattr(os, "pipe", pipe)
-    check_memory_map(array)
-
-
 READERS = """
 import os, sys, tempfile
 import numpy as np
@@ -133,9 +112,6 @@ def with_mapped_kernels(X):
     model = StridedConv2DTransformer(400, 5).fit(images)
     model.kernels_ = X
     return model
-
-def from_dlpack(X):
-    return np.from_dlpack(np.memmap(path, X.dtype, "r+", shape=X.shape))
 
 READERS = {
     "transform": (images, fitted.transform),
@@ -166,14 +142,11 @@ VIEWS = {
     "map": lambda X: X,
     "asarray": np.asarray,
     "view": lambda X: X.view(np.ndarray)[:],
-    "dlpack": from_dlpack,
     "list": list,
 }
 for name, (array, read) in globals()[sys.argv[2]].items():
     for view in VIEWS:
         if view == "list" and (array.ndim == 1 or name in NO_LISTS):
-            continue
-        if view == "dlpack" and array.dtype == np.longdouble:
             continue
         X = store(array, VIEWS[view])
         for length in (array.nbytes // 2, 0):
@@ -202,5 +175,5 @@ def test_all_arrays_are_checked_before_they_are_read(tmp_path, readers):
     done = run_python(READERS, tmp_path, readers, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) >= 40
+    assert len(lines) >= 38
     assert {*lines} == {"truncated"}, done.stdout

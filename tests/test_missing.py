@@ -127,6 +127,17 @@ def test_other_images_have_the_same_features_bit_for_bit(setting):
         np.testing.assert_array_equal(found[1][is_known], expected[1][is_known])
 
 
+@pytest.mark.parametrize("pooling", [None, ["max", "mean", "sum"]])
+@pytest.mark.parametrize("normalize_patches", [False, True])
+def test_user_defined_activations_never_see_missing_pixels(pooling, normalize_patches):
+    options = {"pooling": pooling, "normalize_patches": normalize_patches, "missing": "ignore"}
+    named = StridedConv2DTransformer(5, bias=0.2, random_state=0, **options).fit(GAPS)
+    own = StridedConv2DTransformer(
+        5, bias=0.2, random_state=0, activation=lambda z: np.maximum(z, 0), **options
+    ).fit(GAPS)
+    np.testing.assert_allclose(own.transform(GAPS), named.transform(GAPS), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("symmetries", ["mirror", "dihedral"])
 def test_features_stay_invariant(symmetries):
     images = GAPS[:, :13, :13]

@@ -20,11 +20,11 @@ from sklearn.pipeline import FeatureUnion, make_pipeline, make_union
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from sklearn_conv import StreamingRidgeClassifier, StridedConv2DTransformer
-from sklearn_conv._engine.activation import ACTIVATIONS, Side
+from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
-from sklearn_conv._engine.pooling import POOLINGS, Pooling
+from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv._engine.symmetry import SYMMETRIES
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 skl2onnx = pytest.importorskip("skl2onnx", reason="skl2onnx is not installed: .[onnx]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: .[onnx]")
@@ -90,50 +90,7 @@ def test_pooling(pooling, pool_grid, flatten):
     assert_same_features(**options, activation="split", stride=(1, 2))
 
 
-SQUARE = IMAGES[:, :8]
 BIASES = [[0.5], [0.0], [-1.5]]
-
-
-@pytest.mark.parametrize(
-    ("dtype", "normalize"),
-    [("float32", False), ("float32", True), ("float64", True), ("uint8", False), ("int16", False)],
-)
-@pytest.mark.parametrize(
-    ("pooling", "pool_grid", "flatten"),
-    [("mean", 1, True), (["max", "sum"], (2, 3), False), (None, 1, True), (None, 1, False)],
-)
-@pytest.mark.parametrize("symmetries", SYMMETRIES)
-def test_symmetries(symmetries, pooling, pool_grid, flatten, dtype, normalize):
-    # Turned maps must be square.
-    images = SQUARE if symmetries == "dihedral" and pooling is None else IMAGES
-    assert_same_features(
-        (20 * images).astype(dtype),
-        symmetries=symmetries,
-        pooling=pooling,
-        pool_grid=pool_grid,
-        flatten=flatten,
-        normalize_patches=normalize,
-        padding_mode="edge",
-        kernel_size=(4, 3) if pooling else 3,
-    )
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("bias", [BIASES, np.outer([0.2, -1], range(6)), "quantile"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_several_biases(activation, bias, dtype):
-    options = {"bias": bias, "n_biases": 4 if isinstance(bias, str) else 1, "pool_grid": (1, 2)}
-    images = IMAGES[..., 0].astype(dtype)
-    assert_same_features(images, activation=activation, pooling=["mean", "max"], **options)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64", "uint16"])
-@pytest.mark.parametrize("activation", ["identity", "split"])
-@pytest.mark.parametrize("power", [0.25, 0.5, 1, 2.5])
-def test_powers(power, activation, dtype):
-    images = (20 * IMAGES).astype(dtype)
-    assert_same_features(images, power=power, activation=activation, symmetries="mirror")
-    assert_same_features(images, power=power, activation=activation, pooling=None)
 
 
 def test_infinite_sums_of_views_are_avoided():
@@ -160,29 +117,38 @@ def test_older_and_newer_operators(opset):
     assert_same_features(pooling=["mean", "max", "sum"], **parameters, target_opset=opset)
 
 
-@settings(max_examples=30)
+PAIR = st.tuples(st.integers(1, 4), st.integers(1, 4))
+
+
+@settings(max_examples=60)
 @given(
-    kernel_size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    stride=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    kernel_size=PAIR,
+    stride=PAIR,
+    dilation=st.sampled_from([1, 2, (1, 2)]),
     padding=st.sampled_from(["same", 0, 1, 4]),
     padding_mode=st.sampled_from(sorted(PADDING_MODES)),
     normalize=st.booleans(),
-    dtype=st.sampled_from([np.float32, np.float64]),
-    grid=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    dtype=st.sampled_from(["float32", "float64", "uint8", "int16", "uint16"]),
+    pooling=st.sampled_from([*POOLINGS, [*POOLINGS], None]),
+    pool_grid=PAIR,
+    flatten=st.booleans(),
     symmetries=st.sampled_from([*SYMMETRIES]),
-    bias=st.sampled_from([0, [[-0.5], [0.0]]]),
-    activation=st.sampled_from(["relu", "split"]),
-    power=st.sampled_from([0.5, 1]),
+    bias=st.sampled_from([0, [[-0.5], [0.0]], np.outer([0.2, -1], range(6)), "quantile"]),
+    activation=st.sampled_from([*ACTIVATIONS]),
+    power=st.sampled_from([0.25, 0.5, 1, 2.5]),
 )
-def test_geometry(dtype, grid, normalize, **parameters):
-    assert_same_features(
-        IMAGES[:4].astype(dtype),
-        normalize_patches=normalize,
-        pool_grid=grid,
-        rtol=3e-5,
-        **parameters,
-    )
+def test_any_parameters(dtype, normalize, **parameters):
+    images = (20 * IMAGES[:4]).astype(dtype)
+    if parameters["symmetries"] == "dihedral" and parameters["pooling"] is None:
+        # Turned maps must be square.
+        images, parameters["dilation"] = images[:, :8], 1
+        for name in ("kernel_size", "stride"):
+            parameters[name] = parameters[name][0]
+    if isinstance(parameters["bias"], str):
+        parameters["n_biases"] = 4
+    if normalize and parameters["kernel_size"] in ((1, 1), 1):
+        parameters["kernel_size"] = 2
+    assert_same_features(images, normalize_patches=normalize, rtol=3e-5, **parameters)
 
 
 DTYPES = ["bool", "uint8", "int16", "uint16", "float16", "int32", "int64", "float32", "float64"]
@@ -197,28 +163,19 @@ def test_dtypes(dtype):
     assert_same_answers(images, DIGITS.target[:50], images, n_kernels=4, whiten=False)
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1), (64,)])
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1), (64,), (4, 8, 2), None])
 def test_images_as_rows_and_with_and_without_channels(shape):
-    assert_same_features(DIGITS.images[:9].reshape(9, *shape).astype(np.float32), stride=2)
-
-
-def test_rows_of_colour_images():
-    rows = IMAGES.reshape(len(IMAGES), -1)
-    assert_same_features(rows, image_shape=(9, 8, 3), kernel_size=(2, 4))
+    rows = DIGITS.data[:9].astype(np.float32)
+    if shape:
+        assert_same_features(rows.reshape(9, *shape), stride=2)
+    else:
+        assert_same_features(rows, image_shape=(4, 8, 2), kernel_size=(2, 4))
 
 
 def test_large_offsets_and_constant_patches():
     images = IMAGES + 1000
     images[0] = 7
     assert_same_features(images, normalize_patches=True, rtol=1e-4)
-
-
-def test_two_layers():
-    first = StridedConv2DTransformer(5, pool_grid=4, flatten=False, random_state=0)
-    model = make_pipeline(first, StridedConv2DTransformer(7, random_state=0))
-    expected = model.fit_transform(IMAGES)
-    (features,) = run(model, IMAGES)
-    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5)
 
 
 def assert_same_answers(images, labels, X, **parameters):
@@ -319,15 +276,6 @@ def test_unions_of_16_bit_images_are_exported_in_float32(dtype):
     np.testing.assert_allclose(probabilities, model.predict_proba(X), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("union", ["transformers", "weights"])
-def test_features_of_unions(union):
-    images = DIGITS.images[:50].astype(np.float32)
-    expected = UNIONS[union].fit_transform(images)
-    (features,) = run(UNIONS[union], images)
-    assert features.dtype == expected.dtype
-    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5)
-
-
 @pytest.mark.parametrize("flat", [False, True])
 def test_digits(flat):
     images = DIGITS.data if flat else DIGITS.images
@@ -346,22 +294,7 @@ def test_photographs():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("names", [[0, 1], [0.0, 1.0], range(10), ["lung", "liver", "bone"]])
-def test_streaming_ridge(names, dtype):
-    images = DIGITS.images[:500].astype(dtype)
-    labels = np.array(names)[DIGITS.target[:500] % len(names)]
-    model = make_pipeline(StridedConv2DTransformer(random_state=0), StreamingRidgeClassifier())
-    model.fit(images, labels)
-    answers, scores = run(model, images, options={"zipmap": False})
-    np.testing.assert_array_equal(answers, model.predict(images))
-    decisions = model.decision_function(images)
-    if len(names) == 2:
-        decisions = np.stack([-decisions, decisions], axis=1)
-    np.testing.assert_allclose(scores, decisions, atol=1e-4)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("names", [[0, 1], [3, 5, 9], ["lung", "liver"], ["a", "b", "c"]])
+@pytest.mark.parametrize("names", [[0, 1], [0.0, 1.0], range(10), ["lung", "liver"], [*"abc"]])
 def test_options_of_streaming_ridge(names, dtype):
     images = DIGITS.images[:200].astype(dtype)
     labels = np.array(names)[DIGITS.target[:200] % len(names)]
@@ -388,6 +321,8 @@ def test_options_of_streaming_ridge(names, dtype):
     check(*run(model, images, options={id(model[-1]): {"zipmap": False, "raw_scores": True}}))
     answers, *columns = run(model, images, options={"zipmap": "columns"})
     check(answers, np.stack(columns, axis=1))
+    if isinstance(names[0], float):  # As class labels of an output, skl2onnx does not support them.
+        return
     *outputs, classes = run(model, images, options={"zipmap": False, "output_class_labels": True})
     check(*outputs)
     np.testing.assert_array_equal(classes, model.classes_)
@@ -584,19 +519,6 @@ def test_means_of_many_positions(length):
     images[1] += np.float32(0.1)
     parameters = {"kernels": "uniform", "padding": "valid", "pooling": ["mean", "sum", "max"]}
     assert_same_features(images, rtol=1e-6, **parameters)
-
-
-def test_choices_without_nodes(monkeypatch):
-    def cube(values, out):
-        return np.power(values, 3, out=out)
-
-    monkeypatch.setitem(ACTIVATIONS, "cube", {"": Side(1, cube)})
-    monkeypatch.setitem(POOLINGS, "min", Pooling(np.minimum, POOLINGS["max"].finish))
-    with pytest.raises(ValueError, match=r"\['abs', .*'step'\], but activation is 'cube': this ac"):
-        skl2onnx.to_onnx(StridedConv2DTransformer(activation="cube").fit(IMAGES), IMAGES[:1])
-    model = StridedConv2DTransformer(pooling=["mean", "min"]).fit(IMAGES)
-    with pytest.raises(ValueError, match=r"\['max', 'mean', 'sum'\], but .*: \['min'\] have no op"):
-        skl2onnx.to_onnx(model, IMAGES[:1])
 
 
 @pytest.mark.parametrize(

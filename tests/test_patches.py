@@ -15,7 +15,7 @@ from sklearn_conv import StridedConv2DTransformer
 from sklearn_conv._engine import numpy_engine as engine
 from sklearn_conv._engine.geometry import place_windows
 from sklearn_conv._engine.symmetry import SYMMETRIES
-from sklearn_conv._images.batch import ArrayImages
+from sklearn_conv._images.kinds import ArrayImages
 from sklearn_conv._parameters import check_window_parameters
 from sklearn_conv.kernels._patches import (
     CHUNK,

@@ -8,8 +8,8 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from sklearn_conv import (
-    GaussianRidge,
-    GaussianRidgeClassifier,
+    RBFRidge,
+    RBFRidgeClassifier,
     StreamingRidge,
     StreamingRidgeClassifier,
     StridedConv2DTransformer,
@@ -54,6 +54,7 @@ def test_more_effort_computes_more(kind):
         for effort in EFFORTS
     ]
     assert work == sorted(set(work))
+    assert f'- "{kind}": ' in make_image_classifier.__doc__
 
 
 @makers
@@ -72,9 +73,9 @@ def test_last_steps():
     assert isinstance(make_image_classifier()["classifier"], StreamingRidgeClassifier)
     assert isinstance(make_image_regressor()["regressor"], StreamingRidge)
     best = make_image_classifier("objects", effort="best", random_state=3)
-    assert isinstance(best["classifier"], GaussianRidgeClassifier)
+    assert isinstance(best["classifier"], RBFRidgeClassifier)
     assert best["classifier"].random_state == 3
-    assert isinstance(make_image_regressor("tiny", effort="best")["regressor"], GaussianRidge)
+    assert isinstance(make_image_regressor("tiny", effort="best")["regressor"], RBFRidge)
 
 
 def test_calls_do_not_share_parameters():

@@ -9,7 +9,7 @@ from joblib import Parallel, delayed
 from strategies import ORDERS, in_order
 from threadpoolctl import threadpool_limits
 
-from sklearn_conv.kernels._table import KERNELS
+from sklearn_conv.kernels._initializers import KERNELS
 
 kernel_names = pytest.mark.parametrize("name", KERNELS)
 

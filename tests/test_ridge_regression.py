@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import compute_sample_weight, estimator_checks
 
 from sklearn_conv import StreamingRidge, StreamingRidgeClassifier
-from sklearn_conv._ridge import leave_one_out, moments, products, solving
+from sklearn_conv._ridge import moments, products, solving
 
 da = pytest.importorskip("dask.array")
 
@@ -109,9 +109,7 @@ def test_batches_make_no_difference(cuts, size):
             rows = slice(start, stop)
             model.partial_fit(X[rows], Y[rows], sample_weight=weights[rows])
         assert model.best_score_ == pytest.approx(whole.best_score_, rel=1e-9)
-        np.testing.assert_array_equal(
-            np.sort(model.sums_.kept.weights), np.sort(whole.sums_.kept.weights)
-        )
+        np.testing.assert_array_equal(model._sums.kept.weights, whole._sums.kept.weights)
         np.testing.assert_allclose(model.predict(X), whole.predict(X), rtol=1e-9, atol=1e-8)
 
 
@@ -126,7 +124,7 @@ def test_weights_are_numbers_of_rows(size, estimator):
     removed = estimator(10).fit(X[counts > 0], y[counts > 0], sample_weight=counts[counts > 0])
     for model in (repeated, removed):
         np.testing.assert_allclose(model.coef_, weighted.coef_, rtol=1e-8, atol=1e-11)
-    assert weighted.sums_.n_rows == (counts > 0).sum()
+    assert weighted._sums.n_rows == (counts > 0).sum()
 
 
 @pytest.mark.parametrize("class_weight", [None, "balanced", {0: 2.0, 2: 0.5}])
@@ -142,12 +140,12 @@ def test_agrees_with_weighted_ridge_classifier(size, weighted, class_weight):
     scores = expected.decision_function(scaler.transform(X))
     lazy = da.from_array(X, (13, 7)), da.from_array(y, 20), da.from_array(weights, 11)
     for arguments in ((X, y, weights), lazy):
-        model = StreamingRidgeClassifier(ALPHAS, class_weight).fit(*arguments)
+        model = StreamingRidgeClassifier(ALPHAS, class_weight=class_weight).fit(*arguments)
         np.testing.assert_allclose(model.decision_function(X), scores, rtol=1e-7, atol=1e-9)
         assert model.alpha_ == expected.alpha_
         assert model.best_score_ == pytest.approx(expected.best_score_)
     if class_weight != "balanced":
-        model = StreamingRidgeClassifier(ALPHAS, class_weight)
+        model = StreamingRidgeClassifier(ALPHAS, class_weight=class_weight)
         for rows in (slice(9), slice(9, None)):
             model.partial_fit(X[rows], y[rows], sample_weight=weights[rows])
         np.testing.assert_allclose(model.decision_function(X), scores, rtol=1e-7, atol=1e-9)
@@ -353,7 +351,7 @@ def _single(monkeypatch):
     monkeypatch.setattr(products, "SINGLE_ROWS", 10)
     monkeypatch.setattr(products, "TILE", 16)
     monkeypatch.setattr(solving, "SINGLE_FEATURES", 10)
-    monkeypatch.setattr(leave_one_out, "TRIANGLE_BLOCK", 32)
+    monkeypatch.setattr(products, "TRIANGLE_BLOCK", 32)
 
 
 @pytest.mark.usefixtures("_single")
@@ -364,15 +362,17 @@ def test_products_in_float32_are_accurate(offset, weighted, per_target):
     X, Y, weights = data(2000, 75, "f4", offset)
     Y = (Y - Y.mean(axis=0)) / Y.std(axis=0)
     weights = weights if weighted else None
-    model = StreamingRidge(ALPHAS, per_target).fit(X, Y, sample_weight=weights)
-    expected = StreamingRidge(ALPHAS, per_target).fit(X.astype("f8"), Y, sample_weight=weights)
-    assert model.sums_.kept.rows.dtype == np.float32
+    model = StreamingRidge(ALPHAS, alpha_per_target=per_target).fit(X, Y, sample_weight=weights)
+    expected = StreamingRidge(ALPHAS, alpha_per_target=per_target).fit(
+        X.astype("f8"), Y, sample_weight=weights
+    )
+    assert model._sums.kept.rows.dtype == np.float32
     assert np.abs(model.coef_ - expected.coef_).max() > 0  # The products were rounded.
     np.testing.assert_allclose(model.predict(X), expected.predict(X), rtol=0, atol=1e-5)
     np.testing.assert_array_equal(model.alpha_, expected.alpha_)
     np.testing.assert_allclose(model.best_score_, expected.best_score_, rtol=1e-5)
     np.testing.assert_allclose(model.scale_, expected.scale_, rtol=1e-12)
-    batches = StreamingRidge(ALPHAS, per_target)
+    batches = StreamingRidge(ALPHAS, alpha_per_target=per_target)
     for part in np.array_split(np.argsort(Y[:, 0]), 5):
         batches.partial_fit(X[part], Y[part], None if weights is None else weights[part])
     np.testing.assert_allclose(batches.predict(X), expected.predict(X), rtol=0, atol=1e-5)
@@ -387,23 +387,27 @@ def test_extreme_spreads_are_multiplied_in_float64(scale):
     np.testing.assert_allclose(model.coef_, StreamingRidge(1.0).fit(X.astype("f8"), Y).coef_)
 
 
+def shortlist(model, alphas):
+    sums, search = model._sums, solving.Search(tuple(alphas), model.alpha_per_target)
+    constant = np.flatnonzero(sums.variances == 0).tolist()
+    problem = solving.Problem(sums, sums.targets(None), model.scale_, constant, search)
+    return solving.shortlist_alphas(problem)
+
+
 @pytest.mark.usefixtures("_single")
 @pytest.mark.parametrize("per_target", [False, True])
 def test_factors_in_float32_find_the_best_alphas(per_target):
     X, Y, weights = data(1000, 75, "f4")
     X[:, 5] = 7  # a constant feature
-    model = StreamingRidge(ALPHAS, per_target).fit(X, Y, sample_weight=weights)
-    sums, search = model.sums_, (tuple(ALPHAS), per_target)
-    regression = sums.targets.regression(sums.kept.targets, None)
-    found = leave_one_out.shortlist_alphas(sums, model.scale_, regression, *search)
+    model = StreamingRidge(ALPHAS, alpha_per_target=per_target).fit(X, Y, sample_weight=weights)
+    found = shortlist(model, ALPHAS)
     assert set(found) == set(np.ravel(model.alpha_))
-    exact = StreamingRidge(ALPHAS, per_target).fit(X.astype("f8"), Y, sample_weight=weights)
+    exact = StreamingRidge(ALPHAS, alpha_per_target=per_target).fit(
+        X.astype("f8"), Y, sample_weight=weights
+    )
     np.testing.assert_array_equal(exact.alpha_, model.alpha_)
     X[:, 6:40] = X[:, 5:6] + X[:, 40:74]  # These features make small alphas unreliable.
     model.fit(X, Y, sample_weight=weights)
-    sums = model.sums_
-    found = leave_one_out.shortlist_alphas(
-        sums, model.scale_, regression, (1e-5, *ALPHAS), per_target
-    )
+    found = shortlist(model, (1e-5, *ALPHAS))
     assert 1e-5 in found
     assert len(found) < 6

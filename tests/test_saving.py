@@ -41,9 +41,9 @@ def in_batches(array, size, last=None):
         yield slice(start, stop), array[start:stop]
 
 
-@pytest.mark.parametrize("size", [1, 3, 10])
+@pytest.mark.parametrize("size", [3, 10])
 @pytest.mark.parametrize("shape", [(7,), (1, 7), ()])
-@pytest.mark.parametrize("dtype", ["f4", ">f8", "u1"])
+@pytest.mark.parametrize("dtype", ["f4", ">f8", "?", "c16", "g"])
 def test_what_is_saved_is_what_numpy_loads(tmp_path, size, shape, dtype):
     array = ROWS.astype(dtype)[:, : np.prod(shape, dtype=int)].reshape(10, *shape)
     path = tmp_path / "features.npy"
@@ -110,45 +110,23 @@ DATES = np.arange("2020-01-01", "2020-01-11", dtype="M8[D]").reshape(10, 1)
             TypeError,
             "NumPy arrays of numbers. Got list.*numpy.asarray",
         ),
-        ((slice(0, 10), None), TypeError, "NumPy arrays of numbers. Got NoneType"),
         ((slice(0, 10), DATES), TypeError, r"numbers. Got dtype datetime64\[D\]"),
-        ((slice(0, 10), DATES - DATES[0]), TypeError, r"numbers. Got dtype timedelta64\[D\]"),
         ((slice(0, 10), ROWS.astype(object)), TypeError, "numbers. Got dtype object"),
         ((slice(0, 10), ROWS.astype(str)), TypeError, "numbers. Got dtype <U32"),
-        ((slice(0, 10), ROWS.astype("S")), TypeError, r"numbers. Got dtype \|S32"),
         ((slice(0, 10), ROWS.view("f8,f8,f8,f8,f8,f8,f8")), TypeError, "numbers. Got dtype"),
         ((slice(0, 10), np.ma.masked_equal(ROWS, 3)), ValueError, "masked values; fill them"),
         ((slice(0, 20, 2), ROWS), ValueError, r"has 10 rows and the slice slice\(0, 20, 2\)"),
-        ((slice(0, 10, -1), ROWS), ValueError, r"the slice slice\(0, 10, -1\)"),
         ((slice(None, 10), ROWS), ValueError, r"the slice slice\(None, 10, None\)"),
         ((range(10), ROWS), TypeError, "pairs of a slice and an array.*Got tuple instead"),
-        ((slice(0, 10), ROWS, 0), TypeError, "pairs of a slice and an array.*Got tuple instead"),
         (ROWS, TypeError, "pairs of a slice and an array.*Got ndarray instead.*numpy.save"),
-        (1, TypeError, "pairs of a slice and an array.*Got int instead"),
-        ("ab", TypeError, "pairs of a slice and an array.*Got str instead"),
     ],
 )
 @pytest.mark.parametrize("is_first", [True, False])
 def test_items_that_are_not_batches(tmp_path, item, error, message, is_first, suffix):
-    batches = [item] if is_first else [(slice(0, 10), ROWS), item]
+    batches = [(slice(0, 10), ROWS), item][is_first:]
     with pytest.raises(error, match=message):
         save_batches(tmp_path / f"f{suffix}", batches)
     assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("batches", [ROWS, ROWS.tolist(), {"a": 1}, 3])
-def test_batches_that_are_an_array(tmp_path, batches, suffix):
-    with pytest.raises(TypeError, match=r"Got (ndarray|list|str) instead|not iterable"):
-        save_batches(tmp_path / f"f{suffix}", batches)
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("dtype", ["?", "i8", "f2", "c16", "g"])
-def test_all_numbers_can_be_saved(tmp_path, dtype):
-    array = ROWS.astype(dtype)
-    saved = save_batches(tmp_path / "f.npy", in_batches(array, 4))
-    assert saved.dtype == array.dtype
-    np.testing.assert_array_equal(saved, array)
 
 
 def unused():
@@ -157,9 +135,7 @@ def unused():
     yield
 
 
-@pytest.mark.parametrize(
-    "name", ["x.csv", "x.npz", "x.tar.gz", "folder/x.npy.gz", "x.npy.tmp", "x.pq"]
-)
+@pytest.mark.parametrize("name", ["x.csv", "folder/x.npy.gz", "x.pq"])
 def test_other_formats_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"path=.* ends in .*; use .*\.npy' or .*\.parquet'"):
         save_batches(tmp_path / name, unused())
@@ -188,17 +164,9 @@ def test_a_relative_path_when_the_folder_changes(tmp_path, monkeypatch, suffix):
     assert sorted(os.listdir(tmp_path)) == [f"f{suffix}", "other"]
 
 
-def make_folder(path):
-    path.mkdir()
-
-
 def make_parent_a_file(path):
     path.parent.rmdir()
     path.parent.write_text("")
-
-
-def remove_parent(path):
-    path.parent.rmdir()
 
 
 def make_link(path):
@@ -206,24 +174,20 @@ def make_link(path):
     path.symlink_to(path.parent / "target")
 
 
-def make_dangling_link(path):
-    path.symlink_to(path.parent / "target")
-
-
-def make_fifo(path):
-    os.mkfifo(path)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="needs links of Unix")
 @pytest.mark.parametrize(
     ("prepare", "error", "number", "message"),
     [
-        (make_folder, IsADirectoryError, errno.EISDIR, "is a folder; add the name"),
+        (Path.mkdir, IsADirectoryError, errno.EISDIR, "is a folder; add the name"),
         (make_parent_a_file, NotADirectoryError, errno.ENOTDIR, "Not a directory"),
-        (remove_parent, FileNotFoundError, errno.ENOENT, "folder of this path does not exist"),
+        (
+            lambda path: path.parent.rmdir(),
+            FileNotFoundError,
+            errno.ENOENT,
+            "folder of this path does not exist",
+        ),
         (make_link, OSError, errno.ELOOP, "symbolic link, which is not followed.*target'"),
-        (make_dangling_link, OSError, errno.ELOOP, "symbolic link, which is not followed"),
-        (make_fifo, OSError, errno.EINVAL, "not a regular file"),
+        (os.mkfifo, OSError, errno.EINVAL, "not a regular file"),
     ],
 )
 def test_destinations_are_checked_before_any_work(
@@ -276,7 +240,10 @@ def test_a_folder_and_a_file_without_the_right_to_write(suffix):
     with TemporaryDirectory() as folder:  # pytest's own folders are closed to other users.
         path = Path(folder, f"f{suffix}")
         os.chmod(folder, 0o555)
-        with as_other_user(), pytest.raises(PermissionError, match=rf"f\{suffix}") as caught:
+        with (
+            as_other_user(),
+            pytest.raises(PermissionError, match=rf"not writable.*f\{suffix}") as caught,
+        ):
             save_batches(path, unused())
         assert caught.value.filename == str(path)
         assert os.listdir(folder) == []
@@ -290,8 +257,8 @@ def test_a_folder_and_a_file_without_the_right_to_write(suffix):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs permissions of Unix")
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o666, 0o755, None])
-@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
+@pytest.mark.parametrize("mode", [0o600, 0o666, 0o755, None])
+@pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_permissions_are_those_of_the_existing_file_or_of_the_umask(tmp_path, mode, umask, suffix):
     path = tmp_path / f"f{suffix}"
     if mode is not None:
@@ -328,28 +295,6 @@ def test_a_link_that_is_planted_during_the_work_is_replaced(tmp_path, suffix):
     np.testing.assert_array_equal(load(path), ROWS)
     assert not path.is_symlink()
     assert other.read_text() == "precious"
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs links of Unix")
-def test_names_of_temporary_files_cannot_be_predicted(tmp_path, suffix):
-    """A link with the name of an earlier temporary file is neither followed nor in the way."""
-    path, names = tmp_path / f"f{suffix}", set()
-    (tmp_path / "other").write_text("precious")
-    (tmp_path / f"f{suffix}.{os.getpid()}.part").symlink_to(tmp_path / "other")
-    for _ in range(3):
-
-        def batches():
-            parts = {p.name for p in tmp_path.glob("*.part") if not p.is_symlink()} - names
-            assert len(parts) == 1
-            names.update(parts)
-            yield slice(0, 10), ROWS
-
-        save_batches(path, batches())
-        for name in names:
-            if not os.path.lexists(tmp_path / name):
-                (tmp_path / name).symlink_to(tmp_path / "other")
-    assert len(names) == 3
-    assert (tmp_path / "other").read_text() == "precious"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs links of Unix")

@@ -13,8 +13,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_sp
 from sklearn.pipeline import make_pipeline
 
 from sklearn_conv import StridedConv2DTransformer, transform_batches
-from sklearn_conv._scenes.sources import Raster
-from sklearn_conv._scenes.tiles import SceneTiles, tile_scene
+from sklearn_conv._scenes import Raster, SceneTiles, tile_scene
 
 RNG = np.random.default_rng(0)
 SCENE = RNG.integers(0, 256, (46, 61, 3), np.uint8)
@@ -152,8 +151,9 @@ KEYS = [
 ]  # fmt: skip
 PIXEL_KEYS = [
     (slice(2, 5), slice(0, 4)), ([1, 2], slice(None), 3), (3, slice(1, 2)), (0, ..., 1), (..., 0),
-    ([1, 2], [3, 4]), (slice(2, 5), [3, 4], [5, 6]), None, (np.arange(12) < 2, slice(None), [4, 5]),
-    (2, 3, 4, 1), ([0, 1], None), (slice(0, 0), slice(0, 0), slice(0, 0), slice(0, 0)),
+    (3, slice(None), [0, 1]), ([1, 2], [3, 4]), (slice(2, 5), [3, 4], [5, 6]), None,
+    (np.arange(12) < 2, slice(None), [4, 5]), (2, 3, 4, 1), ([0, 1], None),
+    (slice(0, 0), slice(0, 0), slice(0, 0), slice(0, 0)),
 ]  # fmt: skip
 
 
@@ -401,15 +401,6 @@ def test_masked_arrays(dtype):
     np.testing.assert_array_equal(np.asarray(tiles), expected)
 
 
-def test_features_of_tiles_with_missing_pixels(tmp_path):
-    values, with_nan = holes("f4")
-    transformer = StridedConv2DTransformer(4, missing="ignore", random_state=0)
-    with write_raster(tmp_path / "a.tif", values, nodata=7) as dataset:
-        features = transformer.fit_transform(tile_scene(dataset, 16))
-    expected, _ = cut(with_nan.transpose(1, 2, 0), (16, 16), (16, 16), "shift")
-    np.testing.assert_array_equal(features, transformer.fit_transform(expected))
-
-
 # Maps
 
 
@@ -498,26 +489,19 @@ def test_a_map_with_rasterio(tmp_path):
     ("arguments", "error", "message"),
     [
         ((SCENE, 0), ValueError, "'size' parameter of tile_scene must be .*at least 1.* Got 0"),
-        ((SCENE, (3, 0)), ValueError, "'size' parameter"),
         ((SCENE, 2.0), TypeError, "'size' parameter"),
-        ((SCENE, None), TypeError, "'size' parameter"),
-        ((SCENE, True), TypeError, "'size' parameter"),
-        ((SCENE, "16"), TypeError, "'size' parameter"),
         ((SCENE, (1, 2, 3)), ValueError, "'size' parameter"),
         ((SCENE, 16, 0), ValueError, "'step' parameter of tile_scene must be .*at least 1.* Got 0"),
         ((SCENE, 16, (1.5, 1)), TypeError, "'step' parameter"),
         ((SCENE, 47), ValueError, r"\(47, 47\) are larger than the scene, which has 46 rows"),
-        ((SCENE, (46, 62)), ValueError, r"larger than the scene, .* 61 columns"),
         ((SCENE.transpose(2, 0, 1), 16), ValueError, r"channels come first.*transpose\(1, 2, 0\)"),
         ((SCENE[np.newaxis], 16), ValueError, r"Got shape \(1, 46, 61, 3\).*one by one"),
         ((SCENE[0, 0], 16), ValueError, r"Got shape \(3,\)"),
         ((SCENE[:0], 16), ValueError, "empty axis"),
         ((SCENE.astype(complex), 16), TypeError, "real numbers.*complex128"),
-        ((SCENE.astype(str), 16), TypeError, "real numbers.*<U3"),
         ((SCENE.astype(object), 16), TypeError, "real numbers.*dtype.'O'"),
         ((SCENE.tolist(), 16), TypeError, "'scene' parameter .* numpy.asarray"),
         (("scene.tif", 16), TypeError, "'scene' parameter .*rasterio.open, first. Got 'scene.tif'"),
-        ((None, 16), TypeError, "'scene' parameter"),
     ],
 )  # fmt: skip
 def test_invalid_scenes(arguments, error, message):
@@ -576,9 +560,7 @@ LABELS = "Labels of classes have no mean.*predict_proba or decision_function.*ar
         (np.arange(12), 1, TypeError, f"Got dtype int64 instead. {LABELS}"),
         (["a"] * 12, 1, TypeError, f"Got dtype <U1 instead. {LABELS}"),
         (np.ones(12, bool), 1, TypeError, LABELS),
-        ([None] * 12, 1, TypeError, LABELS),
         (np.ones(11), 1, ValueError, r"n=12, .*Got shape \(11,\).*tiles\[rows\]"),
-        (1.0, 1, ValueError, r"Got shape \(\)"),
         (np.ones((12, 2, 2)), 1, ValueError, r"Got shape \(12, 2, 2\)"),
         (np.ones(12), 0, ValueError, "'resolution' parameter of SceneTiles.to_map .*at least 1"),
         (np.ones(12), 2.0, TypeError, "'resolution' parameter"),

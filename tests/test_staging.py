@@ -46,24 +46,22 @@ def blocks(draw):
     return windows, seen
 
 
-def matrix(windows, seen, constants):
-    """Return a matrix whose columns are the windows; constants follow each row of weights."""
+def matrix(windows, seen, n_ones):
+    """Return a matrix whose columns are the windows; ones follow each row of weights."""
     oh, ow, b, kh, kw, c = seen.shape
     lines = seen.reshape(oh, ow, b, kh, kw * c)
-    more = [np.broadcast_to(np.reshape(x, (1, 1, -1, 1, 1)), (oh, ow, b, kh, 1)) for x in constants]
-    lines = np.concatenate([lines, *more], axis=4).reshape(oh, ow, b, -1)
+    lines = np.concatenate([lines, np.ones((oh, ow, b, kh, n_ones))], axis=4).reshape(oh, ow, b, -1)
     order = (3, 2, 0, 1) if windows.by_image else (3, 0, 1, 2)
     return lines.transpose(order)
 
 
-@given(blocks())
-def test_copied_windows_are_what_the_kernels_see(block):
+@given(blocks(), st.integers(0, 1))
+def test_copied_windows_are_what_the_kernels_see(block, n_ones):
     windows, seen = block
-    constants = [1.0, np.arange(len(windows.images))]  # a number, and one for each image
     workspace = Workspace()
     pixels = staging.copy_pixels(windows, workspace)
-    runs = staging.copy_runs(pixels, windows, constants, workspace)
-    expected = matrix(windows, seen, constants)
+    runs = staging.copy_runs(pixels, windows, n_ones, workspace)
+    expected = matrix(windows, seen, n_ones)
     copied = staging.copy_patches(runs, windows, workspace, n_constants=3)
     assert len(copied) == len(expected) + 3
     np.testing.assert_array_equal(copied[:-3], expected.reshape(len(expected), -1))
@@ -71,16 +69,6 @@ def test_copied_windows_are_what_the_kernels_see(block):
         viewed = staging.view_patches(runs, windows.rows)  # (rows, d, columns * b)
         in_rows = expected.transpose(1, 0, 2, 3).reshape(len(viewed), len(expected), -1)
         np.testing.assert_array_equal(viewed, in_rows)
-
-
-@given(blocks())
-def test_windows_without_constants(block):
-    windows, seen = block
-    workspace = Workspace()
-    pixels = staging.copy_pixels(windows, workspace)
-    runs = staging.copy_runs(pixels, windows, [], workspace)
-    copied = staging.copy_patches(runs, windows, workspace)
-    np.testing.assert_array_equal(copied, matrix(windows, seen, []).reshape(len(copied), -1))
 
 
 def test_windows_are_a_view_of_their_runs():
@@ -96,7 +84,7 @@ def test_windows_are_a_view_of_their_runs():
         by_image=False,
     )
     workspace = Workspace()
-    runs = staging.copy_runs(staging.copy_pixels(windows, workspace), windows, [], workspace)
+    runs = staging.copy_runs(staging.copy_pixels(windows, workspace), windows, 0, workspace)
     assert np.shares_memory(runs, staging.view_patches(runs, windows.rows))
 
 
@@ -112,30 +100,26 @@ def test_normalized_patches():
 
 
 @pytest.mark.parametrize(
-    ("pixels", "expected"),
+    ("window", "expected"),
     [
-        (np.full((2, 9, 9, 1), 30_000), [30_000, 30_000]),
-        (30_000 + np.arange(81).reshape(1, 9, 9, 1), [30_000]),
-        (np.full((1, 9, 9, 1), -500), [-500]),
-        (np.arange(81).reshape(1, 9, 9, 1), None),
-        (np.zeros((1, 9, 9, 1)), None),
-        (np.full((1, 9, 9, 1), np.inf), None),
-        (np.full((1, 9, 9, 1), np.nan), None),
-        (np.zeros((1, 0, 9, 1)), None),
-        (np.concatenate([np.full((1, 3, 3, 1), 900), np.ones((1, 3, 3, 1))]), [900, 1]),
-        (np.concatenate([np.full((1, 3, 3, 1), 900), np.eye(3).reshape(1, 3, 3, 1)]), [900, 0]),
+        (np.full(81, 30_000), 30_000),
+        (30_000 + np.arange(81), 30_000),
+        (-500 - np.arange(10), -509),
+        (np.arange(81), 0),
+        (np.zeros(81), 0),
+        (np.full(9, np.inf), 0),
+        (np.full(9, np.nan), 0),
+        ([30_000] * 63 + [5], 0),  # A single other pixel would be lost.
+        ([900] * 9 + [-900], 0),
     ],
 )
-def test_an_offset_is_large_beside_the_range_of_all_pixels(pixels, expected):
-    offset = staging.find_offset(pixels.astype(np.float32))
-    assert (offset if offset is None else offset.tolist()) == expected
-
-
-def test_a_single_other_pixel_forbids_the_offset():
-    pixels = np.full((1, 64, 64, 1), 30_000, np.float32)
-    assert staging.find_offset(pixels) == [30_000]
-    pixels[0, 13, 57] = 5
-    assert staging.find_offset(pixels) is None
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # Tasks ignore it.
+def test_an_offset_is_large_beside_the_range_of_the_window(window, expected):
+    patches = np.transpose([window, np.arange(len(window))]).astype(np.float32)
+    before, offsets = patches.copy(), np.empty(2, np.float32)
+    staging.subtract_offsets(patches, offsets)
+    assert offsets.tolist() == [expected, 0]
+    np.testing.assert_array_equal(patches + offsets, before)
 
 
 def test_a_view_stays_inside_its_array():

@@ -11,7 +11,7 @@ from strategies import ORDERS, in_order
 from sklearn_conv import StridedConv2DTransformer
 from sklearn_conv._engine import symmetry
 from sklearn_conv._engine.activation import ACTIVATIONS
-from sklearn_conv._engine.native_engine import MAX_OUTPUTS
+from sklearn_conv._engine.native_library import MAX_OUTPUTS
 from sklearn_conv._engine.symmetry import SYMMETRIES
 
 RNG = np.random.default_rng(0)

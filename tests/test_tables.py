@@ -45,9 +45,9 @@ def unused():
     yield
 
 
-@pytest.mark.parametrize("size", [1, 4, 10])
-@pytest.mark.parametrize("rows_in_group", [3, 4, 100])
-@pytest.mark.parametrize("dtype", ["?", "i1", "u8", "f2", "f4", ">f4", "f8"])
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("rows_in_group", [3, 100])
+@pytest.mark.parametrize("dtype", ["?", "u8", "f2", ">f4", "f8"])
 def test_features_are_read_as_they_were_written(tmp_path, monkeypatch, size, rows_in_group, dtype):
     monkeypatch.setattr(parquet, "GROUP_ROWS", (1, rows_in_group))
     array = RNG.permutation(ROWS.ravel()).reshape(10, 7).astype(dtype)
@@ -73,6 +73,7 @@ def test_numbers_that_are_not_finite(tmp_path):
         np.testing.assert_array_equal(table.to_numpy(), array)
         assert np.signbit(table.to_numpy()[1, 1])
     assert pl.read_parquet(path).null_count().to_numpy().sum() == 0
+    assert metadata_of(path) == {"version": sklearn_conv.__version__, "estimator": None}
 
 
 DAYS = [datetime.date(2020, 1, 1 + i) for i in range(9)] + [None]
@@ -84,21 +85,16 @@ COLUMNS = {
     "strings": (np.array(PATHS), PATHS),
     "integers": (range(10), [*range(10)]),
     "big-endian": (np.arange(10, dtype=">i4"), [*range(10)]),
-    "every second": (np.arange(20)[::2], [*range(0, 20, 2)]),
     "tuple": (tuple(range(9)) + (None,), [*range(9), None]),
     "nan": ([0.5] * 9 + [np.nan], [0.5] * 9 + [None]),
-    "floats": (np.array([0.5] * 9 + [np.nan]), [0.5] * 9 + [None]),
     "masked": (np.ma.masked_equal(np.arange(10), 3), [0, 1, 2, None, *range(4, 10)]),
-    "nothing": ([None] * 10, [None] * 10),
     "days": (DAYS, DAYS),
     "datetime64": (np.array(DAYS[:9] + ["NaT"], "M8[D]"), DAYS),
     "bool": (np.arange(10) > 4, [False] * 5 + [True] * 5),
     "pandas": (pd.Series(["a"] * 9 + [pd.NA]), ["a"] * 9 + [None]),
-    "index": (pd.Index(PATHS), PATHS),
     "Int64": (pd.Series([1] * 9 + [None], dtype="Int64"), [1] * 9 + [None]),
     "category": (pd.Series(["a", "b"] * 5, dtype="category"), ["a", "b"] * 5),
     "polars": (pl.Series(["a"] * 9 + [None]), ["a"] * 9 + [None]),
-    "polars days": (pl.Series(DAYS), DAYS),
     "lists": ([[1, 2]] * 10, [[1, 2]] * 10),
 }
 
@@ -204,11 +200,6 @@ def test_steps_of_several_kinds(tmp_path):
     assert found["nothing"] == "drop"
 
 
-def test_a_table_without_steps(tmp_path):
-    path = save_batches(tmp_path / "f.parquet", in_batches(ROWS, 4))
-    assert metadata_of(path) == {"version": sklearn_conv.__version__, "estimator": None}
-
-
 class Odd(TransformerMixin, BaseEstimator):
     def __init__(self, a=None):
         self.a = a
@@ -245,22 +236,13 @@ FITTED = StridedConv2DTransformer(8, random_state=0).fit(IMAGES)
         ({"columns": [("a", [1])]}, TypeError, "'columns' parameter .*mapping.* Got list"),
         ({"columns": pd.DataFrame({"a": [1]})}, TypeError, r"Got DataFrame instead.*dict\(frame\)"),
         ({"columns": {1: [1]}}, TypeError, "must be strings that are not empty. Got 1"),
-        ({"columns": {"": [1]}}, TypeError, "must be strings that are not empty. Got ''"),
         ({"columns": {"a": [1, 2], "b": [1]}}, ValueError, "same length. Got {'a': 2, 'b': 1}"),
         ({"columns": {"a": "abc"}}, TypeError, r"columns\['a'\] must be a sequence.* Got str"),
-        ({"columns": {"a": iter([1])}}, TypeError, r"columns\['a'\] .*Got list_iterator"),
-        ({"columns": {"a": {1, 2}}}, TypeError, "Got set"),
         ({"columns": {"a": {1: 2}}}, TypeError, "Got dict"),
-        ({"columns": {"a": None}}, TypeError, "Got NoneType"),
-        ({"columns": {"a": 3}}, TypeError, "Got int"),
         ({"columns": {"a": np.array(3)}}, ValueError, r"one axis. Got shape \(\)"),
         ({"columns": {"a": ROWS}}, ValueError, r"shape \(10, 7\); make a column of each"),
         ({"columns": {"a": [1, "a"]}}, TypeError, r"columns\['a'\] cannot be a column.*one kind"),
-        ({"columns": {"a": [object()]}}, TypeError, r"columns\['a'\] cannot be a column"),
-        ({"columns": {"a": np.array([1j])}}, TypeError, r"columns\['a'\] cannot be a column"),
-        ({"columns": {"a": np.array([1], "g")}}, TypeError, r"columns\['a'\] cannot be a column"),
         ({"columns": {"a": ["\udcff"]}}, ValueError, r"columns\['a'\] cannot be .* surrogates"),
-        ({"columns": {"a": np.array(["\udcff"])}}, ValueError, r"columns\['a'\] .*surrogate"),
         ({"columns": {"a": [2**70]}}, ValueError, r"columns\['a'\] .*too large"),
         ({"estimator": "a"}, TypeError, "'estimator' parameter of save_batches must be .*Got 'a'"),
         ({"estimator": StridedConv2DTransformer()}, NotFittedError, "not fitted"),
@@ -301,18 +283,15 @@ def two_batches():
     [
         (two_batches, {"columns": {"a": [1] * 11}}, ValueError, r"\['a'\] have 11 rows.* 10 rows"),
         (two_batches, {"columns": {"a": [1] * 5}}, ValueError, "5 rows, but .* at least 6 rows"),
-        (two_batches, {"columns": {"a": [1] * 7}}, ValueError, "7 rows, but .* at least 10 rows"),
         (two_batches, {"columns": {"feature6": [1] * 10}}, ValueError, "columns and features"),
-        (two_batches, {"estimator": FITTED}, ValueError, "computes 32 features, but batches have 7"),
+        (two_batches, {"estimator": FITTED}, ValueError, "computes 32 features, but .* 7"),
         (
             lambda: in_batches(ROWS.reshape(10, 7, 1), 5),
             {},
             ValueError,
             r"one column for each feature.* Got shape \(rows, 7, 1\).*flatten=True, or .*\.npy",
         ),
-        (lambda: in_batches(ROWS[:, 0], 5), {}, ValueError, r"one column for each feature"),
         (lambda: in_batches(ROWS.astype("c16"), 5), {}, TypeError, "complex128; convert .*npy"),
-        (lambda: in_batches(ROWS.astype("g"), 5), {}, TypeError, "longdouble|float128"),
         (
             lambda: [(slice(0, 1), np.zeros((1, 2**15 + 1), bool))],
             {},

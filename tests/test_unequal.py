@@ -1,9 +1,11 @@
 """Images of different sizes, with ``image_shape="any"``."""
 
 import pickle
+import warnings
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_conv import StridedConv2DTransformer
-from sklearn_conv._images import unequal
+from sklearn_conv._images import kinds
 from sklearn_conv.inspection import FeatureMapDisplay, KernelDisplay, class_activation_map
 
 SIZES = [(9, 9), (12, 8), (9, 9), (30, 20), (12, 8), (5, 17)]
@@ -88,7 +90,7 @@ def test_batches_make_no_difference(length, n_bytes):
     transformer = make("learned").fit(IMAGES)
     expected = transformer.transform(IMAGES)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unequal, "BATCH_BYTES", n_bytes)
+        patch.setattr(kinds, "BATCH_BYTES", n_bytes)
         for X in (IMAGES, LazyImages(IMAGES)):
             found = [*transformer.transform_batches(X, length)]
             np.testing.assert_allclose(np.concatenate([f for _, f in found]), expected, rtol=1e-5)
@@ -148,6 +150,26 @@ def test_masked_images():
     )
     with pytest.raises(ValueError, match=r"X\[\d\] has masked values; set missing='ignore'"):
         make("default").fit(masked)
+
+
+def test_a_refit_forgets_the_columns_of_the_earlier_one():
+    rows = pd.DataFrame(np.random.default_rng(0).random((6, 9))).rename(columns=str)
+    transformer = StridedConv2DTransformer(4, random_state=0).fit(rows)
+    assert transformer.n_features_in_ == 9
+    transformer.set_params(image_shape="any").fit(IMAGES)
+    assert not hasattr(transformer, "n_features_in_")
+    assert not hasattr(transformer, "feature_names_in_")
+
+
+def test_the_layout_is_judged_in_fit_only():
+    images = np.random.default_rng(0).random((6, 3, 9, 9))
+    transformer = make("default").fit([image.transpose(1, 2, 0) for image in images])
+    transformer.fit([*images])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        transformer.transform(images)
+    with pytest.warns(UserWarning, match="3 x 9 pixels with 9 channels"):
+        transformer.fit(images)
 
 
 def test_searches_and_pickles():

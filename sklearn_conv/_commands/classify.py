@@ -14,10 +14,8 @@ from typing import Annotated, Any
 import numpy as np
 from sklearn.utils import gen_batches
 
-from sklearn_conv._commands import files as reading
 from sklearn_conv._commands import options as cli
 from sklearn_conv._commands.console import Console, format_seconds, printable
-from sklearn_conv._commands.evaluation import evaluate
 from sklearn_conv._reading.image_files import ImageFiles, read_images
 from sklearn_conv._recipes import make_image_classifier
 from sklearn_conv._validation import check_integer
@@ -38,18 +36,15 @@ RECIPE = cli.derive_options(
 MEMORY = 2**29
 """Size in bytes up to which all images are decoded once, and not again for each fold."""
 
-BATCH = 64
-"""Number of images that are decoded at once."""
 
-
-@cli.with_options([*reading.OPTIONS, *RECIPE])
+@cli.with_options([*cli.READING, *RECIPE])
 def classify(
     folder: str,
     /,
     *,
     output: Annotated[Path, cli.output_file(".html", ".htm", alias="-o")],
     folds: Annotated[int, cli.checked(lambda n: check_integer("classify", "folds", n, 2))] = 5,
-    save_model: Annotated[Path | None, cli.output_file(*reading.MODELS)] = None,
+    save_model: Annotated[Path | None, cli.output_file(*cli.MODELS)] = None,
     running: cli.Running = cli.RUNNING,
     console: Annotated[Console, cli.NOT_AN_OPTION],
     arguments: Annotated[Sequence[str], cli.NOT_AN_OPTION],
@@ -77,14 +72,15 @@ def classify(
         File for the model, such as model.joblib, which is then fitted on all images: a pipeline
         whose method predict takes paths of images.
     """
-    from sklearn_conv._commands.report import write_report  # Before the work, as it may fail
+    # Before the work, as the import may fail
+    from sklearn_conv._commands.report import evaluate, write_report
 
     start = monotonic()
     recipe = {each.name: given.pop(each.name) for each in RECIPE if each.name in given}
     seed = recipe.setdefault("random_state", cli.SEED)
     if given.get("size") == "any":
         raise cli.UsageError("classify needs images of one size, such as --size 64,64.")
-    files = reading.find_images(folder, given, running.n_jobs, console)
+    files = cli.find_images(folder, given, running.n_jobs, console)
     n_folds = _check_classes(folder, files.labels, folds, console)
     images = _decode(files, console)
     sizes = Counter({files.shape[1:3]: len(files)})
@@ -105,8 +101,8 @@ def classify(
         settings["command"] = shlex.join(["sklearn-conv", *arguments])
         write_report(output, files, images, sizes, evaluation, pipeline, console.seconds, settings)
     if save_model:
-        reading.save_model(save_model, files, given, pipeline.steps)
-    reading.print_skipped(files.skipped)
+        cli.save_model(save_model, files, given, pipeline.steps)
+    cli.print_skipped(files.skipped)
     accuracies = evaluation.accuracies
     print(
         f"accuracy {accuracies.mean():.3f} ± {accuracies.std():.3f} in {n_folds} folds; "
@@ -147,7 +143,7 @@ def _decode(files: ImageFiles, console: Console) -> Any:
         return files
     images = np.empty(files.shape, files.dtype)
     with console.progress("Reading the images", len(files)) as update:
-        for rows in gen_batches(len(files), BATCH):
+        for rows in gen_batches(len(files), 64):
             images[rows] = files[rows]
             update(rows.stop)
     return images

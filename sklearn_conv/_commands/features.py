@@ -15,7 +15,6 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._batches import transform_batches
-from sklearn_conv._commands import files as reading
 from sklearn_conv._commands import options as cli
 from sklearn_conv._commands.console import Console, format_seconds
 from sklearn_conv._parameters import check_parameters
@@ -38,14 +37,14 @@ PARAMETERS = cli.derive_options(
 )
 
 
-@cli.with_options([*reading.OPTIONS, *PARAMETERS])
+@cli.with_options([*cli.READING, *PARAMETERS])
 def features(
     folder: str,
     /,
     *,
     output: Annotated[Path, cli.output_file(".parquet", ".npy", alias="-o")],
     model: Path | None = None,
-    save_model: Annotated[Path | None, cli.output_file(*reading.MODELS)] = None,
+    save_model: Annotated[Path | None, cli.output_file(*cli.MODELS)] = None,
     running: cli.Running = cli.RUNNING,
     console: Annotated[Console, cli.NOT_AN_OPTION],
     **given: Any,
@@ -84,14 +83,14 @@ def features(
         refused = [*parameters] + ["save_model"] * (save_model is not None)
         if reader is not None:
             refused += [name for name in given if name != "on_error"]
-            given |= reading.parameters_of(reader)
+            given |= {name: getattr(reader, name) for name in (*cli.SETTINGS, "load_func")}
         if refused:
             names = ", ".join(f"--{name.replace('_', '-')}" for name in refused)
             raise cli.UsageError(
                 f"{names} cannot be used with --model, which was fitted with its own values; leave "
                 "out these options, or --model."
             )
-    files = reading.find_images(folder, given, running.n_jobs, console)
+    files = cli.find_images(folder, given, running.n_jobs, console)
     if steps is None:
         if files.ndim == 1:
             parameters["image_shape"] = "any"
@@ -119,8 +118,8 @@ def features(
             del columns["label"]
         save_batches(output, compute(), estimator=steps, columns=columns)
     if save_model is not None:
-        reading.save_model(save_model, files, given, [("features", steps)])
-    reading.print_skipped(files.skipped)
+        cli.save_model(save_model, files, given, [("features", steps)])
+    cli.print_skipped(files.skipped)
     parts = [f"{len(files):,} rows", f"{n_features:,} features"]
     parts += [f"{len(files.skipped):,} files skipped"] * bool(files.skipped)
     print(f"{output}: {', '.join(parts)}, {format_seconds(monotonic() - start)}")

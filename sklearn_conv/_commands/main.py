@@ -1,23 +1,105 @@
-"""`main`: the entry of the commands, which says what to install if the parser is missing."""
+"""`main`: parse the command line, run a command, and turn errors into single lines."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
+from io import TextIOWrapper
+from typing import Any
 
-from sklearn_conv._commands import INSTALL
+INSTALL = 'run pip install "sklearn-conv[commands,images,parquet,plot]"'
+"""How to install all that the commands use."""
+
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+"""Exit codes; 0 means success."""
+
+EXPECTED = (ArithmeticError, ImportError, MemoryError, OSError, TypeError, ValueError)
+"""Errors whose messages say enough. For all others, the name of the class is added."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit code.
 
-    ``arguments`` are those of the command line; if None, those of the process. The code is 0 for
-    success, 1 if the command failed, 2 for wrong usage, and 130 if it was interrupted.
+    ``arguments`` are those of the command line; if None, those of the process.
     """
     if find_spec("cyclopts") is None:
         print(f"sklearn-conv: error: Cyclopts is not installed; {INSTALL}", file=sys.stderr)
-        return 1
-    from sklearn_conv._commands.program import run_command
+        return FAILED
+    from sklearn_conv._commands import classify, features, options
+    from sklearn_conv._commands.console import Console
 
-    return run_command(sys.argv[1:] if arguments is None else arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    commands = {features.features: features.EXAMPLES, classify.classify: classify.EXAMPLES}
+    description = "Features and classifiers of images, from the command line."
+    version = f"sklearn-conv {import_module('sklearn_conv').__version__}"
+    app = options.make_program(commands, description, version)
+    if isinstance(sys.stdout, TextIOWrapper):  # It may not be able to encode names of files.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    command, running, console = None, options.RUNNING, Console(is_quiet=False)
+    try:
+        command, bound, passed = app.parse_args(arguments, print_error=False, exit_on_error=False)
+        running = bound.arguments.get("running", running)
+        console = Console(running.quiet)
+        values = {"console": console, "arguments": arguments}
+        with _plain_warnings(console.say):
+            command(*bound.args, **bound.kwargs, **{name: values[name] for name in passed})
+    except KeyboardInterrupt:
+        console.say("interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        if running.traceback:
+            traceback.print_exc()
+        is_usage = isinstance(error, options.UsageError)
+        console.say(f"error: {_describe(error, command, is_usage)}")
+        return WRONG_USAGE if is_usage else FAILED
+    return 0
+
+
+def _describe(error: Any, command: Any, is_usage: bool) -> str:
+    """Return the message of an error, with what helps on the command line."""
+    if is_usage and getattr(error, "unused_tokens", None):
+        return (
+            f"unexpected argument {error.unused_tokens[0]!r}; join numbers by commas, as in "
+            "--size 64,48, and put a pattern such as 'tiles/*.tif' in quotes, so that the shell "
+            "does not replace it by names of files"
+        )
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{error.filename!r}: {error.strerror}"
+    elif not (is_usage or isinstance(error, EXPECTED)):
+        text = f"{type(error).__name__}: {text}"
+    notes = [text, *getattr(error, "__notes__", [])]
+    names = signature(command).parameters if command else {}
+    if isinstance(error, ModuleNotFoundError):
+        notes[0] += f"; {INSTALL}"
+    elif " pair " in text or any(f"{name}=" in text for name in names):
+        notes.append("On the command line, size=(64, 48) is --size 64,48.")
+    elif type(error) is OSError and error.errno is None:
+        notes.append("To leave out files that cannot be read, add --on-error skip.")
+    if is_usage:
+        chain = error.command_chain or ([command.__name__] if command else [])
+        notes.append(f"See {' '.join(['sklearn-conv', *chain, '--help'])}.")
+    ended = [note if note.endswith((".", "?")) else f"{note}." for note in notes[:-1]]
+    return " ".join([*ended, notes[-1]])
+
+
+@contextmanager
+def _plain_warnings(say: Callable[[str], None]) -> Iterator[None]:
+    """Show each warning once, as one line."""
+    shown = set()
+
+    def show(message: Warning | str, *more: Any, **options: Any) -> None:
+        if str(message) not in shown:
+            shown.add(str(message))
+            say(f"warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield

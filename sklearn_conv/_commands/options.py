@@ -1,9 +1,9 @@
-"""Options of a command, from signatures and docstrings, and how their values are written."""
+"""Options from signatures and docstrings, how values are written, and what all commands share."""
 
 from __future__ import annotations
 
 from ast import literal_eval
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, getdoc, signature
@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import cyclopts
+import joblib
 from docstring_parser import DocstringStyle, parse
+from sklearn.pipeline import Pipeline
 
+from sklearn_conv._commands.console import Console, printable
 from sklearn_conv._parameters import check_n_jobs
-from sklearn_conv._saving.files import check_path
+from sklearn_conv._reading.formats import check_settings
+from sklearn_conv._reading.image_files import ImageFiles, read_images
+from sklearn_conv._reading.image_reader import ImageReader
+from sklearn_conv._saving.files import check_path, replace_file
+from sklearn_conv._validation import check_name
 
 UsageError = cyclopts.CycloptsError
 """The error for a command line that cannot be executed as it is."""
-
-UnexpectedError = cyclopts.UnusedCliTokensError
-"""The error for arguments that belong to no option, `unused_tokens`."""
 
 NOT_AN_OPTION = cyclopts.Parameter(parse=False)
 """Annotation of a parameter that is passed by the program."""
@@ -110,24 +114,18 @@ def derive_options(
             continue
         hint, more = parameter.annotation, dict[str, Any]()
         if bool not in (hint, *get_args(hint)):  # Others are flags: --whiten and --no-whiten.
-            hint, more = str, {"converter": _convert, "n_tokens": 1, "allow_leading_hyphen": True}
+            hint, more = str, {"n_tokens": 1, "allow_leading_hyphen": True}
+            more["converter"] = lambda hint, tokens: read_value(tokens[0].value)
         if text := texts.get(name):  # With python -OO, there are no docstrings.
             more |= {"help": _shorten(text.description or ""), "metavar": text.type_name}
-        option = checked(partial(_pass_as, name, check), group=group, **more)
+        check_one = partial(lambda name, value: check(**{name: value}), name)
+        option = checked(check_one, group=group, **more)
         default = defaults.get(name, parameter.default)
         annotated = Annotated[hint, option]  # type: ignore[valid-type]
         options.append(
             parameter.replace(kind=Parameter.KEYWORD_ONLY, default=default, annotation=annotated)
         )
     return options
-
-
-def _pass_as(name: str, check: Callable[..., Any], value: Any) -> None:
-    check(**{name: value})
-
-
-def _convert(hint: Any, tokens: Sequence[cyclopts.Token]) -> Any:
-    return read_value(tokens[0].value)
 
 
 def _shorten(description: str) -> str:
@@ -154,3 +152,50 @@ def make_program(commands: Mapping[Any, str], description: str, version: str) ->
     for command, examples in commands.items():
         app.command(command, help_epilogue=f"{VALUES}\nExamples:\n\n{examples}")
     return app
+
+
+# Reading images and writing models
+
+MODELS = (".joblib", ".pkl")
+"""Suffixes of files with models."""
+
+SETTINGS = ("size", "mode", "resize", "page")
+"""Options that say how images are read."""
+
+
+def _check(on_error: str = "raise", **given: Any) -> None:
+    values = {name: each.default for name, each in signature(read_images).parameters.items()}
+    settings = {name: (values | given)[name] for name in SETTINGS}
+    check_settings("read_images", **settings, load_func=None)
+    check_name("read_images", "on_error", on_error, ("raise", "skip"))
+
+
+READING = derive_options(
+    read_images, without={"source", "load_func", "n_jobs"}, check=_check, defaults={}
+)
+
+
+def find_images(
+    folder: str, given: Mapping[str, Any], n_jobs: int | None, console: Console
+) -> ImageFiles:
+    """Find the images; with ``--on-error skip``, read them all once."""
+    is_checked = given.get("on_error") == "skip"
+    with console.progress(f"Finding {'and checking ' * is_checked}the images"):
+        return read_images(folder, **given, n_jobs=n_jobs)
+
+
+def save_model(
+    path: Path, files: ImageFiles, given: Mapping[str, Any], steps: list[tuple[str, Any]]
+) -> None:
+    """Write a fitted pipeline that reads paths as the images were read."""
+    assert files.paths is not None
+    settings = {name: given[name] for name in SETTINGS if name in given}
+    reader = ImageReader(**settings).fit(files.paths[:1])
+    with replace_file(str(path)) as file:
+        joblib.dump(Pipeline([("reader", reader), *steps]), file)
+
+
+def print_skipped(skipped: Iterable[tuple[str, str]]) -> None:
+    """Print a line for each file that was left out."""
+    for path, reason in skipped:
+        print(f"skipped: {printable(path)}: {printable(reason)}")

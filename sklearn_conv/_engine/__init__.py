@@ -1,26 +1,21 @@
 """The engine: convolution, activation and pooling of a batch of images.
 
-There are two engines for arrays of NumPy, of which ``choice`` chooses one, and one for arrays of
-other libraries. All engines share:
+There are two engines for arrays of NumPy and one for arrays of other libraries; ``make_engine`` of
+``choice`` is the place that chooses one, and where another one is added. All engines share:
 
 - ``layer``: the description of what is computed;
 - ``geometry``: find the pixels of each window;
-- ``activation`` and ``pooling``: the tables of activations and poolings;
-- ``threads``: distribute tasks over threads;
-- ``symmetry``: average the features of mirrored and turned images, which an engine computes.
+- ``activation`` and ``pooling``: the tables of activations and poolings, for all engines;
+- ``threads``: distribute tasks over threads.
 
-``numpy_engine`` is the reference. It divides the work into blocks and multiplies matrices:
+Two engines use other engines: ``missing`` leaves out windows with missing pixels, and ``symmetry``
+averages the features of mirrored and turned images.
 
-- ``staging``: copy the pixels of a block of windows, so that a matrix product can read them;
-- ``weights``: make the matrix for this product, with rows for constants.
-
-``array_api_engine`` is for arrays of PyTorch and other libraries, on the device on which they are.
-Its arguments ``images`` and ``out`` are such arrays.
-
-``native_engine`` uses a library in C++, if there is one. It is several times faster:
-
-- ``bands``: divide the map into bands whose pixels fit the cache;
-- ``native_library``: find the library, check it, and describe its structures.
+``numpy_engine`` is the reference. It divides the work into blocks, copies the pixels of their
+windows (``staging``), and multiplies matrices. ``array_api_engine`` does so with the functions of
+the array API standard, on the device on which the arrays ``images`` and ``out`` are.
+``native_engine`` uses a library in C++ (``native_library``), if there is one. It is several times
+faster, and divides the map into bands, whose pixels fit the cache (``bands``).
 
 An engine is a class with this interface:
 

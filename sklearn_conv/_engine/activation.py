@@ -1,22 +1,30 @@
-"""Activations: functions of the responses of the kernels, applied before pooling.
-
-This module imports only NumPy.
-"""
+"""Activations: functions of the responses of the kernels, applied before pooling."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-Function = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""``function(values, out)`` writes its result for each element of ``values``, (..., k), to ``out``
-and returns ``out``, which may be ``values``."""
+from sklearn_conv._array_api import Library, kind_of, library_name
 
 ZEROS = np.zeros(2**14, np.float32)
 """16,384 zeros in float32, which are 8,192 zeros if viewed as float64."""
+
+
+class Function(NamedTuple):
+    """A function of each response, for all engines.
+
+    The native engine has those functions that its library lists under the same name.
+    """
+
+    name: str
+    in_place: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    """``in_place(values, out)`` writes its result for each element of ``values``, (..., k), to
+    ``out``, which may be ``values``, and returns ``out``."""
+    standard: Callable[[Any, Any], Any]
+    """``standard(xp, values)`` returns the same with the functions ``xp`` of the array API."""
 
 
 class Side(NamedTuple):
@@ -26,15 +34,13 @@ class Side(NamedTuple):
     function: Function
 
 
-def identity(values: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Return the values."""
+def _copy(values: np.ndarray, out: np.ndarray) -> np.ndarray:
     if out is not values:
         np.copyto(out, values)
     return out
 
 
-def relu(values: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Return max(value, 0)."""
+def _clip(values: np.ndarray, out: np.ndarray) -> np.ndarray:
     # In NumPy, the maximum of an array and a single zero takes several times as long as the maximum
     # of two arrays, and many short rows take longer than a few long rows.
     if not (values.flags.c_contiguous and out.flags.c_contiguous):
@@ -48,20 +54,16 @@ def relu(values: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out
 
 
-def absolute(values: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Return abs(value)."""
-    return np.abs(values, out=out)
-
-
-def square(values: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Return value**2."""
-    return np.square(values, out=out)
-
-
-def step(values: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Return 1 where value > 0, else 0. The mean is the proportion of positive values in ROCKET."""
-    return np.greater(values, 0, out=out)
-
+identity = Function("identity", _copy, lambda xp, values: values)
+relu = Function("relu", _clip, lambda xp, values: xp.clip(values, min=0))
+absolute = Function("abs", np.abs, lambda xp, values: xp.abs(values))
+square = Function("square", np.square, lambda xp, values: values * values)
+step = Function(
+    "step",
+    lambda values, out: np.greater(values, 0, out=out),
+    lambda xp, values: xp.astype(values > 0, values.dtype),
+)
+"""The mean of "step" is the proportion of positive values in ROCKET."""
 
 ACTIVATIONS: dict[str, dict[str, Side]] = {
     "abs": {"": Side(1, absolute)},
@@ -74,37 +76,47 @@ ACTIVATIONS: dict[str, dict[str, Side]] = {
 """Map from the name of an activation to its sides, each with a suffix for the feature names."""
 
 
-def activation_sides(activation: str | Callable[[np.ndarray], np.ndarray]) -> Mapping[str, Side]:
+def activation_sides(activation: str | Callable[[Any], Any]) -> Mapping[str, Side]:
     """Return the sides of a named activation, or a single side for a user-defined function."""
     if isinstance(activation, str):
         return ACTIVATIONS[activation]
-    return {"": Side(1, partial(_call, activation))}
+
+    def in_place(values: np.ndarray, out: np.ndarray) -> np.ndarray:
+        out[...] = call_function(activation, values)
+        return out
+
+    def standard(xp: Any, values: Any) -> Any:
+        return call_function(activation, values)
+
+    return {"": Side(1, Function(f"{activation!r}", in_place, standard))}
 
 
-def user_function(function: Function) -> Callable[[Any], Any]:
-    """Return the user-defined function of a side."""
-    assert isinstance(function, partial)
-    return function.args[0]
-
-
-def _call(
-    function: Callable[[np.ndarray], np.ndarray], values: np.ndarray, out: np.ndarray
-) -> np.ndarray:
-    """Call a user-defined function with values of shape (positions, k), and check its result."""
-    rows = values.reshape(-1, values.shape[-1])
-    result = np.asarray(function(rows))
-    if result.shape != rows.shape or result.dtype.kind not in "biuf":
+def call_function(function: Callable[[Any], Any], values: Any) -> Any:
+    """Call a user-defined activation with values, (..., k), as rows, and check its result."""
+    library = Library.of(values)
+    xp, rows = library.xp, library.xp.reshape(values, (-1, values.shape[-1]))
+    result = function(rows)
+    if xp is np:
+        result = np.asarray(result)
+    elif not library_name(result) or Library.of(result) != library:
+        raise TypeError(
+            "The 'activation' parameter must be a function that returns an array of the library "
+            f"and device of X, {library}, but {function!r} returned {type(result).__name__}. Use "
+            "functions of this library."
+        )
+    if tuple(result.shape) != tuple(rows.shape) or kind_of(result) not in "biuf":
         raise ValueError(
             "The 'activation' parameter must be a function that returns a real number for every "
-            f"response, but {function!r} returned an array of shape {result.shape} and dtype "
-            f"{result.dtype} for an array of shape {rows.shape} and dtype {rows.dtype}. "
-            "Use NumPy functions that work on every element."
+            f"response, but {function!r} returned an array of shape {tuple(result.shape)} and "
+            f"dtype {result.dtype} for an array of shape {tuple(rows.shape)} and dtype "
+            f"{rows.dtype}. Use functions that work on every element."
         )
-    if not np.isfinite(result).all():
+    if not bool(xp.all(xp.isfinite(result))):
         raise ValueError(
             "The 'activation' parameter must be a function that returns finite numbers, but "
             f"{function!r} returned NaN or infinity. Use a function that is defined for every real "
             "number, including negative numbers."
         )
-    out[...] = result.reshape(out.shape)
-    return out
+    if xp is not np:
+        result = xp.astype(result, rows.dtype, copy=False)
+    return xp.reshape(result, values.shape)

@@ -12,75 +12,85 @@ blocks are tried.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cache, cached_property, partial
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import product
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from sklearn_conv._array_api import Library, is_out_of_memory, kind_of, library_name, to_numpy
-from sklearn_conv._engine.activation import (
-    Function,
-    absolute,
-    identity,
-    relu,
-    square,
-    step,
-    user_function,
-)
+from sklearn_conv._array_api import Library, is_out_of_memory, to_numpy
 from sklearn_conv._engine.geometry import (
-    OUTSIDE,
+    Geometry,
     Reach,
+    Rectangle,
     Span,
-    Windows,
-    cut_span,
+    cut_rectangle,
     pool_cells,
 )
-from sklearn_conv._engine.layer import Layer, Output
-from sklearn_conv._engine.numpy_engine import Advance
+from sklearn_conv._engine.layer import Advance, Layer, ignore
+from sklearn_conv._engine.pooling import join_windows
 from sklearn_conv._engine.staging import OFFSET_TO_RANGE
-
-FUNCTIONS: dict[Function, Callable[[Any, Any], Any]] = {
-    identity: lambda xp, values: values,
-    relu: lambda xp, values: xp.clip(values, min=0),
-    absolute: lambda xp, values: xp.abs(values),
-    square: lambda xp, values: values * values,
-    step: lambda xp, values: xp.astype(values > 0, values.dtype),
-}
-"""Functions of the array API for those in `ACTIVATIONS`."""
 
 MIN_BLOCK_BYTES = 2**16
 """Size below which no smaller blocks are tried."""
 
-Rectangle = tuple[Span, Span]
-"""Rows and columns of the map."""
+
+class PixelTaker:
+    """Select the pixels under the windows of rectangles, for arrays of all libraries."""
+
+    def __init__(self, geometry: Geometry, library: Library) -> None:
+        self._geometry, self._library = geometry, library
+        self._places: dict[tuple[int, Span], tuple[Reach, Any, Any]] = {}
+
+    def take(self, images: Any, rectangle: Rectangle) -> tuple[Any, list[Reach]]:
+        """Return pixels ``(b, h, w, c) -> (b, rows, columns, c)``, those outside of the images 0.
+
+        The reaches along both axes say which pixels are under which window.
+        """
+        xp, reaches = self._library.xp, []
+        for axis, span in enumerate(rectangle):
+            reach, index, is_inside = self._place(axis, span)
+            reaches.append(reach)
+            if isinstance(index, slice):
+                images = images[:, index, ...] if axis == 0 else images[:, :, index, :]
+            else:
+                images = xp.take(images, index, axis=axis + 1)
+            if is_inside is not None:
+                images = xp.where(is_inside, images, xp.zeros_like(images))
+        return images, reaches
+
+    def _place(self, axis: int, span: Span) -> tuple[Reach, Any, Any]:
+        """Return the reach of a span, its pixels as an index, and which are inside, if not all."""
+        if (axis, span) not in self._places:
+            reach, put = self._geometry[axis].reach(span), self._library.put
+            index, is_inside = reach.source, None
+            if reach.outside is not None or not isinstance(index, slice):
+                index = put(np.maximum(reach.pixels, 0))
+            if reach.outside is not None:
+                is_inside = put(~reach.outside.reshape((-1, 1, 1) if axis == 0 else (-1, 1)))
+            self._places[axis, span] = reach, index, is_inside
+        return self._places[axis, span]
 
 
 class ArrayApiEngine:
     """Engine with the interface in `sklearn_conv._engine`, for arrays of other libraries.
 
-    If ``ignores_missing``, windows with NaN do not count. The library decides how many threads
-    compute, not ``n_jobs``.
+    The library decides how many threads compute, not ``n_jobs``.
     """
 
-    def __init__(self, layer: Layer, ignores_missing: bool = False) -> None:
+    def __init__(self, layer: Layer) -> None:
         self._library = Library.of(layer.kernels)
         self._layer = layer
-        self._ignores_missing = ignores_missing
         self._outputs = layer.outputs
         self._matrix = self._library.xp.reshape(layer.kernels, (-1, layer.kernels.shape[3]))
         self._shift = layer.offset + layer.base
         self._block_bytes = self._library.block_bytes
-        self._find_reach = cache(partial(_place_reach, self._library))
+        self._taker = PixelTaker(layer.geometry, self._library)
 
     def compute(
-        self,
-        images: Any,
-        out: Any,
-        n_jobs: int | None = 1,
-        advance: Advance = lambda n_images: None,
+        self, images: Any, out: Any, n_jobs: int | None = 1, advance: Advance = ignore
     ) -> None:
         """Write the features of images, as the engines do."""
         start, n = 0, images.shape[0]
@@ -109,109 +119,53 @@ class ArrayApiEngine:
     def _compute_block(self, images: Any) -> Any:
         """Return the features of images, ``(b, h, w, c) -> (b, rows, columns, p, outputs, k)``."""
         layer, shape = self._layer, self._layer.geometry.output_shape
-        poolings, grid = layer.poolings, layer.pool_grid
-        b, k = images.shape[0], self._matrix.shape[1]
-        n_outputs = len(self._outputs)
-        sizes = (b, *shape, 1) if poolings is None else (b, *grid, len(poolings))
-        features = self._library.empty((*sizes, n_outputs, k), self._matrix.dtype)
-        if poolings is None:
-            for rows, columns in self._rectangles(b, (0, shape[0]), (0, shape[1])):
-                size = (b, rows[1] - rows[0], columns[1] - columns[0], k)
-                shifted, counts = self._respond(images, (rows, columns))
-                for i, output in enumerate(self._outputs):
-                    values = self._activate(output, shifted)
-                    if counts is not None:
-                        values = self._library.xp.where(counts, values, np.nan)
-                    place = slice(*rows), slice(*columns)
-                    features[:, place[0], place[1], 0, i, :] = self._library.xp.reshape(
-                        values, size
-                    )
+        features = self._library.empty(layer.out_shape(images.shape[0]), self._matrix.dtype)
+        if layer.poolings is not None:
+            cells = map(enumerate, map(pool_cells, shape, layer.pool_grid))
+            for (i, rows), (j, columns) in product(*cells):
+                features[:, i, j, ...] = self._pool_cell(images, (rows, columns))
             return features
-        cell_rows, cell_columns = map(pool_cells, shape, grid)
-        for (i, rows), (j, columns) in product(enumerate(cell_rows), enumerate(cell_columns)):
-            features[:, i, j, ...] = self._pool_cell(images, (rows, columns))
+        for rows, columns in self._rectangles(images.shape[0], ((0, shape[0]), (0, shape[1]))):
+            place = slice(None), slice(*rows), slice(*columns), 0
+            size = features[*place, 0, :].shape
+            for i, values in enumerate(self._activated(images, (rows, columns))):
+                features[*place, i, :] = self._library.xp.reshape(values, size)
         return features
 
     def _pool_cell(self, images: Any, cell: Rectangle) -> Any:
         """Return the pooled outputs of a cell, ``(b, h, w, c) -> (b, poolings, outputs, k)``."""
-        xp, poolings, outputs = self._library.xp, self._layer.poolings or [], self._outputs
+        xp, poolings = self._library.xp, self._layer.poolings or ()
         joined: dict[tuple[int, int], Any] = {}
-        n_positions: Any = 0
-        for rectangle in self._rectangles(images.shape[0], *cell):
-            shifted, counts = self._respond(images, rectangle)
-            n_positions = n_positions + (
-                shifted.shape[1]
-                if counts is None
-                else xp.sum(xp.astype(counts, shifted.dtype), axis=1)
-            )
-            for o, output in enumerate(outputs):
-                values = self._activate(output, shifted)
-                for p, pooling in enumerate(poolings):
-                    is_sum = pooling.join is np.add
-                    part = self._join(values, counts, is_sum)
+        for rectangle in self._rectangles(images.shape[0], cell):
+            for o, values in enumerate(self._activated(images, rectangle)):
+                for p, (join, _) in enumerate(poolings):
+                    part = join_windows(xp, join, values, self._library.widest)
                     if (p, o) in joined:
-                        earlier = joined[p, o]
-                        part = earlier + part if is_sum else xp.maximum(earlier, part)
+                        part = getattr(xp, join.__name__)(joined[p, o], part)
                     joined[p, o] = part
-        dtype = self._matrix.dtype
-        features = []
-        for (p, _), values in sorted(joined.items(), key=lambda item: item[0]):
-            if poolings[p].finish is np.divide:
-                values = values / n_positions
-            features.append(xp.astype(values, dtype, copy=False))
-        result = xp.reshape(
-            xp.stack(features, axis=1), (images.shape[0], len(poolings), len(outputs), -1)
-        )
-        if self._ignores_missing:
-            result = xp.where(xp.reshape(n_positions, (-1, 1, 1, 1)) > 0, result, np.nan)
-        return result
+        n_positions = prod(stop - start for start, stop in cell)
+        features = [
+            xp.astype(poolings[p].finish(joined[p, o], n_positions), self._matrix.dtype, copy=False)
+            for p, o in product(range(len(poolings)), range(len(self._outputs)))
+        ]
+        shape = (images.shape[0], len(poolings), len(self._outputs), -1)
+        return xp.reshape(xp.stack(features, axis=1), shape)
 
-    def _join(self, values: Any, counts: Any, is_sum: bool) -> Any:
-        """Reduce responses over the windows that count, ``(b, windows, k) -> (b, k)``."""
+    def _activated(self, images: Any, rectangle: Rectangle) -> Iterator[Any]:
+        """Yield each output at the windows of a rectangle, ``(b, h, w, c) -> (b, windows, k)``."""
+        shifted = self._respond(images, rectangle)
+        for sign, function, constant in self._outputs:
+            values = shifted if sign > 0 else -shifted
+            if constant is not None:
+                values = values + constant
+            yield function.standard(self._library.xp, values)
+
+    def _respond(self, images: Any, rectangle: Rectangle) -> Any:
+        """Return responses with offset and base, ``(b, h, w, c) -> (b, windows, k)``."""
         xp = self._library.xp
-        if not is_sum:
-            if counts is not None:
-                values = xp.where(counts, values, -np.inf)
-            return xp.max(values, axis=1)
-        if counts is not None:
-            values = xp.where(counts, values, 0.0)
-        return xp.sum(values, axis=1, dtype=self._library.widest)
-
-    def _activate(self, output: Output, shifted: Any) -> Any:
-        """Compute an output from responses with offset and base, ``(b, windows, k)``."""
-        xp, (sign, function, constant) = self._library.xp, output
-        values = shifted if sign > 0 else -shifted
-        if constant is not None:
-            values = values + constant
-        if function in FUNCTIONS:
-            return FUNCTIONS[function](xp, values)
-        rows = xp.reshape(values, (-1, values.shape[-1]))
-        return xp.reshape(call_function(user_function(function), rows), values.shape)
-
-    def _respond(self, images: Any, rectangle: Rectangle) -> tuple[Any, Any]:
-        """Return responses with offset and base, and which windows count, if not all do.
-
-        ``(b, h, w, c) -> (b, windows, k), (b, windows, 1)``
-        """
-        xp = self._library.xp
-        b, k = images.shape[0], self._matrix.shape[1]
-        pixels, reaches = images, []
-        for axis, windows in enumerate(self._layer.geometry):
-            reach, index, is_inside = self._find_reach(windows, rectangle[axis], axis + 1)
-            reaches.append(reach)
-            pixels = (
-                pixels[index] if isinstance(index, tuple) else xp.take(pixels, index, axis=axis + 1)
-            )
-            if is_inside is not None:
-                pixels = xp.where(is_inside, pixels, xp.zeros_like(pixels))
-        counts = None
-        if self._ignores_missing:
-            is_missing = xp.any(xp.isnan(pixels), axis=-1, keepdims=True)
-            any_missing = xp.any(self._view_windows(is_missing, reaches), axis=-1)
-            counts = xp.reshape(xp.logical_not(any_missing), (b, -1, 1))
+        pixels, reaches = self._taker.take(images, rectangle)
         pixels = xp.astype(pixels, self._matrix.dtype, copy=False)
-        windows = self._view_windows(pixels, reaches)
-        windows = xp.reshape(windows, (-1, self._matrix.shape[0]))
+        windows = self._stack_windows(pixels, reaches)
         if self._layer.eps:
             responses = self._normalize(windows) @ self._matrix
             responses += self._shift
@@ -221,17 +175,17 @@ class ArrayApiEngine:
         else:
             responses = windows @ self._matrix
             responses += self._shift
-        return xp.reshape(responses, (b, -1, k)), counts
+        return xp.reshape(responses, (images.shape[0], -1, self._matrix.shape[1]))
 
-    def _view_windows(self, pixels: Any, reaches: Sequence[Reach]) -> Any:
-        """Stack the pixels of the windows, ``(b, h, w, c) -> (b, rows, columns, kh * kw * c)``."""
+    def _stack_windows(self, pixels: Any, reaches: Sequence[Reach]) -> Any:
+        """Stack the pixels of the windows, ``(b, h, w, c) -> (b * windows, kh * kw * c)``."""
         rows, columns = reaches
         parts = [
-            pixels[:, _every(rows, i), _every(columns, j), :]
+            pixels[:, rows.under(i), columns.under(j), :]
             for i, j in product(range(rows.size), range(columns.size))
         ]
         windows = self._library.xp.stack(parts, axis=3)
-        return self._library.xp.reshape(windows, (*windows.shape[:3], -1))
+        return self._library.xp.reshape(windows, (-1, self._matrix.shape[0]))
 
     def _normalize(self, windows: Any) -> Any:
         """Divide windows ``(positions, d)`` by ``sqrt(variance + eps)`` (`normalize_patches`)."""
@@ -268,11 +222,7 @@ class ArrayApiEngine:
     def _position_bytes(self) -> int:
         """Approximate number of bytes for a window: two copies, its responses and an output."""
         d, k = self._matrix.shape
-        return (3 * d + 4 * k) * np.dtype(np.float64 if self._is_double else np.float32).itemsize
-
-    @property
-    def _is_double(self) -> bool:
-        return str(self._matrix.dtype).endswith("float64")
+        return (3 * d + 4 * k) * (8 if str(self._matrix.dtype).endswith("float64") else 4)
 
     def _block_length(self) -> int:
         """Return the number of images in a block, whose cells are computed one by one."""
@@ -282,68 +232,6 @@ class ArrayApiEngine:
         cell = prod(-(-length // n) for length, n in zip(shape, grid, strict=True))
         return max(1, self._block_bytes // (cell * self._position_bytes))
 
-    def _rectangles(self, n_images: int, rows: Span, columns: Span) -> Iterator[Rectangle]:
+    def _rectangles(self, n_images: int, whole: Rectangle) -> list[Rectangle]:
         """Divide a rectangle of the map so that the windows of each part fit a block."""
-        positions = max(1, self._block_bytes // (self._position_bytes * n_images))
-        n_columns = min(columns[1] - columns[0], positions)
-        n_rows = max(1, positions // n_columns)
-        yield from product(cut_span(rows, n_rows), cut_span(columns, n_columns))
-
-
-def try_function(function: Function, values: Any) -> None:
-    """Raise an error if a user-defined activation does not work with values ``(positions, k)``."""
-    if library_name(values):
-        call_function(user_function(function), values)
-    else:
-        function(values, values.copy())
-
-
-def call_function(function: Callable[[Any], Any], rows: Any) -> Any:
-    """Call a user-defined activation with values ``(positions, k)``, and check its result."""
-    result = function(rows)
-    library = Library.of(rows)
-    if not library_name(result) or Library.of(result) != library:
-        raise TypeError(
-            "The 'activation' parameter must be a function that returns an array of the library "
-            f"and device of X, {library}, but {function!r} returned {type(result).__name__}. Use "
-            "functions of this library."
-        )
-    if tuple(result.shape) != tuple(rows.shape) or kind_of(result) not in "biuf":
-        raise ValueError(
-            "The 'activation' parameter must be a function that returns a real number for every "
-            f"response, but {function!r} returned an array of shape {tuple(result.shape)} and "
-            f"dtype {result.dtype} for an array of shape {tuple(rows.shape)}."
-        )
-    if not bool(library.xp.all(library.xp.isfinite(result))):
-        raise ValueError(
-            "The 'activation' parameter must be a function that returns finite numbers, but "
-            f"{function!r} returned NaN or infinity. Use a function that is defined for every real "
-            "number, including negative numbers."
-        )
-    return library.xp.astype(result, rows.dtype, copy=False)
-
-
-def _every(reach: Reach, weight: int) -> slice:
-    """Return the slice of the pixels under one weight of all windows along an axis."""
-    start = weight * reach.dilation
-    return slice(start, start + (reach.n_windows - 1) * reach.stride + 1, reach.stride)
-
-
-def _place_reach(
-    library: Library, windows: Windows, span: Span, axis: int
-) -> tuple[Reach, Any, Any]:
-    """Return the reach of a span along an axis of the images, and how its pixels are taken.
-
-    This is an index of the images, or an array of indices along the axis, on the device; and a
-    mask of the pixels that are inside the image, if not all are.
-    """
-    reach = windows.reach(span)
-    if reach.outside is None and isinstance(reach.source, slice):
-        index = [slice(None)] * 4
-        index[axis] = reach.source
-        return reach, tuple(index), None
-    places = library.put(np.maximum(reach.pixels, 0))
-    if reach.outside is None:
-        return reach, places, None
-    is_inside = (reach.pixels != OUTSIDE).reshape([-1 if i == axis else 1 for i in range(4)])
-    return reach, places, library.put(is_inside)
+        return cut_rectangle(*whole, self._block_bytes // (self._position_bytes * n_images))

@@ -1,34 +1,32 @@
-"""Choice of the engine: the native one if its library can be loaded, otherwise NumPy."""
+"""Choice of the engine: for NumPy, the native one if its library can be loaded."""
 
 from __future__ import annotations
 
 import os
-from typing import Protocol
 
-import numpy as np
-
-from sklearn_conv._engine.layer import Layer
+from sklearn_conv._array_api import library_name
+from sklearn_conv._engine.array_api_engine import ArrayApiEngine
+from sklearn_conv._engine.layer import Engine, Layer
+from sklearn_conv._engine.missing import MissingEngine
 from sklearn_conv._engine.native_engine import NativeEngine
-from sklearn_conv._engine.native_library import PATH_VARIABLE, Library, library_path
-from sklearn_conv._engine.numpy_engine import Advance, NumpyEngine
+from sklearn_conv._engine.native_library import PATH_VARIABLE, NativeLibrary, library_path
+from sklearn_conv._engine.numpy_engine import NumpyEngine
 from sklearn_conv._warnings import warn
 
 VARIABLE = "SKLEARN_CONV_ENGINE"
 """Environment variable that chooses the engine, read when the package is imported."""
 
 
-class Engine(Protocol):
-    """The interface that `sklearn_conv._engine` describes."""
+def make_engine(layer: Layer, ignores_missing: bool = False) -> Engine:
+    """Return an engine for a layer; an engine is added here.
 
-    def compute(
-        self, images: np.ndarray, out: np.ndarray, n_jobs: int | None = ..., advance: Advance = ...
-    ) -> None:
-        """Write the features of images."""
-
-
-def make_engine(layer: Layer) -> Engine:
-    """Return an engine for a layer."""
-    if LIBRARY is not None and NativeEngine.supports(layer):
+    If ``ignores_missing``, windows with missing pixels, which are NaN, do not count.
+    """
+    if ignores_missing:
+        return MissingEngine(layer, make_engine)
+    if library_name(layer.kernels):
+        return ArrayApiEngine(layer)
+    if LIBRARY is not None and LIBRARY.supports(layer):
         return NativeEngine(layer, LIBRARY)
     return NumpyEngine(layer)
 
@@ -40,7 +38,7 @@ def describe_engine() -> str:
     return f"NumPy ({REASON})"
 
 
-def load(choice: str | None) -> tuple[Library | None, str]:
+def load(choice: str | None) -> tuple[NativeLibrary | None, str]:
     """Load the library as the environment variable says; return it, or None and the reason.
 
     Raises
@@ -59,7 +57,7 @@ def load(choice: str | None) -> tuple[Library | None, str]:
         return None, f"{VARIABLE}=numpy"
     path = library_path()
     try:
-        return Library(path), ""
+        return NativeLibrary(path), ""
     except OSError as error:
         is_given = bool(os.environ.get(PATH_VARIABLE))
         is_missing = not path.exists() and not is_given

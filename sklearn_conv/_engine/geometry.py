@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from itertools import pairwise
+from itertools import product
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -30,6 +30,9 @@ PADDING_MODES: dict[str, Callable[[np.ndarray, tuple[int, int]], np.ndarray]] = 
 
 Span = tuple[int, int]
 """(start, stop), the first window along an axis and the window after the last one."""
+
+Rectangle = tuple[Span, Span]
+"""Rows and columns of the map."""
 
 
 class WindowParameters(NamedTuple):
@@ -61,6 +64,11 @@ class Reach(NamedTuple):
     """Mask of the pixels of the copy that are zeros; None if there are none."""
     pixels: np.ndarray
     """(n_pixels,): the pixel of the image for each pixel of the copy, or `OUTSIDE`."""
+
+    def under(self, weight: int) -> slice:
+        """Return the pixels of the copy under one weight of all windows."""
+        start = weight * self.dilation
+        return slice(start, start + (self.n_windows - 1) * self.stride + 1, self.stride)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -190,13 +198,6 @@ class Windows:
         covered = (n_windows - 1) * self.stride + self.extent
         return min(covered, n_windows * self.size)
 
-    def part_at_padding(self, windows: Span) -> list[Span]:
-        """Divide a span so that either all windows of a part contain padding or none does."""
-        start, stop = windows
-        has_padding = (self.index[self._places(start, stop)] == OUTSIDE).any(axis=1)
-        cuts = start + 1 + np.flatnonzero(np.diff(has_padding))
-        return [*pairwise([start, *map(int, cuts), stop])]
-
     def _places(self, start: int, stop: int) -> np.ndarray:
         starts = np.arange(start, stop) * self.stride
         return starts[:, np.newaxis] + np.arange(self.size) * self.dilation
@@ -282,3 +283,16 @@ def cut_span(whole: Span, length: int) -> list[Span]:
     """
     start, stop = whole
     return [(i, min(i + length, stop)) for i in range(start, stop, length)]
+
+
+def cut_rectangle(rows: Span, columns: Span, n_windows: int) -> list[Rectangle]:
+    """Divide a rectangle of the map into rectangles of at most ``n_windows`` windows.
+
+    Examples
+    --------
+    >>> cut_rectangle((0, 5), (0, 3), 7)
+    [((0, 2), (0, 3)), ((2, 4), (0, 3)), ((4, 5), (0, 3))]
+    """
+    n_columns = max(1, min(columns[1] - columns[0], n_windows))
+    n_rows = max(1, n_windows // n_columns)
+    return [*product(cut_span(rows, n_rows), cut_span(columns, n_columns))]

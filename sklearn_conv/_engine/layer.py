@@ -1,10 +1,11 @@
-"""Description of the computation of an engine."""
+"""What an engine is, and the description of what it computes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from fractions import Fraction
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -12,6 +13,22 @@ from sklearn_conv._array_api import namespace
 from sklearn_conv._engine.activation import Function, Side
 from sklearn_conv._engine.geometry import Geometry
 from sklearn_conv._engine.pooling import Pooling
+
+Advance = Callable[[int | Fraction], None]
+"""``advance(m)`` reports that m more images are done."""
+
+
+def ignore(n_images: int | Fraction) -> None:
+    """Report no progress."""
+
+
+class Engine(Protocol):
+    """The interface that `sklearn_conv._engine` describes."""
+
+    def compute(
+        self, images: Any, out: Any, n_jobs: int | None = ..., advance: Advance = ...
+    ) -> None:
+        """Write the features of images."""
 
 
 class Output(NamedTuple):
@@ -74,6 +91,14 @@ class Layer:
                 is_needed = bool(xp.any(constant != 0))
                 outputs.append(Output(side.sign, side.function, constant if is_needed else None))
         return outputs
+
+    def out_shape(self, n_images: int) -> tuple[int, ...]:
+        """Return the shape of the features: (n, rows, columns, poolings, outputs, k)."""
+        place, n_poolings = self.geometry.output_shape, 1
+        if self.poolings is not None:
+            place, n_poolings = self.pool_grid, len(self.poolings)
+        n_outputs = len(self.sides) * self.bias.shape[0]
+        return (n_images, *place, n_poolings, n_outputs, self.kernels.shape[3])
 
 
 def compute_dtype(dtype: np.dtype) -> np.dtype:

@@ -2,156 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, reduce
 from itertools import pairwise, product
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from sklearn_conv._array_api import kind_of, namespace, to_numpy
-from sklearn_conv._engine.choice import make_engine
-from sklearn_conv._engine.geometry import OUTSIDE, Geometry, Reach, Span, pool_cells
-from sklearn_conv._engine.layer import Layer
-from sklearn_conv._engine.numpy_engine import MIN_POSITIONS, Advance, NumpyEngine
-from sklearn_conv._engine.pooling import join_parts
-from sklearn_conv._engine.threads import one_blas_thread, run_tasks
-
-CHECK_BYTES = 4 * 2**20
-"""Size of the blocks that are searched for NaN, whose mask is a copy."""
+from sklearn_conv._array_api import Library
+from sklearn_conv._engine.array_api_engine import PixelTaker
+from sklearn_conv._engine.geometry import (
+    Geometry,
+    Rectangle,
+    Span,
+    Windows,
+    cut_rectangle,
+    cut_span,
+    pool_cells,
+)
+from sklearn_conv._engine.layer import Advance, Engine, Layer, ignore
+from sklearn_conv._engine.pooling import REDUCTIONS, join_windows
+from sklearn_conv._engine.threads import count_threads, run_tasks
+from sklearn_conv._pixels import find_missing
 
 
 class MissingEngine:
-    """Engine for images that may have missing pixels.
+    """Engine for images that may have missing pixels, for arrays of all libraries.
 
-    Images without missing pixels are left to the usual engine. The others are computed one by one:
-    a cell is pooled over the windows without missing pixels, and is NaN if there are none. If maps
-    are not pooled, windows with missing pixels are NaN.
+    Images without missing pixels are left to the engine that ``make`` makes for the layer. For the
+    others, engines for layers that do not pool compute the responses of rectangles of the map,
+    whose missing pixels are replaced by 0. Windows with missing pixels are then left out of the
+    pooling; a cell without others is NaN. If maps are not pooled, these windows are NaN.
     """
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: Layer, make: Callable[[Layer], Engine]) -> None:
         self._layer = layer
-        self._engine = make_engine(layer)
-        self._counting = _CountingEngine(layer)
+        self._library = Library.of(layer.kernels)
+        self._taker = PixelTaker(layer.geometry, self._library)
+        self._engine = make(layer)
+
+        @cache
+        def unpooled(*axes: tuple[int, int, int, int]) -> Engine:
+            rows, columns = (
+                Windows.place(length, size, stride=stride, dilation=dilation)
+                for length, size, stride, dilation in axes
+            )
+            return make(replace(layer, geometry=Geometry(rows, columns), poolings=None))
+
+        self._unpooled = unpooled
 
     def compute(
-        self,
-        images: np.ndarray,
-        out: np.ndarray,
-        n_jobs: int | None = 1,
-        advance: Advance = lambda n_images: None,
+        self, images: Any, out: Any, n_jobs: int | None = 1, advance: Advance = ignore
     ) -> None:
         """Write the features of images, as the engines do."""
         has_missing = find_missing(images)
-        if self._layer.poolings is None:
+        if not has_missing.any():
             self._engine.compute(images, out, n_jobs, advance)
-            for i in np.flatnonzero(has_missing):
-                out[i, ~count_windows(self._layer.geometry, images[i])] = np.nan
             return
-        changes = np.flatnonzero(np.diff(has_missing)) + 1
-        for start, stop in pairwise([0, *changes.tolist(), len(images)]):
-            run = slice(start, stop)
+        # Blocks of images that all have missing pixels or all have none
+        cuts = [0, *(np.flatnonzero(np.diff(has_missing)) + 1).tolist(), len(has_missing)]
+        blocks = [block for run in pairwise(cuts) for block in cut_span(run, self._block_length)]
+        workers = count_threads(n_jobs) if self._library.xp is np and len(blocks) > 1 else 1
+
+        def compute(start: int, stop: int) -> None:
+            block, n_threads = slice(start, stop), n_jobs if workers == 1 else 1
             if has_missing[start]:
-                self._counting.compute(images[run], out[run], n_jobs, advance)
+                self._compute_block(images[block, ...], out[block, ...], n_threads)
+                advance(stop - start)
             else:
-                self._engine.compute(images[run], out[run], n_jobs, advance)
+                self._engine.compute(images[block, ...], out[block, ...], n_threads, advance)
 
+        run_tasks(compute, blocks, workers)
 
-class _CountingEngine(NumpyEngine):
-    """Engine that pools the windows without missing pixels."""
+    def _compute_block(self, images: Any, out: Any, n_jobs: int | None) -> None:
+        """Write the features of images with missing pixels."""
+        xp, layer, widest = self._library.xp, self._layer, self._library.widest
+        shape = layer.geometry.output_shape
+        totals = [
+            xp.full_like(out[:, :, :, 0, ...], REDUCTIONS[join][1], dtype=widest)
+            for join, _ in layer.poolings or ()
+        ]  # each (b, grid rows, grid columns, outputs, k)
+        n_counted = self._library.zeros(out.shape[:3], widest)
+        cells = [*product(*map(enumerate, map(pool_cells, shape, layer.pool_grid)))]
+        for rectangle in cut_rectangle((0, shape[0]), (0, shape[1]), self._n_windows):
+            maps = out
+            if layer.poolings is not None or rectangle != ((0, shape[0]), (0, shape[1])):
+                lengths = (stop - start for start, stop in rectangle)
+                maps = self._library.empty(
+                    (images.shape[0], *lengths, 1, *out.shape[4:]), out.dtype
+                )
+            is_missing = self._respond(images, rectangle, maps, n_jobs)
+            if layer.poolings is None:
+                maps[is_missing] = np.nan
+                if maps is not out:
+                    out[:, slice(*rectangle[0]), slice(*rectangle[1]), ...] = maps
+                continue
+            parts = [
+                ((slice(None), i, j), (slice(None), *map(_part, (rows, columns), rectangle)))
+                for (i, rows), (j, columns) in cells
+            ]
+            for cell, part in parts:
+                counted = xp.astype(xp.logical_not(is_missing[part]), widest)
+                n_counted[cell] += xp.sum(counted, axis=(1, 2))
+            for (join, _), total in zip(layer.poolings, totals, strict=True):
+                maps[is_missing] = REDUCTIONS[join][1]
+                for cell, part in parts:
+                    values = maps[*part, 0, :, :]
+                    if not prod(values.shape):
+                        continue
+                    windows = xp.reshape(values, (images.shape[0], -1, prod(values.shape[3:])))
+                    joined = xp.reshape(
+                        join_windows(xp, join, windows, widest), total[*cell, ...].shape
+                    )
+                    total[*cell, ...] = getattr(xp, join.__name__)(total[*cell, ...], joined)
+        n_counted = n_counted[..., None, None]
+        for p, ((_, finish), total) in enumerate(zip(layer.poolings or (), totals, strict=True)):
+            features = xp.where(n_counted > 0, finish(total, n_counted), np.nan)
+            out[:, :, :, p, ...] = xp.astype(features, out.dtype, copy=False)
 
-    def compute(
-        self,
-        images: np.ndarray,
-        out: np.ndarray,
-        n_jobs: int | None = 1,
-        advance: Advance = lambda n_images: None,
-    ) -> None:
-        """Write the features of images, as the engines do."""
+    def _respond(self, images: Any, rectangle: Rectangle, maps: Any, n_jobs: int | None) -> Any:
+        """Write activated responses to maps, and return which windows have missing pixels.
 
-        def compute_image(i: int) -> None:
-            self._compute_image(images[i : i + 1], out[i])
-            advance(1)
-
-        with one_blas_thread:
-            workers = self._count_workers(n_jobs, len(images))
-            run_tasks(compute_image, [(i,) for i in range(len(images))], workers)
-
-    def _compute_image(self, image: np.ndarray, out: np.ndarray) -> None:
-        """Write the features of an image.
-
-        ``(1, h, w, c) -> (rows, columns, poolings, outputs, k)``. Only the mask of its pixels takes
-        memory that grows with the image.
+        ``(b, h, w, c) -> (b, rows, columns, 1, outputs, k), (b, rows, columns)``
         """
-        geometry = self._layer.geometry
-        is_missing = np.isnan(image[0]).any(axis=-1)
-        cell_rows, cell_columns = map(pool_cells, geometry.output_shape, self._layer.pool_grid)
-        rows, columns = (max(b - a for a, b in spans) for spans in (cell_rows, cell_columns))
-        shape = self._block_shape(1, rows, columns, MIN_POSITIONS)
-        for (i, rows_of_cell), (j, columns_of_cell) in product(
-            enumerate(cell_rows), enumerate(cell_columns)
+        xp = self._library.xp
+        pixels, (rows, columns) = self._taker.take(images, rectangle)
+        is_missing = xp.isnan(pixels)
+        pixels = xp.where(is_missing, xp.zeros_like(pixels), pixels)
+        is_missing = xp.any(is_missing, axis=3)
+        for parts in (
+            [(slice(None), rows.under(i), slice(None)) for i in range(rows.size)],
+            [(slice(None), slice(None), columns.under(j)) for j in range(columns.size)],
         ):
-            rectangles = shape.rectangles(rows_of_cell, columns_of_cell)
-            n_counted, joined = self._pool_counted(image, is_missing, rectangles)
-            if joined is None:
-                out[i, j] = np.nan
-                continue
-            for p, pooling in enumerate(self._poolings):
-                out[i, j, p] = pooling.finish(joined[p, :, 0], n_counted)
-
-    def _pool_counted(
-        self, image: np.ndarray, is_missing: np.ndarray, rectangles: Sequence[tuple[Span, Span]]
-    ) -> tuple[int, np.ndarray | None]:
-        """Return the number of windows that count, and their joined responses if there are any."""
-        parts: list[np.ndarray] = []
-        n_counted = 0
-        for rectangle in rectangles:
-            reaches = [self._find_reach(axis, span) for axis, span in enumerate(rectangle)]
-            counts = _count(is_missing, *reaches).ravel()
-            n = int(counts.sum())
-            if not n:
-                continue
-            responses = self._workspace.empty(
-                "responses",
-                (len(counts), 1, self._layer.kernels.shape[-1]),
-                self._layer.kernels.dtype,
-            )
-            self._respond(image, rectangle, responses, by_image=False)
-            parts.append(self._join_responses(responses if n == len(counts) else responses[counts]))
-            if len(parts) > 1:
-                parts = [join_parts(self._joins, parts)]
-            n_counted += n
-        return n_counted, parts[0] if parts else None
-
-
-def find_missing(images: Any) -> np.ndarray:
-    """Return whether each image has missing pixels, ``(n, h, w, c) -> (n,)``."""
-    n, xp = images.shape[0], namespace(images)
-    has_missing = np.zeros(n, bool)
-    if kind_of(images) != "f":
-        return has_missing
-    step = max(1, CHECK_BYTES // max(1, prod(images.shape[1:])))
-    for start in range(0, n, step):
-        stop = min(start + step, n)
-        block = images[start:stop, ...]
-        has_missing[start:stop] = to_numpy(xp.any(xp.isnan(block), axis=(1, 2, 3)))
-    return has_missing
-
-
-def count_windows(geometry: Geometry, image: np.ndarray) -> np.ndarray:
-    """Return which windows have no missing pixel, ``(h, w, c) -> (rows, columns)``."""
-    reaches = [axis.reach((0, axis.n_windows)) for axis in geometry]
-    return _count(np.isnan(image).any(axis=-1), *reaches)
-
-
-def _count(is_missing: np.ndarray, rows: Reach, columns: Reach) -> np.ndarray:
-    """Return which windows have no missing pixel, ``(h, w) -> (rows, columns)``."""
-    pixels = is_missing[rows.pixels][:, columns.pixels]
-    pixels[rows.pixels == OUTSIDE] = False  # Added zeros are not missing.
-    pixels[:, columns.pixels == OUTSIDE] = False
-    for axis, reach in enumerate((rows, columns)):
-        starts = np.arange(reach.n_windows) * reach.stride
-        pixels = np.logical_or.reduce(
-            [np.take(pixels, starts + i * reach.dilation, axis) for i in range(reach.size)]
+            is_missing = reduce(xp.logical_or, [is_missing[part] for part in parts])
+        engine = self._unpooled(
+            *((r.n_pixels, r.size, r.stride, r.dilation) for r in (rows, columns))
         )
-    return ~pixels
+        engine.compute(pixels, maps, n_jobs)
+        return is_missing
+
+    @property
+    def _n_windows(self) -> int:
+        """Number of windows that are computed at once: their pixels, and twice their responses."""
+        kh, kw, c, k = self._layer.kernels.shape
+        n_numbers = kh * kw * c + 2 * k * len(self._layer.sides) * self._layer.bias.shape[0]
+        itemsize = 8 if str(self._layer.kernels.dtype).endswith("float64") else 4
+        return max(1, self._library.block_bytes // (n_numbers * itemsize))
+
+    @property
+    def _block_length(self) -> int:
+        """Number of images in a block."""
+        return max(1, self._n_windows // prod(self._layer.geometry.output_shape))
+
+
+def _part(cell: Span, windows: Span) -> slice:
+    """Return the place of the windows of a cell among the windows of a span, which may be empty."""
+    first, last = windows
+    return slice(*(min(max(edge, first), last) - first for edge in cell))

@@ -9,40 +9,28 @@ to sums, which are finished here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import byref
+from ctypes import addressof, byref
 from fractions import Fraction
-from functools import cached_property, lru_cache
 from itertools import groupby, product
 from math import ceil, prod
-from typing import Any
 
 import numpy as np
 from sklearn import get_config
 
-from sklearn_conv._engine import native_library as native
-from sklearn_conv._engine.activation import Function, absolute, identity, relu, square, step
-from sklearn_conv._engine.bands import Band, Divider
-from sklearn_conv._engine.geometry import Geometry, Span, pool_cells
-from sklearn_conv._engine.layer import Layer
-from sklearn_conv._engine.numpy_engine import Advance, NumpyEngine
-from sklearn_conv._engine.pooling import POOLINGS, Pooling
+from sklearn_conv._engine.bands import Band, divide_map
+from sklearn_conv._engine.geometry import pool_cells
+from sklearn_conv._engine.layer import Advance, Layer, ignore
+from sklearn_conv._engine.native_library import (
+    MAX_TILES,
+    CallStruct,
+    LayerStruct,
+    Level,
+    NativeLibrary,
+    OutputStruct,
+    address,
+)
+from sklearn_conv._engine.numpy_engine import NumpyEngine
 from sklearn_conv._engine.threads import Workspace, aligned_empty, count_threads, run_tasks
-
-FUNCTIONS: dict[Function, int] = {identity: 0, relu: 1, absolute: 2, square: 3, step: 4}
-"""Number of each function in ``native/core.h``; likewise the next two tables."""
-
-POOLING_NUMBERS: dict[Pooling, int] = {
-    POOLINGS["mean"]: 0,
-    POOLINGS["sum"]: 1,
-    POOLINGS["max"]: 2,
-}
-
-PIXEL_TYPES = {
-    np.dtype(name): number
-    for number, name in enumerate(
-        ["u1", "i1", "u2", "i2", "f2", "f4", "f8", "i4", "u4", "i8", "u8"]
-    )
-} | {np.dtype(bool): 0}
 
 BYTES = np.dtype(np.uint8)
 
@@ -51,10 +39,6 @@ BAND_BYTES = 2**21
 
 WINDOW_BYTES = 2**15
 """Maximum size of the windows that are copied at a time, unless those of one tile are larger."""
-
-MAX_TILES, MAX_OUTPUTS = 8, 32
-"""Limits in ``native/core.h``: tiles that use the same weights one after the other, and outputs
-of a layer."""
 
 CALL_MULTIPLICATIONS = 2 * 10**8
 """Approximate number of multiplications in a call of the library, which takes some milliseconds.
@@ -71,42 +55,28 @@ one."""
 class NativeEngine:
     """Engine with the interface that is described in `sklearn_conv._engine`.
 
-    Images of a dtype that is not in `PIXEL_TYPES` are computed by `NumpyEngine`.
+    Images of a dtype that the library does not have are computed by `NumpyEngine`.
     """
 
-    def __init__(
-        self, layer: Layer, library: native.Library, level: native.Level | None = None
-    ) -> None:
+    def __init__(self, layer: Layer, library: NativeLibrary, level: Level | None = None) -> None:
         self._layer = layer
         self._library = library
         self._level = level or library.levels[0]
-        self._packed = PackedLayer(layer, self._level)
+        self._packed = PackedLayer(layer, library, self._level)
         self._workspace = Workspace()
-        self._divided: dict[int, list[list[PackedBand]]] = {}
-
-    @staticmethod
-    def supports(layer: Layer) -> bool:
-        """Return whether the library has the activation and the poolings of a layer."""
-        return (
-            len(layer.sides) * len(layer.bias) <= MAX_OUTPUTS
-            and all(side.function in FUNCTIONS for side in layer.sides.values())
-            and all(pooling in POOLING_NUMBERS for pooling in layer.poolings or ())
-        )
+        self._divided: dict[int, list[list[Band]]] = {}
 
     def compute(
-        self,
-        images: np.ndarray,
-        out: np.ndarray,
-        n_jobs: int | None = 1,
-        advance: Advance = lambda n_images: None,
+        self, images: np.ndarray, out: np.ndarray, n_jobs: int | None = 1, advance: Advance = ignore
     ) -> None:
         """Write the features of images.
 
         ``(n, h, w, c) -> (n, rows, columns, poolings, outputs, k)``
         """
-        if images.dtype not in PIXEL_TYPES:
+        if images.dtype not in self._library.pixels:
             NumpyEngine(self._layer).compute(images, out, n_jobs, advance)
             return
+        self._check(images, out)
         n = len(images)
         multiplications = prod(self._layer.geometry.output_shape) * self._layer.kernels.size
         is_worth = n * multiplications >= MIN_MULTIPLICATIONS
@@ -118,6 +88,23 @@ class NativeEngine:
         elif n:
             self._compute_bands(images, out, workers, advance)
 
+    def _check(self, images: np.ndarray, out: np.ndarray) -> None:
+        """Raise ValueError for arrays for which the library would use other memory than theirs."""
+        rows, columns = self._layer.geometry
+        n, dtype = len(images), self._layer.kernels.dtype
+        if images.shape[1:] != (rows.length, columns.length, self._layer.kernels.shape[2]):
+            raise ValueError(f"The layer is for other images than those of shape {images.shape}")
+        is_in_rows = out.strides[-1] == dtype.itemsize or out.shape[-1] == 1
+        has_whole_steps = not any(stride % dtype.itemsize for stride in out.strides)
+        if out.shape != self._layer.out_shape(n) or out.dtype != dtype or not out.flags.writeable:
+            raise ValueError(
+                f"The features of the layer have shape {self._layer.out_shape(n)} and dtype "
+                f"{dtype}, but the result has shape {out.shape} and dtype {out.dtype}, or cannot "
+                "be written to"
+            )
+        if not (is_in_rows and has_whole_steps):
+            raise ValueError(f"The strides of the result, {out.strides}, are those of no rows")
+
     def _compute_images(
         self, images: np.ndarray, out: np.ndarray, length: int, workers: int, advance: Advance
     ) -> None:
@@ -126,9 +113,9 @@ class NativeEngine:
 
         def compute(part: slice) -> None:
             for group in groups:
-                if group[0].band.has_parts:
+                if group[0].has_parts:
                     for image, features in zip(images[part], out[part], strict=True):
-                        self._finish(group[0].band, self._sum(group, image), features)
+                        self._finish(group[0], self._sum(group, image), features)
                 else:
                     self._call(group[0], images[part], out[part])
             advance(len(images[part]))
@@ -149,9 +136,9 @@ class NativeEngine:
             for start in range(0, len(group), length)
         ]
 
-        def compute(i: int, bands: Sequence[PackedBand]) -> np.ndarray | None:
+        def compute(i: int, bands: Sequence[Band]) -> np.ndarray | None:
             sums = None
-            if bands[0].band.has_parts:
+            if bands[0].has_parts:
                 sums = self._sum(bands, images[i])
             else:
                 self._call(bands[0], images[i : i + 1], out[i : i + 1])
@@ -159,7 +146,7 @@ class NativeEngine:
             return sums
 
         results = zip(tasks, run_tasks(compute, tasks, workers), strict=True)
-        parts = [(i, bands[0].band, sums) for (i, bands), sums in results if sums is not None]
+        parts = [(i, bands[0], sums) for (i, bands), sums in results if sums is not None]
         for _, same_cells in groupby(parts, lambda part: (part[0], part[1].cells[0].row)):
             (i, band, sums), *others = same_cells
             for _, _, more in others:
@@ -167,12 +154,7 @@ class NativeEngine:
                 np.maximum(sums[:, :, 1], more[:, :, 1], out=sums[:, :, 1])
             self._finish(band, sums, out[i])
 
-    @cached_property
-    def _cell_spans(self) -> list[list[Span]]:
-        """Rows and columns of the map in each row and column of the grid."""
-        return [*map(pool_cells, self._layer.geometry.output_shape, self._layer.pool_grid)]
-
-    def _divide(self, max_rows: int) -> list[list[PackedBand]]:
+    def _divide(self, max_rows: int) -> list[list[Band]]:
         if max_rows in self._divided:
             return self._divided[max_rows]
         layer = self._layer
@@ -183,11 +165,11 @@ class NativeEngine:
         # The next engine may compute a single small image, so the result is kept for it as well,
         # unless it takes much memory.
         is_small = grid is None or prod(grid) <= 1000
-        pack = _pack_bands if is_small else _pack_bands.__wrapped__
-        bands = pack(layer.geometry, grid, n_channels, max_pixels, max_rows)
+        divide = divide_map if is_small else divide_map.__wrapped__
+        bands = divide(layer.geometry, grid, n_channels, max_pixels, max_rows)
         return self._divided.setdefault(max_rows, bands)
 
-    def _sum(self, bands: Sequence[PackedBand], image: np.ndarray) -> np.ndarray:
+    def _sum(self, bands: Sequence[Band], image: np.ndarray) -> np.ndarray:
         """Return sums and maxima of cells of a row of the grid, (columns, outputs, 2, k)."""
         shape = (self._layer.pool_grid[1], self._packed.n_outputs, 2, self._packed.n_padded)
         sums = np.zeros(shape)
@@ -203,7 +185,7 @@ class NativeEngine:
         with parts of these cells.
         """
         k, row = self._layer.kernels.shape[3], band.cells[0].row
-        rows, columns = self._cell_spans
+        rows, columns = map(pool_cells, self._layer.geometry.output_shape, self._layer.pool_grid)
         height = rows[row][1] - rows[row][0]
         for p, pooling in enumerate(self._layer.poolings or ()):
             joined = sums[:, :, int(pooling.join is np.maximum), :k]
@@ -212,7 +194,7 @@ class NativeEngine:
 
     def _call(
         self,
-        band: PackedBand,
+        band: Band,
         images: np.ndarray,
         out: np.ndarray | None,
         sums: np.ndarray | None = None,
@@ -221,42 +203,35 @@ class NativeEngine:
         layer, empty = self._packed, self._workspace.empty
         itemsize, more = self._layer.kernels.itemsize, self._level.vector_bytes
         n_tiles = min(MAX_TILES, max(1, WINDOW_BYTES // self._tile_bytes))
-        call = native.Call(
+        call = CallStruct(
             n_images=len(images),
-            images=_address(images),
+            images=address(images),
             strides=images.strides,
-            pixel=PIXEL_TYPES[images.dtype],
+            pixel=self._library.pixels[images.dtype],
             n_tiles=n_tiles,
-            pixels=_address(empty("pixels", (band.n_numbers * itemsize + more,), BYTES)),
-            windows=_address(empty("windows", (n_tiles * self._tile_bytes + more,), BYTES)),
+            pixels=address(empty("pixels", (band.n_numbers * itemsize + more,), BYTES)),
+            windows=address(empty("windows", (n_tiles * self._tile_bytes + more,), BYTES)),
         )
         if sums is not None:
-            call.sums = _address(sums)
+            call.sums = address(sums)
         if out is not None:
-            call.out = _address(out)
+            call.out = address(out)
             call.out_strides = tuple(stride // out.itemsize for stride in out.strides[:5])
             shape = (2 * layer.n_outputs, layer.n_padded)
-            call.cell_sums = _address(empty("sums", shape, np.dtype(np.float64)))
-        failed = self._library.compute(
-            self._level.number, byref(layer.structure), byref(band.structure), byref(call)
-        )
-        if failed:
-            raise RuntimeError(
-                f"{self._library.path} does not know this activation, pooling or dtype, because it "
-                "is older than this package. Install the package again."
-            )
+            call.cell_sums = address(empty("sums", shape, np.dtype(np.float64)))
+        self._level.compute(byref(layer.struct), byref(band.struct), byref(call))
 
     @property
     def _tile_bytes(self) -> int:
         """Size of the copied windows of a tile."""
-        n_bytes = (self._packed.structure.n_weights + 1) * self._layer.kernels.itemsize
+        n_bytes = (self._packed.struct.n_weights + 1) * self._layer.kernels.itemsize
         return self._level.positions * (n_bytes + -n_bytes % self._level.vector_bytes)
 
 
 class PackedLayer:
     """The structure of a layer for the library, and the arrays to which it points."""
 
-    def __init__(self, layer: Layer, level: native.Level) -> None:
+    def __init__(self, layer: Layer, library: NativeLibrary, level: Level) -> None:
         *_, k = layer.kernels.shape
         dtype, lanes = layer.kernels.dtype, level.vector_bytes // layer.kernels.itemsize
         self.n_padded = -(-k // lanes) * lanes
@@ -275,115 +250,29 @@ class PackedLayer:
         self._shift = np.zeros(self.n_padded, dtype)
         self._shift[:k] = layer.offset + layer.base
         self._constants = np.zeros((self.n_outputs, self.n_padded), dtype)
-        self._outputs = (native.Output * self.n_outputs)()
+        self._outputs = (OutputStruct * self.n_outputs)()
         for packed, output, constant in zip(self._outputs, outputs, self._constants, strict=True):
-            packed.function, packed.is_negative = FUNCTIONS[output.function], output.sign < 0
+            packed.function = library.functions[output.function]
+            packed.is_negative = output.sign < 0
             if output.constant is not None:
                 constant[:k] = output.constant
             if packed.is_negative or output.constant is not None:
-                packed.constant = _address(constant)
-        self._poolings = _integers([POOLING_NUMBERS[name] for name in layer.poolings or ()])
+                packed.constant = address(constant)
+        self._poolings = np.array([library.poolings[p] for p in layer.poolings or ()], np.int64)
         self._numbers = np.arange(len(rows), dtype=np.int32)
-        self.structure = native.Layer(
+        self.struct = LayerStruct(
             is_double=dtype == np.float64,
             n_channels=layer.kernels.shape[2],
             n_weights=len(kernels),
             n_kernels=k,
-            weights=_address(self._weights),
-            shift=_address(self._shift),
+            weights=address(self._weights),
+            shift=address(self._shift),
             n_padded=self.n_padded,
             n_outputs=self.n_outputs,
-            outputs=self._outputs,
+            outputs=addressof(self._outputs),
             n_poolings=len(self._poolings),
-            poolings=_address(self._poolings),
-            numbers=_address(self._numbers),
+            poolings=address(self._poolings),
+            numbers=address(self._numbers),
             is_normalized=layer.eps > 0,
             eps=layer.eps,
         )
-
-
-@lru_cache(maxsize=4)
-def _pack_bands(
-    geometry: Geometry,
-    pool_grid: tuple[int, int] | None,
-    n_channels: int,
-    max_pixels: int,
-    max_rows: int,
-) -> list[list[PackedBand]]:
-    """Divide the map into groups of bands, see `Divider`; without a grid, the map is not pooled."""
-    divider = Divider(geometry, max_pixels, max_rows)
-    groups = divider.divide_map() if pool_grid is None else divider.divide_grid(pool_grid)
-    return [[PackedBand(geometry, n_channels, band) for band in group] for group in groups]
-
-
-class PackedBand:
-    """The structure of a band for the library, and the arrays to which it points."""
-
-    def __init__(self, geometry: Geometry, n_channels: int, band: Band) -> None:
-        self.band = band
-        c = n_channels
-        rectangle = band.rectangle
-        (top, _), (left, _) = rectangle
-        rows, columns = (
-            windows.reach(span) for windows, span in zip(geometry, rectangle, strict=True)
-        )
-        pitch = columns.n_pixels * c
-        self.n_numbers = rows.n_pixels * pitch
-        self._rows, self._segments = rows.pixels, _segments(columns.pixels)
-        starts = np.arange(rows.size)[:, np.newaxis] * rows.dilation * pitch
-        length = columns.size * c
-        if columns.dilation > 1:  # The weights of a row of the kernel are not consecutive.
-            starts, length = starts + np.arange(columns.size) * columns.dilation * c, c
-        starts = starts.reshape(-1, 1)
-        self._numbers = (starts + np.arange(length)).astype(np.int32)
-        self._runs = _integers([(start, length) for [start] in starts])
-        self._cells = _integers(
-            [
-                (*(i - top for i in cell.rows), *(i - left for i in cell.columns), *cell[2:])
-                for cell in band.cells
-            ]
-        )
-        self.structure = native.Band(
-            n_rows=rows.n_pixels,
-            rows=_address(self._rows),
-            n_columns=columns.n_pixels,
-            n_segments=len(self._segments),
-            segments=_address(self._segments),
-            row_step=rows.stride * pitch,
-            column_step=columns.stride * c,
-            numbers=_address(self._numbers),
-            n_runs=len(self._runs),
-            runs=_address(self._runs),
-            corner=(columns.size - 1) * columns.dilation * c + c - 1,
-            n_cells=len(self._cells),
-            cells=_address(self._cells),
-        )
-
-
-def _segments(index: np.ndarray) -> np.ndarray:
-    """Divide an axis into segments of consecutive pixels, and segments that are outside.
-
-    Each segment is (first place, first pixel or -1, length).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> _segments(np.array([-1, -1, 0, 1, 2, -1]))
-    array([[ 0, -1,  2],
-           [ 2,  0,  3],
-           [ 5, -1,  1]])
-    """
-    steps = np.diff(index)
-    continues = np.where(index[1:] < 0, index[:-1] < 0, (steps == 1) & (index[:-1] >= 0))
-    starts = np.concatenate([[0], 1 + np.flatnonzero(~continues)])
-    lengths = np.diff(starts, append=len(index))
-    return np.stack([starts, index[starts], lengths], axis=1).astype(np.int64)
-
-
-def _integers(values: Any) -> np.ndarray:
-    return np.array(values, np.int64)
-
-
-def _address(array: np.ndarray) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address

@@ -19,35 +19,29 @@ product writes their responses directly into the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from fractions import Fraction
-from functools import cache, partial
+from functools import cache
 from itertools import groupby, product
 from math import prod
 
 import numpy as np
 from sklearn import get_config
 
-from sklearn_conv._engine.geometry import Geometry, Reach, Span, cut_span, pool_cells
-from sklearn_conv._engine.layer import Layer, Output
+from sklearn_conv._engine.geometry import Rectangle, Span, cut_rectangle, cut_span, pool_cells
+from sklearn_conv._engine.layer import Advance, Layer, Output, ignore
 from sklearn_conv._engine.pooling import join_parts, join_positions
 from sklearn_conv._engine.staging import (
     BlockWindows,
     copy_patches,
     copy_pixels,
     copy_runs,
-    find_offset,
+    may_have_offset,
     normalize_patches,
+    subtract_offsets,
     view_patches,
 )
-from sklearn_conv._engine.threads import (
-    Workspace,
-    count_threads,
-    one_blas_thread,
-    run_tasks,
-)
-from sklearn_conv._engine.weights import LayerWeights
+from sklearn_conv._engine.threads import Workspace, count_threads, one_blas_thread, run_tasks
 
 BLOCK_BYTES = 6 * 2**20
 """Approximate size of the windows and the responses of a block, in each thread."""
@@ -66,41 +60,37 @@ BLOCKS_PER_WORKER = 4
 """Number of blocks per thread below which blocks are divided, because threads that have no more
 blocks would wait for the last one."""
 
-Advance = Callable[[int | Fraction], None]
-"""``advance(m)`` reports that m more images are done."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockShape:
-    """Number of images, and of rows and columns of the map, in a block."""
-
-    images: int
-    rows: int
-    columns: int
-
-    def rectangles(self, rows: Span, columns: Span) -> list[tuple[Span, Span]]:
-        """Divide a rectangle of the map into rectangles of this shape."""
-        return [*product(cut_span(rows, self.rows), cut_span(columns, self.columns))]
-
 
 class NumpyEngine:
     """Engine with the interface that is described in `sklearn_conv._engine`."""
 
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
-        self._weights = LayerWeights(layer)
         self._workspace = Workspace()
-        self._find_reach = cache(partial(_find_reach, layer.geometry))
+        self._find_reach = cache(lambda axis, span: layer.geometry[axis].reach(span))
         self._outputs = layer.outputs
         self._poolings = layer.poolings or ()
         self._joins = [pooling.join for pooling in self._poolings]
+        kh, kw, c, k = layer.kernels.shape
+        kernels, shift = layer.kernels.reshape(kh, kw * c, k), layer.offset + layer.base
+        # The product itself adds offset and base:
+        #     [window, 1] . [kernel; offset + base] = window . kernel + offset + base
+        # A window consists of kh runs of kw * c pixels. Windows below each other share runs, so a 1
+        # is appended to every run. Its weights are 0 for all runs of a window but the first one.
+        self._n_ones = int(shift.any())
+        weights = np.zeros((kh, kw * c + self._n_ones, k), kernels.dtype)
+        weights[:, : kw * c] = kernels
+        weights[0, kw * c :] = shift
+        self._weights = weights.reshape(-1, k)
+        # The number x that was subtracted from a window is appended to it as well:
+        #     [window - x, x, 1] . [kernel; sum(kernel); offset + base]
+        sums = np.zeros(k) if layer.eps else kernels.sum(axis=(0, 1), dtype=np.float64)
+        self._weights_of_changed = np.concatenate(
+            [kernels.reshape(-1, k), [sums], [shift]], dtype=kernels.dtype, casting="same_kind"
+        )
 
     def compute(
-        self,
-        images: np.ndarray,
-        out: np.ndarray,
-        n_jobs: int | None = 1,
-        advance: Advance = lambda n_images: None,
+        self, images: np.ndarray, out: np.ndarray, n_jobs: int | None = 1, advance: Advance = ignore
     ) -> None:
         """Write the features of images.
 
@@ -122,10 +112,10 @@ class NumpyEngine:
         ``(n, h, w, c) -> (n, oh, ow, outputs, k)``
         """
         rows, columns = self._layer.geometry.output_shape
-        shape = self._block_shape(len(images), rows, columns, min_positions=1)
-        rectangles = shape.rectangles((0, rows), (0, columns))
+        length, n_windows = self._block_shape(len(images), rows, columns, min_positions=1)
+        rectangles = cut_rectangle((0, rows), (0, columns), n_windows)
 
-        def write(part: slice, rectangle: tuple[Span, Span]) -> None:
+        def write(part: slice, rectangle: Rectangle) -> None:
             maps = out[part, slice(*rectangle[0]), slice(*rectangle[1])]  # (b, r, c, outputs, k)
             # The responses are written to the memory of the last output, computed in place.
             responses = maps[:, :, :, -1]
@@ -140,7 +130,7 @@ class NumpyEngine:
             _activate(last, responses, responses)
             advance(Fraction(len(block), len(rectangles)))
 
-        blocks = [slice(*span) for span in cut_span((0, len(images)), shape.images)]
+        blocks = [slice(*span) for span in cut_span((0, len(images)), length)]
         run_tasks(write, [*product(blocks, rectangles)], self._count_workers(n_jobs, len(images)))
 
     def _compute_cells(
@@ -155,9 +145,17 @@ class NumpyEngine:
         )
         cells = [*product(enumerate(cell_rows), enumerate(cell_columns))]
         rows, columns = (max(b - a for a, b in spans) for spans in (cell_rows, cell_columns))
-        shape = self._block_shape(len(images), rows, columns, MIN_POSITIONS)
-        blocks = [slice(*span) for span in cut_span((0, len(images)), shape.images)]
+        length, n_windows = self._block_shape(len(images), rows, columns, MIN_POSITIONS)
+        blocks = [slice(*span) for span in cut_span((0, len(images)), length)]
         workers = self._count_workers(n_jobs, len(images))
+        # If there are few tasks, for example for a single large image, cells are cut into bands.
+        n_tasks = BLOCKS_PER_WORKER * workers if workers > 1 else 1
+        n_bands = -(-n_tasks // max(1, len(blocks) * len(cells)))
+        tasks = [
+            (part, i, j, band)
+            for part, ((i, rows_of_cell), (j, _)) in product(blocks, cells)
+            for band in cut_span(rows_of_cell, -(-(rows_of_cell[1] - rows_of_cell[0]) // n_bands))
+        ]
 
         def write(part: slice, i: int, j: int, joined: np.ndarray) -> None:
             (top, bottom), (left, right) = cell_rows[i], cell_columns[j]
@@ -165,35 +163,21 @@ class NumpyEngine:
             for p, pooling in enumerate(self._poolings):
                 out[part, i, j, p] = pooling.finish(joined[p], n_positions).transpose(1, 0, 2)
 
-        def pool_block(part: slice) -> None:
+        def pool(part: slice, i: int, j: int, band: Span) -> np.ndarray | None:
             block = images[part]
-            for (i, rows), (j, columns) in cells:
-                write(part, i, j, self._pool(block, shape.rectangles(rows, columns)))
-            advance(len(block))
+            joined = self._pool(block, cut_rectangle(band, cell_columns[j], n_windows))
+            advance(Fraction(len(block) * len(blocks), len(tasks)))
+            if band != cell_rows[i]:
+                return joined
+            write(part, i, j, joined)
+            return None
 
-        if workers == 1 or len(blocks) >= BLOCKS_PER_WORKER * workers:
-            run_tasks(pool_block, [(part,) for part in blocks], workers)
-            return
-        # There are few blocks, for example a block of a single large image. The threads compute
-        # bands of rows of its cells.
-        n_bands = -(-BLOCKS_PER_WORKER * workers // (len(blocks) * len(cells)))
-        bands = [
-            (part, i, j, band)
-            for part, ((i, rows), (j, _)) in product(blocks, cells)
-            for band in cut_span(rows, -(-(rows[1] - rows[0]) // n_bands))
-        ]
-
-        def pool_band(part: slice, i: int, j: int, rows: Span) -> np.ndarray:
-            block = images[part]
-            joined = self._pool(block, shape.rectangles(rows, cell_columns[j]))
-            advance(Fraction(len(block) * len(blocks), len(bands)))
-            return joined
-
-        results = zip(bands, run_tasks(pool_band, bands, workers), strict=True)
-        for (part, i, j), group in groupby(results, key=lambda result: result[0][:3]):
+        results = zip(tasks, run_tasks(pool, tasks, workers), strict=True)
+        of_bands = [(task[:3], joined) for task, joined in results if joined is not None]
+        for (part, i, j), group in groupby(of_bands, key=lambda result: result[0]):
             write(part, i, j, join_parts(self._joins, [joined for _, joined in group]))
 
-    def _pool(self, block: np.ndarray, rectangles: Sequence[tuple[Span, Span]]) -> np.ndarray:
+    def _pool(self, block: np.ndarray, rectangles: Sequence[Rectangle]) -> np.ndarray:
         """Join the activated responses of a cell, ``(b, h, w, c) -> (poolings, outputs, b, k)``."""
         parts: list[np.ndarray] = []
         for rectangle in rectangles:
@@ -226,80 +210,44 @@ class NumpyEngine:
         return joined
 
     def _respond(
-        self, images: np.ndarray, rectangle: tuple[Span, Span], out: np.ndarray, by_image: bool
+        self, images: np.ndarray, rectangle: Rectangle, out: np.ndarray, by_image: bool
     ) -> None:
         """Write the responses with offset and base at the windows of a rectangle.
 
         ``out`` has shape (rows * columns, b, k), or (b, rows, columns, k) if ``by_image``; its
         leading axes must be collapsible without a copy.
         """
-        windows = self._find_windows(images, rectangle, by_image)
-        pixels = copy_pixels(windows, self._workspace)
-        offset = self._find_offset(windows, pixels)
-        if offset is None or not windows.has_padding:
-            self._multiply(windows, pixels, offset, out)
-            return
-        # The zeros of the padding are far from the offset, so that it must not be subtracted from
-        # windows that contain padding. These are computed separately.
-        n_rows, n_columns = (stop - start for start, stop in rectangle)
-        b, k = len(images), out.shape[-1]
-        all_responses = out.reshape(
-            (b, n_rows, n_columns, k) if by_image else (n_rows, n_columns, b, k)
-        )
-        (top, _), (left, _) = rectangle
-        axes = zip(self._layer.geometry, rectangle, strict=True)
-        for rows, columns in product(*(axis.part_at_padding(span) for axis, span in axes)):
-            windows = self._find_windows(images, (rows, columns), by_image)
-            pixels = copy_pixels(windows, self._workspace)
-            offset = None if windows.has_padding else self._find_offset(windows, pixels)
-            place = slice(rows[0] - top, rows[1] - top), slice(columns[0] - left, columns[1] - left)
-            part = all_responses[:, *place] if by_image else all_responses[*place]
-            responses = self._workspace.empty("part", part.shape, part.dtype)
-            self._multiply(windows, pixels, offset, responses)
-            np.copyto(part, responses)
-
-    def _multiply(
-        self, windows: BlockWindows, pixels: np.ndarray, offset: np.ndarray | None, out: np.ndarray
-    ) -> None:
-        """Multiply the windows, of which `copy_pixels` has copied the pixels, by the weights."""
-        if self._layer.eps:
-            runs = copy_runs(pixels, windows, (), self._workspace)
-            patches = copy_patches(runs, windows, self._workspace, n_constants=1)
-            # To normalize a window, kh * kw * c numbers are divided. Dividing its responses instead
-            # would change n_kernels numbers, which are usually more.
-            normalize_patches(patches[:-1], self._layer.eps)
-            patches[-1] = 1
-            _multiply(patches[np.newaxis], self._weights.normalized, out)
-            return
-        if offset is not None:
-            windows.as_images(pixels)[...] -= offset[:, np.newaxis, np.newaxis, np.newaxis]
-        matrix, constants = self._weights.for_windows(offset)
-        runs = copy_runs(pixels, windows, constants, self._workspace)
-        if windows.by_image:
-            patches = copy_patches(runs, windows, self._workspace)[np.newaxis]
-        else:
-            patches = view_patches(runs, windows.rows)
-        _multiply(patches, matrix, out)
-
-    def _find_windows(
-        self, images: np.ndarray, rectangle: tuple[Span, Span], by_image: bool
-    ) -> BlockWindows:
-        return BlockWindows(
+        windows = BlockWindows(
             images=images,
             rows=self._find_reach(0, rectangle[0]),
             columns=self._find_reach(1, rectangle[1]),
             dtype=self._layer.kernels.dtype,
             by_image=by_image,
         )
-
-    def _find_offset(self, windows: BlockWindows, pixels: np.ndarray) -> np.ndarray | None:
-        """Return the large offset of each image in float32, (b,), if there is any."""
-        # `normalize_patches` subtracts a pixel of each window instead, and 8 bits are too few for
-        # an offset that is large beside their range.
-        is_exact = windows.dtype == np.float64 or windows.images.dtype.itemsize == 1
-        if is_exact or self._layer.eps:
-            return None
-        return find_offset(windows.inside(pixels))
+        pixels = copy_pixels(windows, self._workspace)
+        # A pixel is subtracted from windows that are normalized, and 8 bits are too few for an
+        # offset that is large beside their range.
+        is_exact = windows.dtype == np.float64 or images.dtype.itemsize == 1
+        eps = self._layer.eps
+        if eps or (not is_exact and may_have_offset(windows, pixels)):
+            runs = copy_runs(pixels, windows, 0, self._workspace)
+            patches = copy_patches(runs, windows, self._workspace, n_constants=2)
+            if eps:
+                # Dividing the responses of a window instead would change n_kernels numbers, which
+                # are usually more than those of the window.
+                normalize_patches(patches[:-2], eps)
+                patches[-2] = 0
+            else:
+                subtract_offsets(patches[:-2], patches[-2])
+            patches[-1] = 1
+            _multiply(patches[np.newaxis], self._weights_of_changed, out)
+            return
+        runs = copy_runs(pixels, windows, self._n_ones, self._workspace)
+        if by_image:
+            patches = copy_patches(runs, windows, self._workspace)[np.newaxis]
+        else:
+            patches = view_patches(runs, windows.rows)
+        _multiply(patches, self._weights, out)
 
     def _count_workers(self, n_jobs: int | None, n_images: int) -> int:
         """Return the number of threads to use for ``n_images`` images."""
@@ -307,8 +255,8 @@ class NumpyEngine:
         is_worth = n_windows * self._layer.kernels.size >= MIN_MULTIPLICATIONS
         return count_threads(n_jobs) if is_worth else 1
 
-    def _block_shape(self, n: int, rows: int, columns: int, min_positions: int) -> BlockShape:
-        """Choose the number of images, rows and columns in a block, given their total numbers.
+    def _block_shape(self, n: int, rows: int, columns: int, min_positions: int) -> tuple[int, int]:
+        """Choose the number of images in a block, and of their windows, given the total numbers.
 
         A block has as many columns as possible. Then images are added until a product has
         ``min_positions`` rows, then rows of the map, and then further images. The images are not
@@ -324,7 +272,7 @@ class NumpyEngine:
         images = max(1, min(n, -(-min_positions // columns), positions // columns))
         rows = min(rows, max(1, positions // (columns * images)))
         images = max(images, min(-(-n // 4), positions // (rows * columns)))
-        return BlockShape(images=images, rows=rows, columns=columns)
+        return images, rows * columns
 
     @property
     def _position_bytes(self) -> int:
@@ -347,11 +295,7 @@ def _activate(output: Output, shifted: np.ndarray, out: np.ndarray) -> np.ndarra
         values = np.add(shifted, constant, out=out)
     else:
         values = np.subtract(constant, shifted, out=out)
-    return function(values, out)
-
-
-def _find_reach(geometry: Geometry, axis: int, windows: Span) -> Reach:
-    return geometry[axis].reach(windows)
+    return function.in_place(values, out)
 
 
 def _multiply(patches: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:

@@ -6,7 +6,8 @@ This module imports only NumPy.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from operator import truediv
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,23 +15,28 @@ import numpy as np
 class Pooling(NamedTuple):
     """A reduction that can be computed in parts.
 
-    The result is ``finish(join.reduce(responses), n_positions)``.
+    The result is ``finish(join.reduce(responses), n_positions)``, for arrays of all libraries. The
+    native engine has those poolings that its library lists under the same name.
     """
 
     join: np.ufunc
-    finish: Callable[[np.ndarray, int], np.ndarray]
+    """A key of `REDUCTIONS`."""
+    finish: Callable[[Any, Any], Any]
 
 
-def _as_joined(joined: np.ndarray, n_positions: int) -> np.ndarray:
+def _as_joined(joined: Any, n_positions: Any) -> Any:
     return joined
 
 
 POOLINGS: dict[str, Pooling] = {
     "max": Pooling(np.maximum, _as_joined),
-    "mean": Pooling(np.add, np.divide),
+    "mean": Pooling(np.add, truediv),
     "sum": Pooling(np.add, _as_joined),
 }
 """Map from the name of a pooling to the reduction of the responses in a cell."""
+
+REDUCTIONS: dict[Any, tuple[str, float]] = {np.add: ("sum", 0.0), np.maximum: ("max", -np.inf)}
+"""Name of the function of the array API that reduces an axis, and its result for no responses."""
 
 
 GROUP = 16
@@ -60,6 +66,22 @@ def _add_rows(rows: np.ndarray) -> np.ndarray:
     # A product with ones is the fastest sum in NumPy. `numpy.dot` releases the GIL, but
     # `numpy.matmul` with a vector does not, so other threads would wait.
     return np.dot(np.ones(len(rows), rows.dtype), rows)
+
+
+def join_windows(xp: Any, join: np.ufunc, values: Any, dtype: Any) -> Any:
+    """Reduce responses over the windows, ``(b, windows, k) -> (b, k)``; sums have a dtype.
+
+    This is `join_positions` for arrays of all libraries.
+    """
+    if join is not np.add:
+        return getattr(xp, REDUCTIONS[join][0])(values, axis=1)
+    b, n, k = values.shape
+    n_groups = n // GROUP
+    if values.dtype == dtype or n_groups < 2:
+        return xp.sum(values, axis=1, dtype=dtype)
+    groups = xp.reshape(values[:, : GROUP * n_groups, :], (b, GROUP, n_groups, k))
+    rest = xp.sum(values[:, GROUP * n_groups :, :], axis=1, dtype=dtype)
+    return xp.sum(xp.sum(groups, axis=1), axis=1, dtype=dtype) + rest
 
 
 def join_parts(joins: Sequence[np.ufunc], parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -4,7 +4,7 @@ There are three stages from the pixels to the windows:
 
 1. *pixels*: the part of the padded images under the windows, cast to the dtype of the computation;
 2. *runs*: for every row of pixels and every column of the map, the ``kw * c`` numbers under a row
-   of weights, followed by constants;
+   of weights, perhaps followed by a 1;
 3. *patches*: whole windows. A window consists of ``kh`` consecutive runs, so the patches are a view
    of the runs (`view_patches`). They are copied (`copy_patches`) only if whole windows are needed.
 
@@ -16,7 +16,6 @@ because maps that are not pooled must be written image by image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,11 +38,6 @@ class BlockWindows:
     dtype: np.dtype
     by_image: bool
     """Whether the images are the outermost axis of the result instead of the innermost."""
-
-    @property
-    def has_padding(self) -> bool:
-        """Whether some windows contain zeros of the padding."""
-        return self.rows.outside is not None or self.columns.outside is not None
 
     def as_images(self, staged: np.ndarray) -> np.ndarray:
         """View the pixels that `copy_pixels` returns as (b, rows, columns, c)."""
@@ -83,13 +77,13 @@ def copy_pixels(windows: BlockWindows, workspace: Workspace) -> np.ndarray:
 def copy_runs(
     pixels: np.ndarray,
     windows: BlockWindows,
-    constants: Sequence[float | np.ndarray],
+    n_ones: int,
     workspace: Workspace,
 ) -> np.ndarray:
-    """Copy the runs of all windows, and append constants to each run.
+    """Copy the runs of all windows, and append ones to each run.
 
-    ``(rows, c, columns, b) -> (rows, kw * c + constants, columns of the map, b)``; with
-    ``by_image``, ``(rows, c, b, columns) -> (rows, kw * c + constants, b, columns of the map)``
+    ``(rows, c, columns, b) -> (rows, kw * c + ones, columns of the map, b)``; with ``by_image``,
+    ``(rows, c, b, columns) -> (rows, kw * c + ones, b, columns of the map)``
     """
     n_rows, c, n_lines, n_in_line = pixels.shape
     columns, b, plane = windows.columns, len(windows.images), n_lines * n_in_line
@@ -99,14 +93,12 @@ def copy_runs(
         shape, steps = (b, ow), (columns.dilation, n_in_line, columns.stride)
     else:
         shape, steps = (ow, b), (columns.dilation * b, columns.stride * b, 1)
-    runs = workspace.empty("runs", (n_rows, kw * c + len(constants), *shape), windows.dtype)
+    runs = workspace.empty("runs", (n_rows, kw * c + n_ones, *shape), windows.dtype)
     seen = strided_view(
         pixels, (n_rows, kw, c, *shape), (c * plane, steps[0], plane, steps[1], steps[2])
     )
     np.copyto(runs[:, : kw * c].reshape(seen.shape), seen)
-    for i, constant in enumerate(constants, start=kw * c):
-        is_column = windows.by_image and np.ndim(constant) > 0  # (b,) along the first axis
-        runs[:, i] = np.expand_dims(constant, 1) if is_column else constant
+    runs[:, kw * c :] = 1
     return runs
 
 
@@ -159,28 +151,36 @@ def normalize_patches(patches: np.ndarray, eps: float) -> None:
     patches /= np.sqrt(np.maximum(variance, 0) + eps)
 
 
-def find_offset(pixels: np.ndarray) -> np.ndarray | None:
-    """Return the large offset of each image, 0 for other images, ``(b, h, w, c) -> (b,)``.
+def is_offset(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return whether all pixels between two values are near each other and far from 0."""
+    # For infinite or very large pixels, the difference overflows, and there is no offset.
+    return np.maximum(low, -high) / OFFSET_TO_RANGE > high - low
+
+
+def may_have_offset(windows: BlockWindows, pixels: np.ndarray) -> bool:
+    """Return whether all pixels of some image of a block have a large offset."""
+    pixels = windows.inside(pixels)
+    if not pixels.size:
+        return False
+    # Most images have none, which the corners show, or else a row of pixels.
+    last_row, last_column = (max(1, length - 1) for length in pixels.shape[1:3])
+    for part in (pixels[:, ::last_row, ::last_column, :1], pixels[:, :1], pixels):
+        low, high = part.min(axis=(1, 2, 3)), part.max(axis=(1, 2, 3))
+        if not is_offset(low, high).any():
+            return False
+    return True
+
+
+def subtract_offsets(patches: np.ndarray, offsets: np.ndarray) -> None:
+    """Subtract the large offset of each window, ``(d, positions)``, and write it, or 0 for others.
 
     In float32, small differences between pixels would be lost by rounding if the offset were not
-    subtracted. All pixels must be near the offset, because subtracting it from a pixel far below
-    would lose this pixel. Return None if nothing needs to be subtracted.
+    subtracted. All pixels of a window must be near the offset, because subtracting it from a pixel
+    far below would lose this pixel.
     """
-    if not pixels.size:
-        return None
-    # For infinite or very large pixels, differences overflow, and no offset is found.
-    with np.errstate(over="ignore", invalid="ignore"):
-        # Most images have no large offset, which two pixels, or else a row of pixels, show.
-        first, last = pixels[:, 0, 0, 0], pixels[:, -1, -1, -1]
-        if not (np.abs(first - last) * OFFSET_TO_RANGE < np.abs(first)).any():
-            return None
-        for part in (pixels[:, :1], pixels):
-            low, high = part.min(axis=(1, 2, 3)), part.max(axis=(1, 2, 3))
-            # low is the pixel nearest to 0 if all are positive, high if all are negative.
-            is_large = np.maximum(low, -high) / OFFSET_TO_RANGE > high - low
-            if not is_large.any():
-                return None
-    return np.where(is_large, low, 0).astype(pixels.dtype)
+    low, high = patches.min(axis=0), patches.max(axis=0)
+    offsets[...] = np.where(is_offset(low, high), low, 0)
+    patches -= offsets
 
 
 def strided_view(array: np.ndarray, shape: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:

@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sklearn_conv._array_api import namespace
-from sklearn_conv._engine.choice import Engine, make_engine
 from sklearn_conv._engine.geometry import Geometry, cut_span
-from sklearn_conv._engine.layer import Layer
-from sklearn_conv._engine.numpy_engine import Advance
+from sklearn_conv._engine.layer import Advance, Engine, Layer, ignore
 
 BLOCK_BYTES = 2**22
 """Approximate size of the features of a block of images, which are computed once for each view."""
@@ -72,8 +70,8 @@ class SymmetricEngine:
         views: Sequence[View],
         geometries: Sequence[Geometry],
         power: float,
-        make: Callable[[Layer], Engine] = make_engine,
-        ignores_missing: bool = False,
+        make: Callable[[Layer], Engine],
+        ignores_missing: bool,
     ) -> None:
         self._ignores_missing = ignores_missing
         engines = {
@@ -84,11 +82,7 @@ class SymmetricEngine:
         self._power = power
 
     def compute(
-        self,
-        images: Any,
-        out: Any,
-        n_jobs: int | None = 1,
-        advance: Advance = lambda n_images: None,
+        self, images: Any, out: Any, n_jobs: int | None = 1, advance: Advance = ignore
     ) -> None:
         """Write the features of images, as the engines do."""
         n, size = out.shape[0], np.dtype(np.float32).itemsize * prod(out.shape[1:])

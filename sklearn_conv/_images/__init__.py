@@ -1,11 +1,6 @@
-"""Batches of images: in memory, in a file, or in a Dask array.
+"""Batches of images: what X may be, how it is checked and read, and what is probably a mistake.
 
-`checks.check_images` checks X and returns an object of a class in ``batch``: `ArrayImages`,
-`StoredImages` or `DaskImages`, or `array_api.ArrayApiImages`. All classes have the attributes
-``shape``, ``(n, h, w, c)``, and ``dtype``. ``read(rows)`` returns an array for each slice that
-``batches()`` yields. It is one of NumPy, except for `ArrayApiImages`, which have an engine of their
-own.
-
-To support another kind of source, write a subclass of `batch.ReadableImages` with its own ``read``,
-and add a condition to `checks.check_images` that selects it.
+`kinds.check_images` checks X and returns an object of a class in `kinds.KINDS`. To support another
+kind of X, write a subclass of `kinds.Images` with the methods ``accepts``, ``convert`` and
+``read``, and put it into this list.
 """

@@ -1,49 +1,22 @@
-"""Check that X is a batch of images, and find the shape of the images."""
+"""What X must be: numbers, axes, shape and names of columns, and what errors say about them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from math import isqrt, prod
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.sparse import issparse
-from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 
-from sklearn_conv._array_api import (
-    check_convertible,
-    follows_library,
-    library_name,
-)
-from sklearn_conv._images.array_api import (
-    ArrayApiImages,
-    check_finite_tensor,
-    check_tensor,
-    refuse_list,
-)
-from sklearn_conv._images.batch import (
-    RULE,
-    WIDEST,
-    ArrayImages,
-    DaskImages,
-    ImageShape,
-    ReadableImages,
-    StoredImages,
-    check_finite,
-    to_float64,
-)
-from sklearn_conv._images.mistakes import warn_of_layout
-from sklearn_conv._images.unequal import (
-    UNEQUAL_RULE,
-    check_unequal,
-    has_sizes,
-    knows_shapes,
-)
-from sklearn_conv._memory_maps import check_memory_map
-from sklearn_conv._validation import is_dask
+from sklearn_conv._pixels import RULE
 from sklearn_conv._warnings import warn
+
+UNEQUAL_RULE = (
+    "With image_shape='any', X must be an array of images, or a sequence of images of shape (h, w) "
+    "or (h, w, c), finite real numbers with the same number of channels."
+)
 
 SINGLE = " Pass a single image as X[np.newaxis]."
 
@@ -55,225 +28,50 @@ READ_FILES = (
     "names, size=(64, 64)), or in the pipeline with ImageReader(size=(64, 64))"
 )
 
+ImageShape = tuple[int, int, int]
+"""(h, w, c)"""
 
-def check_images(
-    estimator: Any,
-    X: Any,
-    expected: tuple[Any, Any, Any] | None,
-    reset: bool,
-    ignores_missing: bool = False,
-) -> ReadableImages | DaskImages:
-    """Check X and return it as images. Arrays are not copied.
 
-    ``expected`` is the shape of the images if it is known: the parameter ``image_shape`` in ``fit``
-    (``reset=True``), and the attribute ``image_shape_`` in ``transform``. If the sizes of images
-    may differ, its numbers of rows and columns are None.
+class Request(NamedTuple):
+    """What a method of the estimator expects of X."""
+
+    estimator: Any
+    image_shape: tuple[Any, Any, Any] | None
+    """(h, w, c) if it is known: the parameter ``image_shape`` in ``fit``, and the attribute
+    ``image_shape_`` in ``transform``. If the sizes of images may differ, h and w are None."""
+    method: str
+    """Name of the method that was called."""
+    ignores_missing: bool
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether X contains the training images."""
+        return self.method == "fit"
+
+    @property
+    def is_any(self) -> bool:
+        """Whether the sizes of images may differ."""
+        return self.image_shape is not None and None in self.image_shape
+
+
+def check_kind(X: Any, kind: str | None) -> None:
+    """Raise an error for numbers that are not real and for a wrong number of axes.
+
+    ``kind`` is that of the dtype of X as NumPy abbreviates it, or None if it is unknown.
     """
-    refuse_list(X)
-    if expected is not None and None in expected:
-        return _check_any(estimator, X, expected, ignores_missing)
-    if knows_shapes(X):
-        raise ValueError(
-            "X contains images of different sizes. Set image_shape='any', or read the images with "
-            "size=(height, width)."
-        )
-    kind: type[ReadableImages | DaskImages]
-    if ignores_missing and isinstance(X, list | tuple) and any(map(np.ma.is_masked, X)):
-        X = np.ma.stack(X)
-    values: Any
-    if is_dask(X):
-        kind, values = DaskImages, _check_dask(X)
-    elif follows_library(X):
-        _check_lazy(check_tensor(X))
-        kind, values = ArrayApiImages, X
-    elif _is_lazy(X) or (ignores_missing and np.ma.is_masked(X)):
-        kind, values = StoredImages, _check_lazy(X)
-    else:
-        if not reset and hasattr(X, "columns"):  # scikit-learn checks names before values as well.
-            validate_data(estimator, X, reset=False, skip_check_array=True)
-        kind = StoredImages if isinstance(X, np.memmap) else ArrayImages
-        values = _as_numbers(estimator, X)
-    if 0 in values.shape:
-        raise ValueError(f"X of shape {tuple(values.shape)} has an empty axis. {RULE}")
-    may_have_missing = ignores_missing
-    if kind is ArrayImages:
-        may_have_missing = check_finite(values, ignores_missing=ignores_missing)
-    elif kind is ArrayApiImages:
-        may_have_missing = check_finite_tensor(values, ignores_missing)
-    X_shape = tuple(values.shape)
-    shape, ndim = (*X_shape[1:], 1)[:3], len(X_shape)
-    if ndim > 2 and expected not in (None, shape):
-        raise ValueError(_other_shape(estimator, X_shape, shape, expected, reset))
-    if ndim == 2 and not reset and X_shape[1] != estimator.n_features_in_:
-        raise ValueError(_other_length(estimator, X_shape))
-    if ndim > 2 and reset:
-        warn_of_layout(X_shape, shape)
-    if not reset and not hasattr(X, "columns"):
-        remember_columns(estimator, X, X_shape, reset=False)
-    images = kind(values, _shape_of_rows(X_shape[1], expected) if ndim == 2 else shape)
-    images.ignores_missing, images.may_have_missing = ignores_missing, may_have_missing
-    return images
-
-
-def _check_any(
-    estimator: Any, X: Any, expected: tuple[Any, Any, Any], ignores_missing: bool
-) -> ReadableImages | DaskImages:
-    """Check images whose numbers of rows and columns may differ."""
-    images: ReadableImages | DaskImages
-    if has_sizes(X):
-        images = check_unequal(X, ignores_missing)
-    else:
-        images = check_images(estimator, X, None, reset=True, ignores_missing=ignores_missing)
-        X_shape = tuple(images.values.shape)
-        if len(X_shape) == 2:
-            raise ValueError(f"X of shape {X_shape} contains one image in each row. {UNEQUAL_RULE}")
-    if expected[2] not in (None, images.shape[3]):
-        hint = _what_channels_need(images.shape[3], expected[2] or 0)
-        raise ValueError(
-            f"X contains images of {images.shape[3]} channels, but {type(estimator).__name__} was "
-            f"fitted on images of {expected[2]}; convert them, or fit again.{hint}"
-        )
-    return images
-
-
-def remember_columns(estimator: Any, X: Any, shape: tuple[int, ...], reset: bool = True) -> None:
-    """Store the number and the names of the columns; without ``reset``, compare them instead.
-
-    scikit-learn does this for 2-D arrays. Flattening images that are not C-contiguous would copy
-    them, so a broadcast array that takes no memory is passed instead.
-    """
-    if not hasattr(X, "columns"):
-        n_columns = prod(shape[1:])
-        is_compared = not reset and not hasattr(estimator, "feature_names_in_")
-        if is_compared and n_columns == estimator.n_features_in_:
-            return  # scikit-learn would find no difference.
-        X = np.broadcast_to(np.float32(0), (1, n_columns))
-    validate_data(estimator, X, reset=reset, skip_check_array=True)
-
-
-def _is_lazy(X: Any) -> bool:
-    """Return whether X is an array of another library, such as zarr, that is read by slicing."""
-    if isinstance(X, np.ndarray | np.generic) or hasattr(X, "columns") or issparse(X):
-        return False
-    if library_name(X):
-        return False
-    try:
-        np.dtype(X.dtype)
-    except (AttributeError, TypeError):
-        return False
-    return isinstance(getattr(X, "shape", None), tuple) and hasattr(type(X), "__getitem__")
-
-
-def _check_dask(X: Any) -> Any:
-    from sklearn_conv._dask import check_dask_array
-
-    check_dask_array(X)
-    return _check_lazy(X)
-
-
-def _check_lazy(X: Any) -> Any:
-    try:
-        _check_kind(X)
-        if np.dtype(X.dtype).kind == "O":
-            raise TypeError(f"X has dtype {X.dtype}; convert it to numbers first.")
-    except (TypeError, ValueError) as error:
-        raise _with_rule(error) from error
-    return X
-
-
-def _as_numbers(estimator: Any, X: Any) -> np.ndarray:
-    """Return X as an array of real numbers with 2 to 4 axes; arrays are not copied."""
-    check_memory_map(X)  # Lists and wide numbers are read here.
-    if _is_plain(X):  # scikit-learn has nothing to check, which takes it longer than a small image.
-        return X
-    if np.ma.is_masked(X):
-        raise ValueError(
-            "X has masked values; set missing='ignore' to leave them out, or fill them first, for "
-            f"example with X.filled(0). {RULE}"
-        )
-    try:
-        if not isinstance(getattr(X, "shape", None), tuple):
-            X = _from_list(X)
-        if hasattr(X, "columns"):
-            strings = _first_strings(np.asarray(X))
-            if strings:
-                raise TypeError(f"X has columns of strings{_what_strings_need(strings)}")
-        else:
-            check_convertible(X)
-            _check_kind(X)
-        images = check_array(
-            X,
-            dtype="numeric",
-            allow_nd=True,
-            ensure_all_finite=False,
-            estimator=estimator,
-            input_name="X",
-        )
-        if images.dtype.kind == "O":  # X is a polars DataFrame with columns of several types.
-            images = images.astype(np.float64)
-        if images.dtype.itemsize > WIDEST:
-            images = to_float64(images)
-        _check_kind(images)
-    except (TypeError, ValueError) as error:
-        raise _with_rule(error) from error
-    return images
-
-
-def _is_plain(X: Any) -> bool:
-    """Return whether X is an ordinary array of real numbers, without names of columns."""
-    return (
-        type(X) is np.ndarray
-        and X.dtype.kind in "biuf"
-        and X.dtype.itemsize <= WIDEST
-        and 2 <= X.ndim <= 4
-        and X.size > 0
-    )
-
-
-def _with_rule(error: Exception) -> Exception:
-    """Return an error of the same kind whose message also contains `RULE`."""
-    kind = TypeError if isinstance(error, TypeError) else ValueError
-    return kind(f"{error} {RULE}")
-
-
-def _from_list(X: Any) -> np.ndarray:
-    """Return nested lists, or a list of images, as an array."""
-    if isinstance(X, list | tuple) and any(map(np.ma.is_masked, X)):
-        raise ValueError(
-            "X is a list of images with masked values; set missing='ignore' to leave them out, or "
-            "fill them first."
-        )
-    try:
-        return np.asarray(X)
-    except ValueError:
-        shapes = [np.shape(image) for image in X if hasattr(image, "shape")]
-        raise ValueError(
-            f"X is a list of unequal images{_shown_shapes(shapes)}; set image_shape='any', or crop "
-            "or resize them to one size first."
-        ) from None
-
-
-def _shown_shapes(shapes: Iterable[tuple[int, ...]]) -> str:
-    distinct = sorted({*shapes})
-    more = " and more" * (len(distinct) > 3)
-    return f" of shapes {', '.join(map(str, distinct[:3]))}{more}" if distinct else ""
-
-
-def _check_kind(X: Any) -> None:
-    """Raise an error for numbers that are not real and for a wrong number of axes."""
-    kind, ndim = getattr(getattr(X, "dtype", None), "kind", None), len(X.shape)
+    ndim = len(X.shape)
     if ndim == 0:
-        value = X.item() if isinstance(X, np.ndarray | np.generic) else X[()]
+        value = X.item() if hasattr(X, "item") else X[()]
         hint = ""
         if isinstance(value, str):
             hint = " If it is a folder of images, read them first, for example with sklearn_conv."
             hint += f"read_images({value!r:.80}, size=(64, 64))."
         raise TypeError(f"X is {value!r:.80}, which is not an array.{hint}")
     # A column of strings in polars has no kind.
-    strings = _first_strings(X) if kind in ("O", "S", "U") or (not kind and ndim == 1) else []
+    strings = first_strings(X) if kind in ("O", "S", "U") or (not kind and ndim == 1) else []
     if strings:
         problem = "is a column of strings" if kind in (None, "O") else f"has dtype {X.dtype}"
-        raise TypeError(f"X {problem}{_what_strings_need(strings)}")
+        raise TypeError(f"X {problem}{what_strings_need(strings)}")
     if kind == "c":
         raise ValueError(
             f"Complex data not supported: X has dtype {X.dtype}; make channels of X.real and "
@@ -282,17 +80,12 @@ def _check_kind(X: Any) -> None:
     if kind not in (None, *"biufO"):
         raise TypeError(f"X has dtype {X.dtype}; convert it to numbers first.")
     if ndim == 1:
-        raise ValueError(
-            _what_a_column_needs(X)
-            if kind in (None, "O") and X.shape[0]
-            else f"X has 1 axis, of length {X.shape[0]}. Reshape your data: pass a single image as "
-            "X.reshape(1, h, w, c), and a single row of pixels as X.reshape(1, -1)."
-        )
+        raise ValueError(_what_an_axis_needs(X, is_column=kind in (None, "O") and X.shape[0] > 0))
     if ndim > 4:
         raise ValueError(f"X has {ndim} axes, shape {X.shape}.")
 
 
-def _first_strings(X: Any) -> list[str]:
+def first_strings(X: Any) -> list[str]:
     """Return strings and paths in the first rows of X, as strings."""
     array = np.asarray(X[0:SHOWN_ROWS])
     if array.dtype.kind not in "OSU":
@@ -304,7 +97,7 @@ def _first_strings(X: Any) -> list[str]:
     ]
 
 
-def _what_strings_need(strings: Iterable[str]) -> str:
+def what_strings_need(strings: Iterable[str]) -> str:
     """Return the end of a sentence: an example, and what to do about strings in X."""
     first = next((string for string in strings if not _is_number(string)), None)
     if first is None:
@@ -320,14 +113,16 @@ def _is_number(string: str) -> bool:
     return True
 
 
-def _what_a_column_needs(X: Any) -> str:
-    """Return the message for a column of objects, which are images in most cases."""
-    column = [*np.asarray(X[0:SHOWN_ROWS])]
+def _what_an_axis_needs(X: Any, is_column: bool) -> str:
+    """Return the message for a single axis; a column of objects has images in most cases."""
+    column = [*np.asarray(X[0:SHOWN_ROWS])] if is_column else []
     shapes = [np.shape(image) for image in column if hasattr(image, "shape")]
-    if len(shapes) < len(column) or not all(shapes):
+    if not column or len(shapes) < len(column) or not all(shapes):
+        remedy = "a column of images of one size as numpy.stack(X)"
+        remedy = remedy if column else "a single row of pixels as X.reshape(1, -1)"
         return (
             f"X has 1 axis, of length {X.shape[0]}. Reshape your data: pass a single image as "
-            "X.reshape(1, h, w, c), and a column of images of one size as numpy.stack(X)."
+            f"X.reshape(1, h, w, c), and {remedy}."
         )
     if len({*shapes}) == 1:
         return (
@@ -335,10 +130,48 @@ def _what_a_column_needs(X: Any) -> str:
             "numpy.stack(X)."
         )
     return (
-        f"X is a column of unequal images{_shown_shapes(shapes)}. Set image_shape='any'. "
+        f"X is a column of unequal images{shown_shapes(shapes)}. Set image_shape='any'. "
         "Otherwise, reshape your data: crop or resize the images to one size, and pass "
         "numpy.stack(images)."
     )
+
+
+def shown_shapes(shapes: Iterable[tuple[int, ...]]) -> str:
+    """Return the end of a noun phrase that lists up to three shapes."""
+    distinct = sorted({*shapes})
+    more = " and more" * (len(distinct) > 3)
+    return f" of shapes {', '.join(map(str, distinct[:3]))}{more}" if distinct else ""
+
+
+def check_shape(request: Request, shape: tuple[int, ...]) -> ImageShape:
+    """Check the shape of an X whose images have one size, and return that of an image."""
+    if 0 in shape:
+        raise ValueError(f"X of shape {shape} has an empty axis. {RULE}")
+    estimator, expected, is_fit = request.estimator, request.image_shape, request.is_fit
+    h, w, c = (*shape[1:], 1, 1)[:3]
+    image = h, w, c
+    if len(shape) == 2:
+        if request.is_any:
+            raise ValueError(f"X of shape {shape} contains one image in each row. {UNEQUAL_RULE}")
+        if not is_fit and shape[1] != estimator.n_features_in_:
+            raise ValueError(_other_length(estimator, shape))
+        image = _shape_of_rows(shape[1], expected)
+    elif request.is_any:
+        check_channels(request, image[2])
+    elif expected not in (None, image):
+        raise ValueError(_other_shape(estimator, shape, image, expected, is_fit))
+    return image
+
+
+def check_channels(request: Request, n_channels: int) -> None:
+    """Raise ValueError if images of any size have another number of channels than in ``fit``."""
+    expected = (request.image_shape or (None,))[-1]
+    if expected not in (None, n_channels):
+        raise ValueError(
+            f"X contains images of {n_channels} channels, but {type(request.estimator).__name__} "
+            f"was fitted on images of {expected}; convert them, or fit again."
+            f"{_what_channels_need(n_channels, expected)}"
+        )
 
 
 def _shape_of_rows(n_columns: int, expected: ImageShape | None) -> ImageShape:
@@ -408,6 +241,21 @@ def _other_length(estimator: Any, X_shape: tuple[int, ...]) -> str:
         f"{estimator.n_features_in_} features as input, the pixels of images of shape "
         f"{estimator.image_shape_}.{hint}"
     )
+
+
+def remember_columns(estimator: Any, X: Any, shape: tuple[int, ...], reset: bool = True) -> None:
+    """Store the number and the names of the columns; without ``reset``, compare them instead.
+
+    scikit-learn does this for 2-D arrays. Flattening images that are not C-contiguous would copy
+    them, so a broadcast array that takes no memory is passed instead.
+    """
+    if not hasattr(X, "columns"):
+        n_columns = prod(shape[1:])
+        is_compared = not reset and not hasattr(estimator, "feature_names_in_")
+        if is_compared and n_columns == estimator.n_features_in_:
+            return  # scikit-learn would find no difference.
+        X = np.broadcast_to(np.float32(0), (1, n_columns))
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
 
 
 def check_columns(estimator: Any, names: Any) -> None:

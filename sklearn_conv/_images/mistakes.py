@@ -34,52 +34,19 @@ that are not read anyway, so images that are stored elsewhere are judged by the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklearn_conv._array_api import namespace, take_pixels, to_numpy
-from sklearn_conv._engine.missing import find_missing
-from sklearn_conv._images.batch import (
-    ArrayImages,
-    DaskImages,
-    ImageShape,
-    ReadableImages,
-    find_not_finite,
-    not_finite,
-)
+from sklearn_conv._array_api import namespace, to_numpy
+from sklearn_conv._images.checks import ImageShape
+from sklearn_conv._pixels import MIN_PLACES, find_missing, find_not_finite, sample_pixels
 from sklearn_conv._warnings import warn
-
-N_VALUES = 8192
-"""Approximate number of values in a sample of pixels."""
-
-MIN_PLACES = 64
-"""Minimum number of pixels in a sample, whatever the number of channels."""
-
-PLACES = np.arange(N_VALUES) * np.power(1.2207440846057596, [[-1], [-2], [-3]]) % 1
-"""Evenly spread points of the unit cube, (3, N_VALUES).
-
-Source: M. Roberts, "The Unreasonable Effectiveness of Quasirandom Sequences" (2018).
-"""
 
 FILL_VALUES = frozenset(
     sign * value
-    for value in (
-        99,
-        999,
-        9999,
-        99999,
-        999999,
-        10_000,
-        32767,
-        32768,
-        65535,
-        2**31 - 1,
-        2**31,
-        2**32 - 1,
-        2**32,
-    )
+    for value in (99, 999, 9999, 99999, 999999, 10_000)
+    + (2**15 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32)
     for sign in (1, -1)
 )
 """Values that mark missing pixels by convention."""
@@ -115,37 +82,22 @@ class Values(NamedTuple):
 
 
 def warn_of_mistakes(
-    images: ReadableImages | DaskImages, windows: np.ndarray | None, are_all_windows: bool
+    shape: tuple[int, int, int, int], images: Any, learns_from_all_windows: bool
 ) -> Values | None:
     """Warn of training images that are probably not what the user meant; return their values.
 
-    ``windows`` are training patches, if any were drawn. Only values that were read anyway are
-    looked at.
+    ``shape`` is that of all images. ``images``, (n, h, w, c), are those that were read anyway:
+    images or windows, or None.
     """
-    _warn_of_few_images(images.shape[0], images.shape[1:], are_all_windows)
-    if isinstance(images, ArrayImages):
-        pixels = sample_pixels(images.read(slice(len(images))))
-    elif windows is not None:
-        pixels = sample_pixels(windows)
-    else:
+    _warn_of_few_images(shape[0], shape[1:], learns_from_all_windows)
+    if images is None:
         return None
+    pixels = sample_pixels(images)
     _warn_of_alpha(pixels)
-    return _describe(pixels)
-
-
-def sample_pixels(images: Any) -> np.ndarray:
-    """Return a few thousand evenly spread pixels, ``(n, h, w, c) -> (pixels, c)``."""
-    *axes, c = images.shape
-    n_places = max(MIN_PLACES, N_VALUES // c)
-    if np.prod(axes, dtype=float) <= n_places:
-        return to_numpy(images).reshape(-1, c)
-    return take_pixels(images, *_spread_places(tuple(axes), n_places))
-
-
-@lru_cache(maxsize=8)
-def _spread_places(axes: tuple[int, int, int], n_places: int) -> tuple[np.ndarray, ...]:
-    """Return indices of evenly spread places, one array for each axis."""
-    return tuple((PLACES[:, :n_places] * np.reshape(axes, (3, 1))).astype(np.intp))
+    message, values = _split_fill(pixels)
+    if message:
+        warn(message)
+    return _describe_values(values)
 
 
 def warn_of_layout(X_shape: tuple[int, ...], shape: ImageShape) -> None:
@@ -177,14 +129,6 @@ def _warn_of_few_images(n_images: float, shape: ImageShape, has_all_windows: boo
             f"{int(n_images)} of shape {shape}. Fit on more images, for example on all training "
             "images."
         )
-
-
-def _describe(pixels: np.ndarray) -> Values | None:
-    """Warn of a fill value among pixels, (n, c); return what the other values are like."""
-    message, values = _split_fill(pixels)
-    if message:
-        warn(message)
-    return _describe_values(values)
 
 
 def _warn_of_alpha(pixels: np.ndarray) -> None:
@@ -243,14 +187,13 @@ def warn_of_overflow(
         has_nan = to_numpy(xp.any(xp.isnan(features), axis=axes))
         if find_missing(images)[has_nan].all():
             return
-    bad = np.asarray(numbers)[find_not_finite(images)]
-    if len(bad):
-        problem = "Some features are infinite or NaN, because X contains NaN or infinity"
-        warn(str(not_finite(problem, bad)))
-        return
+    problem = "Some features are infinite or NaN, because X contains {}"
+    error = find_not_finite(problem, images, numbers)
     warn(
-        f"Some features are infinite or NaN: responses overflow in {features.dtype}. Divide the "
-        "images by their standard deviation first, or cast X to float64."
+        str(error)
+        if error
+        else f"Some features are infinite or NaN: responses overflow in {features.dtype}. Divide "
+        "the images by their standard deviation first, or cast X to float64."
     )
 
 

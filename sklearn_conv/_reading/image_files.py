@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -12,10 +12,15 @@ import numpy as np
 from sklearn_conv._engine.threads import count_threads, run_tasks
 from sklearn_conv._lazy import LazyImages
 from sklearn_conv._parameters import check_n_jobs
-from sklearn_conv._reading.decoding import Described, describe_image, read_image, reason_of
-from sklearn_conv._reading.opened import MODES, Settings
-from sklearn_conv._reading.sizes import check_settings, list_some
-from sklearn_conv._reading.sources import Source, find_images
+from sklearn_conv._reading.formats import (
+    MODES,
+    Described,
+    Settings,
+    check_settings,
+    describe_image,
+    read_image,
+)
+from sklearn_conv._reading.sources import Source, find_images, list_some
 from sklearn_conv._validation import check_name
 from sklearn_conv._warnings import warn
 
@@ -25,9 +30,6 @@ SMALL_BYTES, FAST_SECONDS = 2**14, 300e-6
 Most of their time is spent in Python, where threads run in turns and wait for each other: two
 threads took twice as long as one for PNG files of 32 x 32 pixels.
 """
-
-SHOWN_CLASSES = 5
-"""Number of classes that the representation names."""
 
 
 class ImageFiles(LazyImages):
@@ -130,7 +132,7 @@ class ImageFiles(LazyImages):
         if self.labels is not None:
             classes = np.unique(self.labels).tolist()
             noun = "class" if len(classes) == 1 else "classes"
-            parts.append(f"{len(classes)} {noun}: {list_some(map(repr, classes), SHOWN_CLASSES)}")
+            parts.append(f"{len(classes)} {noun}: {list_some(map(repr, classes))}")
         if self.skipped:
             parts.append(f"{len(self.skipped)} skipped")
         return f"<ImageFiles: {'; '.join(parts)}>"
@@ -143,13 +145,18 @@ class ImageFiles(LazyImages):
 
         def read(k: int) -> None:
             row = rows[k]
-            image = read_image(self._source.item(row), self._source.name(row), self._settings)
+            item, name = self._source.at(row)
+            image = read_image(item, name, self._settings)
             shape = self._image_shape if self._shapes is None else tuple(self._shapes[row].tolist())
             if image.shape != shape or image.dtype != self.dtype:
+                remedy = "Its header says something else, or it has changed; set size, or read the "
+                remedy += "images again."
+                if self._settings.mode is None:
+                    remedy = "With mode=None, channels and dtype of all images must agree. "
+                    remedy += self._settings.channels_remedy
                 raise ValueError(
-                    f"{self._source.name(row)} has shape {image.shape} and dtype {image.dtype}, "
-                    f"but shape {shape} and dtype {self.dtype} are expected. "
-                    f"{_remedy(self._settings)}"
+                    f"{name} has shape {image.shape} and dtype {image.dtype}, but shape {shape} "
+                    f"and dtype {self.dtype} are expected. {remedy}"
                 )
             out[k] = image
 
@@ -163,22 +170,14 @@ class ImageFiles(LazyImages):
         return out
 
 
-def _remedy(settings: Settings) -> str:
-    if settings.mode is None:
-        return (
-            "With mode=None, channels and dtype of all images must agree; set mode='RGB', or read "
-            "the images separately."
-        )
-    return "Its header says something else, or it has changed; set size, or read the images again."
-
-
 def read_images(
     source: Any,
     size: tuple[int, int] | str | None = None,
     *,
     mode: str | None = "RGB",
-    fit: str = "crop",
+    resize: str = "crop",
     page: int = 0,
+    load_func: Callable[[str], Any] | None = None,
     on_error: str = "raise",
     n_jobs: int | None = None,
 ) -> ImageFiles:
@@ -219,13 +218,20 @@ def read_images(
 
         Files of more than 8 bits, floats, and bands that are not colors raise an error unless the
         mode is None.
-    fit : {"crop", "pad", "stretch"}, default="crop"
+    resize : {"crop", "pad", "stretch"}, default="crop"
         How images of other proportions come to ``size``. With "crop", the image is scaled until it
         covers the size, and its middle is cut out. With "pad", it is scaled until it fits inside,
         and 0 is added around it. With "stretch", its proportions change.
     page : int, default=0
         Which page of files with several pages is read, such as TIFF stacks and animations, counted
         from 0. Images in memory that are decoded already have a single page.
+    load_func : callable, default=None
+        Function that reads a file instead of this package: it is called with a path, and returns an
+        array (h, w) or (h, w, c) of real numbers. This requires ``mode=None`` and ``page=0``. All
+        arrays must have the same number of channels and the same dtype; ``size`` and ``resize``
+        apply. Folders may then contain files with any suffixes. Without ``size``, or with
+        ``size="any"``, each file is loaded once at the start to find its shape. With ``n_jobs``,
+        several threads call the function.
     on_error : {"raise", "skip"}, default="raise"
         What happens to files that cannot be read. With "raise", an error names the file when it is
         read. With "skip", all files are decoded once at the start; those that cannot be read are
@@ -249,16 +255,13 @@ def read_images(
     FileNotFoundError
         If the folder or the file does not exist, or if no images are found.
     ImportError
-        If Pillow, tifffile or rasterio is needed and not installed; the message names the extra to
-        install.
+        If Pillow, tifffile or rasterio is needed and not installed.
     OSError
-        If a file is damaged, is not an image, or has more pixels than Pillow's limit; the message
-        names the file. Files that are not read at the start raise this error when they are decoded.
-    TypeError
-        If a parameter has a wrong type.
-    ValueError
-        If a parameter has a wrong value, if the source contains missing values, if sizes, channels
-        or dtypes of the images do not agree, or if an image does not suit ``mode`` or ``page``.
+        If a file is damaged, is not an image, or has more pixels than Pillow's limit. Files that
+        are not read at the start raise this error when they are decoded.
+    TypeError, ValueError
+        If a parameter is wrong, if the source contains missing values, if sizes, channels or dtypes
+        of the images do not agree, or if an image does not suit ``mode`` or ``page``.
 
     See Also
     --------
@@ -273,11 +276,11 @@ def read_images(
     rasterio reads GeoTIFF files and colors of 16 bits in other formats. Images are turned as their
     EXIF orientation says.
 
-    Images are scaled by Pillow. Images that are at least twice as large as the size are first
-    reduced by an integer factor, to means of blocks of pixels; JPEG files are reduced while they
-    are decoded. The bilinear filter does the rest, and averages over all pixels of a larger image
-    (antialiasing). Floats, and integers of 16 bits, are scaled in float32, and integers are
-    rounded. A scaled pixel is NaN if any of the pixels that it averages is NaN.
+    Images that are at least twice as large as the size are first reduced by an integer factor, to
+    means of blocks of pixels; JPEG files are reduced while they are decoded. Pillow's bilinear
+    filter does the rest, and averages over all pixels of a larger image (antialiasing). Floats, and
+    integers of 16 bits, are scaled in float32, and integers are rounded. A scaled pixel is NaN if
+    any of the pixels that it averages is NaN.
 
     Examples
     --------
@@ -301,24 +304,45 @@ def read_images(
     ['dark', 'dark', 'dark', 'light', 'light', 'light']
     """
     owner = "read_images"
-    settings = check_settings(owner, size, mode, fit, page)
+    settings = check_settings(owner, size, mode, resize, page, load_func)
     check_name(owner, "on_error", on_error, ("raise", "skip"))
     check_n_jobs(owner, n_jobs)
-    found = find_images(source)
+    found = find_images(source, load_func is not None)
     if on_error == "raise":
         return ImageFiles(found, describe_images(found, settings, n_jobs), settings, n_jobs, [])
-    kept, described, skipped = _decode_once(found, settings, n_jobs)
-    labels = None if found.labels is None else found.labels[kept]
-    if found.labels is not None and labels is not None:
-        lost = np.setdiff1d(found.labels, labels).tolist()
+
+    def decode(i: int) -> tuple[Any, Any]:
+        """Return shape and dtype, or the name of an image that cannot be read and the reason."""
+        item, name = found.at(i)
+        try:
+            image = read_image(item, name, settings)
+        except (OSError, ValueError) as error:
+            reason = str(error).removeprefix(f"{name} cannot be read: ")
+            reason = getattr(error, "strerror", None) or reason
+            return item if found.has_paths else name, reason
+        return image.shape, image.dtype
+
+    results = run_tasks(decode, [(i,) for i in range(len(found.items))], count_threads(n_jobs))
+    skipped = [result for result in results if isinstance(result[1], str)]
+    kept = [i for i, result in enumerate(results) if not isinstance(result[1], str)]
+    if not kept:
+        raise OSError(
+            f"None of the {len(results)} images can be read. The reason for the first one, "
+            f"{skipped[0][0]!r}, is: {skipped[0][1]}"
+        )
+    labels = found.labels
+    if labels is not None:
+        classes, labels = np.unique(labels), labels[kept]
+        lost = np.setdiff1d(classes, labels).tolist()
         if lost:
             warn(
-                f"All images of {len(lost)} of {len(np.unique(found.labels))} classes are skipped: "
+                f"All images of {len(lost)} of {len(classes)} classes are skipped: "
                 f"{list_some(map(repr, lost))}. The attribute skipped has the reasons."
             )
-    source = Source(found.items[kept], labels)
-    _check_agreement(source, described, settings)
-    return ImageFiles(source, described, settings, n_jobs, skipped)
+    described = [results[i] for i in kept]
+    found = Source(found.items[kept], labels)
+    _check_agreement(found, described, settings)
+    return ImageFiles(found, described, settings, n_jobs, skipped)
 
 
 def describe_images(source: Source, settings: Settings, n_jobs: int | None) -> Sequence[Described]:
@@ -329,65 +353,27 @@ def describe_images(source: Source, settings: Settings, n_jobs: int | None) -> S
     if settings.size is not None and settings.mode is not None:
         return [((*settings.size, MODES[settings.mode]), np.dtype(np.uint8))]
     if settings.size is not None:
-        return [describe_image(source.item(0), source.name(0), settings)]
-
-    def describe(i: int) -> Described:
-        return describe_image(source.item(i), source.name(i), settings)
-
-    tasks = [(i,) for i in range(len(source.items))]
-    described = run_tasks(describe, tasks, count_threads(n_jobs))
+        return [describe_image(*source.at(0), settings)]
+    tasks = [(*source.at(i), settings) for i in range(len(source.items))]
+    described = run_tasks(describe_image, tasks, count_threads(n_jobs))
     _check_agreement(source, described, settings)
     return described
 
 
-def _decode_once(
-    source: Source, settings: Settings, n_jobs: int | None
-) -> tuple[list[int], list[Described], list[tuple[str, str]]]:
-    """Decode all images; return which can be read, what they are, and the others with reasons."""
-
-    def decode(i: int) -> Described | str:
-        try:
-            image = read_image(source.item(i), source.name(i), settings)
-        except (OSError, ValueError) as error:
-            return reason_of(error, source.name(i))
-        return image.shape, image.dtype
-
-    tasks = [(i,) for i in range(len(source.items))]
-    results = run_tasks(decode, tasks, count_threads(n_jobs))
-    kept = [i for i, result in enumerate(results) if not isinstance(result, str)]
-    skipped = [
-        (source.item(i) if source.has_paths else source.name(i), result)
-        for i, result in enumerate(results)
-        if isinstance(result, str)
-    ]
-    if not kept:
-        raise OSError(
-            f"None of the {len(results)} images can be read. The reason for the first one, "
-            f"{skipped[0][0]!r}, is: {skipped[0][1]}"
-        )
-    return kept, [results[i] for i in kept], skipped
-
-
 def _check_agreement(source: Source, described: Sequence[Described], settings: Settings) -> None:
     """Raise ValueError for images whose sizes, channels or dtypes do not agree."""
+    channels = [f"{shape[2]} channels of {dtype}" for shape, dtype in described]
+    sizes = [None if settings.is_any else shape[:2] for shape, _ in described]
+    size_remedy = "Set size=(height, width) to scale all images, or size='any' to keep their sizes."
     for what, values, remedy in (
-        (
-            "channels and dtype",
-            [f"{shape[2]} channels of {dtype}" for shape, dtype in described],
-            "Set mode='RGB' to convert images of 8 bits, or read the images separately.",
-        ),
-        (
-            "height and width",
-            [None if settings.is_any else shape[:2] for shape, _ in described],
-            "Set size=(height, width) to scale all images, or size='any' to keep their sizes.",
-        ),
+        ("channels and dtype", channels, settings.channels_remedy),
+        ("height and width", sizes, size_remedy),
     ):
-        counts = Counter(values)
-        if len(counts) == 1:
-            continue
+        counts = Counter[Any](values)
         usual, n_usual = counts.most_common(1)[0]
-        odd = [f"{source.name(i)}: {value}" for i, value in enumerate(values) if value != usual]
-        raise ValueError(
-            f"The images do not agree in {what}: {n_usual} of {len(values)} have {usual}, "
-            f"the others not: {list_some(odd)}. {remedy}"
-        )
+        if n_usual < len(values):
+            odd = [f"{source.at(i)[1]}: {v}" for i, v in enumerate(values) if v != usual]
+            raise ValueError(
+                f"The images do not agree in {what}: {n_usual} of {len(values)} have {usual}, the "
+                f"others not: {list_some(odd)}. {remedy}"
+            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -11,10 +11,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_conv._parameters import check_n_jobs
-from sklearn_conv._reading.decoding import Described
+from sklearn_conv._reading.formats import Described, Settings, check_settings
 from sklearn_conv._reading.image_files import ImageFiles, describe_images
-from sklearn_conv._reading.opened import Settings
-from sklearn_conv._reading.sizes import check_settings
 from sklearn_conv._reading.sources import find_in_sequence
 from sklearn_conv._versions import API_LINK
 
@@ -39,10 +37,12 @@ class ImageReader(  # type: ignore[call-arg]
         Channels of the images; None keeps the channels and the dtype of the files. `read_images`
         describes the modes.
     resize : {"crop", "pad", "stretch"}, default="crop"
-        How images of other proportions come to ``size``. This is the parameter ``fit`` of
-        `read_images`, which cannot have the name of a method here.
+        How images of other proportions come to ``size``, as in `read_images`.
     page : int, default=0
         Which page of files with several pages is read, counted from 0.
+    load_func : callable, default=None
+        Function that returns the array of a path, as in `read_images`; it requires ``mode=None``. A
+        model is pickled with the name of the function, so save it with a function of a module.
     n_jobs : int, default=None
         Number of threads that decode images. None means 1 unless in a `joblib.parallel_config`
         context; -1 means all cores.
@@ -66,9 +66,7 @@ class ImageReader(  # type: ignore[call-arg]
     -----
     `fit` opens no files if ``size`` and ``mode`` say what the images will be. It opens the first
     file if the mode is None, and all files, without decoding them, if the size is None or "any".
-
-    Output in tables (``set_output``) does not apply to images: `transform` always returns an
-    `ImageFiles`, and ``set_output`` has no effect on this step of a pipeline.
+    ``set_output`` has no effect on this step of a pipeline, because images do not fit into a table.
 
     Examples
     --------
@@ -110,12 +108,14 @@ class ImageReader(  # type: ignore[call-arg]
         mode: str | None = "RGB",
         resize: str = "crop",
         page: int = 0,
+        load_func: Callable[[str], Any] | None = None,
         n_jobs: int | None = None,
     ) -> None:
         self.size = size
         self.mode = mode
         self.resize = resize
         self.page = page
+        self.load_func = load_func
         self.n_jobs = n_jobs
 
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -135,22 +135,20 @@ class ImageReader(  # type: ignore[call-arg]
 
         Raises
         ------
-        ImportError
-            If Pillow, tifffile or rasterio is needed and not installed.
-        OSError
-            If a file that is opened cannot be read.
-        TypeError
-            If a parameter or X has a wrong type.
-        ValueError
-            If a parameter has a wrong value, if X has missing values or several columns, or if the
-            images do not agree in size, channels or dtype.
+        TypeError, ValueError
+            If a parameter or X is wrong, or if the images do not agree in size, channels or dtype.
+        OSError, ImportError
+            If a file that is opened cannot be read, or needs a library that is not installed.
         """
         owner = type(self).__name__
-        settings = check_settings(owner, self.size, self.mode, self.resize, self.page, "resize")
+        settings = check_settings(
+            owner, self.size, self.mode, self.resize, self.page, self.load_func
+        )
         check_n_jobs(owner, self.n_jobs)
-        described = describe_images(find_in_sequence(X, "X"), settings, self.n_jobs)
+        source = find_in_sequence(X, "X", self.load_func is not None)
+        described = describe_images(source, settings, self.n_jobs)
         self._remember_column(X, reset=True)
-        self.image_shape_, self.dtype_ = _seen(described, settings)
+        self.image_shape_, self.dtype_ = _seen(described[0], settings)
         self._settings = settings
         return self
 
@@ -171,23 +169,20 @@ class ImageReader(  # type: ignore[call-arg]
         ------
         NotFittedError
             If the reader is not fitted.
-        OSError
-            If a file that is opened cannot be read.
-        TypeError
-            If a parameter or X has a wrong type.
         ValueError
-            If a parameter has a wrong value, if X has missing values or several columns, or if the
-            images do not have the shape and the dtype of those in ``fit``.
+            If the images do not have the shape and the dtype of those in ``fit``. Other errors are
+            those of `fit`.
         """
         check_is_fitted(self)
         check_n_jobs(type(self).__name__, self.n_jobs)
         self._remember_column(X, reset=False)
-        source, settings = find_in_sequence(X, "X"), self._settings
+        settings = self._settings
+        source = find_in_sequence(X, "X", settings.load_func is not None)
         if settings.size is None:
             described = describe_images(source, settings, self.n_jobs)
         else:
             described = [((*settings.size, self.image_shape_[2]), self.dtype_)]
-        shape, dtype = _seen(described, settings)
+        shape, dtype = _seen(described[0], settings)
         if (shape, dtype) != (self.image_shape_, self.dtype_):
             raise ValueError(
                 f"X contains images of shape {shape} and dtype {dtype}, but {type(self).__name__} "
@@ -197,39 +192,22 @@ class ImageReader(  # type: ignore[call-arg]
         return ImageFiles(source, described, settings, self.n_jobs, [])
 
     def get_feature_names_out(self, input_features: Any = None) -> None:
-        """Return None, because images have no names of features.
-
-        The next step of a pipeline receives no names, and uses its own.
+        """Return None: images have no names of features, so the next step uses its own.
 
         Parameters
         ----------
         input_features : None or array-like of str
             Ignored.
-
-        Returns
-        -------
-        names : None
-            No names.
-
-        Raises
-        ------
-        NotFittedError
-            If the reader is not fitted.
         """
         check_is_fitted(self)
 
     def set_output(self, *, transform: str | None = None) -> Self:
-        """Do nothing, because images do not fit into a table.
+        """Return the unchanged reader, because images do not fit into a table.
 
         Parameters
         ----------
         transform : {"default", "pandas", "polars"} or None, default=None
             Ignored.
-
-        Returns
-        -------
-        self : ImageReader
-            The unchanged reader.
         """
         return self
 
@@ -248,8 +226,8 @@ class ImageReader(  # type: ignore[call-arg]
 
 
 def _seen(
-    described: Sequence[Described], settings: Settings
+    first: Described, settings: Settings
 ) -> tuple[tuple[int | None, int | None, int], np.dtype]:
-    """Return the shape and the dtype that all images must have."""
-    shape, dtype = described[0]
+    """Return the shape and the dtype that all images must have, given those of the first one."""
+    shape, dtype = first
     return ((None, None, shape[2]) if settings.is_any else shape), dtype

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from io import BytesIO
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from sklearn_conv._memory_maps import check_memory_map
-from sklearn_conv._reading.opened import (
+from sklearn_conv._reading.formats import (
     MODES,
     NODATA,
+    TURNED,
     OpenedImage,
     Settings,
     UnsuitableImageError,
+    import_reader,
     no_such_page,
     not_as_stored,
+    open_array,
 )
-from sklearn_conv._reading.sizes import Placement, place_image
 
 FILTER = Image.Resampling.BILINEAR
 """Pillow widens the triangle by the factor of the reduction, so that it averages all pixels.
@@ -30,41 +32,43 @@ Its weights are not negative, so that no value leaves the range of its neighbors
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 """Errors for images above the limit of pixels; the second one if warnings are errors."""
 
-MAX_COLORS = 4
-"""Arrays of 1 to 4 channels of 8 bits are gray, gray and opacity, colors, or colors and opacity."""
 
-TURNED = (5, 6, 7, 8)
-"""Orientations that exchange height and width."""
+class Placement(NamedTuple):
+    """How an image is scaled to a size. Pairs are (rows, columns)."""
+
+    box: tuple[float, float, float, float]
+    """Left, upper, right and lower edge of the part of the image that is used, in pixels."""
+    inner: tuple[int, int]
+    """Size to which this part is scaled."""
+    corner: tuple[int, int]
+    """Position of its first pixel in the result."""
 
 
-def open_file(item: str | bytes) -> Image.Image | None:
-    """Open a file, given by its path or its content; return None if Pillow does not know it."""
+def open_file(item: str | bytes, settings: Settings, stack: ExitStack) -> OpenedImage | None:
+    """Open a file, given by its path or its content, if Pillow decodes it exactly.
+
+    Colors of 16 bits are left to rasterio, and other TIFF files to tifffile.
+    """
     try:
-        return Image.open(BytesIO(item) if isinstance(item, bytes) else item)
-    except UnidentifiedImageError:
+        source = BytesIO(item) if isinstance(item, bytes) else item
+        image = stack.enter_context(Image.open(source))
+        _go_to_page(image, settings.page)
+    except (UnidentifiedImageError, SyntaxError):
         return None
     except BOMBS as error:
         raise _too_large(str(error)) from error
-
-
-def is_picture(value: Any) -> bool:
-    """Return whether a value is an image of Pillow."""
-    return isinstance(value, Image.Image)
-
-
-def is_tiff(image: Image.Image | None, item: str | bytes) -> bool:
-    """Return whether a file is a TIFF file, even if Pillow could not open it as ``image``."""
-    if image is not None:
-        return isinstance(image, TiffImagePlugin.TiffImageFile)
-    if isinstance(item, bytes):
-        return item[:4] in TiffImagePlugin.PREFIXES
-    with open(item, "rb") as file:
-        return file.read(4) in TiffImagePlugin.PREFIXES
-
-
-def declares_missing(image: Image.Image) -> bool:
-    """Return whether the page of an opened TIFF file declares a number for missing pixels."""
-    return isinstance(image, TiffImagePlugin.TiffImageFile) and NODATA in image.tag_v2
+    lost, mode = _what_is_lost(image), settings.mode
+    if lost and mode is not None:
+        raise not_as_stored(lost, mode)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        if lost or (mode is None and NODATA in image.tag_v2):
+            return None
+    elif lost:
+        if settings.page:
+            raise UnsuitableImageError(f"it has {lost}, of which only page=0 can be read")
+        geo = import_reader("geo_files", "rasterio", "geo")
+        return geo.open_raster(item, settings, stack, find_orientation(image))
+    return open_image(image, settings)
 
 
 def check_pixels(shape: tuple[int, ...]) -> None:
@@ -78,23 +82,17 @@ def _too_large(reason: str) -> OSError:
     return OSError(f"{reason} If you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS.")
 
 
-def go_to_page(image: Image.Image, page: int) -> bool:
-    """Go to a page of an opened file; return whether Pillow knows the format of that page."""
+def _go_to_page(image: Image.Image, page: int) -> None:
     try:
         image.seek(page)
-    except SyntaxError:
-        return False
-    except BOMBS as error:
-        raise _too_large(str(error)) from error
     except EOFError:
         is_tiff = isinstance(image, TiffImagePlugin.TiffImageFile)  # Its n_frames is then wrong.
         n_pages = image.tell() + 1 if is_tiff else getattr(image, "n_frames", 1)
         raise no_such_page(page, n_pages) from None
     check_pixels((image.height, image.width))
-    return True
 
 
-def what_is_lost(image: Image.Image) -> str:
+def _what_is_lost(image: Image.Image) -> str:
     """Return what Pillow does not decode exactly, in an opened file; "" if there is nothing."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _what_is_lost_of_tiff(image)
@@ -103,7 +101,8 @@ def what_is_lost(image: Image.Image) -> str:
     layout = tile[0][3] if tile else ""
     parts = layout if isinstance(layout, tuple) else (layout,)
     is_wide = ";16" in str(parts[0]) or (image.format == "PPM" and max(parts[1:], default=0) > 255)
-    return "channels of 16 bits" if is_wide and not image.mode.startswith("I") else ""
+    is_exact = image.mode.startswith("I") or str(parts[0]).startswith("BGR;16")  # 5, 6 and 5 bits
+    return "channels of 16 bits" if is_wide and not is_exact else ""
 
 
 def _what_is_lost_of_tiff(image: TiffImagePlugin.TiffImageFile) -> str:
@@ -131,7 +130,13 @@ def open_image(image: Image.Image, settings: Settings) -> OpenedImage:
         if image.mode == "RGBX":
             raise not_as_stored("4 channels, of which one is neither color nor opacity", mode)
         n_channels = MODES[mode]
-    (h, w), orientation = _stored_shape(image), find_orientation(image)
+    h, w = image.height, image.width
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Some versions of Pillow exchange the size when the file is opened.
+        h, w = (
+            image.tag_v2[tag] for tag in (TiffImagePlugin.IMAGELENGTH, TiffImagePlugin.IMAGEWIDTH)
+        )
+    orientation = find_orientation(image)
     shape = (w, h) if orientation in TURNED else (h, w)
     return OpenedImage(
         shape=(*shape, n_channels),
@@ -147,48 +152,16 @@ def find_orientation(image: Image.Image) -> int:
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
-def _stored_shape(image: Image.Image) -> tuple[int, int]:
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # Some versions of Pillow exchange the size when the file is opened.
-        tags = image.tag_v2
-        return tags[TiffImagePlugin.IMAGELENGTH], tags[TiffImagePlugin.IMAGEWIDTH]
-    return image.height, image.width
+def open_colors(array: np.ndarray, settings: Settings) -> OpenedImage:
+    """Return an array of 8 bits, (h, w, c), as it is to be read."""
+    return open_image(Image.fromarray(array[..., 0] if array.shape[2] == 1 else array), settings)
 
 
-def open_array(array: np.ndarray, settings: Settings, is_color: bool = True) -> OpenedImage:
-    """Return an array (h, w) or (h, w, c) as it is to be read.
-
-    ``is_color`` says whether channels of 8 bits are colors and opacity.
-    """
-    check_memory_map(array)
-    mode = settings.mode
-    if array.ndim not in (2, 3) or 0 in array.shape or array.dtype.kind not in "buif":
-        raise UnsuitableImageError(
-            f"it has shape {array.shape} and dtype {array.dtype}; images are arrays of real "
-            "numbers of shape (h, w) or (h, w, c)"
-        )
-    if np.ma.is_masked(array):
-        raise UnsuitableImageError(
-            "it has masked pixels; fill them first, for example with array.filled(numpy.nan)"
-        )
-    values = np.asarray(array).reshape(*array.shape[:2], -1)
-    if values.dtype.kind == "b":
-        values = values.astype(np.uint8) * np.uint8(255)
-    n_channels = values.shape[2]
-    if mode is None:
-        return OpenedImage(
-            shape=values.shape, dtype=values.dtype, read=lambda: fit_array(values, settings)
-        )
-    if values.dtype != np.uint8 or n_channels > MAX_COLORS or not is_color:
-        raise not_as_stored(f"{n_channels} channels of dtype {values.dtype}", mode)
-    return open_image(Image.fromarray(values[..., 0] if n_channels == 1 else values), settings)
-
-
-def fit_array(array: np.ndarray, settings: Settings) -> np.ndarray:
-    """Scale an array (h, w, c) channel by channel, if the settings say so."""
+def scale_array(array: np.ndarray, settings: Settings) -> np.ndarray:
+    """Scale an array (h, w, c) channel by channel to ``settings.size``."""
     size = settings.size
-    if size is None or array.shape[:2] == size:
-        return array
+    assert size is not None
+    placement = place_image(array.shape[:2], size, settings.resize)
     dtype = array.dtype
     if dtype.kind in "ui" and dtype.itemsize > 2 and dtype != np.int32:
         raise UnsuitableImageError(
@@ -198,20 +171,11 @@ def fit_array(array: np.ndarray, settings: Settings) -> np.ndarray:
     # float32 holds integers of 16 bits exactly.
     computed = dtype if dtype in (np.uint8, np.int32) else np.dtype(np.float32)
     channels = [
-        _fit(Image.fromarray(np.ascontiguousarray(array[..., k], computed)), size, settings.fit)
+        _scale(Image.fromarray(np.ascontiguousarray(array[..., k], computed)), size, placement)
         for k in range(array.shape[2])
     ]
     scaled = np.stack([np.asarray(channel) for channel in channels], axis=2)
     return np.rint(scaled).astype(dtype) if dtype.kind in "ui" else scaled.astype(dtype)
-
-
-def turn_upright(array: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn an array (h, w, c) as its EXIF orientation says."""
-    if orientation in TURNED:
-        array = array.swapaxes(0, 1)
-    down = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
-    right = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
-    return array[down, right]
 
 
 def _stored(image: Image.Image) -> tuple[int, np.dtype]:
@@ -238,7 +202,7 @@ def _read(
     """Decode an opened file, (h, w, c)."""
     size, placement = settings.size, None
     if size is not None and size != shape:
-        placement = place_image(shape, size, settings.fit)
+        placement = place_image(shape, size, settings.resize)
         if image.format in ("JPEG", "MPO"):
             placement = _draft(image, placement, shape, orientation)
     image.load()
@@ -246,7 +210,7 @@ def _read(
         ImageOps.exif_transpose(image, in_place=True)
     image = _convert(image, settings.mode)
     if settings.mode is None and image.mode not in ("L", "RGB"):
-        return fit_array(_as_array(image), settings)
+        return open_array(_as_array(image), settings).read()
     if size is not None and placement is not None:
         image = _scale(image, size, placement)
     return _as_array(image)
@@ -285,8 +249,24 @@ def _convert(image: Image.Image, mode: str | None) -> Image.Image:
     return white.convert(mode)
 
 
-def _fit(image: Image.Image, size: tuple[int, int], fit: str) -> Image.Image:
-    return _scale(image, size, place_image((image.height, image.width), size, fit))
+def place_image(shape: tuple[int, int], size: tuple[int, int], resize: str) -> Placement:
+    """Return how an image of ``shape`` comes to ``size``, both (rows, columns)."""
+    (h, w), (rows, columns) = shape, size
+    if resize == "stretch":
+        return Placement((0, 0, w, h), size, (0, 0))
+    is_narrow = rows * w <= columns * h  # than the size
+    if resize == "crop":
+        # The used part has the proportions of the size, and lies in the middle.
+        height, width = (w * rows / columns, w) if is_narrow else (h, h * columns / rows)
+        top, left = (h - height) / 2, (w - width) / 2
+        return Placement((left, top, left + width, top + height), size, (0, 0))
+    inner = (
+        (rows, max(1, round(w * rows / h)))
+        if is_narrow
+        else (max(1, round(h * columns / w)), columns)
+    )
+    corner = (rows - inner[0]) // 2, (columns - inner[1]) // 2
+    return Placement((0, 0, w, h), inner, corner)
 
 
 def _scale(image: Image.Image, size: tuple[int, int], placement: Placement) -> Image.Image:

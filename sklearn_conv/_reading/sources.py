@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from glob import glob, has_magic
 from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklearn_conv._reading.opened import import_reader
-from sklearn_conv._reading.sizes import list_some
+from sklearn_conv._reading.formats import SUFFIXES
 from sklearn_conv._warnings import warn
 
-SUFFIXES = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".btf", ".gif", ".webp"),
-    *(".bmp", ".dib", ".jp2", ".j2k", ".jpx", ".avif", ".pbm", ".pgm", ".ppm", ".pnm", ".tga"),
+LISTS = (
+    "a list, an array or a column of paths, or a list of images in memory: arrays, images of "
+    "Pillow, or the bytes of files"
 )
-"""Suffixes of the files of a folder that are read, in lower case."""
-
-SOURCES = (
-    "a folder, a pattern such as 'pictures/*.png', a list, an array or a column of paths, or a "
-    "list of images in memory: arrays, images of Pillow, or the bytes of files"
-)
+SOURCES = f"a folder, a pattern such as 'pictures/*.png', {LISTS}"
 
 
 class Source(NamedTuple):
@@ -40,22 +34,23 @@ class Source(NamedTuple):
         """Whether the items are paths."""
         return self.items.dtype.kind == "U"
 
-    def item(self, i: int) -> Any:
-        """Return a path, or an image in memory."""
-        return str(self.items[i]) if self.has_paths else self.items[i]
-
-    def name(self, i: int) -> str:
-        """Return what stands for an image in errors."""
-        return repr(self.item(i)) if self.has_paths else f"image {i}"
+    def at(self, i: int) -> tuple[Any, str]:
+        """Return a path or an image in memory, and what stands for it in errors."""
+        if self.has_paths:
+            return str(self.items[i]), repr(str(self.items[i]))
+        return self.items[i], f"image {i}"
 
 
-def find_images(source: Any) -> Source:
-    """Find the images of a source that is not a column of a table, in a stable order."""
+def find_images(source: Any, is_loaded: bool) -> Source:
+    """Find the images of a source that is not a column of a table, in a stable order.
+
+    If the images are loaded by a function of the user, their files may have any suffixes.
+    """
     if not isinstance(source, str | PathLike):
-        return find_in_sequence(source, "source")
+        return find_in_sequence(source, "source", is_loaded)
     path = os.path.expanduser(os.fsdecode(source))
     if os.path.isdir(path):
-        return _find_in_folder(path)
+        return _find_in_folder(path, ("",) if is_loaded else SUFFIXES)
     if os.path.lexists(path):
         return Source(np.array([path]), None)
     if not has_magic(path):
@@ -63,16 +58,15 @@ def find_images(source: Any) -> Source:
             f"{path!r} does not exist; source must be {SOURCES}. Relative paths start at "
             f"{os.getcwd()!r}."
         )
-    matched = glob(path, recursive=True)
-    found = sorted((name for name in matched if not os.path.isdir(name)), key=_key)
+    found = [name for name in glob(path, recursive=True) if not os.path.isdir(name)]
     if not found:
-        number = f"{len(matched)} folder{'s' * (len(matched) > 1)}, but no files" if matched else ""
-        remedy = "; append '/*' for the files in them" if matched else ""
-        raise FileNotFoundError(f"The pattern {path!r} matches {number or 'no files'}{remedy}.")
-    return Source(np.array(found), None)
+        raise FileNotFoundError(
+            f"The pattern {path!r} matches no files; append '/*' for the files in folders."
+        )
+    return Source(np.array(sorted(found, key=_key)), None)
 
 
-def find_in_sequence(source: Any, name: str) -> Source:
+def find_in_sequence(source: Any, name: str, is_loaded: bool) -> Source:
     """Return the images of a list, an array, or a column of a table; ``name`` stands for it."""
     values = _as_list(source, name)
     if not values:
@@ -85,13 +79,18 @@ def find_in_sequence(source: Any, name: str) -> Source:
             "table.dropna(subset=['path'])."
         )
     if isinstance(values[0], str | PathLike):
-        for i, value in enumerate(values):
-            if not isinstance(value, str | PathLike):
-                raise TypeError(
-                    f"{name}[0] is a path, but {name}[{i}] is of type {type(value).__name__}; pass "
-                    "either paths or images."
-                )
-        return Source(np.array([os.fsdecode(value) for value in values]), None)
+        other = next((i for i, v in enumerate(values) if not isinstance(v, str | PathLike)), None)
+        if other is not None:
+            raise TypeError(
+                f"{name}[0] is a path, but {name}[{other}] is of type "
+                f"{type(values[other]).__name__}; pass either paths or images."
+            )
+        return Source(np.array([*map(os.fsdecode, values)]), None)
+    if is_loaded:
+        raise TypeError(
+            f"With load_func, {name} must contain paths. {name}[0] is of type "
+            f"{type(values[0]).__name__}; leave out load_func for images in memory."
+        )
     items = np.empty(len(values), object)
     for i, value in enumerate(values):
         items[i] = _as_image(value, f"{name}[{i}]", name)
@@ -99,29 +98,24 @@ def find_in_sequence(source: Any, name: str) -> Source:
 
 
 def _as_list(source: Any, name: str) -> list[Any]:
-    """Return the elements of a sequence."""
+    """Return the elements of a sequence, or of the only column of a table."""
     shape: Any = getattr(source, "shape", None)
     is_table = hasattr(source, "columns")
-    is_column = isinstance(source, np.ndarray) and source.dtype.kind in "OUT"
-    if (is_table or is_column) and len(shape) == 2:
+    is_array = isinstance(source, np.ndarray)
+    is_numeric = is_array and source.dtype.kind not in "OUT"
+    if (is_table or (is_array and not is_numeric)) and len(shape) == 2:
         if shape[1] != 1:
             raise ValueError(
                 f"{name} has {shape[1]} columns; pass one column of paths, for example "
                 "table['path']."
             )
         source = source[source.columns[0]] if is_table else source[:, 0]
-    if name == "X" and isinstance(source, str | PathLike):
-        raise TypeError(
-            f"X must be a list, an array or a column of paths. Got {source!r:.200} instead; pass "
-            "the paths in it, read_images(...).paths, or a list of one path."
-        )
     is_sequence = isinstance(source, Sequence) and not isinstance(source, str | bytes | bytearray)
-    if not is_sequence and not (isinstance(shape, tuple) and shape):
-        raise TypeError(f"{name} must be {SOURCES}. Got {source!r:.200} instead.")
-    if isinstance(source, np.ndarray) and source.dtype.kind not in "OUT" and source.ndim < 3:
+    if not is_sequence and (not isinstance(shape, tuple) or len(shape) < (3 if is_numeric else 1)):
+        got = f"an array of shape {shape}, {source.dtype}" if is_numeric else f"{source!r:.200}"
         raise TypeError(
-            f"{name} must be {SOURCES}. Got an array of shape {shape} and dtype {source.dtype} "
-            "instead; pass a single image as a list, [image]."
+            f"{name} must be {LISTS if name == 'X' else SOURCES}. Got {got} instead; pass a single "
+            "path or image in a list, and the files of a folder as read_images(folder).paths."
         )
     return list(source)
 
@@ -136,12 +130,10 @@ def _is_missing(value: Any) -> bool:
 
 def _as_image(value: Any, place: str, name: str) -> Any:
     """Return an image in memory: an array, an image of Pillow, or the bytes of a file."""
-    if isinstance(value, np.ndarray | bytes):
-        return value
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
-    pillow = import_reader("pillow_images", "Pillow", "images")
-    if pillow.is_picture(value):
+    # An image of Pillow, which may not be imported yet, has the method getbands.
+    if isinstance(value, np.ndarray | bytes) or hasattr(value, "getbands"):
         return value
     if hasattr(value, "read"):
         content = value.read()
@@ -153,55 +145,47 @@ def _as_image(value: Any, place: str, name: str) -> Any:
     raise TypeError(f"{place} is of type {type(value).__name__}; {name} must be {SOURCES}.")
 
 
-def _find_in_folder(folder: str) -> Source:
+def _find_in_folder(folder: str, suffixes: tuple[str, ...]) -> Source:
     """Find the images of a folder with one folder for each class, or with images itself."""
     root = os.path.realpath(folder)
-    folders, files = _list_folder(folder)
-    if files and folders:
-        mixed = [name for name in folders if next(_walk(name, (root,)), None)]
-        if mixed:
+    folders, files = _list_folder(folder, suffixes)
+    found = {name: _walk(name, (root,), suffixes) for name in folders}
+    if files:
+        mixed = next((name for name, inside in found.items() if any(inside)), None)
+        if mixed is not None:
             raise ValueError(
                 f"{folder!r} contains images and also folders with images, such as "
-                f"{os.path.basename(mixed[0])!r}; move the images into a folder for their class, "
-                "or pass a list of paths."
+                f"{os.path.basename(mixed)!r}; move the images into a folder for their class, or "
+                "pass a list of paths."
             )
-    if files:
         return Source(np.array(files), None)
-    paths: list[str] = []
-    labels: list[str] = []
-    without = []
-    for name in folders:
-        found = list(_walk(name, (root,)))
-        paths += found
-        labels += [os.path.basename(name)] * len(found)
-        if not found:
-            without.append(os.path.basename(name))
-    if not paths:
-        raise FileNotFoundError(
-            f"{folder!r} contains no images; images are files with one of the suffixes "
-            f"{', '.join(SUFFIXES)}."
-        )
+    classes = {os.path.basename(name): [*inside] for name, inside in found.items()}
+    without = [name for name, inside in classes.items() if not inside]
+    rule = f"; images are files with one of the suffixes {', '.join(suffixes)}"
+    rule = "." if "" in suffixes else f"{rule}."
+    if len(without) == len(classes):
+        raise FileNotFoundError(f"{folder!r} contains no images{rule}")
     if without:
         warn(
             f"{len(without)} of the {len(folders)} folders in {folder!r} contain no images, and "
-            f"are not classes: {list_some(map(repr, without))}. Images are files with one of the "
-            f"suffixes {', '.join(SUFFIXES)}."
+            f"are not classes: {list_some(map(repr, without))}{rule}"
         )
-    return Source(np.array(paths), np.array(labels))
+    labels = np.repeat([*classes], [len(inside) for inside in classes.values()])
+    return Source(np.array([path for inside in classes.values() for path in inside]), labels)
 
 
-def _walk(folder: str, parents: tuple[str, ...]) -> Iterator[str]:
+def _walk(folder: str, parents: tuple[str, ...], suffixes: tuple[str, ...]) -> Iterator[str]:
     """Yield the images in a folder and in the folders in it, in natural order."""
     real = os.path.realpath(folder)
     if real in parents:  # A symbolic link leads back to a folder that contains it.
         return
-    folders, files = _list_folder(folder)
+    folders, files = _list_folder(folder, suffixes)
     yield from files
     for name in folders:
-        yield from _walk(name, (*parents, real))
+        yield from _walk(name, (*parents, real), suffixes)
 
 
-def _list_folder(folder: str) -> tuple[list[str], list[str]]:
+def _list_folder(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """Return the folders in a folder and its images, without those that are hidden."""
     folders, files = [], []
     with os.scandir(folder) as entries:
@@ -212,9 +196,16 @@ def _list_folder(folder: str) -> tuple[list[str], list[str]]:
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 folders.append(entry.path)
             # A broken link is an image that cannot be read; pipes and devices are not images.
-            elif entry.name.lower().endswith(SUFFIXES) and (entry.is_symlink() or entry.is_file()):
+            elif entry.name.lower().endswith(suffixes) and (entry.is_symlink() or entry.is_file()):
                 files.append(entry.path)
     return sorted(folders, key=_key), sorted(files, key=_key)
+
+
+def list_some(names: Iterable[str], shown: int = 5) -> str:
+    """Return at most ``shown`` names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def _key(path: str) -> tuple[list[Any], str]:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from importlib.util import find_spec
 from io import BytesIO
 
 import numpy as np
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
-from sklearn_conv._reading.opened import (
-    MODES,
+from sklearn_conv._reading.formats import (
     NODATA,
     OpenedImage,
     Settings,
     UnsuitableImageError,
     import_reader,
-    missing_dtype,
-    missing_to_nan,
     no_such_page,
     not_as_stored,
+    open_bands,
 )
 
 ORIENTATION = 274
@@ -30,53 +27,38 @@ CHANNEL_AXES = {"YX": None, "YXS": 2, "SYX": 0}
 """Position of the channels among the axes of a page."""
 
 
-@contextmanager
-def open_tiff(item: str | bytes, settings: Settings) -> Iterator[OpenedImage]:
+def open_file(item: str | bytes, settings: Settings, stack: ExitStack) -> OpenedImage:
     """Open a TIFF file, given by its path or its content."""
-    with TiffFile(BytesIO(item) if isinstance(item, bytes) else item) as file:
-        if not len(file.pages):
-            raise UnsuitableImageError("it is damaged: it has no pages")
-        if settings.page >= len(file.pages):
-            raise no_such_page(settings.page, len(file.pages))
-        page = file.pages[settings.page]
-        assert isinstance(page, TiffPage)
-        is_raster = settings.mode is None and settings.page == 0 and page.is_geotiff
-        if is_raster and find_spec("rasterio") is not None:
-            geo = import_reader("geo_files", "rasterio", "geo")
-            with geo.open_raster(item, settings) as opened:
-                yield opened
-        else:
-            yield _open_page(page, settings)
-
-
-def _open_page(page: TiffPage, settings: Settings) -> OpenedImage:
-    pillow = import_reader("pillow_images", "Pillow", "images")
-    h, w = page.imagelength, page.imagewidth
-    pillow.check_pixels((h, w))
+    file = stack.enter_context(TiffFile(BytesIO(item) if isinstance(item, bytes) else item))
+    mode = settings.mode
+    if not len(file.pages):
+        raise UnsuitableImageError("it is damaged: it has no pages")
+    if settings.page >= len(file.pages):
+        raise no_such_page(settings.page, len(file.pages))
+    page = file.pages[settings.page]
+    assert isinstance(page, TiffPage)
+    is_raster = mode is None and settings.page == 0 and page.is_geotiff
+    if is_raster and find_spec("rasterio") is not None:
+        geo = import_reader("geo_files", "rasterio", "geo")
+        return geo.open_raster(item, settings, stack)
     if page.axes not in CHANNEL_AXES or page.dtype is None or page.dtype.kind not in "buif":
         raise UnsuitableImageError(
             f"its page={settings.page} has axes {page.axes!r} and dtype {page.dtype}; pages must "
             "have rows, columns and channels of real numbers"
         )
-    orientation = page.tags.valueof(ORIENTATION, 1)
-    n_channels, mode, nodata = page.samplesperpixel, settings.mode, None
-    stored = dtype = page.dtype.newbyteorder("=")
-    if mode is None:
-        nodata = _find_nodata(page)
-        dtype = stored if nodata is None else missing_dtype(stored)
-    else:
-        is_gray = n_channels == 1 and page.photometric == PHOTOMETRIC.MINISBLACK
-        if stored != np.uint8 or not (is_gray or page.photometric == PHOTOMETRIC.RGB):
-            raise not_as_stored(f"{n_channels} channels of dtype {stored}", mode)
-        n_channels = MODES[mode]
-
-    def read() -> np.ndarray:
-        array = pillow.turn_upright(_decode(page), orientation)
-        array = missing_to_nan(array.astype(stored, copy=False), nodata)
-        return pillow.open_array(array, settings).read()
-
-    shape = (w, h) if orientation in pillow.TURNED else (h, w)
-    return OpenedImage(shape=(*shape, n_channels), dtype=dtype, read=read)
+    c = page.samplesperpixel
+    is_gray = c == 1 and page.photometric == PHOTOMETRIC.MINISBLACK
+    is_color = is_gray or page.photometric == PHOTOMETRIC.RGB
+    if mode is not None and (page.dtype != np.uint8 or not is_color):
+        raise not_as_stored(f"{c} channels of dtype {page.dtype.newbyteorder('=')}", mode)
+    return open_bands(
+        lambda: _decode(page),
+        (page.imagelength, page.imagewidth, c),
+        page.dtype,
+        settings,
+        _find_nodata(page) if mode is None else None,
+        page.tags.valueof(ORIENTATION, 1),
+    )
 
 
 def _decode(page: TiffPage) -> np.ndarray:

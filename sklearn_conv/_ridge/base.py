@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
-from sklearn.base import BaseEstimator
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags, check_X_y
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -23,14 +24,11 @@ from sklearn_conv._array_api import (
     follows_library,
     from_library,
     kind_of,
-    library_name,
     require_same_library,
 )
-from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps
+from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
 from sklearn_conv._memory_maps import check_memory_map
-from sklearn_conv._ridge.array_api_moments import ArrayApiMoments
-from sklearn_conv._ridge.array_api_solving import solve_on_device
-from sklearn_conv._ridge.moments import Moments, Rows
+from sklearn_conv._ridge.moments import Moments, NoSolutionError, Rows
 from sklearn_conv._ridge.solving import Search, Solution, solve
 from sklearn_conv._validation import check_numbers, is_dask, parameter_error
 from sklearn_conv._versions import API_LINK
@@ -38,9 +36,15 @@ from sklearn_conv._versions import API_LINK
 SOLVED_ATTRIBUTES = {"coef_", "intercept_", "alpha_", "best_score_", "mean_", "scale_"}
 """Fitted attributes that exist only if the model is solved."""
 
-
 NUMPY = np.zeros(0, np.float32)
 """Array that stands for the library of models without an array that says where they are."""
+
+_LOCKS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+"""Locks of the models; see `StreamingRidgeBase._lock`."""
+
+if hasattr(os, "register_at_fork"):
+    # A thread of the parent that holds a lock does not exist in a forked process.
+    os.register_at_fork(after_in_child=_LOCKS.clear)
 
 
 class RidgeBase(CallbackSupportMixin, BaseEstimator):
@@ -73,7 +77,7 @@ class StreamingRidgeBase(RidgeBase, ABC):
     """Estimator that adds up rows in `Moments`, and solves them when the solution is needed."""
 
     _fitted_names: ClassVar[set[str]] = {
-        "sums_",
+        "_sums",
         "n_features_in_",
         "feature_names_in_",
         "_like",
@@ -81,18 +85,25 @@ class StreamingRidgeBase(RidgeBase, ABC):
     }
 
     alphas: Any
-    sums_: Moments | ArrayApiMoments
+    _sums: Moments
     _solution: Solution | None
 
-    # What a subclass defines:
+    _labels: np.ndarray | None = None
+    """Labels of a classifier as an array of NumPy."""
+
+    # What classifiers and regressors differ in:
+
+    @abstractmethod
+    def predict(self, X: Any) -> Any:
+        """Predict the targets of the samples in X."""
 
     @abstractmethod
     def _check_parameters(self) -> Search:
         """Check all parameters, and return those of the solver."""
 
     @abstractmethod
-    def _prepare(self, y: Any, options: dict[str, Any]) -> tuple[Any, Callable[..., Rows]]:
-        """Return the targets and a function that checks an array or a chunk of Dask.
+    def _make_check(self, y: Any, options: dict[str, Any]) -> Callable[..., Rows]:
+        """Return a function that checks the rows of an array, or of a chunk of Dask.
 
         The function takes features, targets, weights or None, and a function for the checks of
         scikit-learn. It returns the rows whose weight is above 0. It must not refer to this model,
@@ -100,49 +111,87 @@ class StreamingRidgeBase(RidgeBase, ABC):
         """
 
     @abstractmethod
-    def _make_moments(self, n_features: int, dtype: np.dtype, targets: Any) -> Moments:
-        """Return moments without rows for targets that were prepared."""
-
-    @abstractmethod
     def _admit(
         self, y: Any, targets: np.ndarray, reset: bool, options: dict[str, Any]
     ) -> dict[str, Any]:
         """Check targets against earlier targets, and return the attributes that change.
 
-        ``targets`` are those of the rows or, for chunks, the examples in their sums.
+        ``targets`` are those of the rows or, for chunks, one of each kind.
         """
 
-    def _set_attributes(self, changed: dict[str, Any], reset: bool) -> None:
-        """Set the attributes that `_admit` returned before the rows were added."""
-        self.__dict__.update(changed)
+    @abstractmethod
+    def _join(self, other: Self) -> dict[str, Any]:
+        """Check the targets of two models, and return the attributes that a merge changes."""
 
-    def _get_classes(self) -> np.ndarray | None:
-        """Return the classes of the solution; raise ValueError if there are not enough of them."""
-        return None
+    # What they share:
 
-    # What all subclasses do:
+    @with_callbacks
+    def fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> Self:
+        """Fit the model to all rows, and discard earlier rows.
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, options: dict[str, Any]) -> Self:
+        If an error is raised, the model stays as it was.
+
+        Parameters
+        ----------
+        X : array-like or Dask array of shape (n, n_features)
+            Finite features. The sums over the chunks of a Dask array are computed where the chunks
+            are.
+        y : array-like or Dask array of shape (n,), or (n, n_targets) for a regressor
+            Class labels, or finite targets.
+        sample_weight : array-like or Dask array of shape (n,), default=None
+            Weights of the rows, at least 0. A row of weight 0 is ignored. If None, all weights are
+            1.
+
+        Returns
+        -------
+        self : object
+            The fitted model.
+
+        Raises
+        ------
+        TypeError
+            If a parameter, X, y or ``sample_weight`` has a wrong type.
+        ValueError
+            If a parameter, X, y or ``sample_weight`` has wrong values, or if the y of a classifier
+            has only one class.
+        """
         with fit_steps(self, X, y, 2) as step, self._lock():
             model = self._unfitted()
             with step("sums"):
-                model._add_rows(X, y, sample_weight, options, reset=True)
+                model._add_rows(X, y, sample_weight, {"is_fit": True}, reset=True)
             with step("alphas"):
                 model._solve()
             self._take_over(model)
         return self
 
-    def _partial_fit(self, X: Any, y: Any, sample_weight: Any, options: dict[str, Any]) -> Self:
-        with self._lock():
-            if self.__sklearn_is_fitted__():
-                self._add_rows(X, y, sample_weight, options, reset=False)
-            else:
-                model = self._unfitted()
-                model._add_rows(X, y, sample_weight, options, reset=True)
-                self._take_over(model)
-        return self
+    def merge(self, other: Self) -> Self:
+        """Add the rows of another fitted model.
 
-    def _merge(self, other: Self) -> Self:
+        If ``classes`` were passed to the first ``partial_fit`` of either classifier, they are the
+        classes of the result.
+
+        Parameters
+        ----------
+        other : object
+            The other model, of the same class, which is not changed.
+
+        Returns
+        -------
+        self : object
+            The model, as if it were fitted on the rows of both models. Only the alpha that is
+            chosen may differ, if there are more than 2,000 rows.
+
+        Raises
+        ------
+        NotFittedError
+            If either model is not fitted.
+        TypeError
+            If ``other`` is not a model of the same class.
+        ValueError
+            If the features or the numbers of targets of the two models differ, if the labels of
+            only one classifier are strings, if one classifier has classes that are not among those
+            passed to ``partial_fit`` of the other, or if the sums of a model were discarded.
+        """
         kind = type(self).__name__
         check_is_fitted(self)
         if not isinstance(other, type(self)):
@@ -164,27 +213,50 @@ class StreamingRidgeBase(RidgeBase, ABC):
                     "same features."
                 )
             changed = self._join(other)
-            sums, other_sums = self._require_sums(), other._require_sums()
-            require_same_library(kind, "merge", other_sums.mean, sums.mean)
-            sums.merge(other_sums)
-            self._set_attributes(changed, reset=True)
-            self._solution = None
+            own, added = self._require_sums(), other._require_sums()
+            require_same_library(kind, "merge", added.sums.mean, own.sums.mean)
+            own.merge(added)
+            self.__dict__.update(changed, _solution=None)
         return self
 
-    @abstractmethod
-    def _join(self, other: Self) -> dict[str, Any]:
-        """Check the targets of two models, and return the attributes that a merge changes."""
+    def discard_sums(self) -> Self:
+        """Discard the sums of the rows, so that the model can only predict.
+
+        The sums take most of the memory of the model, and of its file. Without them, rows cannot be
+        added, and the model cannot be merged or solved for other ``alphas``, until `fit` is called.
+        The model is solved first, unless it is solved already.
+
+        Returns
+        -------
+        self : object
+            The model.
+
+        Raises
+        ------
+        NotFittedError
+            If the model is not fitted.
+        ValueError
+            If the model cannot be solved, for example because all rows belong to one class.
+        """
+        with self._lock():
+            self._solve()
+            self.__dict__.pop("_sums", None)
+        return self
+
+    def _partial_fit(self, X: Any, y: Any, sample_weight: Any, options: dict[str, Any]) -> Self:
+        with self._lock():
+            if self.__sklearn_is_fitted__():
+                self._add_rows(X, y, sample_weight, options, reset=False)
+            else:
+                model = self._unfitted()
+                model._add_rows(X, y, sample_weight, options, reset=True)
+                self._take_over(model)
+        return self
 
     @property
     def coef_(self) -> np.ndarray:
         """Coefficients of the features."""
         return self._fitted().coef
-
-    @property
-    def intercept_(self) -> Any:
-        """Intercepts."""
-        solution = self._fitted()
-        return solution.level - solution.coef @ solution.mean
 
     @property
     def alpha_(self) -> Any:
@@ -193,7 +265,7 @@ class StreamingRidgeBase(RidgeBase, ABC):
 
     @property
     def best_score_(self) -> Any:
-        """Minus the mean squared leave-one-out error."""
+        """Leave-one-out score for ``alpha_``."""
         return self._fitted().score
 
     @property
@@ -205,6 +277,12 @@ class StreamingRidgeBase(RidgeBase, ABC):
     def scale_(self) -> np.ndarray:
         """Standard deviation of each feature."""
         return self._fitted().scale
+
+    @property
+    def intercept_(self) -> Any:
+        """Intercepts."""
+        solution = self._fitted()
+        return solution.level - solution.coef @ solution.mean
 
     def __sklearn_is_fitted__(self) -> bool:
         """Return whether rows have been added; the solution may still have to be computed."""
@@ -232,35 +310,30 @@ class StreamingRidgeBase(RidgeBase, ABC):
         """Return plain data, so that files refer to no class of this package but the estimator."""
         with self._lock():
             state = {**super().__getstate__()}
-            if "sums_" in state and self._has_own_sums():
-                state["sums_"] = self.sums_.to_dict()
+            if "_sums" in state and self._has_own_sums():
+                state["_sums"] = self._sums.to_dict()
             else:
-                state.pop("sums_", None)
+                state.pop("_sums", None)
             if state.get("_solution") is not None:
-                state["_solution"] = state["_solution"].move(Library.of(self._place()))
-        state.pop("_locks", None)
-        if state.get("_solution") is not None:
-            state["_solution"] = state["_solution"]._asdict()
+                solution = state["_solution"].move(Library.of(self._place()))
+                state["_solution"] = solution._asdict() | {"search": tuple(solution.search)}
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         restored = {**state}
-        if "sums_" in restored:
-            kind = ArrayApiMoments if "keys" in restored["sums_"] else Moments
-            restored["sums_"] = kind.from_dict(restored["sums_"])
+        if "_sums" in restored:
+            restored["_sums"] = Moments.from_dict(restored["_sums"])
         if restored.get("_solution") is not None:
-            restored["_solution"] = Solution(**restored["_solution"])
+            solution = Solution(**restored["_solution"])
+            restored["_solution"] = solution._replace(search=Search(*solution.search))
         super().__setstate__(restored)
 
-    def _lock(self) -> AbstractContextManager[Any]:
-        """Return the lock of this model, which a thread holds while it adds rows, solves or saves.
+    def _lock(self) -> Any:
+        """Return the lock that a thread holds while it adds rows to this model, solves or saves it.
 
-        A forked process has its own lock: a thread of the parent that holds the parent's lock does
-        not exist in the child, and would never release it. The lock is reentrant because a signal
-        handler may interrupt its own thread while this thread holds the lock.
+        It is not an attribute, so that copies, files and forked processes have locks of their own.
         """
-        locks = self.__dict__.setdefault("_locks", {})
-        return locks.setdefault(os.getpid(), RLock())
+        return _LOCKS.setdefault(self, RLock())
 
     def _is_solved(self) -> bool:
         """Return whether there is a solution for the current parameters."""
@@ -281,42 +354,35 @@ class StreamingRidgeBase(RidgeBase, ABC):
                 self._solution = solution = solution.move(Library.of(self._place()))
             return solution
         with self._lock():
-            # Another thread, or a signal handler during this loop, may have solved the model.
-            while (solution := self._solution) is None or solution.search != search:
-                moments = self._require_sums()
-                n_writes = moments.begin_solving()
-                classes = self._get_classes()
-                self._solution = (
-                    solve(moments, n_writes, classes, search)
-                    if isinstance(moments, Moments)
-                    else solve_on_device(moments, classes, search)
-                )
-                if moments.n_writes != n_writes:
-                    self._solution = None  # A signal handler has changed the moments.
+            solution = self._solution  # Another thread may have solved the model.
+            if solution is None or solution.search != search:
+                solution = solve(self._require_sums(), self._labels, search)
+                self._solution = solution
             return solution
 
     def _fitted(self) -> Solution:
-        """Return the solution; raise NotFittedError if there is none, so that `hasattr` works."""
+        """Return the solution; raise NotFittedError if rows are missing, so that `hasattr` works.
+
+        Other errors, such as those of memory or of a wrong parameter, are raised as they are.
+        """
         try:
             return self._solve()
-        except NotFittedError:
-            raise
-        except Exception as error:
+        except NoSolutionError as error:
             raise NotFittedError(str(error)) from error
 
-    def _require_sums(self) -> Any:
-        if not hasattr(self, "sums_"):
-            raise ValueError(
-                "The sums_ of this model were deleted, so it can only predict; to add rows or to "
+    def _require_sums(self) -> Moments:
+        if not hasattr(self, "_sums"):
+            raise NoSolutionError(
+                "The sums of this model were discarded, so it can only predict; to add rows or to "
                 "choose other alphas, fit again."
             )
         if not self._has_own_sums():
-            raise ValueError(
-                f"The sums_ of this model are in {Library.of(self.sums_.mean)}, because "
-                "move_estimator_to has only moved what predict needs; to add rows or to choose "
-                "other alphas, use the model before it was moved, or fit again."
+            raise NoSolutionError(
+                f"The sums of this model are in {self._sums.library}, because move_estimator_to "
+                "has only moved what predict needs; to add rows or to choose other alphas, use the "
+                "model before it was moved, or fit again."
             )
-        return self.sums_
+        return self._sums
 
     def _place(self) -> Any:
         """Return an array of the library and the device of the model.
@@ -328,7 +394,7 @@ class StreamingRidgeBase(RidgeBase, ABC):
 
     def _has_own_sums(self) -> bool:
         """Return whether the sums are where the model is."""
-        return Library.of(self.sums_.mean) == Library.of(self._place())
+        return self._sums.library == Library.of(self._place())
 
     def _add_rows(
         self, X: Any, y: Any, sample_weight: Any, options: dict[str, Any], reset: bool
@@ -336,30 +402,28 @@ class StreamingRidgeBase(RidgeBase, ABC):
         """Check rows and add them to the sums, or to new sums. The caller must hold the lock."""
         # All checks are made before the sums change, so an invalid batch does not change them.
         self._check_parameters()
-        earlier = None if reset else self._require_sums()
-        if earlier is not None and not is_dask(X):
-            require_same_library(type(self).__name__, "partial_fit", X, earlier.mean)
+        sums = None if reset else self._require_sums()
+        if sums is not None and not is_dask(X):
+            require_same_library(type(self).__name__, "partial_fit", X, sums.sums.mean)
         y = from_library(y)
-        targets, check_rows = self._prepare(y, options)
+        check_rows = self._make_check(y, options)
         if is_dask(X):
-            batch = self._sum_chunks(X, targets, sample_weight, check_rows, reset)
-            changed = self._admit(y, batch.targets.examples, reset, options)
-            if earlier is None:
-                self.sums_ = batch
+            batch = self._sum_chunks(X, y, sample_weight, check_rows, sums)
+            changed = self._admit(y, batch.examples, reset, options)
+            if sums is None:
+                self._sums = batch
             else:
-                earlier.merge(batch)
+                sums.merge(batch)
         else:
-            check = partial(self._validate, reset=reset)
-            rows = check_rows(X, targets, sample_weight, check)
-            if not rows.rows.shape[0]:
+            rows = check_rows(X, y, sample_weight, partial(self._validate, reset=reset))
+            if not len(rows.weights):
                 raise weight_error(type(self).__name__, "that are not all zero", sample_weight)
+            if sums is None:
+                sums = self._sums = Moments(rows.rows, rows.targets)
+                self._like = sums.library.zeros((0,), rows.rows.dtype)
             changed = self._admit(y, rows.targets, reset, options)
-            if earlier is None:
-                earlier = self.sums_ = self._make_moments_like(rows)
-                self._like = Library.of(rows.rows).zeros((0,), rows.rows.dtype)
-            earlier.add(rows)
-        self._set_attributes(changed, reset)
-        self._solution = None
+            sums.add(rows)
+        self.__dict__.update(changed, _solution=None)
 
     def _validate(self, X: Any, *targets: Any, reset: bool, **options: Any) -> Any:
         """Check rows, and targets if they are passed, as `validate_data` does."""
@@ -367,32 +431,29 @@ class StreamingRidgeBase(RidgeBase, ABC):
             check_convertible(X)
             return validate_data(self, X, *targets, reset=reset, **options)
         check_table(X)
-        # scikit-learn needs an array for its checks of names and columns; this one takes no memory.
-        stand_in = np.broadcast_to(np.float32(0), (1, X.shape[1]))
-        validate_data(self, stand_in, skip_check_array=True, reset=reset)
+        self._check_columns(X, reset)
         if not targets:
             return X
         return X, check_X_y(np.zeros((X.shape[0], 1), np.float32), *targets, **options)[1]
 
-    def _make_moments_like(self, rows: Rows) -> Moments | ArrayApiMoments:
-        """Return moments without rows, where the rows are."""
-        if not library_name(rows.rows):
-            return self._make_moments(rows.rows.shape[1], rows.rows.dtype, rows.targets)
-        if rows.targets.ndim == 2:
-            return ArrayApiMoments(rows.rows, None, rows.targets.shape[1])
-        return ArrayApiMoments(rows.rows, np.array([]), 0)
+    def _check_columns(self, X: Any, reset: bool) -> None:
+        """Check the number of features by scikit-learn, with an array that takes no memory."""
+        stand_in = np.broadcast_to(np.float32(0), (1, X.shape[1]))
+        validate_data(self, stand_in, skip_check_array=True, reset=reset)
 
     def _sum_chunks(
-        self, X: Any, y: Any, sample_weight: Any, check_rows: Callable[..., Rows], reset: bool
+        self, X: Any, y: Any, sample_weight: Any, check_rows: Callable[..., Rows], sums: Any
     ) -> Moments:
-        """Compute the moments of a Dask array."""
+        """Compute the moments of a Dask array, whose rows come after those of ``sums``."""
         from sklearn_conv._ridge.dask_rows import check_dask_rows, sum_rows
 
         check_dask_rows(X)
-        # scikit-learn checks the number of features. It needs an array; this one takes no memory.
-        stand_in = np.broadcast_to(np.float32(0), (1, X.shape[1]))
-        validate_data(self, stand_in, skip_check_array=True, reset=reset)
-        return sum_rows(X, y, sample_weight, check_rows, self._make_moments(X.shape[1], X.dtype, y))
+        self._check_columns(X, sums is None)
+        y = y if is_dask(y) else np.asarray(y)
+        targets = np.zeros(0 if is_classifier(self) else (0, *y.shape[1:], *[1][: y.ndim == 1]))
+        first = 0 if sums is None else sums.stop + sums.n_rows - sums.n_summed
+        empty = Moments(np.zeros((0, X.shape[1]), X.dtype), targets, first)
+        return sum_rows(X, y, sample_weight, check_rows, empty)
 
     def _map_chunks(self, method: str, X: Any, shape: tuple[int, ...], dtype: Any) -> Any:
         """Call a method with each chunk of a Dask array, lazily, as in `map_rows`."""
@@ -414,14 +475,22 @@ class StreamingRidgeBase(RidgeBase, ABC):
         solution = self._solve()
         return solution.predict(rows), solution
 
+    def _score(self, metric: Callable[..., float], X: Any, y: Any, sample_weight: Any) -> float:
+        """Return a score of the predictions for X, which are computed if they are lazy."""
+        predicted = self.predict(X)
+        if is_dask(predicted):
+            from sklearn_conv._dask import dask
+
+            predicted, y = dask.compute(predicted, y)
+        y, predicted, sample_weight = map(from_library, (y, predicted, sample_weight))
+        return metric(y, predicted, sample_weight=sample_weight)
+
     def _without_sums(self) -> Self:
         """Return a solved copy without the sums, which are not sent to the chunks."""
         self._solve()
         model = type(self).__new__(type(self))
-        left_out = {"sums_", "_locks"}
-        model.__dict__.update(
-            (name, value) for name, value in vars(self).items() if name not in left_out
-        )
+        model.__dict__.update(self.__dict__)
+        model.__dict__.pop("_sums", None)
         return model
 
 
@@ -472,10 +541,4 @@ def weight_error(owner: str, rule: str, sample_weight: Any) -> Exception:
 
 def drop_unused(rows: Any, targets: np.ndarray, weights: np.ndarray) -> Rows:
     """Return the rows whose weight is above 0."""
-    used = np.flatnonzero(weights > 0)
-    if len(used) == len(weights):
-        return Rows(rows, targets, weights)
-    if library_name(rows):
-        library = Library.of(rows)
-        return Rows(library.xp.take(rows, library.put(used), axis=0), targets[used], weights[used])
-    return Rows(rows, targets, weights).take(used)
+    return Rows(rows, targets, weights).take(np.flatnonzero(weights > 0))

@@ -14,7 +14,6 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted, check_X_y, column_or_1d
 
 from sklearn_conv._array_api import Library, from_library, to_numpy
-from sklearn_conv._callbacks import with_callbacks
 from sklearn_conv._ridge.base import (
     StreamingRidgeBase,
     check_features,
@@ -31,7 +30,7 @@ from sklearn_conv._ridge.labels import (
     union_labels,
 )
 from sklearn_conv._ridge.leave_one_out import check_scoring
-from sklearn_conv._ridge.moments import Moments, Rows
+from sklearn_conv._ridge.moments import Rows
 from sklearn_conv._ridge.solving import Search, check_strengths
 from sklearn_conv._validation import is_dask, is_finite, parameter_error
 
@@ -57,9 +56,9 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         leave-one-out error, over rows and classes, is chosen, or that with the best ``scoring``.
         For up to 2,000 rows, the errors of all rows are used, as in
         `sklearn.linear_model.RidgeClassifierCV`. For more rows, the errors of a random sample of
-        2,000 rows are used, which is decided by the features and the label of each row. It is the
-        same in any order of the rows and of `partial_fit` and `merge`, unless rows are repeated.
-        The model is always fitted on all rows.
+        2,000 rows are used, which is decided by their numbers in the order of their addition. So
+        alpha may depend on the order of the rows, and on which models were merged, but not on
+        batches. The model is always fitted on all rows, and its sums depend on no order.
 
         ``alphas`` is read whenever the model is solved: after ``set_params(alphas=...)``, `predict`
         chooses an alpha again, without the rows.
@@ -93,10 +92,6 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         Mean of each feature.
     scale_ : ndarray of shape (n_features,)
         Standard deviation of each feature; 1 for constant features.
-    sums_ : object
-        Sums that `partial_fit` and `merge` update: counts, means, products and up to 2,000 rows,
-        and fewer than 256 rows that are still to be added. To save a model that is only used to
-        predict, delete them first with ``del model.sums_``.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -108,16 +103,21 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
 
     Notes
     -----
+    The sums are counts, means, products, up to 2,000 rows, and fewer than 128 rows that are still
+    to be added. Before you save a model that is only used to predict, `discard_sums` makes it
+    small.
+
     For each alpha, one Cholesky factor of the products is computed. The products are symmetric, so
     the factor is stored in the other half of their array. If there are at least 1,024 float32
     features, rows are multiplied in float32, and at least three alphas are first compared by
     factors in float32, in another array. Only those that may be the best are solved in float64.
 
     The model is solved by `fit`. After `partial_fit` or `merge`, it is solved by the first method
-    or attribute that needs the solution. If there is no solution, for example because all rows
-    belong to one class, methods raise an error that states the reason, and the attributes of the
-    solution, such as ``coef_``, raise a `~sklearn.exceptions.NotFittedError` with the same message.
-    ``dir(model)`` lists these attributes only if the model is solved for the current ``alphas``.
+    or attribute that needs the solution. If rows are missing for a solution, for example because
+    all rows so far belong to one class, methods raise an error that states the reason, and the
+    attributes of the solution, such as ``coef_``, raise a `~sklearn.exceptions.NotFittedError` with
+    the same message. Other errors are the same for attributes and methods. ``dir(model)`` lists
+    these attributes only if the model is solved for the current ``alphas``.
 
     An error in a method leaves the model as it was before the call. Only if rows were partly added
     to the sums, which an interrupt can cause, do later calls raise an error, until `fit` is called.
@@ -128,8 +128,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
 
     If ``array_api_dispatch`` is set in `sklearn.set_config`, X may be an array of PyTorch or CuPy,
     on a GPU as well. The sums, the fitted arrays and the predictions are then on its device; labels
-    that are strings stay arrays of NumPy. The sample of more than 2,000 rows is then decided by the
-    numbers of the rows, and so depends on their order.
+    that are strings stay arrays of NumPy.
 
     Several threads may share a model. Threads that add rows or solve the model wait for each other.
     While rows are added to a solved model, other threads predict with its last solution, without
@@ -174,44 +173,13 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
     def __init__(
         self,
         alphas: float | Sequence[float] | np.ndarray = (0.1, 1.0, 10.0, 100.0, 1000.0),
+        *,
         class_weight: Mapping[Any, float] | str | None = None,
         scoring: str | None = None,
     ) -> None:
         self.alphas = alphas
         self.class_weight = class_weight
         self.scoring = scoring
-
-    @with_callbacks
-    def fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> Self:
-        """Fit the model to all rows, and discard earlier rows.
-
-        If an error is raised, the model stays as it was.
-
-        Parameters
-        ----------
-        X : array-like or Dask array of shape (n, n_features)
-            Finite features. The sums over the chunks of a Dask array are computed where the chunks
-            are.
-        y : array-like or Dask array of shape (n,)
-            Class labels.
-        sample_weight : array-like or Dask array of shape (n,), default=None
-            Weights of the rows, at least 0. A row of weight 0 is ignored. If None, all weights are
-            1.
-
-        Returns
-        -------
-        self : StreamingRidgeClassifier
-            The fitted classifier.
-
-        Raises
-        ------
-        TypeError
-            If ``alphas``, ``class_weight``, X, y or ``sample_weight`` has a wrong type.
-        ValueError
-            If ``alphas``, ``class_weight``, X, y or ``sample_weight`` has wrong values, or if y has
-            only one class.
-        """
-        return self._fit(X, y, sample_weight, {"is_fit": True})
 
     def partial_fit(
         self,
@@ -249,35 +217,6 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
             values, or if ``class_weight`` is "balanced".
         """
         return self._partial_fit(X, y, sample_weight, {"is_fit": False, "classes": classes})
-
-    def merge(self, other: StreamingRidgeClassifier) -> Self:
-        """Add the rows of another fitted classifier.
-
-        If ``classes`` were passed to the first `partial_fit` of either classifier, they are the
-        classes of the result.
-
-        Parameters
-        ----------
-        other : StreamingRidgeClassifier
-            The other classifier, which is not changed.
-
-        Returns
-        -------
-        self : StreamingRidgeClassifier
-            The classifier, as if it were fitted on the rows of both classifiers.
-
-        Raises
-        ------
-        NotFittedError
-            If either classifier is not fitted.
-        TypeError
-            If ``other`` is not a `StreamingRidgeClassifier`.
-        ValueError
-            If the features of the two classifiers differ, if the labels of only one classifier are
-            strings, if one classifier has classes that are not among those passed to `partial_fit`
-            of the other, or if the ``sums_`` of a classifier were deleted.
-        """
-        return self._merge(other)
 
     def decision_function(self, X: Any) -> Any:
         """Compute the decision function of the samples in X.
@@ -342,17 +281,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         accuracy : float
             Fraction of samples whose class is predicted correctly.
         """
-        predicted = self.predict(X)
-        if is_dask(predicted):
-            from sklearn_conv._dask import dask
-
-            predicted, y = dask.compute(predicted, y)
-        y, predicted, sample_weight = map(from_library, (y, predicted, sample_weight))
-        return accuracy_score(y, predicted, sample_weight=sample_weight)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # These parameters did not always exist.
-        super().__setstate__({"class_weight": None, "scoring": None, **state})
+        return self._score(accuracy_score, X, y, sample_weight)
 
     def _check_parameters(self) -> Search:
         value = self.class_weight
@@ -369,7 +298,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         alphas = check_strengths(OWNER, "alphas", self.alphas)
         return Search(alphas, scoring=check_scoring(OWNER, self.scoring))
 
-    def _prepare(self, y: Any, options: dict[str, Any]) -> tuple[Any, Callable[..., Rows]]:
+    def _make_check(self, y: Any, options: dict[str, Any]) -> Callable[..., Rows]:
         class_weight = self.class_weight
         if class_weight == "balanced":
             if not options["is_fit"]:
@@ -383,10 +312,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
                 from sklearn_conv._dask import da, dask
 
                 class_weight = _balance(*dask.compute(*da.unique(y, return_counts=True)))
-        return y, partial(_check_rows, class_weight=class_weight)
-
-    def _make_moments(self, n_features: int, dtype: np.dtype, targets: Any) -> Moments:
-        return Moments.of_classes(n_features, dtype)
+        return partial(_check_rows, class_weight=class_weight)
 
     def _admit(
         self, y: Any, targets: np.ndarray, reset: bool, options: dict[str, Any]
@@ -424,17 +350,13 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
                     f"class_weight has the classes {show_labels(unknown)}, which are not among "
                     f"{show_labels(classes)}, the classes of y; remove them from class_weight."
                 )
-        return {"classes_": classes, "_has_fixed_classes": is_fixed}
+        return self._class_attributes(classes, is_fixed)
 
-    def _set_attributes(self, changed: dict[str, Any], reset: bool) -> None:
-        # A signal handler may have added rows of other classes during this call.
-        classes = changed["classes_"]
-        if not reset:
-            classes = union_labels(self._labels, classes)
+    def _class_attributes(self, classes: np.ndarray, is_fixed: bool) -> dict[str, Any]:
+        """Return the fitted attributes; labels that are numbers are where the model is."""
         library = Library.of(self._place())
-        if library.xp is not np and classes.dtype.kind not in NAMES:
-            classes = library.put(classes)
-        super()._set_attributes({**changed, "classes_": classes}, reset)
+        placed = classes if classes.dtype.kind in NAMES else library.put(classes)
+        return {"classes_": placed, "_has_fixed_classes": is_fixed}
 
     def _join(self, other: Self) -> dict[str, Any]:
         """Check the classes of two models, and return those of the merged model."""
@@ -449,20 +371,10 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
                     "in the first call of partial_fit of the other."
                 )
         is_fixed = self._has_fixed_classes or other._has_fixed_classes
-        return {"classes_": classes, "_has_fixed_classes": is_fixed}
-
-    def _get_classes(self) -> np.ndarray:
-        labels = self._labels
-        if len(labels) < 2:
-            raise ValueError(
-                f"{OWNER} needs rows of at least 2 classes, but y has 1 class so far: "
-                f"{show_label(labels.tolist()[0])}."
-            )
-        return labels
+        return self._class_attributes(classes, is_fixed)
 
     @property
-    def _labels(self) -> np.ndarray:
-        """The class labels as an array of NumPy."""
+    def _labels(self) -> np.ndarray:  # type: ignore[override]
         return to_numpy(self.classes_)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from math import isnan
 from typing import Any
 
@@ -18,8 +18,7 @@ from sklearn_conv._dask import (
     whole_rows,
 )
 from sklearn_conv._engine.threads import one_blas_thread
-from sklearn_conv._ridge.moments import N_WAITING, Moments, Rows
-from sklearn_conv._ridge.targets import concatenate_targets
+from sklearn_conv._ridge.moments import N_WAITING, Moments, Rows, concatenate_targets
 
 UNKNOWN_GROUP = 8
 """Number of chunks that one task adds up if the chunk sizes are unknown."""
@@ -47,10 +46,11 @@ def sum_rows(
 ) -> Moments:
     """Compute the moments of all rows.
 
-    ``empty`` are moments without rows, for targets with as many axes as y. Each task adds up chunks
-    with at least as many rows as there are features, so that the products in its result are not
-    larger than the rows. Then the results are merged in pairs. No task changes its arguments,
-    because Dask may repeat tasks if a worker is lost.
+    ``empty`` are moments without rows. Each task adds up chunks with at least as many rows as there
+    are features, so that the products in its result are not larger than the rows. It knows the
+    numbers of its rows, unless the lengths of the chunks are unknown, so that the sample of rows
+    does not depend on the chunks. Then the results are merged in pairs. No task changes its
+    arguments, because Dask may repeat tasks if a worker is lost.
     """
     rows = whole_rows(X)
     lengths = rows.chunks[0]
@@ -68,7 +68,8 @@ def sum_rows(
     groups = _group_chunks(lengths, max(rows.shape[1], N_WAITING) if is_known else None)
     for i, group in enumerate(groups):
         lists = [*map(list, zip(*chunks[group], strict=True))]
-        tasks[name, i] = (_sum_chunks, lists, check_rows, empty)
+        first = empty.first + int(sum(lengths[: group.start])) if is_known else empty.first
+        tasks[name, i] = (_sum_chunks, lists, check_rows, empty, first)
     sums = [*tasks]
     while len(sums) > 1:
         pairs = [sums[i : i + 2] for i in range(0, len(sums), 2)]
@@ -95,6 +96,8 @@ def _align(name: str, value: Any, rows: Any, n_axes: int) -> Any:
     if not isinstance(value, da.Array):
         value = da.from_array(np.asarray(value), chunks=-1)
     n_chunks = len(rows.chunks[0])
+    if n_axes == 2 and value.ndim == 1:
+        value = value[:, np.newaxis]
     if value.ndim != n_axes:
         shape = "(n,)" if n_axes == 1 else "(n,) or (n, n_targets)"
         raise ValueError(f"{name} must have shape {shape}. Got {value.ndim} axes instead.")
@@ -125,8 +128,12 @@ def _group_chunks(lengths: Sequence[float], n_rows: int | None) -> Iterator[slic
             first, n_in_group = i + 1, 0.0
 
 
-def _sum_chunks(lists: list[list[np.ndarray]], check_rows: CheckRows, empty: Moments) -> Moments:
-    moments = deepcopy(empty)
+def _sum_chunks(
+    lists: list[list[np.ndarray]], check_rows: CheckRows, empty: Moments, first: int
+) -> Moments:
+    """Return the moments of some chunks, whose first row has the number ``first``."""
+    moments = copy(empty)
+    moments.first = moments.stop = first
     small: list[tuple[np.ndarray, ...]] = []
 
     def add_small() -> None:

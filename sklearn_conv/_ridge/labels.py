@@ -79,12 +79,13 @@ def align_labels(*arrays: np.ndarray) -> list[np.ndarray]:
     return [array.astype(dtype, copy=False) if len(array) else array for array in arrays]
 
 
-def match_labels(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return 1 where a label is a class, else 0, ``(n,), (k,) -> (n, k)``."""
-    if not len(labels):
-        return np.zeros((0, len(classes)))
+def find_labels(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return the place of each label in sorted classes; -1 if it is not among them."""
+    if not len(labels) or not len(classes):
+        return np.full(len(labels), -1)
     labels, classes = align_labels(labels, classes)
-    return (labels[:, np.newaxis] == classes).astype(np.float64)
+    places = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
+    return np.where(classes[places] == labels, places, -1)
 
 
 def union_labels(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -1,13 +1,24 @@
-"""Centered products of features, the largest of the sums."""
+"""Products of features, the largest of the sums, and their Cholesky factors.
+
+Arrays of NumPy have a fast path with one array, in Fortran order: the products are below its
+diagonal, and factors are computed in the other half. They are multiplied by the BLAS of SciPy or,
+in float32, tile by tile. For arrays of other libraries, the products are a symmetric matrix, which
+is never changed in place.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import blas
+from scipy.linalg import blas, lapack
+from sklearn.utils import gen_batches
 
-from sklearn_conv._ridge.blocks import row_chunks
+from sklearn_conv._array_api import Library, is_out_of_memory
+
+BLOCK_BYTES = 64 * 2**20
+"""Approximate size in float64 of the rows that are added or predicted at once."""
 
 SINGLE_FEATURES = 1024
 """Number of features from which float32 features are multiplied in float32. The products of fewer
@@ -17,80 +28,58 @@ SINGLE_ROWS = 512
 """Number of rows from which float32 features are multiplied in float32. The products of fewer rows
 take less time than the access to all sums."""
 
-SINGLE_RANGE = 1e12
-"""Spreads from ``1 / SINGLE_RANGE`` to ``SINGLE_RANGE`` have products in float32 that neither
-overflow nor lose digits."""
-
 TILE = 512
 """Number of columns whose products are computed in float32 at once, in the cache."""
 
-
-class CenteredRows(NamedTuple):
-    """Rows that are ready to be multiplied."""
-
-    rows: np.ndarray
-    """Centered rows, multiplied by the square root of their weight: ``(b, d)`` in float32, or
-    ``(b + 1, d)`` in float64, the last of which is ``shift``."""
-    squares: np.ndarray
-    """Sum of the squares of each feature ``(d,)``."""
-    shift: np.ndarray
-    """Difference of the means ``(d,)``, which is one more row."""
+TRIANGLE_BLOCK = 256
+"""Number of rows and columns that are mirrored at once, in the cache."""
 
 
-def is_single(rows: np.ndarray) -> bool:
+def row_blocks(n_rows: int, row_bytes: int, block_bytes: int) -> Iterator[slice]:
+    """Yield slices of consecutive rows, each of about ``block_bytes``."""
+    return gen_batches(n_rows, max(1, block_bytes // max(1, row_bytes)))
+
+
+def is_single(rows: Any) -> bool:
     """Return whether rows are multiplied in float32, unless their spreads are extreme."""
     n_rows, n_features = rows.shape
-    return rows.dtype == np.float32 and n_features >= SINGLE_FEATURES and n_rows >= SINGLE_ROWS
+    is_float32 = rows.dtype == Library.of(rows).xp.float32
+    return bool(is_float32 and n_features >= SINGLE_FEATURES and n_rows >= SINGLE_ROWS)
 
 
-def multiply_scipy(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return ``left @ right`` for arrays in C order, computed by the BLAS of SciPy.
+def multiply(left: Any, right: Any, single: bool = False) -> Any:
+    """Return ``left @ right``, computed by the library that `add_rows` uses for ``single`` or not.
 
     NumPy and SciPy may each have a BLAS with threads of its own. After a product, these wait
     busily, and slow down a product or a factor that the other library computes next.
     """
+    if single or not isinstance(left, np.ndarray):
+        return left @ right
     (gemm,) = blas.get_blas_funcs(("gemm",), (left, right))
     # The transposed arrays are in Fortran order, so that they are not copied.
     return gemm(1.0, right.T, left.T).T
 
 
-def multiply(left: np.ndarray, right: np.ndarray, single: bool) -> np.ndarray:
-    """Return ``left @ right`` by the library that `add_products` uses for ``single`` or not."""
-    return left @ right if single else multiply_scipy(left, right)
+def no_products(library: Library, n_features: int) -> Any:
+    """Return products that are all zero."""
+    shape = n_features, n_features
+    if library.xp is np:
+        return np.zeros(shape, order="F")
+    return library.zeros(shape, library.widest)
 
 
-def center_rows(
-    rows: np.ndarray, mean: np.ndarray, weights: np.ndarray, shift: np.ndarray
-) -> CenteredRows:
-    """Center rows in float64, and multiply them by the square roots of their weights."""
-    single = is_single(rows)
-    centered = np.empty(
-        (len(rows) + (not single), rows.shape[1]), np.float32 if single else np.float64
-    )
-    squares = np.zeros(len(mean))
-    is_weighted = bool((weights != 1).any())
-    for chunk in row_chunks(rows):
-        part = rows[chunk] - mean
-        if is_weighted:
-            part *= np.sqrt(weights[chunk, np.newaxis])
-        squares += np.einsum("nd,nd->d", part, part)
-        centered[: len(rows)][chunk] = part
-    if single:
-        spreads = np.sqrt(squares[squares > 0] / len(rows))
-        if spreads.size and not 1 / SINGLE_RANGE < spreads.min() <= spreads.max() < SINGLE_RANGE:
-            return center_rows(rows.astype(np.float64), mean, weights, shift)
-    else:
-        centered[-1] = shift
-    return CenteredRows(centered, squares + np.square(shift), shift)
+def add_rows(gram: Any, rest: Any, rows: Any, shift: Any) -> tuple[Any, Any]:
+    """Add the products of centered rows, and of ``shift`` if it is not None.
 
-
-def add_products(gram: np.ndarray, squares: np.ndarray, added: CenteredRows) -> np.ndarray:
-    """Add the products of rows to those below the diagonal, in place; return the new diagonal."""
-    rows = added.rows
+    Products of NumPy change in place, below the diagonal. ``rest`` is None or, on devices without
+    float64, what rounding has taken from the sums; see `_add_exactly`.
+    """
+    if not isinstance(gram, np.ndarray):
+        added = Library.of(gram).xp.astype(rows.T @ rows, gram.dtype, copy=False)
+        return _add_exactly(gram, rest, added, shift)
     if rows.dtype == np.float64:
-        np.fill_diagonal(gram, squares)
         blas.dsyrk(1.0, rows.T, beta=1.0, c=gram, lower=1, overwrite_c=1)
-        return gram.diagonal().copy()
+        return gram, None
     upper = gram.T  # in C order
     tile = np.empty((TILE, TILE), np.float32)
     for i in range(0, rows.shape[1], TILE):
@@ -100,17 +89,145 @@ def add_products(gram: np.ndarray, squares: np.ndarray, added: CenteredRows) -> 
             products = tile[: sums.shape[0], : sums.shape[1]]
             np.matmul(left, rows[:, j : j + TILE], out=products)
             sums += products
-            sums += np.multiply.outer(added.shift[i : i + TILE], added.shift[j : j + TILE])
-    return squares + added.squares
+            sums += np.multiply.outer(shift[i : i + TILE], shift[j : j + TILE])
+    return gram, None
 
 
-def pack(gram: np.ndarray) -> np.ndarray:
-    """Return the elements below the diagonal, column by column."""
+def add_products(gram: Any, rest: Any, added: Any, shift: Any) -> tuple[Any, Any]:
+    """Add products and those of ``shift``, as `add_rows` does."""
+    if not isinstance(gram, np.ndarray):
+        return _add_exactly(gram, rest, added, shift)
+    gram += added
+    return blas.dsyr(1.0, shift, lower=1, a=gram, overwrite_a=1), None
+
+
+def _add_exactly(gram: Any, rest: Any, added: Any, shift: Any) -> tuple[Any, Any]:
+    """Return a sum, and what rounding takes from it if ``rest`` is not None.
+
+    Source: D. E. Knuth, "The Art of Computer Programming", volume 2 (1997), section 4.2.2: the
+    difference between a rounded sum and the exact sum of two numbers.
+    """
+    if shift is not None:
+        added = added + shift[:, None] * shift[None, :]
+    total = gram + added
+    if rest is not None:
+        seen = total - gram
+        rest = rest + ((gram - (total - seen)) + (added - seen))
+    return total, rest
+
+
+class Factor(NamedTuple):
+    """Cholesky factor of a matrix: the upper triangle for NumPy, else the lower triangle."""
+
+    triangle: Any
+
+    @property
+    def smallest_pivot(self) -> float:
+        """Smallest square on the diagonal."""
+        xp = Library.of(self.triangle).xp
+        return float(xp.min(xp.linalg.diagonal(self.triangle) ** 2))
+
+    def solve(self, right: Any) -> Any:
+        """Return the inverse of the matrix times ``right`` ``(d, k)``."""
+        if not isinstance(self.triangle, np.ndarray):
+            return self.back_solve(self.half_solve(right))
+        (solve,) = lapack.get_lapack_funcs(("potrs",), (self.triangle,))
+        return solve(self.triangle, right, lower=0)[0]
+
+    def half_solve(self, right: Any) -> Any:
+        """Return the inverse of the lower factor times ``right``, which may be overwritten."""
+        if not isinstance(self.triangle, np.ndarray):
+            return Library.of(self.triangle).solve_triangle(self.triangle, right)
+        (solve,) = blas.get_blas_funcs(("trsm",), (self.triangle,))
+        return solve(1.0, self.triangle, right, lower=0, trans_a=1, overwrite_b=1)
+
+    def back_solve(self, right: Any) -> Any:
+        """Return the inverse of the upper factor times ``right``."""
+        if not isinstance(self.triangle, np.ndarray):
+            library = Library.of(self.triangle)
+            return library.solve_triangle(self.triangle.T, right, lower=False)
+        (solve,) = blas.get_blas_funcs(("trsm",), (self.triangle,))
+        return solve(1.0, self.triangle, right, lower=0)
+
+
+def factorize(
+    matrix: Any,
+    diagonal: Any,
+    apart: Sequence[int] = (),
+    transform: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Factor | None:
+    """Return the factor of a matrix with this diagonal, or None if it is not positive definite.
+
+    The rows and columns ``apart`` are replaced by zeros beside the diagonal. For NumPy, each factor
+    replaces the last one in the upper triangle and the diagonal, and ``transform`` is a function
+    that is applied to copies of the elements of the lower triangle, which stay as they are.
+    """
+    if isinstance(matrix, np.ndarray):
+        (potrf,) = lapack.get_lapack_funcs(("potrf",), (matrix,))
+        _mirror_lower_triangle(matrix, transform)
+        for i in apart:
+            matrix[:i, i] = matrix[i, i + 1 :] = 0
+        np.fill_diagonal(matrix, diagonal)
+        triangle, failed = potrf(matrix, lower=0, clean=0, overwrite_a=1)
+        return None if failed else Factor(triangle)
+    library = Library.of(matrix)
+    xp = library.xp
+    if apart:
+        is_linked = library.put(~np.isin(np.arange(matrix.shape[0]), apart))
+        matrix = xp.where(is_linked & is_linked[:, None], matrix, xp.zeros_like(matrix))
+    is_diagonal = xp.eye(matrix.shape[0], dtype=xp.bool, device=library.device)
+    try:
+        factor = Factor(xp.linalg.cholesky(xp.where(is_diagonal, diagonal[:, None], matrix)))
+    except Exception as error:  # Each library has its own kind of error.
+        if is_out_of_memory(error):
+            raise
+        return None
+    return factor if np.isfinite(factor.smallest_pivot) else None  # CuPy raises no error.
+
+
+def _mirror_lower_triangle(
+    matrix: np.ndarray, transform: Callable[[np.ndarray], np.ndarray] | None
+) -> None:
+    """Copy the lower triangle to the upper one, in place, transformed if there is a function."""
+    for start in range(0, len(matrix), TRIANGLE_BLOCK):
+        block = slice(start, start + TRIANGLE_BLOCK)
+        for above in range(0, start + 1, TRIANGLE_BLOCK):
+            rows = slice(above, above + TRIANGLE_BLOCK)
+            values = matrix[block, rows].T
+            if transform is not None:
+                values = transform(values.copy())
+            where = ~np.tri(len(values), dtype=bool) if above == start else True
+            np.copyto(matrix[rows, block], values, where=where)
+
+
+def correlate(gram: Any, scale: Any) -> Any:
+    """Return products of scaled features, without the diagonal, in an array of float32."""
+    library = Library.of(gram)
+    is_numpy, d = library.xp is np, scale.shape[0]
+    shape = d, d
+    if is_numpy:
+        matrix = np.empty(shape, np.float32, order="F")
+    else:
+        matrix = library.empty(shape, library.xp.float32)
+    for start in range(0, d, TRIANGLE_BLOCK):
+        columns = slice(start, min(start + TRIANGLE_BLOCK, d))
+        rows = slice(start if is_numpy else 0, d)
+        values = gram[rows, columns] / scale[columns] / scale[rows, None]
+        matrix[rows, columns] = library.xp.astype(values, library.xp.float32)
+    return matrix
+
+
+def pack(gram: Any) -> Any:
+    """Return the elements below the diagonal of products of NumPy, column by column."""
+    if not isinstance(gram, np.ndarray):
+        return gram
     return np.concatenate([gram[i + 1 :, i] for i in range(len(gram))])
 
 
-def unpack(packed: np.ndarray, n_features: int) -> np.ndarray:
-    """Return a matrix with the packed elements below the diagonal."""
+def unpack(packed: Any, n_features: int) -> Any:
+    """Return the products that were packed."""
+    if not isinstance(packed, np.ndarray):
+        return packed
     gram = np.zeros((n_features, n_features), order="F")
     start = 0
     for i in range(n_features):

@@ -11,8 +11,6 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted, check_X_y
 
-from sklearn_conv._array_api import from_library
-from sklearn_conv._callbacks import with_callbacks
 from sklearn_conv._ridge.base import (
     StreamingRidgeBase,
     check_features,
@@ -21,7 +19,7 @@ from sklearn_conv._ridge.base import (
     drop_unused,
     require_unmasked,
 )
-from sklearn_conv._ridge.moments import Moments, Rows
+from sklearn_conv._ridge.moments import Rows
 from sklearn_conv._ridge.solving import Search, check_strengths
 from sklearn_conv._validation import is_dask, parameter_error
 
@@ -41,14 +39,9 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
     alphas : float or sequence of float, default=(0.1, 1.0, 10.0, 100.0, 1000.0)
         Regularization strengths, each above 0, as in `sklearn.linear_model.Ridge` for features with
         unit variance. If there are several, the alpha with the smallest mean squared leave-one-out
-        error is chosen. For up to 2,000 rows, the errors of all rows are used, as in
-        `sklearn.linear_model.RidgeCV`. For more rows, the errors of a random sample of 2,000 rows
-        are used, which is decided by the features, the targets and the weight of each row. It is
-        the same in any order of the rows and of `partial_fit` and `merge`, unless rows are
-        repeated. The model is always fitted on all rows.
-
-        ``alphas`` is read whenever the model is solved: after ``set_params(alphas=...)``, `predict`
-        chooses an alpha again, without the rows.
+        error is chosen: for up to 2,000 rows that of `sklearn.linear_model.RidgeCV`, for more rows
+        that of a sample, as in `StreamingRidgeClassifier`. After ``set_params(alphas=...)``,
+        `predict` chooses an alpha again, without the rows.
     alpha_per_target : bool, default=False
         Whether to choose an alpha for each target. If False, one alpha is chosen by the mean error
         of all targets.
@@ -70,9 +63,6 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
         Mean of each feature.
     scale_ : ndarray of shape (n_features,)
         Standard deviation of each feature; 1 for constant features.
-    sums_ : object
-        Sums that `partial_fit` and `merge` update, as in `StreamingRidgeClassifier`. To save a
-        model that is only used to predict, delete them first with ``del model.sums_``.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -114,41 +104,11 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
     def __init__(
         self,
         alphas: float | Sequence[float] | np.ndarray = (0.1, 1.0, 10.0, 100.0, 1000.0),
+        *,
         alpha_per_target: bool = False,
     ) -> None:
         self.alphas = alphas
         self.alpha_per_target = alpha_per_target
-
-    @with_callbacks
-    def fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> Self:
-        """Fit the model to all rows, and discard earlier rows.
-
-        If an error is raised, the model stays as it was.
-
-        Parameters
-        ----------
-        X : array-like or Dask array of shape (n, n_features)
-            Finite features. The sums over the chunks of a Dask array are computed where the chunks
-            are.
-        y : array-like or Dask array of shape (n,) or (n, n_targets)
-            Finite targets.
-        sample_weight : array-like or Dask array of shape (n,), default=None
-            Weights of the rows, at least 0. A row of weight 0 is ignored. If None, all weights are
-            1.
-
-        Returns
-        -------
-        self : StreamingRidge
-            The fitted regressor.
-
-        Raises
-        ------
-        TypeError
-            If ``alphas``, ``alpha_per_target``, X, y or ``sample_weight`` has a wrong type.
-        ValueError
-            If ``alphas``, X, y or ``sample_weight`` has wrong values.
-        """
-        return self._fit(X, y, sample_weight, {})
 
     def partial_fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> Self:
         """Fit the model to a batch of rows, in addition to all earlier rows.
@@ -177,31 +137,6 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
             is not that of earlier batches.
         """
         return self._partial_fit(X, y, sample_weight, {})
-
-    def merge(self, other: StreamingRidge) -> Self:
-        """Add the rows of another fitted regressor.
-
-        Parameters
-        ----------
-        other : StreamingRidge
-            The other regressor, which is not changed.
-
-        Returns
-        -------
-        self : StreamingRidge
-            The regressor, as if it were fitted on the rows of both regressors.
-
-        Raises
-        ------
-        NotFittedError
-            If either regressor is not fitted.
-        TypeError
-            If ``other`` is not a `StreamingRidge`.
-        ValueError
-            If the features or the numbers of targets of the two regressors differ, or if the
-            ``sums_`` of a regressor were deleted.
-        """
-        return self._merge(other)
 
     def predict(self, X: Any) -> Any:
         """Predict the targets of the samples in X.
@@ -240,13 +175,7 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
         score : float
             R² of the predictions, the mean over several targets.
         """
-        predicted = self.predict(X)
-        if is_dask(predicted):
-            from sklearn_conv._dask import dask
-
-            predicted, y = dask.compute(predicted, y)
-        y, predicted, sample_weight = map(from_library, (y, predicted, sample_weight))
-        return r2_score(y, predicted, sample_weight=sample_weight)
+        return self._score(r2_score, X, y, sample_weight)
 
     @property
     def coef_(self) -> np.ndarray:
@@ -271,13 +200,8 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
             raise parameter_error(TypeError, OWNER, "alpha_per_target", "a bool", value)
         return Search(check_strengths(OWNER, "alphas", self.alphas), bool(value))
 
-    def _prepare(self, y: Any, options: dict[str, Any]) -> tuple[Any, Callable[..., Rows]]:
-        if is_dask(y) and y.ndim == 1:
-            y = y[:, np.newaxis]
-        return y, _check_rows
-
-    def _make_moments(self, n_features: int, dtype: np.dtype, targets: Any) -> Moments:
-        return Moments.of_columns(n_features, dtype, np.shape(targets)[1])
+    def _make_check(self, y: Any, options: dict[str, Any]) -> Callable[..., Rows]:
+        return _check_rows
 
     def _admit(
         self, y: Any, targets: np.ndarray, reset: bool, options: dict[str, Any]

@@ -1,30 +1,41 @@
-"""Compute the coefficients for each alpha from moments, and choose one alpha."""
+"""Solve ridge regression for each alpha from moments, and choose one alpha.
+
+To add a solver, write a function of the type `Solver`, and add it to `SOLVERS` with the moments
+that it is for. It works for the arrays of all libraries: `Library.of` says where they are, and
+`products` has products and Cholesky factors that are fast for NumPy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import blas, lapack
 
-from sklearn_conv._array_api import Library, kind_of
-from sklearn_conv._ridge.blocks import row_blocks
-from sklearn_conv._ridge.leave_one_out import (
-    leave_one_out_errors,
-    leave_one_out_scores,
-    mirror_lower_triangle,
-    shortlist_alphas,
+from sklearn_conv._array_api import Library, as_memory_error, kind_of, to_numpy
+from sklearn_conv._ridge.labels import show_label
+from sklearn_conv._ridge.leave_one_out import leave_one_out_errors, leave_one_out_scores
+from sklearn_conv._ridge.moments import Moments, NoSolutionError, Targets
+from sklearn_conv._ridge.products import (
+    BLOCK_BYTES,
+    SINGLE_FEATURES,
+    correlate,
+    factorize,
+    multiply,
+    row_blocks,
 )
-from sklearn_conv._ridge.moments import Moments
-from sklearn_conv._ridge.products import SINGLE_FEATURES
-from sklearn_conv._ridge.targets import Regression
 from sklearn_conv._validation import is_finite, is_sequence, parameter_error
 
 N_FACTORS = 3
 """Number of alphas from which a factor in float32 for each selects some of them first."""
+
+SMALLEST_PIVOT = 100 * float(np.finfo(np.float32).eps)
+"""Smallest square on the diagonal of a factor of correlations that is trusted in float32. Rounding
+changes it by about a hundredth."""
+
+TIE = 1e-5
+"""Relative difference of scores that is not trusted in float32."""
 
 
 class Search(NamedTuple):
@@ -39,10 +50,11 @@ class Search(NamedTuple):
 class Solution(NamedTuple):
     """Solution for the chosen alpha; k is the number of columns of the targets."""
 
-    alphas: tuple[float, ...]
-    alpha: float | np.ndarray
+    search: Search
+    """Parameters for which this is the solution."""
+    alpha: Any
     """The chosen alpha, or one for each column ``(k,)``."""
-    score: float | np.ndarray | None
+    score: Any
     """Leave-one-out score; None if there is only one alpha."""
     classes: np.ndarray | None
     """Class labels of a classifier."""
@@ -54,30 +66,15 @@ class Solution(NamedTuple):
     """Mean of each target ``(k,)``, which is the prediction at the mean of the features."""
     scale: Any
     """Standard deviation of each feature ``(d,)``."""
-    per_target: bool = False
-    """Whether an alpha was chosen for each column."""
-    scoring: str | None = None
-    """By what alpha was chosen."""
-
-    @property
-    def search(self) -> Search:
-        """The parameters for which this is the solution."""
-        return Search(self.alphas, self.per_target, self.scoring)
 
     def move(self, library: Library) -> Solution:
         """Return the solution in another library, or on another device."""
-
-        def put(value: Any) -> Any:
-            return library.put(value) if hasattr(value, "shape") else value
-
-        return self._replace(
-            alpha=put(self.alpha),
-            score=put(self.score),
-            coef=put(self.coef),
-            mean=put(self.mean),
-            level=put(self.level),
-            scale=put(self.scale),
-        )
+        moved = {
+            name: library.put(value)
+            for name, value in self._asdict().items()
+            if hasattr(value, "shape") and name != "classes"
+        }
+        return self._replace(**moved)
 
     def predict(self, rows: Any) -> Any:
         """Return the predicted targets ``(n, k)``, in the library of the solution."""
@@ -85,12 +82,10 @@ class Solution(NamedTuple):
         xp, weights = library.xp, self.coef.T
         predicted = library.empty((rows.shape[0], weights.shape[1]), dtype)
         with np.errstate(over="ignore", invalid="ignore"):
-            for block in row_blocks(rows):
+            for block in row_blocks(rows.shape[0], 8 * rows.shape[1], BLOCK_BYTES):
                 # Rows are centered first: a large offset would cause large products that cancel.
                 values = rows[block, ...]
-                if (
-                    kind_of(values) != "f"
-                ):  # The standard has no differences of integers and floats.
+                if kind_of(values) != "f":  # The standard does not mix integers and floats.
                     values = xp.astype(values, dtype)
                 predicted[block, ...] = (values - self.mean) @ weights
             predicted += self.level
@@ -113,98 +108,93 @@ def check_strengths(owner: str, name: str, value: Any) -> tuple[float, ...]:
     return tuple(map(float, numbers))
 
 
-def solve(
-    moments: Moments, n_writes: int, classes: np.ndarray | None, search: Search
-) -> Solution | None:
-    """Return the solution for the alpha with the best leave-one-out score.
+def solve(moments: Moments, classes: np.ndarray | None, search: Search) -> Solution:
+    """Return the solution for the alpha with the best leave-one-out score, or one for each target.
 
-    ``n_writes`` is what `Moments.begin_solving` returned. No other thread may use the moments.
-    Return None if they were changed since then, which only a signal handler in this thread can do;
-    the caller then solves again.
+    No other thread may use the moments. ``classes`` are the labels of a classifier.
     """
-    solutions = _solve_by_rows if moments.gram is None else _solve_by_products
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            scale = np.sqrt(moments.variances)
-            regression = moments.targets.regression(moments.kept.targets, classes)
-            if not np.isfinite(regression.products).all():
-                raise ValueError(
-                    "The products of features and targets overflow float64; divide the targets by "
-                    "their standard deviation first."
-                )
-            choice = choose_alpha(
-                solutions(moments, scale, regression, search),
-                partial(
-                    leave_one_out_scores,
-                    targets=regression.kept,
-                    weights=moments.kept.weights,
-                    counts=moments.kept_counts,
-                    scoring=search.scoring,
-                ),
-                len(regression.mean),
-                search,
-            )
-    except (ValueError, IndexError):
-        if moments.n_writes == n_writes:
-            raise
-        return None
-    if moments.n_writes != n_writes:
-        return None
-    return Solution(
-        alphas=search.alphas,
-        alpha=choice.alpha,
-        score=choice.score,
-        classes=classes,
-        coef=np.stack(choice.columns),
-        mean=moments.mean,
-        level=regression.mean,
-        scale=scale,
-        per_target=search.per_target,
-        scoring=search.scoring,
-    )
+    if classes is not None and len(classes) < 2:
+        raise NoSolutionError(
+            "A classifier needs rows of at least 2 classes, but y has 1 class so far: "
+            f"{show_label(classes.tolist()[0])}."
+        )
+    moments.flush()
+    library = moments.library
+    xp = library.xp
+    remedy = "The features need this memory on the device; use fewer kernels or grid cells."
+    with np.errstate(all="ignore"), as_memory_error(remedy):
+        variances, targets = moments.variances, moments.targets(classes)
+        scale = xp.sqrt(xp.where(variances > 0, variances, xp.ones_like(variances)))
+        products = xp.where(variances > 0, targets.products, xp.zeros_like(targets.products))
+        constant = np.flatnonzero(to_numpy(variances) == 0).tolist()
+        problem = Problem(moments, targets._replace(products=products), scale, constant, search)
+        solver = next(solver for solver, is_for in SOLVERS.items() if is_for(moments))
+        alpha, score, coef = _choose(problem, solver(problem))
+        level = library.put(targets.mean)
+    return Solution(search, alpha, score, classes, coef, moments.sums.mean, level, scale)
+
+
+class Problem(NamedTuple):
+    """What a solver knows."""
+
+    moments: Moments
+    targets: Targets
+    scale: Any
+    """Standard deviation of each feature ``(d,)``; 1 for constant features."""
+    constant: list[int]
+    """Numbers of the constant features, whose coefficients are 0."""
+    search: Search
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether leave-one-out errors are needed."""
+        return len(self.search.alphas) > 1
+
+    def center(self, scale: Any) -> Any:
+        """Return the kept rows ``(m, d)``, centered and divided by ``scale`` if it is not None."""
+        moments, library = self.moments, self.moments.library
+        rows = library.xp.astype(moments.kept.rows, library.widest, copy=False)
+        rows = rows - moments.sums.mean
+        if scale is not None:
+            rows /= scale
+        for i in self.constant:
+            rows[:, i] = 0
+        return rows
+
+    def score(self, errors: np.ndarray) -> np.ndarray:
+        """Return the score of each target for leave-one-out errors; one score for all of them."""
+        weights, scoring = self.moments.kept.weights, self.search.scoring
+        scores = leave_one_out_scores(errors, self.targets.kept, weights, scoring)
+        return scores if self.search.per_target else np.full(len(scores), scores.mean())
 
 
 Candidate = tuple[float, Any, np.ndarray | None]
 """An alpha, its coefficients ``(d, k)`` for features that are not standardized, and leave-one-out
-errors ``(m, k)`` of the kept rows, or None if there is only one alpha."""
+errors ``(m, k)`` of the kept rows, or None if they are not needed."""
+
+Solver = Callable[[Problem], Iterator[Candidate]]
+"""Function that yields a candidate for each alpha that may be the best."""
 
 
-class Choice(NamedTuple):
-    """The best alpha, or one for each of k columns."""
-
-    alpha: Any
-    score: Any
-    """None if there is only one alpha."""
-    columns: list[Any]
-    """Coefficients of each column, each ``(d,)``."""
-
-
-def choose_alpha(
-    candidates: Iterator[Candidate],
-    score: Callable[[np.ndarray], np.ndarray],
-    n_targets: int,
-    search: Search,
-) -> Choice:
-    """Choose an alpha; ``score`` returns the scores ``(k,)`` of leave-one-out errors."""
+def _choose(problem: Problem, candidates: Iterator[Candidate]) -> tuple[Any, Any, Any]:
+    """Return the best alpha and its score, or one for each target, and the coefficients."""
+    n_targets, library = len(problem.targets.mean), problem.moments.library
     alphas, best = np.empty(n_targets), np.full(n_targets, -np.inf)
     columns: list[Any] = [None] * n_targets
     for i, (alpha, coef, errors) in enumerate(candidates):
-        scores = np.zeros(n_targets) if errors is None else score(errors)
-        if not search.per_target:
-            scores = np.full(n_targets, scores.mean())
+        scores = np.zeros(n_targets) if errors is None else problem.score(errors)
         is_better = (scores > best) | (i == 0)
         alphas[is_better], best[is_better] = alpha, scores[is_better]
         for j in np.flatnonzero(is_better).tolist():
             columns[j] = coef[:, j]
-    found: tuple[Any, Any] = float(alphas[0]), float(best[0])
-    if search.per_target and n_targets > 1:
-        found = alphas, best
-    return Choice(found[0], found[1] if len(search.alphas) > 1 else None, columns)
+    if problem.search.per_target and n_targets > 1:
+        found: list[Any] = [library.put(values) for values in (alphas, best)]
+    else:
+        found = [float(values[0]) for values in (alphas, best)]
+    return found[0], found[1] if problem.has_errors else None, library.xp.stack(columns)
 
 
-def _solve_by_rows(
-    moments: Moments, scale: np.ndarray, regression: Regression, search: Search
-) -> Iterator[Candidate]:
+def solve_by_rows(problem: Problem) -> Iterator[Candidate]:
     """Solve for few rows, all of which are kept, by the eigenvectors of their products ``K``.
 
     The rows are multiplied by the roots of their weights. Without an intercept, the leave-one-out
@@ -215,65 +205,103 @@ def _solve_by_rows(
 
     Source: R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007).
     """
-    roots = np.sqrt(moments.kept.weights)
-    rows = (moments.kept.rows - moments.mean) / scale * roots[:, np.newaxis]  # (n, d)
-    # This is the sum of the squares of all rows.
-    total = moments.targets.weight * rows.shape[1]
-    if min(search.alphas) < total * np.finfo(np.float64).eps:
-        raise too_small(min(search.alphas))
-    intercept = roots / np.sqrt(moments.targets.weight)  # of unit length
-    products = rows @ rows.T
-    products += total * np.outer(intercept, intercept)
-    values, vectors = np.linalg.eigh(products)
-    targets = (regression.kept - regression.mean) * roots[:, np.newaxis]
+    moments, alphas = problem.moments, problem.search.alphas
+    library, weight = moments.library, moments.sums.weight
+    xp = library.xp
+    roots = library.put(np.sqrt(moments.kept.weights))
+    rows = problem.center(problem.scale) * roots[:, None]  # (n, d)
+    # This is at least the sum of the squares of all rows.
+    total = weight * rows.shape[1]
+    if min(alphas) < total * float(xp.finfo(rows.dtype).eps):
+        raise too_small(min(alphas))
+    intercept = roots / weight**0.5  # of unit length
+    values, vectors = xp.linalg.eigh(
+        rows @ rows.T + total * intercept[:, None] * intercept[None, :]
+    )
+    values = xp.where(values > 0, values, xp.zeros_like(values))
+    targets = library.put(problem.targets.kept - problem.targets.mean) * roots[:, None]
     projected = vectors.T @ targets
-    for alpha in search.alphas:
-        inverse = 1 / (np.maximum(values, 0) + alpha)
-        dual = vectors @ (inverse[:, np.newaxis] * projected)  # (n, k)
-        coef = (rows.T @ dual) / scale[:, np.newaxis]
+    for alpha in alphas:
+        inverse = 1 / (values + alpha)
+        dual = vectors @ (inverse[:, None] * projected)  # (n, k)
         errors = None
-        if len(search.alphas) > 1:
-            diagonal = np.square(vectors) @ inverse - np.square(intercept) / (total + alpha)
-            errors = dual / (roots * diagonal)[:, np.newaxis]
-        yield alpha, coef, errors
+        if problem.has_errors:
+            diagonal = vectors**2 @ inverse - intercept**2 / (total + alpha)
+            errors = to_numpy(dual / (roots * diagonal)[:, None])
+        yield alpha, (rows.T @ dual) / problem.scale[:, None], errors
 
 
-def _solve_by_products(
-    moments: Moments, scale: np.ndarray, regression: Regression, search: Search
-) -> Iterator[Candidate]:
+def solve_by_products(problem: Problem) -> Iterator[Candidate]:
     """Solve for many rows, with one Cholesky factor for each alpha that may be the best.
 
     Ridge regression with ``alpha`` on standardized features is equivalent to ridge regression with
     ``alpha * variance`` on the original features, so the products need not be scaled.
 
-    The factors are computed in the upper triangle and the diagonal of ``gram``. Each computation
-    begins from the lower triangle and the separate diagonal. Numbers that an interrupted solve, or
-    a solve in the parent of a forked process, has left in the upper triangle are therefore ignored.
+    Of several alphas for float32 features, those that may be the best are found by factors of the
+    correlations in float32, which take less time.
     """
-    assert moments.gram is not None
-    gram, variances = moments.gram, np.square(scale)
-    alphas_left = search.alphas
-    is_single = moments.kept.rows.dtype == np.float32 and len(scale) >= SINGLE_FEATURES
-    if is_single and len(search.alphas) >= N_FACTORS:
-        alphas_left = shortlist_alphas(moments, scale, regression, *search)
-    for alpha in alphas_left:
-        mirror_lower_triangle(gram)
-        np.fill_diagonal(gram, moments.squares + alpha * variances)
-        factor, failed = lapack.dpotrf(gram, lower=0, clean=0, overwrite_a=1)
-        if failed:
+    library, sums, alphas = problem.moments.library, problem.moments.sums, problem.search.alphas
+    is_single = problem.moments.kept.rows.dtype == library.xp.float32 and library.has_float64
+    if len(alphas) >= N_FACTORS and is_single and problem.scale.shape[0] >= SINGLE_FEATURES:
+        alphas = shortlist_alphas(problem)
+    gram, squares = sums.gram, sums.squares
+    if sums.rest is not None:
+        gram = gram + sums.rest
+    for alpha in alphas:
+        diagonal = squares + alpha * problem.scale**2
+        found = _solve_products(problem, gram, diagonal)
+        if found is None:
             raise too_small(alpha)
-        coef, _ = lapack.dpotrs(factor, regression.products, lower=0)  # (d, k)
-        errors = None
-        if len(search.alphas) > 1:
-            # (d, m); BLAS overwrites arrays in Fortran order without a copy
-            kept = np.subtract(moments.kept.rows.T, moments.mean[:, np.newaxis], order="F")
-            predicted = blas.dgemm(1.0, kept, coef, trans_a=1)
-            solved = blas.dtrsm(1.0, factor, kept, lower=0, trans_a=1, overwrite_b=1)  # (d, m)
-            leverages = np.einsum("dm,dm->m", solved, solved)
-            residuals = regression.kept - regression.mean - predicted
-            weights, total = moments.kept.weights, moments.targets.weight
-            errors = leave_one_out_errors(residuals, leverages, weights, total)
-        yield alpha, coef, errors
+        yield alpha, *found
+
+
+def shortlist_alphas(problem: Problem) -> tuple[float, ...]:
+    """Return the alphas that may have the best score, by factors in float32.
+
+    Alphas that are too small for float32 are returned as well.
+    """
+    sums, (alphas, *_) = problem.moments.sums, problem.search
+    correlations = correlate(sums.gram, problem.scale)
+    squares = sums.squares / problem.scale**2
+    table = np.full((len(alphas), len(problem.targets.mean)), np.nan)
+    for scores, alpha in zip(table, alphas, strict=True):
+        found = _solve_products(problem, correlations, squares + alpha, problem.scale)
+        if found is not None:
+            scores[:] = problem.score(found[1])
+    is_unknown = ~np.isfinite(table)
+    best = np.where(is_unknown, -np.inf, table).max(axis=0)
+    is_possible = is_unknown | (table >= best * (1 + TIE))  # The scores are negative.
+    return tuple(np.array(alphas)[is_possible.any(axis=1)].tolist())
+
+
+def _solve_products(
+    problem: Problem, matrix: Any, diagonal: Any, scale: Any = None
+) -> tuple[Any, Any] | None:
+    """Return coefficients and leave-one-out errors for products of features with a diagonal.
+
+    ``scale`` is what the features of a matrix in float32 were divided by; its factor must have no
+    small pivot. Return None if there is no factor.
+    """
+    moments, targets = problem.moments, problem.targets
+    xp, dtype = moments.library.xp, matrix.dtype
+    factor = factorize(matrix, xp.astype(diagonal, dtype, copy=False), problem.constant)
+    if factor is None:
+        return None
+    right = targets.products.T
+    if scale is not None:
+        if not factor.smallest_pivot > SMALLEST_PIVOT * moments.sums.weight:
+            return None
+        right = right / scale[:, None]
+    coef = factor.solve(xp.astype(right, dtype, copy=False))  # (d, k)
+    if not problem.has_errors:
+        return coef, None
+    kept = xp.astype(problem.center(scale), dtype, copy=False)
+    predicted = to_numpy(multiply(kept, coef))
+    solved = factor.half_solve(kept.T)  # (d, m)
+    leverages = to_numpy(xp.linalg.vecdot(solved, solved, axis=-2))
+    residuals = targets.kept - targets.mean - predicted
+    weights = moments.kept.weights
+    return coef, leave_one_out_errors(residuals, leverages, weights, moments.sums.weight)
 
 
 def too_small(alpha: float) -> ValueError:
@@ -282,3 +310,11 @@ def too_small(alpha: float) -> ValueError:
         f"alpha={alpha} is too small for these features, some of which depend linearly on the "
         "others; choose a larger alpha."
     )
+
+
+SOLVERS: dict[Solver, Callable[[Moments], bool]] = {
+    solve_by_rows: lambda moments: moments.sums.gram is None,
+    solve_by_products: lambda moments: True,
+}
+"""Map from solvers to functions that say which moments they are for; the first one that is for the
+moments solves them."""

@@ -24,18 +24,14 @@ class NewFile(FileIO):
         """Write all bytes; a single call of the system may write only some of them."""
         rest = memoryview(data).cast("B")
         length = len(rest)
-        with self._named_errors():
+        with self.named_errors():
             while rest:
                 rest = rest[super().write(rest) :]
         return length
 
-    def sync(self) -> None:
-        """Wait until the file is on the disk."""
-        with self._named_errors():
-            os.fsync(self.fileno())
-
     @contextmanager
-    def _named_errors(self) -> Iterator[None]:
+    def named_errors(self) -> Iterator[None]:
+        """Let errors name the final path."""
         try:
             yield
         except OSError as error:
@@ -89,7 +85,8 @@ def replace_file(path: str) -> Iterator[NewFile]:
             if mode is not None and hasattr(os, "fchmod"):
                 os.fchmod(file.fileno(), mode)  # os.open removes the bits of the umask.
             yield file
-            file.sync()
+            with file.named_errors():
+                os.fsync(file.fileno())
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)

@@ -63,15 +63,13 @@ def save_batches(
     OSError
         If the file cannot be written. After any error, including an error raised by ``batches``, no
         temporary file is left behind.
-    TypeError
-        If ``batches`` does not yield pairs of a slice and an array of numbers, or if ``columns`` is
-        not a mapping to sequences of strings, numbers or dates.
-    ValueError
-        If ``path`` has another suffix, if batches are not consecutive, if they differ in dtype or
-        in the shape of their rows, if a batch is empty, or if there are no batches. For Parquet,
-        also if the lengths of ``columns`` are not the number of rows, if a name is repeated, if
-        there are more than 32,768 features, or if ``estimator`` computes another number of
-        features. For .npy, if ``estimator`` or ``columns`` are passed.
+    TypeError, ValueError
+        If ``path`` has another suffix, if ``batches`` does not yield pairs of a slice and an array
+        of numbers, if these are not consecutive, differ in dtype or in the shape of their rows, or
+        are empty, or if ``columns`` is not a mapping to sequences of strings, numbers or dates. For
+        Parquet, also if the lengths of ``columns`` are not the number of rows, if a name is
+        repeated, if there are more than 32,768 features, or if ``estimator`` computes another
+        number. For .npy, if ``estimator`` or ``columns`` are passed.
 
     See Also
     --------

@@ -1,25 +1,242 @@
-"""`ClassActivationDisplay`: where in an image the evidence for a class lies."""
+"""`class_activation_map` and its display: where the evidence for a linear decision lies.
+
+A linear model multiplies each feature by a weight. If the feature is a mean or a sum over
+positions, its contribution to the decision is a sum over these positions as well. The whole
+decision is therefore a sum over the image.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.base import is_regressor
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
 
-from sklearn_conv.inspection._class_activation_map import (
-    class_activation_map,
-    find_class,
-    find_versus,
-    require_class_decisions,
+from sklearn_conv._transformer import StridedConv2DTransformer
+from sklearn_conv._validation import parameter_error
+from sklearn_conv._warnings import warn
+from sklearn_conv.inspection._drawing import (
+    add_color_bar,
+    add_panels,
+    check_single_image,
+    make_axes,
+    show,
+    show_image,
 )
-from sklearn_conv.inspection._drawing import add_color_bar, add_panels, make_axes, show, show_image
-from sklearn_conv.inspection._inputs import check_single_image
+from sklearn_conv.inspection._model import (
+    FeaturePart,
+    FeatureStep,
+    LinearDecision,
+    find_features,
+    require_one_size,
+    select_rows,
+)
+from sklearn_conv.inspection._pixel_evidence import PixelEvidence
+
+OWNER = "class_activation_map"
+
+CHUNK_BYTES = 2**28
+"""Approximate size of the images and features in memory at once, in bytes."""
+
+SUM_TOLERANCE = 1e-3
+"""Deviation of the evidence from the decision, as a fraction of the largest absolute decision,
+above which a warning is issued."""
+
+MAX_ROUNDED = 0.01
+"""Largest part of the evidence that may come from the rounding of responses."""
 
 MAX_ALPHA = 0.9
-"""Opacity of the strongest evidence."""
+"""Opacity of the strongest evidence in a picture."""
 
 
+def class_activation_map(
+    pipeline: Pipeline, images: npt.ArrayLike, *, versus: Any = None
+) -> np.ndarray:
+    """Map the decisions of a linear model to the pixels of the images.
+
+    ``(n, h, w, c) -> (n, h, w, n_outputs)``
+
+    The evidence of all pixels of an image adds up to the pipeline's ``decision_function``. The
+    constants that a scaler and the classifier add are spread evenly over all pixels. The evidence
+    of a window is spread evenly over the pixels of the image under the weights of its kernel. A
+    padded pixel that repeats a pixel of the image counts as that pixel.
+
+    A feature with a ``power`` p other than 1 is ``g = sign(f) * abs(f)**p`` of a sum f over
+    positions. It is explained to first order: each position receives the part of g that it has in
+    f. These parts are the gradient of g times the parts of f, divided by p, and they add up to g.
+    If the parts of f have both signs, as with the activation "identity", they may be much larger
+    than g. If rounding alone keeps f from being 0, g is spread evenly over the positions.
+
+    With ``symmetries``, the evidence of each mirrored or turned image is put back on the pixels
+    from which it comes.
+
+    The transformer may be in a branch of a ``FeatureUnion`` or a ``ColumnTransformer``, also beside
+    other transformers for images with the same number of rows and columns, each with steps before
+    and after it as in a pipeline. The evidence of all transformers is added. Branches with other
+    features do not belong to any pixel; their evidence is spread evenly over all pixels.
+
+    Rounding causes small differences. Between a feature and the pooled responses of its cell, the
+    difference is spread evenly over the cell; between the decision and the weighted sum of the
+    features, it is spread evenly over the image. The second difference is checked for every image,
+    and above 0.001 times the largest absolute decision, a warning is issued.
+
+    The features of all images are computed at once, as in ``decision_function``, unless images and
+    features take more than 256 MB. They are then computed in batches.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        A fitted pipeline of a `StridedConv2DTransformer` with ``pooling`` "mean", "sum" or None and
+        any activation, then optional steps that compute weighted sums of features and constants,
+        such as ``StandardScaler`` or ``PCA``, and at the end a linear classifier or a linear
+        regressor. For a regressor, the result of ``predict`` is explained. Steps before the
+        transformer may change pixels.
+    images : array-like of shape (n, h, w, c), (n, h, w) or (n, h*w*c), or a table with n rows
+        Images in a form that the pipeline accepts. With a ``ColumnTransformer``, a table with the
+        pixels of the images in its columns.
+    versus : int, float, bool or str, default=None
+        A label in the pipeline's ``classes_``, whose evidence is subtracted from that for each
+        class. The maps then explain why the decision is for a class and not for this one, and they
+        add up to differences of decisions. For two classes, the map is the evidence for the other
+        class. If None, nothing is subtracted.
+
+    Returns
+    -------
+    maps : ndarray of shape (n, h, w, n_outputs)
+        Evidence in float64. The outputs are the columns of ``decision_function``: one per class, or
+        for two classes a single one, the evidence for ``classes_[1]``, or with ``versus`` for the
+        class that is not ``versus``. The outputs of a regressor are its targets.
+
+    Warns
+    -----
+    UserWarning
+        If rounding changes the decision for an image by more than 0.001 times the largest absolute
+        decision, or if more than one percent of the evidence comes from the rounding of responses.
+
+    Raises
+    ------
+    NotFittedError
+        If the pipeline is not fitted.
+    TypeError
+        If ``pipeline`` has no `StridedConv2DTransformer`, if it is not a regressor and has no
+        ``decision_function``, or if ``images`` is not an array or a table.
+    ValueError
+        If the pipeline is not linear after the transformer, if ``pooling`` includes "max", if
+        features or decisions are infinite or NaN, if ``images`` is not a batch of images of the
+        shape seen in ``fit``, if transformers side by side see images with different numbers of
+        rows or columns, or if ``versus`` is not a class of a classifier with one decision per
+        class.
+
+    See Also
+    --------
+    ClassActivationDisplay : Draw the evidence.
+
+    References
+    ----------
+    B. Zhou, A. Khosla, A. Lapedriza, A. Oliva and A. Torralba, "Learning Deep Features for
+    Discriminative Localization" (2016), who use one mean over the whole image.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_conv import StridedConv2DTransformer
+    >>> from sklearn_conv.inspection import class_activation_map
+    >>> digits = load_digits()
+    >>> pipeline = make_pipeline(
+    ...     StridedConv2DTransformer(random_state=0), StandardScaler(), LogisticRegression()
+    ... ).fit(digits.images, digits.target)
+    >>> maps = class_activation_map(pipeline, digits.images[:5])
+    >>> maps.shape
+    (5, 8, 8, 10)
+    >>> decisions = pipeline.decision_function(digits.images[:5])
+    >>> np.allclose(maps.sum(axis=(1, 2)), decisions)
+    True
+
+    Why is a digit a 3 and not an 8?
+
+    >>> maps = class_activation_map(pipeline, digits.images[3:4], versus=8)
+    >>> maps[0, :, :, 3].sum() > 0
+    np.True_
+    """
+    position, part = find_features(OWNER, pipeline)
+    if not isinstance(pipeline, Pipeline) or position == len(pipeline) - 1:
+        raise TypeError(
+            f"{OWNER} explains the decision of a linear model, but there is none after the "
+            "StridedConv2DTransformer; put both into a pipeline, as in make_pipeline(transformer, "
+            "StandardScaler(), RidgeClassifier()). Steps that are already fitted may be used."
+        )
+    check_is_fitted(pipeline)
+    for step in part.image_steps:
+        require_one_size(OWNER, step.step)
+    evidence = {step: PixelEvidence(OWNER, step.step) for step in part.image_steps}
+    height, width = _find_shape(part.image_steps)
+    other = _find_versus(OWNER, pipeline, versus)
+    X: Any = pipeline[:position].transform(images) if position else images
+    n = _count_images(part, X)
+    decision = LinearDecision(OWNER, part, pipeline[position + 1 :])
+    all_maps, all_decisions = [], []
+    rounded = total = 0.0
+    n_numbers = sum(each.n_numbers for each in evidence.values())  # of an image
+    length = max(1, CHUNK_BYTES // (n_numbers * np.dtype(np.float64).itemsize))
+    for start in range(0, n, length):
+        part.run(select_rows(X, slice(start, start + length)))
+        each = [step.values for step in part.feature_steps]
+        values = np.hstack(each)  # (b, d)
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"{OWNER} needs finite features, but some are infinite or NaN, so that their "
+                "evidence cannot be added up. Divide the images by their standard deviation before "
+                "fit, or cast them to float64. With missing='ignore', cells without whole windows "
+                "are NaN; leave these images out, or use a coarser pool_grid."
+            )
+        if not start:
+            decision.fit(values)
+            if other is not None:
+                _require_class_decisions(OWNER, pipeline.classes_, len(decision.constant))
+        decision.check(values)
+        all_decisions.append(decision.decide())
+        n_outputs = len(decision.constant)
+        maps = np.zeros((len(values), height, width, n_outputs))
+        amounts = np.zeros((2, len(values), n_outputs))  # due to rounding, and of all positions
+        constant = np.tile(decision.constant, (len(values), 1))
+        weights = np.split(decision.weights, np.cumsum([v.shape[1] for v in each])[:-1])
+        for step, features, weight in zip(part.feature_steps, each, weights, strict=True):
+            if step in evidence:
+                maps += evidence[step].compute(step.inputs, features, weight, amounts)
+            else:
+                constant += features @ weight
+        all_maps.append(maps + (constant / (height * width))[:, np.newaxis, np.newaxis])
+        rounded, total = np.maximum((rounded, total), amounts.max(axis=(1, 2)))
+    result = all_maps[0] if len(all_maps) == 1 else np.concatenate(all_maps)
+    deviations = _compare(np.concatenate(all_decisions), result.sum(axis=(1, 2)))  # (n, outputs)
+    result += (deviations / (height * width))[:, np.newaxis, np.newaxis]
+    if rounded > MAX_ROUNDED * total:
+        warn(
+            f"{rounded / total:.0%} of the evidence of an image comes from the rounding of "
+            "responses: the features differ from the pooled responses of their cells. Within these "
+            "cells, the evidence is not reliable. If the activation has a step, use a bias "
+            "slightly below 0, so that flat regions are not at the step. If it is a function, it "
+            "must compute each element independently of the others. A power below 1 magnifies the "
+            "rounding of features that should be 0: use normalize_patches, or a negative bias. "
+            "Otherwise cast the images to float64."
+        )
+    if other is None:
+        return result
+    if result.shape[3] > 1:
+        return result - result[..., [other]]
+    return result if other == 0 else -result  # The only map is the evidence for the second class.
+
+
+@dataclass(eq=False, repr=False)
 class ClassActivationDisplay:
     """Display of an image, and of the evidence for a class in color over the same image in gray.
 
@@ -37,10 +254,8 @@ class ClassActivationDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        The axes that hold the panels.
-    figure_ : matplotlib Figure
-        The figure of the axes.
+    figure_, ax_ : matplotlib Figure and Axes
+        The figure, and the axes that hold the panels.
     axes_ : list of matplotlib Axes
         The panels of the image and of the evidence.
 
@@ -63,17 +278,10 @@ class ClassActivationDisplay:
     ('3', (8, 8))
     """
 
-    def __init__(
-        self,
-        image: np.ndarray,
-        evidence: np.ndarray,
-        class_name: str,
-        versus_name: str | None = None,
-    ) -> None:
-        self.image = image
-        self.evidence = evidence
-        self.class_name = class_name
-        self.versus_name = versus_name
+    image: np.ndarray
+    evidence: np.ndarray
+    class_name: str
+    versus_name: str | None = None
 
     @classmethod
     def from_estimator(
@@ -83,7 +291,7 @@ class ClassActivationDisplay:
         *,
         class_of_interest: Any = None,
         versus: Any = None,
-        ax: Any = None,
+        **options: Any,
     ) -> Self:
         """Draw the evidence for a decision about an image.
 
@@ -101,8 +309,8 @@ class ClassActivationDisplay:
             regressor, the index of a target; None selects the first one.
         versus : int, float, bool or str, default=None
             Another label, whose evidence is subtracted, as in `class_activation_map`.
-        ax : matplotlib Axes, default=None
-            Axes to draw into. If None, a figure is made.
+        **options
+            Options of `plot`.
 
         Returns
         -------
@@ -116,15 +324,9 @@ class ClassActivationDisplay:
 
         Raises
         ------
-        NotFittedError
-            If the pipeline is not fitted.
-        TypeError
-            If ``pipeline`` has no `StridedConv2DTransformer`, or if it is not a regressor and has
-            no ``decision_function``.
-        ValueError
-            If the pipeline is not linear after the transformer, if ``pooling`` includes "max", if
-            features are infinite or NaN, if ``image`` is not an image of the shape seen in ``fit``,
-            if ``class_of_interest`` or ``versus`` does not exist, if both are the same class, or if
+        NotFittedError, TypeError, ValueError
+            As in `class_activation_map`. ValueError also if ``image`` is not a single image of the
+            shape seen in ``fit``, if ``class_of_interest`` does not exist or is ``versus``, or if
             the pipeline does not have one decision per class.
         """
         owner = cls.__name__
@@ -133,30 +335,36 @@ class ClassActivationDisplay:
         # Steps before the transformer may crop the image.
         is_aligned = checked.pixels.shape[:2] == maps.shape[:2]
         shown = checked.pixels if is_aligned else checked.seen
-        if versus is not None:
-            versus = find_versus(owner, pipeline, versus)
+        other = _find_versus(owner, pipeline, versus)
         classes = getattr(pipeline, "classes_", None)
         if classes is None:
-            return cls(shown, *_select_target(owner, maps, class_of_interest)).plot(ax=ax)
-        require_class_decisions(owner, classes, maps.shape[2])
-        # For two classes, the only map is the evidence for the second one.
-        by_class = np.concatenate([-maps, maps], axis=2) if len(classes) == 2 else maps
-        if class_of_interest is None:
-            index = int(by_class.sum(axis=(0, 1)).argmax())
+            n_targets = maps.shape[2]
+            names = [f"target {i}" for i in range(n_targets)] if n_targets > 1 else ["prediction"]
+            index = 0 if class_of_interest is None else class_of_interest
+            if index not in range(n_targets):
+                rule = f"the index of a target, from 0 to {n_targets - 1}"
+                raise parameter_error(ValueError, owner, "class_of_interest", rule, index)
         else:
-            index = find_class(owner, "class_of_interest", classes, class_of_interest)
-        evidence, versus_name = by_class[:, :, index], None
-        if versus is not None:
-            versus_name = str(classes[versus])
-            if versus == index:
-                raise ValueError(
-                    f"The 'versus' parameter of {owner} must not be the class whose evidence is "
-                    f"drawn, which is {versus_name!r}; pass another class as 'class_of_interest' "
-                    "or as 'versus'."
-                )
-            if len(classes) > 2:
-                evidence = evidence - by_class[:, :, versus]
-        return cls(shown, evidence, str(classes[index]), versus_name).plot(ax=ax)
+            _require_class_decisions(owner, classes, maps.shape[2])
+            names = [*map(str, classes)]
+            if len(classes) == 2:  # The only map is the evidence for the second one.
+                maps = np.concatenate([-maps, maps], axis=2)
+            if class_of_interest is None:
+                index = int(maps.sum(axis=(0, 1)).argmax())
+            else:
+                index = _find_class(owner, "class_of_interest", classes, class_of_interest)
+        if other == index:
+            raise ValueError(
+                f"The 'versus' parameter of {owner} must not be the class whose evidence is "
+                f"drawn, which is {names[index]!r}; pass another class as 'class_of_interest' "
+                "or as 'versus'."
+            )
+        index = int(index)
+        evidence = maps[:, :, index]
+        if other is not None and len(names) > 2:
+            evidence = evidence - maps[:, :, other]
+        versus_name = None if other is None else names[other]
+        return cls(shown, evidence, names[index], versus_name).plot(**options)
 
     def plot(self, *, ax: Any = None, cmap: str = "PuOr_r") -> Self:
         """Draw the image and the evidence.
@@ -190,13 +398,77 @@ class ClassActivationDisplay:
         return self
 
 
-def _select_target(owner: str, maps: np.ndarray, chosen: Any) -> tuple[np.ndarray, str]:
-    """Return the evidence for one target of a regressor, ``(h, w)``, and its name."""
-    n_targets = maps.shape[2]
-    target = 0 if chosen is None else chosen
-    if target not in range(n_targets):
+def _find_versus(owner: str, pipeline: Any, versus: Any) -> int | None:
+    """Return the index of the class ``versus``, if there is a decision for each class."""
+    if versus is None:
+        return None
+    if is_regressor(pipeline):
         raise ValueError(
-            f"The 'class_of_interest' parameter of {owner} must be the index of a target, from 0 "
-            f"to {n_targets - 1}. Got {chosen!r} instead."
+            f"The 'versus' parameter of {owner} must be None for a regressor, which has no "
+            f"classes. Got {versus!r} instead; to compare two targets, subtract their maps."
         )
-    return maps[:, :, int(target)], "prediction" if n_targets == 1 else f"target {target}"
+    return _find_class(owner, "versus", pipeline.classes_, versus)
+
+
+def _find_class(owner: str, name: str, classes: np.ndarray, label: Any) -> int:
+    """Return the index of a label in ``classes``."""
+    labels = classes.tolist()
+    if np.ndim(label) or label not in labels:
+        raise parameter_error(ValueError, owner, name, f"None or one of {labels}", label)
+    return labels.index(label)
+
+
+def _require_class_decisions(owner: str, classes: np.ndarray, n_outputs: int) -> None:
+    """Raise ValueError unless there is a decision per class, or a single one for two classes."""
+    if n_outputs != (1 if len(classes) == 2 else len(classes)):
+        raise ValueError(
+            f"{owner} needs one decision per class, but there are {n_outputs} decisions for "
+            f"{len(classes)} classes; use class_activation_map without 'versus' to explain each "
+            "decision."
+        )
+
+
+def _find_shape(steps: Sequence[FeatureStep]) -> tuple[int, int]:
+    """Return the number of rows and columns of the images, the same for all transformers."""
+    shapes = {step.name: step.step.image_shape_[:2] for step in steps}
+    if len({*shapes.values()}) > 1:
+        seen = ", ".join(f"{shape} in {name}" for name, shape in shapes.items())
+        raise ValueError(
+            f"{OWNER} needs images with the same number of rows and columns in all branches, but "
+            f"they are {seen}; fit the branches on images of one size, or fit and explain a "
+            "pipeline for each size."
+        )
+    height, width = shapes[steps[0].name]
+    return height, width
+
+
+def _count_images(part: FeaturePart, X: Any) -> int:
+    """Return the number of images, after checks that do not compute anything."""
+    if isinstance(part.replica, StridedConv2DTransformer):
+        part.replica.transform_batches(X)  # This call raises an error if X is not valid.
+    if not np.shape(X):
+        rule = "images, or a table with a row for each image"
+        raise parameter_error(TypeError, OWNER, "images", rule, X)
+    return len(X)
+
+
+def _compare(decisions: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """Subtract the sums of the evidence from the decisions, and warn of large deviations."""
+    if not np.isfinite(decisions).all():
+        raise ValueError(
+            f"{OWNER} needs finite decisions, but some are infinite or NaN. Divide the images by "
+            "their standard deviation before fit."
+        )
+    deviations = decisions - sums  # (n, outputs)
+    off = np.abs(deviations).max(axis=1)  # (n,)
+    largest = np.abs(decisions).max()
+    n_off = int((off > SUM_TOLERANCE * largest).sum())
+    if n_off:
+        warn(
+            f"The evidence of {n_off} of {len(sums)} images adds up to the decision only roughly: "
+            f"it deviates by up to {off.max():.2g}, where the largest decision is {largest:.2g}. "
+            "The decision is a sum of much larger terms that nearly cancel, so that their rounding "
+            "changes it. Scale the features with StandardScaler, use a stronger regularization, or "
+            "cast the images to float64 before fit."
+        )
+    return deviations

@@ -1,11 +1,13 @@
-"""Functions that the displays share: make axes, and draw panels, a color bar and an image."""
+"""What the displays share: a checked image, axes with panels, a color bar, and pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from sklearn_conv.inspection._model import find_features, require_one_size
 
 TITLE_SIZE = 10
 SMALL_SIZE = 8
@@ -90,3 +92,68 @@ def show_image(panel: Any, image: np.ndarray, *, as_background: bool = False) ->
     shown = scaled if is_color and not as_background else scaled.mean(axis=2)
     black = BLACK_OF_BACKGROUND if as_background else 0.0
     show(panel, black + (1 - black) * shown, cmap="gray", vmin=0, vmax=1)
+
+
+class SingleImage(NamedTuple):
+    """An image for a display."""
+
+    pixels: np.ndarray
+    """The image as it was passed, (h, w, c)."""
+    X: Any
+    """A batch of this image in the form that the estimator accepts."""
+    batch: Any
+    """This batch as the first transformer receives it."""
+    seen: np.ndarray
+    """The image of ``batch``, (h, w, c), of the shape that the transformer has seen in fit."""
+
+
+def check_single_image(owner: str, estimator: Any, image: Any) -> SingleImage:
+    """Check an image of shape ``(h, w)`` or ``(h, w, c)``, and apply the first steps to it.
+
+    If a column transformer selects the images from a table, ``image`` is a table with one row.
+    """
+    position, part = find_features(owner, estimator)
+    first = part.image_steps[0]
+    transformer = first.step
+    require_one_size(owner, transformer)
+    expected = transformer.image_shape_
+    if first.from_table:
+        if len(shape := np.shape(image)) != 2 or shape[0] != 1:
+            raise ValueError(
+                "image must be a table with a single row, because a ColumnTransformer selects the "
+                f"image from the columns of a table. Got shape {shape} instead; select a row with "
+                "X[:1], or with X.iloc[:1] of a data frame."
+            )
+        part.run(estimator[:position].transform(image) if position else image)
+        seen = np.asarray(first.inputs).reshape(expected)
+        return SingleImage(seen, image, first.inputs, seen)
+    h, w, c = expected
+    pixels = np.asarray(image)
+    shape = pixels.shape
+    problem = f"image must be a single image of shape (h, w) or (h, w, c). Got shape {shape}"
+    is_row = len(shape) == 1 or (len(shape) == 2 and shape[0] == 1 and shape != (h, w))
+    if is_row and pixels.size == h * w * c and not first.before:
+        raise ValueError(
+            f"{problem} instead, which is a row of pixels; pass image.reshape{expected}."
+        )
+    if len(shape) not in (2, 3):
+        raise ValueError(f"{problem} instead; select an image of a batch with images[0].")
+    if len(shape) == 2:
+        pixels = pixels[:, :, np.newaxis]
+    X = batch = pixels[np.newaxis]
+    for step in first.before:
+        batch = step.transform(batch)
+    arrived = np.shape(batch)[1:]
+    if len(shape) == 3 and arrived != expected:
+        # The last axis of a batch of gray images would be mistaken for the channels.
+        if c == 1 and arrived[1:] == (h, w):
+            raise ValueError(
+                f"{problem} instead, which is a batch of {arrived[0]} gray images; select one "
+                "with images[0]."
+            )
+        if arrived == (c, h, w):
+            raise ValueError(
+                f"{problem} instead, whose channels come first; pass image.transpose(1, 2, 0)."
+            )
+    transformer.transform_batches(batch)  # This call raises an error for any other shape.
+    return SingleImage(pixels, X, batch, np.asarray(batch).reshape(expected))

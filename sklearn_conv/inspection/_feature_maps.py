@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from sklearn_conv._engine.geometry import place_windows, pool_cells
+from sklearn_conv._engine.geometry import pool_cells
 from sklearn_conv._parameters import check_parameters
 from sklearn_conv._validation import check_integer
-from sklearn_conv.inspection._drawing import add_color_bar, add_panels, make_axes, show, show_image
-from sklearn_conv.inspection._inputs import check_single_image, find_transformer
+from sklearn_conv.inspection._drawing import (
+    add_color_bar,
+    add_panels,
+    check_single_image,
+    make_axes,
+    show,
+    show_image,
+)
+from sklearn_conv.inspection._model import find_transformer, without_pooling
 
 SATURATION = 0.99
 """Quantile of the absolute responses of a map at which its scale ends."""
@@ -31,15 +38,15 @@ PANEL_WIDTH, PANEL_HEIGHT = 0.93, 0.82
 """Width and height of a panel, as fractions of its cell."""
 
 
+@dataclass(eq=False, repr=False)
 class FeatureMapDisplay:
     """Display of an image and its strongest maps, with the pooling grid drawn over them.
 
     A map consists of the activated responses of a kernel, before pooling and without mirrored and
-    turned images. Each map is drawn on its
-    own scale, so that the pattern of a weak map is as visible as that of a strong one. The numbers
-    below the name of a map are the ends of its scale. The scale ends at the 0.99 quantile of the
-    absolute responses, so that a few large responses do not make all others dark; these are drawn
-    in the last color.
+    turned images. Each map is drawn on its own scale, so that the pattern of a weak map is as
+    visible as that of a strong one. The numbers below the name of a map are the ends of its scale.
+    The scale ends at the 0.99 quantile of the absolute responses, so that a few large responses do
+    not make all others dark; these are drawn in the last color.
 
     Parameters
     ----------
@@ -58,10 +65,8 @@ class FeatureMapDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        The axes that hold the panels.
-    figure_ : matplotlib Figure
-        The figure of the axes.
+    figure_, ax_ : matplotlib Figure and Axes
+        The figure, and the axes that hold the panels.
     axes_ : list of matplotlib Axes
         The panels of the image and of the maps, in this order.
 
@@ -81,23 +86,15 @@ class FeatureMapDisplay:
     (8, 8, 5)
     """
 
-    def __init__(
-        self,
-        image: np.ndarray,
-        maps: np.ndarray,
-        names: Sequence[str],
-        cuts: Sequence[np.ndarray],
-        image_cuts: Sequence[np.ndarray],
-    ) -> None:
-        self.image = image
-        self.maps = maps
-        self.names = names
-        self.cuts = cuts
-        self.image_cuts = image_cuts
+    image: np.ndarray
+    maps: np.ndarray
+    names: Sequence[str]
+    cuts: Sequence[np.ndarray]
+    image_cuts: Sequence[np.ndarray]
 
     @classmethod
     def from_estimator(
-        cls, estimator: Any, image: npt.ArrayLike, *, n_maps: int = 7, ax: Any = None
+        cls, estimator: Any, image: npt.ArrayLike, *, n_maps: int = 7, **options: Any
     ) -> Self:
         """Draw the strongest maps of an image.
 
@@ -112,8 +109,8 @@ class FeatureMapDisplay:
             single row that contains its pixels.
         n_maps : int, default=7
             Maximum number of maps to draw.
-        ax : matplotlib Axes, default=None
-            Axes to draw into. If None, a figure is made.
+        **options
+            Options of `plot`.
 
         Returns
         -------
@@ -124,19 +121,14 @@ class FeatureMapDisplay:
         ------
         NotFittedError
             If the transformer is not fitted.
-        TypeError
-            If ``estimator`` is not, and does not contain, a `StridedConv2DTransformer`, or if
-            ``n_maps`` is not an integer.
-        ValueError
-            If ``image`` is not an image of the shape seen in ``fit``, if ``n_maps`` is below 1, or
-            if ``estimator`` has several transformers.
+        TypeError, ValueError
+            If ``estimator`` does not have exactly one `StridedConv2DTransformer`, if ``image`` is
+            not an image of the shape seen in ``fit``, or if ``n_maps`` is not an integer above 0.
         """
         n_drawn = check_integer(cls.__name__, "n_maps", n_maps, 1)
         transformer = find_transformer(cls.__name__, estimator)
         checked = check_single_image(cls.__name__, estimator, image)
-        responses = copy(transformer).set_params(
-            pooling=None, flatten=False, symmetries=None, power=1, verbose=0
-        )
+        responses = without_pooling(transformer)
         _, (maps,) = next(responses.transform_batches(checked.batch))  # maps: (oh, ow, n_maps)
         order = np.argsort(-np.abs(maps).mean(axis=(0, 1)), kind="stable")[:n_drawn]
         # Unpooled features are ordered by row, column and map, so the first ones belong to the maps
@@ -144,9 +136,7 @@ class FeatureMapDisplay:
         features = responses.get_feature_names_out()[: maps.shape[2]]
 
         parameters = check_parameters(transformer)
-        geometry = place_windows(
-            transformer.image_shape_[:2], transformer.kernels_.shape[:2], parameters.windows
-        )
+        geometry = transformer._fitted_geometries(parameters)[0]
         grid = parameters.pool_grid if parameters.poolings else (1, 1)
         cuts, image_cuts = [], []
         for windows, n_cells in zip(geometry, grid, strict=True):
@@ -156,7 +146,7 @@ class FeatureMapDisplay:
             image_cuts.append(np.asarray(windows.center(edges)))
         names = [feature.removesuffix("_r0_c0") for feature in features[order]]
         display = cls(checked.seen, maps[..., order], names, cuts, image_cuts)
-        return display.plot(ax=ax)
+        return display.plot(**options)
 
     def plot(self, *, ax: Any = None, cmap: str | None = None) -> Self:
         """Draw the image and the maps.

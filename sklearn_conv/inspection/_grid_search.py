@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ NUMBER_SIZE = 9
 """Font size of the numbers in the squares, in points."""
 
 
+@dataclass(eq=False, repr=False)
 class GridSearchDisplay:
     """Display of the scores and the fit times of a search over two parameters, as heat maps.
 
@@ -41,10 +43,8 @@ class GridSearchDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        The axes that hold the panels.
-    figure_ : matplotlib Figure
-        The figure of the axes.
+    figure_, ax_ : matplotlib Figure and Axes
+        The figure, and the axes that hold the panels.
     axes_ : list of matplotlib Axes
         The panels of the scores and of the fit times.
 
@@ -70,27 +70,17 @@ class GridSearchDisplay:
     ('kernel_size', 'stride', (3, 2))
     """
 
-    def __init__(
-        self,
-        scores: np.ndarray,
-        score_stds: np.ndarray,
-        fit_times: np.ndarray,
-        x_values: Sequence[Any],
-        y_values: Sequence[Any],
-        x: str,
-        y: str,
-    ) -> None:
-        self.scores = scores
-        self.score_stds = score_stds
-        self.fit_times = fit_times
-        self.x_values = x_values
-        self.y_values = y_values
-        self.x = x
-        self.y = y
+    scores: np.ndarray
+    score_stds: np.ndarray
+    fit_times: np.ndarray
+    x_values: Sequence[Any]
+    y_values: Sequence[Any]
+    x: str
+    y: str
 
     @classmethod
     def from_estimator(
-        cls, search: Any, *, x: str | None = None, y: str | None = None, ax: Any = None
+        cls, search: Any, *, x: str | None = None, y: str | None = None, **options: Any
     ) -> Self:
         """Draw the results of a search.
 
@@ -106,8 +96,8 @@ class GridSearchDisplay:
             in alphabetical order.
         y : str, default=None
             Name of the searched parameter along the vertical axis, with the same rules as ``x``.
-        ax : matplotlib Axes, default=None
-            Axes to draw into. If None, a figure is made.
+        **options
+            Options of `plot`.
 
         Returns
         -------
@@ -128,24 +118,22 @@ class GridSearchDisplay:
         results = _check_results(cls.__name__, search)
         points = results["params"]
         searched = sorted({name for point in points for name in point})
-        x_name, y_name = _find_parameters(cls.__name__, searched, x, y)
-        x_points = [point.get(x_name) for point in points]
-        y_points = [point.get(y_name) for point in points]
+        names = _find_parameters(cls.__name__, searched, x, y)
+        x_points, y_points = ([point.get(name) for point in points] for name in names)
         x_values, y_values = _list_values(x_points), _list_values(y_points)
-        scores = np.full((len(y_values), len(x_values)), np.nan)
-        score_stds, fit_times = np.full_like(scores, np.nan), np.full_like(scores, np.nan)
+        columns = [results[key] for key in ("mean_test_score", "std_test_score", "mean_fit_time")]
+        squares = np.full((3, len(y_values), len(x_values)), np.nan)
         # The results are visited in ascending order of their scores, so that the best score of a
         # square is written last.
-        for i in np.argsort(results["mean_test_score"], kind="stable"):
-            score = results["mean_test_score"][i]
-            if not np.isnan(score):
-                square = y_values.index(y_points[i]), x_values.index(x_points[i])
-                scores[square], score_stds[square] = score, results["std_test_score"][i]
-                fit_times[square] = results["mean_fit_time"][i]
-        labels = [name.rpartition("__")[2] for name in (x_name, y_name)]
-        if labels[0] == labels[1]:  # Parameters of two steps have the same name.
-            labels = [x_name, y_name]
-        return cls(scores, score_stds, fit_times, x_values, y_values, *labels).plot(ax=ax)
+        for i in np.argsort(columns[0], kind="stable"):
+            if not np.isnan(columns[0][i]):
+                row, column = y_values.index(y_points[i]), x_values.index(x_points[i])
+                squares[:, row, column] = [values[i] for values in columns]
+        x_label, y_label = (name.rpartition("__")[2] for name in names)
+        if x_label == y_label:  # Parameters of two steps have the same name.
+            x_label, y_label = names
+        scores, stds, times = squares
+        return cls(scores, stds, times, x_values, y_values, x_label, y_label).plot(**options)
 
     def plot(self, *, ax: Any = None, cmap: str = "viridis") -> Self:
         """Draw the scores and the fit times.
@@ -178,7 +166,11 @@ class GridSearchDisplay:
             _write_numbers(panel, values, texts)
             panel.set_xticks(range(n_columns), map(str, self.x_values), **PLAIN)
             panel.set_xlabel(self.x, **PLAIN)
-        _frame_best(left, self.scores)
+        is_best = self.scores == np.nanmax(self.scores, initial=-np.inf)
+        for row, column in np.argwhere(is_best):
+            corner, side = (column - 0.5 + FRAME_GAP, row - 0.5 + FRAME_GAP), 1 - 2 * FRAME_GAP
+            frame = type(left.patch)(corner, side, side, fill=False, ec="tab:red", linewidth=2)
+            left.add_patch(frame)
         left.set_yticks(range(n_rows), map(str, self.y_values), **PLAIN)
         left.set_ylabel(self.y, **PLAIN)
         right.set_yticks(range(n_rows), [""] * n_rows)
@@ -216,22 +208,19 @@ def _find_parameters(
             f"{owner} draws two searched parameters, but {len(searched)} were searched; choose x "
             f"and y from {searched}."
         )
-    found = [None if name is None else _find_parameter(searched, name) for name in (x, y)]
+    found: list[str | None] = []
+    for name in (x, y):
+        named = [full for full in searched if name in (full, full.rpartition("__")[2])]
+        if name is not None and len(named) != 1:
+            raise ValueError(
+                f"{len(named)} of the searched parameters are named {name!r}; choose x and y from "
+                f"{searched}."
+            )
+        found.append(None if name is None else named[0])
     rest = [name for name in searched if name not in found]
     # If both names are None, x is the last and y the first parameter in alphabetical order.
     x_name, y_name = (name or rest.pop() for name in found)
     return x_name, y_name
-
-
-def _find_parameter(searched: list[str], name: str) -> str:
-    """Return the full name of the searched parameter of that name, with or without its step."""
-    found = [full for full in searched if name in (full, full.rpartition("__")[2])]
-    if len(found) != 1:
-        raise ValueError(
-            f"{len(found)} of the searched parameters are named {name!r}; choose x and y from "
-            f"{searched}."
-        )
-    return found[0]
 
 
 def _list_values(values: Sequence[Any]) -> list[Any]:
@@ -249,22 +238,10 @@ def _list_values(values: Sequence[Any]) -> list[Any]:
         return found
 
 
-def _frame_best(panel: Any, scores: np.ndarray) -> None:
-    """Draw a frame around each square with the highest score."""
-    if np.isnan(scores).all():
-        return
-    for row, column in np.argwhere(scores == np.nanmax(scores)):
-        corner = column - 0.5 + FRAME_GAP, row - 0.5 + FRAME_GAP
-        side = 1 - 2 * FRAME_GAP
-        panel.add_patch(
-            type(panel.patch)(corner, side, side, fill=False, edgecolor="tab:red", linewidth=2)
-        )
-
-
 def _write_numbers(panel: Any, values: np.ndarray, texts: Sequence[str]) -> None:
     """Write each text into its square, in black or white, depending on the color behind it."""
-    is_finite = np.isfinite(values)
-    middle = (np.nanmin(values) + np.nanmax(values)) / 2 if is_finite.any() else 0.0
+    finite = values[np.isfinite(values)]
+    middle = (finite.min() + finite.max()) / 2 if finite.size else 0.0
     for ((row, column), value), text in zip(np.ndenumerate(values), texts, strict=True):
         if np.isnan(value):
             text = "no score"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._validation import parameter_error
 from sklearn_conv.inspection._drawing import PLAIN, SMALL_SIZE, TITLE_SIZE, make_axes
-from sklearn_conv.inspection._inputs import find_transformer
+from sklearn_conv.inspection._model import find_transformer
 
 MAX_KERNELS = 64
 """Maximum number of kernels to draw if ``indices`` is None."""
@@ -35,6 +36,7 @@ LETTER_WIDTH = 0.65
 POINTS_PER_INCH = 72
 
 
+@dataclass(eq=False, repr=False)
 class KernelDisplay:
     """Display of kernels as a gallery, the smoothest kernel first.
 
@@ -52,10 +54,8 @@ class KernelDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        The axes of the gallery.
-    figure_ : matplotlib Figure
-        The figure of the axes.
+    figure_, ax_ : matplotlib Figure and Axes
+        The figure, and the axes of the gallery.
     order_ : ndarray of int
         Indices of the drawn kernels, in the order of the gallery, row by row.
 
@@ -74,19 +74,11 @@ class KernelDisplay:
     (16,)
     """
 
-    def __init__(self, kernels: np.ndarray, names: Sequence[str]) -> None:
-        self.kernels = kernels
-        self.names = names
+    kernels: np.ndarray
+    names: Sequence[str]
 
     @classmethod
-    def from_estimator(
-        cls,
-        estimator: Any,
-        *,
-        indices: npt.ArrayLike | None = None,
-        channels: int | Sequence[int] | None = None,
-        ax: Any = None,
-    ) -> Self:
+    def from_estimator(cls, estimator: Any, **options: Any) -> Self:
         """Draw the kernels of a fitted transformer.
 
         Parameters
@@ -94,14 +86,8 @@ class KernelDisplay:
         estimator : StridedConv2DTransformer or Pipeline
             A fitted transformer, or a pipeline that contains one. It may be in a branch of a
             ``FeatureUnion`` or a ``ColumnTransformer``, but not beside another one.
-        indices : array-like of int, default=None
-            Indices of the kernels to draw, in this order. If None, all kernels are drawn, from the
-            smoothest to the finest; if there are more than 64 kernels, 64 evenly spaced ones.
-        channels : int or sequence of int, default=None
-            Channels to draw; three channels are drawn as red, green and blue. If None, all channels
-            are drawn.
-        ax : matplotlib Axes, default=None
-            Axes to draw into. If None, a figure is made.
+        **options
+            Options of `plot`.
 
         Returns
         -------
@@ -112,18 +98,16 @@ class KernelDisplay:
         ------
         NotFittedError
             If the transformer is not fitted.
-        TypeError
-            If ``estimator`` is not, and does not contain, a `StridedConv2DTransformer`, or if
-            ``indices`` or ``channels`` are not integers.
-        ValueError
-            If a kernel or a channel does not exist, or if ``estimator`` has several transformers.
+        TypeError, ValueError
+            If ``estimator`` does not have exactly one `StridedConv2DTransformer`, or if an option
+            is wrong, as in `plot`.
         """
         transformer = find_transformer(cls.__name__, estimator)
         check_is_fitted(transformer)
         kernels = transformer.kernels_
         features = transformer.get_feature_names_out()[: kernels.shape[3]]
         names = [feature.split("_")[0] for feature in features]
-        return cls(kernels, names).plot(indices=indices, channels=channels, ax=ax)
+        return cls(kernels, names).plot(**options)
 
     def plot(
         self,
@@ -137,9 +121,11 @@ class KernelDisplay:
         Parameters
         ----------
         indices : array-like of int, default=None
-            Kernels to draw, as in `from_estimator`.
+            Indices of the kernels to draw, in this order. If None, all kernels are drawn, from the
+            smoothest to the finest; if there are more than 64 kernels, 64 evenly spaced ones.
         channels : int or sequence of int, default=None
-            Channels to draw, as in `from_estimator`.
+            Channels to draw; three channels are drawn as red, green and blue. If None, all channels
+            are drawn.
         ax : matplotlib Axes, default=None
             Axes to draw into. If None, a figure is made.
 
@@ -147,13 +133,24 @@ class KernelDisplay:
         -------
         display : KernelDisplay
             This display.
+
+        Raises
+        ------
+        TypeError
+            If ``indices`` or ``channels`` are not integers.
+        ValueError
+            If a kernel or a channel does not exist.
         """
         owner = type(self).__name__
         kh, kw, n_channels, n_kernels = self.kernels.shape
         drawn = _check_indices(owner, "channels", channels, n_channels)
-        weights = _normalize(np.asarray(self.kernels, np.float64)[:, :, drawn])
+        weights = np.asarray(self.kernels, np.float64)[:, :, drawn]
+        norms = np.sqrt(np.square(weights).sum(axis=(0, 1, 2)))  # (n_kernels,)
+        weights = weights / np.where(norms > 0, norms, 1)
         if indices is None:
-            self.order_ = _select_evenly(np.argsort(_fineness(weights), kind="stable"))
+            order = np.argsort(_fineness(weights), kind="stable")
+            evenly = np.linspace(0, n_kernels - 1, min(n_kernels, MAX_KERNELS))
+            self.order_ = order[evenly.round().astype(int)]
         else:
             self.order_ = _check_indices(owner, "indices", indices, n_kernels)
         tiles = _make_tiles(weights[..., self.order_])
@@ -198,19 +195,6 @@ def _check_indices(owner: str, name: str, chosen: Any, n: int) -> np.ndarray:
     if not len(indices) or indices.min() < 0 or indices.max() >= n:
         raise parameter_error(ValueError, owner, name, rule, chosen)
     return indices
-
-
-def _select_evenly(order: np.ndarray) -> np.ndarray:
-    """Select at most `MAX_KERNELS` indices, evenly spaced from the first to the last."""
-    if len(order) <= MAX_KERNELS:
-        return order
-    return order[np.linspace(0, len(order) - 1, MAX_KERNELS).round().astype(int)]
-
-
-def _normalize(weights: np.ndarray) -> np.ndarray:
-    """Divide each kernel, ``(kh, kw, c, k)``, by its norm if that is not 0."""
-    norms = np.sqrt(np.square(weights).sum(axis=(0, 1, 2)))  # (k,)
-    return weights / np.where(norms > 0, norms, 1)
 
 
 def _fineness(kernels: np.ndarray) -> np.ndarray:

@@ -5,9 +5,18 @@ Each function is called as ``init(shape, rng, patches)`` and returns an array of
 ``kernels``; it may call the functions of this module.
 """
 
-from sklearn_conv.kernels._fixed import dct, gabor, haar, laplace, sobel
-from sklearn_conv.kernels._learned import kmeans, patches, pca
-from sklearn_conv.kernels._random import gaussian, uniform
+from sklearn_conv.kernels._initializers import (
+    dct,
+    gabor,
+    gaussian,
+    haar,
+    kmeans,
+    laplace,
+    patches,
+    pca,
+    sobel,
+    uniform,
+)
 
 __all__ = [
     "dct",

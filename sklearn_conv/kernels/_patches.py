@@ -15,11 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils.random import sample_without_replacement
 
-from sklearn_conv._array_api import take_pixels
 from sklearn_conv._engine.geometry import Geometry
-from sklearn_conv._engine.missing import find_missing
 from sklearn_conv._engine.symmetry import View
-from sklearn_conv._images.batch import DaskImages, ReadableImages, find_not_finite, not_finite
+from sklearn_conv._images.kinds import Images
+from sklearn_conv._pixels import find_missing, find_not_finite, take_pixels
 from sklearn_conv._validation import check_integer
 
 CONTRAST = 0.01
@@ -51,7 +50,7 @@ Place = Callable[[tuple[int, int]], Geometry]
 
 
 def sample_patches(
-    images: ReadableImages,
+    images: Images,
     place: Place,
     n_patches: int,
     dtype: np.dtype,
@@ -106,7 +105,7 @@ class WindowPlaces:
     n: int
     """Number of windows."""
 
-    def __init__(self, images: ReadableImages, place: Place) -> None:
+    def __init__(self, images: Images, place: Place) -> None:
         self._images = images
         self._find_axes = cache(lambda size: [windows.for_training() for windows in place(size)])
         sizes = map(images.size_of, range(len(images) if images.has_sizes else 1))
@@ -142,10 +141,12 @@ class WindowPlaces:
                 number = image[chunk, np.newaxis, np.newaxis] - first
                 windows = take_pixels(pixels, number, y, x)
                 windows[(y < 0) | (x < 0)] = 0
-                is_bad = find_not_finite(windows, images.ignores_missing)
-                if len(is_bad):  # With `assume_finite` as well, because nothing could be learned.
-                    problem = "The training patches of X contain NaN or infinity"
-                    raise not_finite(problem, np.unique(image[chunk][is_bad]), images.name)
+                problem = "The training patches of X contain {}"
+                # With `assume_finite` as well, because nothing could be learned.
+                if error := find_not_finite(
+                    problem, windows, image[chunk], images.ignores_missing, images.name
+                ):
+                    raise error
                 if images.may_have_missing:
                     is_whole[by_image[chunk]] = ~find_missing(windows)
                 patches[by_image[chunk]] = windows
@@ -261,7 +262,7 @@ class TrainingPatches:
     Initializers call it as a function: ``patches(n)`` returns n patches, ``patches()`` all of them.
     """
 
-    images: ReadableImages | DaskImages
+    images: Images
     place: Place
     kernel_size: tuple[int, int]
     views: Sequence[View]

@@ -8,31 +8,17 @@ import numpy as np
 
 try:
     from onnx import TensorProto
-    from skl2onnx import update_registered_converter
-    from skl2onnx.common.data_types import (
-        DoubleTensorType,
-        FloatTensorType,
-        Int64TensorType,
-        StringTensorType,
-    )
-    from skl2onnx.common.utils_classifier import get_label_classes
+    from skl2onnx import update_registered_converter as update_registered_converter
+    from skl2onnx.common.data_types import DoubleTensorType
+    from skl2onnx.common.data_types import FloatTensorType as FloatTensorType
+    from skl2onnx.common.data_types import Int64TensorType as Int64TensorType
+    from skl2onnx.common.data_types import StringTensorType as StringTensorType
+    from skl2onnx.common.utils_classifier import get_label_classes as get_label_classes
 except ImportError as error:
     raise ImportError(
         "sklearn_conv.onnx requires skl2onnx, which is not installed; run pip install skl2onnx, "
         "and install onnxruntime where the model runs."
     ) from error
-
-__all__ = [
-    "FloatTensorType",
-    "Graph",
-    "Int64TensorType",
-    "StringTensorType",
-    "float_type",
-    "get_label_classes",
-    "graph_dtype",
-    "has_few_bits",
-    "update_registered_converter",
-]
 
 FEW_BITS = {"BooleanTensorType", "UInt8TensorType", "Int8TensorType"}
 """Input types of up to 8 bits. They are computed in float32, like float32 and the types of 16 bits,
@@ -46,11 +32,12 @@ class Graph:
         self._scope, self._container, self.dtype = scope, container, dtype
         self.onnx_type = TensorProto.FLOAT if dtype == np.float32 else TensorProto.DOUBLE
 
-    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """Add a node for an operator."""
+    def add(self, operator: str, *inputs: Any, output: str | None = None, **attributes: Any) -> str:
+        """Add a node for an operator. Inputs are names of results, or constants."""
+        names = [each if isinstance(each, str) else self.constant(each) for each in inputs]
         output = output or self._scope.get_unique_variable_name(operator.lower())
         name = self._scope.get_unique_operator_name(operator)
-        self._container.add_node(operator, [*inputs], [output], name=name, **attributes)
+        self._container.add_node(operator, names, [output], name=name, **attributes)
         return output
 
     def constant(self, values: Any) -> str:
@@ -71,7 +58,7 @@ class Graph:
         """Add a reduction along axes, which are kept and have length 1."""
         opset = self._container.target_opset_any_domain("")
         if opset >= 18 or (operator == "ReduceSum" and opset >= 13):
-            return self.add(operator, values, self.constant(axes))
+            return self.add(operator, values, axes)
         return self.add(operator, values, axes=[*axes])
 
 

@@ -16,7 +16,7 @@ Source: the operators of ONNX, https://onnx.ai/onnx/operators/.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,15 +24,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._array_api import require_numpy_model
 from sklearn_conv._engine.activation import ACTIVATIONS as NAMED_ACTIVATIONS
-from sklearn_conv._engine.activation import (
-    Function,
-    Side,
-    absolute,
-    identity,
-    relu,
-    square,
-    step,
-)
+from sklearn_conv._engine.activation import Function, absolute, identity, relu, square, step
 from sklearn_conv._engine.geometry import Geometry, Span, pool_cells
 from sklearn_conv._engine.staging import OFFSET_TO_RANGE
 from sklearn_conv._engine.symmetry import View
@@ -51,17 +43,14 @@ OWNER = "ONNX export of StridedConv2DTransformer"
 ALIAS = "SklearnConvStridedConv2DTransformer"
 
 
-def _step(graph: Graph, values: str) -> str:
-    above = graph.add("Greater", values, graph.constant(0.0))
-    return graph.add("Cast", above, to=graph.onnx_type)
-
-
 ACTIVATIONS: dict[Function, Callable[[Graph, str], str]] = {
     absolute: lambda graph, values: graph.add("Abs", values),
     identity: lambda graph, values: values,
     relu: lambda graph, values: graph.add("Relu", values),
     square: lambda graph, values: graph.add("Mul", values, values),
-    step: _step,
+    step: lambda graph, values: graph.add(
+        "Cast", graph.add("Greater", values, 0.0), to=graph.onnx_type
+    ),
 }
 """Map from the function of an activation to a function that adds its nodes."""
 
@@ -83,7 +72,7 @@ def convert(scope: Any, operator: Any, container: Any) -> None:
     geometries = transformer._fitted_geometries(parameters)
 
     images = graph.add("Cast", operator.inputs[0].full_name, to=graph.onnx_type)
-    images = graph.add("Reshape", images, graph.constant([-1, h, w, c]))
+    images = graph.add("Reshape", images, [-1, h, w, c])
     uses_patches = bool(transformer.eps_) or dtype == np.float64
     offset = None if uses_patches or has_few_bits(operator) else _find_offset(graph, images)
     features = []
@@ -92,7 +81,7 @@ def convert(scope: Any, operator: Any, container: Any) -> None:
         if uses_patches:
             padded = _pad(graph, viewed, geometry)
             responses = _multiply_patches(graph, padded, geometry, transformer)
-            responses = graph.add("Add", responses, graph.constant(transformer.offset_))
+            responses = graph.add("Add", responses, transformer.offset_)
         elif offset is None:
             responses = _convolve(graph, _pad(graph, viewed, geometry), geometry, transformer)
         else:
@@ -101,10 +90,13 @@ def convert(scope: Any, operator: Any, container: Any) -> None:
             responses = graph.add("Add", responses, shift)
         maps = _activate(graph, responses, geometry, parameters, np.atleast_2d(transformer.bias_))
         features.append(_pool(graph, maps, geometry, parameters))
-    result = _average(graph, features)
+    if len(features) > 1:  # They are divided before they are added, as in the engine.
+        n_views = float(len(features))
+        features = [graph.add("Sum", *(graph.add("Div", each, n_views) for each in features))]
+    result = features[0]
     if parameters.power != 1:
         result = _raise_to_power(graph, result, parameters.power)
-    shape = graph.constant([-1, *operator.outputs[0].type.shape[1:]])
+    shape = [-1, *operator.outputs[0].type.shape[1:]]
     graph.add("Reshape", result, shape, output=operator.outputs[0].full_name)
 
 
@@ -119,8 +111,7 @@ def _apply_view(graph: Graph, images: str, view: View) -> str:
     if axes:
         # From the last pixel, -1, to the one before the first
         bounds = ([value] * len(axes) for value in (-1, np.iinfo(np.int64).min))
-        constants = map(graph.constant, (*bounds, axes, [-1] * len(axes)))
-        images = graph.add("Slice", images, *constants)
+        images = graph.add("Slice", images, *bounds, axes, [-1] * len(axes))
     if view.is_transposed:
         images = graph.add("Transpose", images, perm=[0, 2, 1, 3])
     return images
@@ -134,9 +125,9 @@ def _pad(graph: Graph, images: str, geometry: Geometry) -> str:
         if len(inside) < len(index):  # The padding is constant zeros.
             pads = np.zeros((2, 4), np.int64)
             pads[:, axis] = inside[0], len(index) - 1 - inside[-1]
-            images = graph.add("Pad", images, graph.constant(pads.ravel()), graph.constant(0.0))
+            images = graph.add("Pad", images, pads.ravel(), 0.0)
         elif len(index) > 1 and (np.diff(index) != 1).any():
-            images = graph.add("Gather", images, graph.constant(index), axis=axis)
+            images = graph.add("Gather", images, index, axis=axis)
     return images
 
 
@@ -148,9 +139,9 @@ def _find_offset(graph: Graph, images: str) -> str:
     low = graph.reduce("ReduceMin", images, 1, 2, 3)
     high = graph.reduce("ReduceMax", images, 1, 2, 3)
     nearest = graph.add("Max", low, graph.add("Neg", high))
-    limit = graph.add("Div", nearest, graph.constant(float(OFFSET_TO_RANGE)))
+    limit = graph.add("Div", nearest, float(OFFSET_TO_RANGE))
     is_large = graph.add("Greater", limit, graph.add("Sub", high, low))
-    return graph.add("Where", is_large, low, graph.constant(0.0))
+    return graph.add("Where", is_large, low, 0.0)
 
 
 def _subtract_offset(
@@ -167,7 +158,7 @@ def _subtract_offset(
         # The offset is subtracted from the padding as well. The error of windows at the padding is
         # the same as without an offset, because their other pixels are as large as the offset.
         images = graph.add("Sub", _pad(graph, images, geometry), offset)
-        return images, graph.add("Mul", offset, graph.constant(weights.sum(axis=(0, 1))))
+        return images, graph.add("Mul", offset, weights.sum(axis=(0, 1)))
     # Some windows have only zeros, and their responses must be exactly 0. Windows that have the
     # same part of the image have the same sum of weights.
     images = _pad(graph, graph.add("Sub", images, offset), geometry)
@@ -175,9 +166,9 @@ def _subtract_offset(
         *(np.unique(mask, axis=0, return_inverse=True) for mask in inside), strict=True
     )
     sums = np.einsum("ia,jb,abk->ijk", *masks, weights)
-    shift = graph.add("Mul", offset, graph.constant(sums))  # (n, rows, columns, k)
+    shift = graph.add("Mul", offset, sums)  # (n, rows, columns, k)
     for axis, index in enumerate(indices, start=1):
-        shift = graph.add("Gather", shift, graph.constant(index.ravel()), axis=axis)
+        shift = graph.add("Gather", shift, index.ravel(), axis=axis)
     return images, shift
 
 
@@ -186,8 +177,8 @@ def _convolve(graph: Graph, images: str, geometry: Geometry, transformer: Any) -
     maps = graph.add(
         "Conv",
         graph.add("Transpose", images, perm=[0, 3, 1, 2]),
-        graph.constant(transformer.kernels_.transpose(3, 2, 0, 1)),
-        graph.constant(transformer.offset_),
+        transformer.kernels_.transpose(3, 2, 0, 1),
+        transformer.offset_,
         kernel_shape=[*geometry.kernel_size],
         strides=[windows.stride for windows in geometry],
         dilations=[windows.dilation for windows in geometry],
@@ -203,15 +194,15 @@ def _multiply_patches(graph: Graph, images: str, geometry: Geometry, transformer
     kh, kw, c, k = transformer.kernels_.shape
     (oh, ow), d = geometry.output_shape, kh * kw * c
     for axis, windows in enumerate(geometry, start=1):
-        images = graph.add("Gather", images, graph.constant(windows.places.ravel()), axis=axis)
-    patches = graph.add("Reshape", images, graph.constant([-1, oh, kh, ow, kw, c]))
+        images = graph.add("Gather", images, windows.places.ravel(), axis=axis)
+    patches = graph.add("Reshape", images, [-1, oh, kh, ow, kw, c])
     patches = graph.add("Transpose", patches, perm=[0, 1, 3, 2, 4, 5])
-    patches = graph.add("Reshape", patches, graph.constant([-1, oh * ow, d]))
+    patches = graph.add("Reshape", patches, [-1, oh * ow, d])
     if transformer.eps_:
         patches = _normalize(graph, patches, d, transformer.eps_)
-    kernels = graph.constant(transformer.kernels_.reshape(d, k))
+    kernels = transformer.kernels_.reshape(d, k)
     responses = graph.add("MatMul", patches, kernels)
-    return graph.add("Reshape", responses, graph.constant([-1, oh, ow, k]))
+    return graph.add("Reshape", responses, [-1, oh, ow, k])
 
 
 def _normalize(graph: Graph, patches: str, d: int, eps: float) -> str:
@@ -220,13 +211,11 @@ def _normalize(graph: Graph, patches: str, d: int, eps: float) -> str:
     A pixel of the window is subtracted first, because a large offset would make the variance
     inaccurate. This does not change the responses, because the kernels have zero mean.
     """
-    patches = graph.add(
-        "Sub", patches, graph.add("Gather", patches, graph.constant([d // 2]), axis=2)
-    )
+    patches = graph.add("Sub", patches, graph.add("Gather", patches, [d // 2], axis=2))
     mean = graph.reduce("ReduceMean", patches, 2)
     squares = graph.reduce("ReduceMean", graph.add("Mul", patches, patches), 2)
     variance = graph.add("Relu", graph.add("Sub", squares, graph.add("Mul", mean, mean)))
-    length = graph.add("Sqrt", graph.add("Add", variance, graph.constant(float(eps))))
+    length = graph.add("Sqrt", graph.add("Add", variance, float(eps)))
     return graph.add("Div", patches, length)
 
 
@@ -238,15 +227,15 @@ def _activate(
     ``(n, oh, ow, k) -> (n, oh, ow, sides * n_biases * k)``
     """
     (oh, ow), (n_biases, k) = geometry.output_shape, biases.shape
-    responses = graph.add("Reshape", responses, graph.constant([-1, oh, ow, 1, k]))
+    responses = graph.add("Reshape", responses, [-1, oh, ow, 1, k])
     values = []
     for side in parameters.sides.values():
         shifted = responses if side.sign > 0 else graph.add("Neg", responses)
         if biases.any():
-            shifted = graph.add("Add", shifted, graph.constant(biases))
+            shifted = graph.add("Add", shifted, biases)
         values.append(ACTIVATIONS[side.function](graph, shifted))
     n_maps = len(values) * n_biases * k
-    return graph.add("Reshape", _join(graph, values, 3), graph.constant([-1, oh, ow, n_maps]))
+    return graph.add("Reshape", graph.add("Concat", *values, axis=3), [-1, oh, ow, n_maps])
 
 
 def _pool(graph: Graph, maps: str, geometry: Geometry, parameters: Parameters) -> str:
@@ -261,9 +250,9 @@ def _pool(graph: Graph, maps: str, geometry: Geometry, parameters: Parameters) -
         ):
             spans = pool_cells(length, n_cells)
             reduced = [_reduce(graph, cells, axis, span, POOLINGS[name]) for span in spans]
-            cells = _join(graph, reduced, axis)
+            cells = graph.add("Concat", *reduced, axis=axis)
         pooled.append(cells)
-    return _join(graph, pooled, axis=3)
+    return graph.add("Concat", *pooled, axis=3)
 
 
 def _reduce(graph: Graph, maps: str, axis: int, span: Span, reduction: str) -> str:
@@ -273,43 +262,26 @@ def _reduce(graph: Graph, maps: str, axis: int, span: Span, reduction: str) -> s
     grows with the number of positions.
     """
     start, stop = span
-    n_parts = -(-(stop - start) // MAX_ADDED)
-    if n_parts == 1 or reduction == "ReduceMax":
-        return graph.reduce(reduction, _slice(graph, maps, axis, span), axis)
+    n_parts = 1 if reduction == "ReduceMax" else -(-(stop - start) // MAX_ADDED)
     parts = [
-        graph.reduce("ReduceSum", _slice(graph, maps, axis, (start + i, start + j)), axis)
+        graph.reduce(
+            reduction if n_parts == 1 else "ReduceSum",
+            graph.add("Slice", maps, [start + i], [start + j], [axis]),
+            axis,
+        )
         for i, j in pool_cells(stop - start, n_parts)
     ]
-    total = graph.reduce("ReduceSum", _join(graph, parts, axis), axis)
-    if reduction == "ReduceSum":
-        return total
-    return graph.add("Div", total, graph.constant(float(stop - start)))
-
-
-def _slice(graph: Graph, maps: str, axis: int, span: Span) -> str:
-    return graph.add("Slice", maps, *(graph.constant([end]) for end in (*span, axis)))
-
-
-def _join(graph: Graph, maps: Sequence[str], axis: int) -> str:
-    return graph.add("Concat", *maps, axis=axis)
-
-
-def _average(graph: Graph, features: Sequence[str]) -> str:
-    """Return the mean of the features of the views. They are divided first, as in the engine."""
-    if len(features) == 1:
-        return features[0]
-    n_views = graph.constant(float(len(features)))
-    return graph.add("Sum", *(graph.add("Div", values, n_views) for values in features))
+    if n_parts == 1:
+        return parts[0]
+    total = graph.reduce("ReduceSum", graph.add("Concat", *parts, axis=axis), axis)
+    return total if reduction == "ReduceSum" else graph.add("Div", total, float(stop - start))
 
 
 def _raise_to_power(graph: Graph, features: str, power: float) -> str:
     """Replace features by ``sign(feature) * abs(feature)**power``."""
     magnitudes = graph.add("Abs", features)
-    if power == 0.5:
-        magnitudes = graph.add("Sqrt", magnitudes)
-    else:
-        magnitudes = graph.add("Pow", magnitudes, graph.constant(power))
-    return graph.add("Mul", graph.add("Sign", features), magnitudes)
+    roots = ("Sqrt", magnitudes) if power == 0.5 else ("Pow", magnitudes, power)
+    return graph.add("Mul", graph.add("Sign", features), graph.add(*roots))
 
 
 def parse(scope: Any, transformer: Any, inputs: Any, custom_parsers: Any = None) -> Any:
@@ -331,56 +303,32 @@ def infer_shape(operator: Any) -> None:
             f"{OWNER} needs a transformer that was fitted on images of one size, but image_shape "
             "is 'any'; fit on images of one size."
         )
-    _check_choices(transformer, parameters)
-    _check_input(operator.inputs[0].type.shape, transformer)
-    shape = transformer._row_shape(transformer._feature_shape(parameters))
-    first = operator.inputs[0].get_first_dimension()
-    operator.outputs[0].type = float_type(operator)([first, *shape])
-    if graph_dtype(operator) == np.float32:
-        require_precision(operator, OWNER)
-
-
-def _check_choices(transformer: Any, parameters: Parameters) -> None:
-    """Check that the activation and the poolings have nodes, and that pixels are not missing."""
     if parameters.ignores_missing:
         raise ValueError(
             f"{OWNER} cannot leave out missing pixels, but missing is {transformer.missing!r}; "
             "call set_params(missing='raise') before the export, and pass images without NaN."
         )
-    if not _has_nodes(parameters.sides):
-        supported = sorted(name for name, sides in NAMED_ACTIVATIONS.items() if _has_nodes(sides))
-        reason = (
-            "this activation has no nodes in ACTIVATIONS of sklearn_conv/onnx/_transformer.py yet"
-            if isinstance(transformer.activation, str)
-            else "ONNX cannot run Python functions"
-        )
+    if not isinstance(transformer.activation, str):
         raise ValueError(
-            f"{OWNER} supports the activations {supported}, but activation is "
-            f"{transformer.activation!r}: {reason}. Use one of these activations."
+            f"{OWNER} supports the activations {sorted(NAMED_ACTIVATIONS)}, but activation is "
+            f"{transformer.activation!r}: ONNX cannot run Python functions. Use one of these "
+            "activations."
         )
-    missing = sorted({*(parameters.poolings or ())} - {*POOLINGS})
-    if missing:
-        raise ValueError(
-            f"{OWNER} supports the poolings {sorted(POOLINGS)}, but pooling is "
-            f"{transformer.pooling!r}: {missing} have no operators in POOLINGS of "
-            "sklearn_conv/onnx/_transformer.py yet. Use one of these poolings."
-        )
-
-
-def _has_nodes(sides: Mapping[str, Side]) -> bool:
-    return all(side.function in ACTIVATIONS for side in sides.values())
-
-
-def _check_input(shape: Sequence[int | None], transformer: Any) -> None:
     h, w, c = transformer.image_shape_
+    declared = operator.inputs[0].type.shape
     fits = [(h, w, c), (h * w * c,)] + [(h, w)] * (c == 1)
-    if tuple(shape[1:]) not in fits:
+    if tuple(declared[1:]) not in fits:
         shown = " or ".join(str((None, *fit)).replace("None", "n") for fit in fits)
         raise ValueError(
             f"{OWNER} needs an input of shape {shown}, like the images in fit, but the declared "
-            f"shape is {shape}; pass such images, as in to_onnx(pipeline, X[:1]), or declare the "
-            f"shape with initial_types=[('X', FloatTensorType([None, {h}, {w}, {c}]))]."
+            f"shape is {declared}; pass such images, as in to_onnx(pipeline, X[:1]), or declare "
+            f"the shape with initial_types=[('X', FloatTensorType([None, {h}, {w}, {c}]))]."
         )
+    shape = transformer._row_shape(transformer._feature_shape(parameters))
+    first = operator.inputs[0].get_first_dimension()
+    operator.outputs[0].type = float_type(operator)([first, *shape])
+    if graph_dtype(operator) == np.float32:
+        require_precision(operator, OWNER)
 
 
 update_registered_converter(StridedConv2DTransformer, ALIAS, infer_shape, convert, parser=parse)

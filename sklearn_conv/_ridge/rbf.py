@@ -1,4 +1,4 @@
-"""`GaussianRidgeClassifier` and `GaussianRidge`: ridge regression with a Gaussian kernel."""
+"""`RBFRidgeClassifier` and `RBFRidge`: ridge regression with a Gaussian kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from sklearn_conv._array_api import require_numpy
 from sklearn_conv._callbacks import fit_steps, with_callbacks
 from sklearn_conv._parameters import check_random_state, make_generator
 from sklearn_conv._ridge.base import RidgeBase, require_unmasked
-from sklearn_conv._ridge.gaussian_solving import (
+from sklearn_conv._ridge.labels import check_labels, show_label
+from sklearn_conv._ridge.leave_one_out import check_scoring, score_classes
+from sklearn_conv._ridge.rbf_solving import (
     N_SAMPLE,
     N_SEARCH,
     median_distance,
@@ -23,8 +25,6 @@ from sklearn_conv._ridge.gaussian_solving import (
     solve_exactly,
     solve_with_landmarks,
 )
-from sklearn_conv._ridge.labels import check_labels, show_label
-from sklearn_conv._ridge.leave_one_out import check_scoring, score_classes
 from sklearn_conv._ridge.solving import check_strengths
 from sklearn_conv._validation import check_integer, is_dask
 
@@ -34,14 +34,14 @@ LARGEST_TARGET = 1e150
 """Exclusive upper bound of the absolute targets; their squares are finite in float64."""
 
 
-class _GaussianModel(RidgeBase, ABC):
+class _RBFModel(RidgeBase, ABC):
     """Ridge regression with a Gaussian kernel for an array of targets."""
 
     _fitted_names: ClassVar[set[str]] = {
+        "_center",
         "_is_single",
         "alpha_",
         "best_score_",
-        "center_",
         "classes_",
         "dual_coef_",
         "feature_names_in_",
@@ -52,22 +52,11 @@ class _GaussianModel(RidgeBase, ABC):
         "n_features_in_",
     }
 
-    n_features_in_: int
-    feature_names_in_: np.ndarray
-    alpha_: float
-    gamma_: float
-    best_score_: float
-    median_distance_: float
-    center_: np.ndarray
-    landmarks_: np.ndarray
-    dual_coef_: np.ndarray
-    intercept_: np.ndarray
-
     def __init__(
         self,
         alphas: float | Sequence[float] | np.ndarray = (0.001, 0.01, 0.1, 1.0, 10.0),
-        gammas: float | Sequence[float] | np.ndarray = (0.1, 0.3, 1.0),
         *,
+        gammas: float | Sequence[float] | np.ndarray = (0.1, 0.3, 1.0),
         n_landmarks: int = 10_000,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -76,7 +65,31 @@ class _GaussianModel(RidgeBase, ABC):
         self.n_landmarks = n_landmarks
         self.random_state = random_state
 
-    def _fit(self, X: Any, y: Any) -> Self:
+    @with_callbacks
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit the model, and choose gamma and alpha.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Finite features.
+        y : array-like of shape (n,), or (n, n_targets) for a regressor
+            Class labels, or finite targets. For several targets, the choice of gamma and alpha
+            depends on the sum of the squared errors over all of them, so targets in different units
+            should be standardized first.
+
+        Returns
+        -------
+        self : object
+            The fitted model.
+
+        Raises
+        ------
+        TypeError
+            If a parameter, X or y has a wrong type; for example, if X is a Dask array.
+        ValueError
+            If a parameter, X or y has wrong values, or if the y of a classifier has only one class.
+        """
         model = self._unfitted()
         with fit_steps(self, X, y, 2) as step:
             parameters = self._check_parameters()
@@ -116,9 +129,10 @@ class _GaussianModel(RidgeBase, ABC):
         sample = order[-N_SAMPLE:]
         chosen = order[:n_landmarks]
         self.landmarks_ = rows[chosen]
-        self.center_ = self.landmarks_.mean(axis=0, dtype=np.float64).astype(rows.dtype)
-        self.landmarks_ -= self.center_
-        self.median_distance_ = median_distance(rows[sample] - self.center_)
+        # The center is subtracted for numerical accuracy only.
+        self._center = self.landmarks_.mean(axis=0, dtype=np.float64).astype(rows.dtype)
+        landmarks = self.landmarks_ - self._center
+        self.median_distance_ = median_distance(rows[sample] - self._center)
         unscaled = {gamma / self.median_distance_: gamma for gamma in gammas}
         scaled = [*unscaled]
 
@@ -128,21 +142,19 @@ class _GaussianModel(RidgeBase, ABC):
         with step("gammas"):
             if len(scaled) > 1 and (len(chosen) > N_SEARCH or len(chosen) < len(rows)):
                 few = chosen[:N_SEARCH]
-                choice = solve_exactly(
-                    self.landmarks_[:N_SEARCH], targets[few], scaled, alphas, score
-                )
-                scaled = [choice.gamma]
+                best = solve_exactly(landmarks[:N_SEARCH], targets[few], scaled, alphas, score)
+                scaled = [best.gamma]
         with step("alphas"):
             if len(chosen) == len(rows):
-                choice = solve_exactly(self.landmarks_, targets[chosen], scaled, alphas, score)
+                best = solve_exactly(landmarks, targets[chosen], scaled, alphas, score)
             else:
-                choice = solve_with_landmarks(
-                    rows, targets, sample, self.center_, self.landmarks_, scaled[0], alphas, score
+                best = solve_with_landmarks(
+                    rows, targets, sample, self._center, landmarks, scaled[0], alphas, score
                 )
-        self.alpha_ = choice.alpha
-        self.gamma_ = unscaled[choice.gamma]
-        self.best_score_ = choice.score
-        self.dual_coef_ = choice.dual * largest
+        self.alpha_ = best.alpha
+        self.gamma_ = unscaled[best.gamma]
+        self.best_score_ = best.score
+        self.dual_coef_ = best.dual * largest
 
     def _score_rows(self, errors: np.ndarray, targets: np.ndarray, unit: float) -> float:
         """Return the score of leave-one-out errors; they and the centered targets have a unit."""
@@ -156,11 +168,11 @@ class _GaussianModel(RidgeBase, ABC):
         # The dtype of the model decides, so that the same rows have the same predictions.
         rows = rows.astype(self.landmarks_.dtype, copy=False)
         gamma = self.gamma_ / self.median_distance_
-        sums = predict_rows(rows, self.center_, self.landmarks_, gamma, self.dual_coef_)
-        return sums + self.intercept_
+        landmarks = self.landmarks_ - self._center
+        return predict_rows(rows, self._center, landmarks, gamma, self.dual_coef_) + self.intercept_
 
 
-class GaussianRidgeClassifier(ClassifierMixin, _GaussianModel):
+class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
     """Classification by ridge regression with a Gaussian kernel.
 
     The targets are +1 for the class of a row and -1 for all other classes, as in
@@ -209,10 +221,8 @@ class GaussianRidgeClassifier(ClassifierMixin, _GaussianModel):
     median_distance_ : float
         Median of the squared distances between all rows, or 2,000 random rows, without the
         distances of equal rows; 1 if all rows are equal.
-    center_ : ndarray of shape (n_features,)
-        Mean of each feature of the landmarks. It is subtracted for numerical accuracy only.
     landmarks_ : ndarray of shape (n_landmarks, n_features)
-        Landmarks minus ``center_``, in random order.
+        Rows of X that are landmarks, in random order.
     dual_coef_ : ndarray of shape (n_landmarks, n_classes), or (n_landmarks, 1) for two classes
         Coefficients of the kernel values of the landmarks.
     intercept_ : ndarray of shape (n_classes,), or (1,) for two classes
@@ -224,7 +234,7 @@ class GaussianRidgeClassifier(ClassifierMixin, _GaussianModel):
 
     See Also
     --------
-    GaussianRidge : The same model for numbers instead of classes.
+    RBFRidge : The same model for numbers instead of classes.
     StreamingRidgeClassifier : Linear model, which is faster for many rows.
 
     Notes
@@ -252,9 +262,9 @@ class GaussianRidgeClassifier(ClassifierMixin, _GaussianModel):
     Examples
     --------
     >>> from sklearn.datasets import load_digits
-    >>> from sklearn_conv import GaussianRidgeClassifier
+    >>> from sklearn_conv import RBFRidgeClassifier
     >>> X, y = load_digits(return_X_y=True)
-    >>> model = GaussianRidgeClassifier(random_state=0).fit(X[:1000], y[:1000])
+    >>> model = RBFRidgeClassifier(random_state=0).fit(X[:1000], y[:1000])
     >>> model.gamma_, round(model.score(X[1000:], y[1000:]), 2)
     (1.0, 0.97)
     """
@@ -264,39 +274,14 @@ class GaussianRidgeClassifier(ClassifierMixin, _GaussianModel):
     def __init__(
         self,
         alphas: float | Sequence[float] | np.ndarray = (0.001, 0.01, 0.1, 1.0, 10.0),
-        gammas: float | Sequence[float] | np.ndarray = (0.1, 0.3, 1.0),
         *,
+        gammas: float | Sequence[float] | np.ndarray = (0.1, 0.3, 1.0),
         n_landmarks: int = 10_000,
         random_state: int | np.random.RandomState | None = None,
         scoring: str | None = None,
     ) -> None:
-        super().__init__(alphas, gammas, n_landmarks=n_landmarks, random_state=random_state)
+        super().__init__(alphas, gammas=gammas, n_landmarks=n_landmarks, random_state=random_state)
         self.scoring = scoring
-
-    @with_callbacks
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit the model, and choose gamma and alpha.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-            Finite features.
-        y : array-like of shape (n,)
-            Class labels.
-
-        Returns
-        -------
-        self : GaussianRidgeClassifier
-            The fitted classifier.
-
-        Raises
-        ------
-        TypeError
-            If a parameter, X or y has a wrong type; for example, if X is a Dask array.
-        ValueError
-            If a parameter, X or y has wrong values, or if y has only one class.
-        """
-        return self._fit(X, y)
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Compute the decision function of the samples in X.
@@ -333,9 +318,6 @@ class GaussianRidgeClassifier(ClassifierMixin, _GaussianModel):
             scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)
         ]
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({"scoring": None, **state})  # The parameter did not always exist.
-
     def _check_parameters(self) -> tuple[Numbers, Numbers, int]:
         check_scoring(type(self).__name__, self.scoring)
         return super()._check_parameters()
@@ -364,7 +346,7 @@ class GaussianRidgeClassifier(ClassifierMixin, _GaussianModel):
         return rows, np.where(labels[:, np.newaxis] == positive, 1.0, -1.0)
 
 
-class GaussianRidge(RegressorMixin, MultiOutputMixin, _GaussianModel):
+class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
     """Ridge regression with a Gaussian kernel.
 
     The prediction depends on the distances between rows, so it is not linear. All kernel values are
@@ -375,23 +357,16 @@ class GaussianRidge(RegressorMixin, MultiOutputMixin, _GaussianModel):
     alphas : float or sequence of float, default=(0.001, 0.01, 0.1, 1.0, 10.0)
         Regularization strengths, each above 0. If there are several values of alpha or gamma, the
         pair with the smallest mean squared leave-one-out error, over rows and targets, is chosen.
-        The errors of all rows are used, or those of 2,000 random rows if there are more. Values
-        that are too small for the accuracy of the computation are skipped.
+        Otherwise as in `RBFRidgeClassifier`.
     gammas : float or sequence of float, default=(0.1, 0.3, 1.0)
-        Coefficients of the kernel, each above 0, in units of 1 / median squared distance. The
-        kernel is ``exp(-gamma * distance**2 / median_distance_)``. If there are several, and more
-        than 4,000 landmarks or not all rows are landmarks, gamma is chosen by an exact solution for
-        up to 4,000 landmarks alone. Then alpha is chosen for this gamma with all rows.
+        Coefficients of the kernel, each above 0, in units of 1 / median squared distance, as in
+        `RBFRidgeClassifier`.
     n_landmarks : int, default=10000
-        Number of training rows that the model stores and whose kernel values it combines. If X has
-        at most this number of rows, all rows are landmarks, and the solution is exact. Otherwise
-        the landmarks are a random subset, and the coefficients of their kernel values are fitted to
-        all rows. ``fit`` needs ``4 * n_landmarks**2`` bytes for an exact solution in float32, and
-        twice this number otherwise. Both are twice as large in float64.
+        Number of training rows that the model stores and whose kernel values it combines, as in
+        `RBFRidgeClassifier`.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the choice of landmarks and of the rows whose leave-one-out errors are
-        used. If None, they differ in every call of ``fit``. For up to 2,000 rows, and no more than
-        ``n_landmarks``, it has no effect except for rounding.
+        used, as in `RBFRidgeClassifier`.
 
     Attributes
     ----------
@@ -404,10 +379,8 @@ class GaussianRidge(RegressorMixin, MultiOutputMixin, _GaussianModel):
     median_distance_ : float
         Median of the squared distances between all rows, or 2,000 random rows, without the
         distances of equal rows; 1 if all rows are equal.
-    center_ : ndarray of shape (n_features,)
-        Mean of each feature of the landmarks. It is subtracted for numerical accuracy only.
     landmarks_ : ndarray of shape (n_landmarks, n_features)
-        Landmarks minus ``center_``, in random order.
+        Rows of X that are landmarks, in random order.
     dual_coef_ : ndarray of shape (n_landmarks, n_targets)
         Coefficients of the kernel values of the landmarks.
     intercept_ : ndarray of shape (n_targets,)
@@ -419,68 +392,22 @@ class GaussianRidge(RegressorMixin, MultiOutputMixin, _GaussianModel):
 
     See Also
     --------
-    GaussianRidgeClassifier : The same model for classes.
+    RBFRidgeClassifier : The same model for classes; its notes and references apply here as well.
     StreamingRidge : Linear model, which is faster for many rows.
     sklearn.kernel_ridge.KernelRidge : The exact solution for fixed parameters and other kernels.
-
-    Notes
-    -----
-    The features are used as they are, because distances depend on their scale; combine the model
-    with ``StandardScaler`` if they have different units. float32 features are computed in float32,
-    and all others in float64.
-
-    The targets are centered, and the solution is that of `sklearn.kernel_ridge.KernelRidge` for the
-    centered targets. The leave-one-out error of a row is the error of a fit without this row, for
-    the same centers.
-
-    For each pair of gamma and alpha, one Cholesky factor is computed, which takes ``n**3 / 3``
-    multiplications and additions for ``n`` rows. If ``fit`` raises an error, the model stays as it
-    was.
-
-    References
-    ----------
-    R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007): leave-one-out errors.
-    C. K. I. Williams and M. Seeger, "Using the Nyström Method to Speed Up Kernel Machines" (2001):
-    landmarks.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from sklearn_conv import GaussianRidge
+    >>> from sklearn_conv import RBFRidge
     >>> X = np.random.default_rng(0).uniform(size=(500, 2))
     >>> y = np.sin(6 * X[:, 0]) * X[:, 1]
-    >>> model = GaussianRidge(random_state=0).fit(X[:400], y[:400])
+    >>> model = RBFRidge(random_state=0).fit(X[:400], y[:400])
     >>> model.score(X[400:], y[400:]) > 0.99
     True
     """
 
     _is_single: bool
-
-    @with_callbacks
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit the model, and choose gamma and alpha.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_features)
-            Finite features.
-        y : array-like of shape (n,) or (n, n_targets)
-            Finite targets. The choice of gamma and alpha depends on the sum of the squared errors
-            over all targets, so targets in different units should be standardized first.
-
-        Returns
-        -------
-        self : GaussianRidge
-            The fitted model.
-
-        Raises
-        ------
-        TypeError
-            If a parameter, X or y has a wrong type; for example, if X is a Dask array.
-        ValueError
-            If a parameter, X or y has wrong values.
-        """
-        return self._fit(X, y)
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the targets of the samples in X.

@@ -1,4 +1,4 @@
-"""`GaussianRidgeClassifier` and `GaussianRidge` agree with scikit-learn's `KernelRidge`."""
+"""`RBFRidgeClassifier` and `RBFRidge` agree with scikit-learn's `KernelRidge`."""
 
 import pickle
 import tracemalloc
@@ -19,10 +19,10 @@ from sklearn.linear_model import Ridge
 from sklearn.utils import estimator_checks
 from threadpoolctl import threadpool_limits
 
-from sklearn_conv import GaussianRidge, GaussianRidgeClassifier
-from sklearn_conv._ridge import gaussian, gaussian_solving
+from sklearn_conv import RBFRidge, RBFRidgeClassifier
+from sklearn_conv._ridge import rbf, rbf_solving
 
-MODELS = [GaussianRidgeClassifier, GaussianRidge]
+MODELS = [RBFRidgeClassifier, RBFRidge]
 models = pytest.mark.parametrize("cls", MODELS)
 TOLERANCES = {"f4": 3e-3, "f8": 1e-9}
 
@@ -44,7 +44,7 @@ def data(n=120, d=6, n_classes=3, dtype="f8", seed=0):
 
 def targets_of(cls, y):
     """Return the targets, one column for two classes and for regression."""
-    if cls is GaussianRidge:
+    if cls is RBFRidge:
         return y[:, np.newaxis].astype(float)
     classes = np.unique(y)
     return np.where(y[:, np.newaxis] == (classes[1:] if len(classes) == 2 else classes), 1.0, -1.0)
@@ -58,7 +58,7 @@ def kernel_ridge(model, X, targets, landmarks=None):
 
 
 def scores_of(model, X):
-    scores = (model.predict if isinstance(model, GaussianRidge) else model.decision_function)(X)
+    scores = (model.predict if isinstance(model, RBFRidge) else model.decision_function)(X)
     return scores.reshape(len(X), -1)
 
 
@@ -70,7 +70,7 @@ def scores_of(model, X):
 @models
 def test_agrees_with_kernel_ridge(cls, n_classes, dtype):
     X, y = data(n_classes=n_classes, d=8, dtype=dtype)
-    model = cls(0.03, 0.5, random_state=0).fit(X, y)
+    model = cls(0.03, gammas=0.5, random_state=0).fit(X, y)
     expected, mean = kernel_ridge(model, X.astype("f8"), targets_of(cls, y))
     new = data(50, 8, n_classes, dtype, seed=1)[0]
     scores = expected.predict(new.astype("f8")) + mean
@@ -79,7 +79,7 @@ def test_agrees_with_kernel_ridge(cls, n_classes, dtype):
     assert (model.alpha_, model.gamma_) == (0.03, pytest.approx(0.5))
     assert model.landmarks_.dtype == dtype
     assert model.median_distance_ == pytest.approx(np.median(pdist(X, "sqeuclidean")), rel=1e-5)
-    if cls is GaussianRidgeClassifier:
+    if cls is RBFRidgeClassifier:
         labels = scores.argmax(axis=1) if n_classes > 2 else (scores[:, 0] > 0).astype(int)
         np.testing.assert_array_equal(model.predict(new), labels)
         assert model.score(new, labels) == 1
@@ -89,7 +89,7 @@ def test_agrees_with_kernel_ridge(cls, n_classes, dtype):
 def test_leave_one_out_errors_are_those_of_fits_without_the_row(cls):
     X, y = data(40)
     targets = targets_of(cls, y)
-    model = cls([0.01, 0.1, 1], [0.1, 1], random_state=0).fit(X, y)
+    model = cls([0.01, 0.1, 1], gammas=[0.1, 1], random_state=0).fit(X, y)
     means = {}
     for alpha in (0.01, 0.1, 1):
         for gamma in (0.1, 1):
@@ -109,15 +109,15 @@ def test_leave_one_out_errors_are_those_of_fits_without_the_row(cls):
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_log_loss_is_that_of_fits_without_the_row(n_classes, n_landmarks):
     X, y = data(40, n_classes=n_classes)
-    targets = targets_of(GaussianRidgeClassifier, y)
+    targets = targets_of(RBFRidgeClassifier, y)
     mean = targets.mean(axis=0)
     alphas = (0.01, 0.1, 1.0)
-    model = GaussianRidgeClassifier(
-        alphas, 1.0, n_landmarks=n_landmarks, random_state=0, scoring="neg_log_loss"
+    model = RBFRidgeClassifier(
+        alphas, gammas=1.0, n_landmarks=n_landmarks, random_state=0, scoring="neg_log_loss"
     ).fit(X, y)
     gamma = 1.0 / model.median_distance_
     nystroem = Nystroem(gamma=gamma, n_components=n_landmarks)
-    rows = nystroem.fit(model.landmarks_ + model.center_).transform(X)
+    rows = nystroem.fit(model.landmarks_).transform(X)
     losses = []
     for alpha in alphas:
         predicted = np.empty(targets.shape)
@@ -134,19 +134,19 @@ def test_log_loss_is_that_of_fits_without_the_row(n_classes, n_landmarks):
 
 @pytest.mark.parametrize(("value", "error"), [("accuracy", ValueError), (3, TypeError)])
 def test_bad_scoring(value, error):
-    message = "'scoring' parameter of GaussianRidgeClassifier must be .*neg_log_loss.* or None"
+    message = "'scoring' parameter of RBFRidgeClassifier must be .*neg_log_loss.* or None"
     with pytest.raises(error, match=message):
-        GaussianRidgeClassifier(scoring=value).fit(*data(40))
+        RBFRidgeClassifier(scoring=value).fit(*data(40))
 
 
 def test_a_sample_of_rows_has_the_same_errors(monkeypatch):
     """The elements of the inverse are computed from a part of the factor."""
     X, y = data(80)
-    monkeypatch.setattr(gaussian_solving, "N_SAMPLE", 30)
-    choice = gaussian_solving.solve_exactly(X, targets_of(GaussianRidgeClassifier, y), [0.2], [0.1])
+    monkeypatch.setattr(rbf_solving, "N_SAMPLE", 30)
+    choice = rbf_solving.solve_exactly(X, targets_of(RBFRidgeClassifier, y), [0.2], [0.1])
     gram = np.exp(-0.2 * ((X[:, np.newaxis] - X) ** 2).sum(axis=2)) + 0.1 * np.eye(80)
     inverse = np.linalg.inv(gram)
-    errors = (inverse @ targets_of(GaussianRidgeClassifier, y)) / np.diag(inverse)[:, np.newaxis]
+    errors = (inverse @ targets_of(RBFRidgeClassifier, y)) / np.diag(inverse)[:, np.newaxis]
     assert choice.score == pytest.approx(-np.square(errors[-30:]).mean())
 
 
@@ -154,12 +154,12 @@ def test_a_sample_of_rows_has_the_same_errors(monkeypatch):
 @given(n=st.integers(2, 40), block=st.integers(1, 50), seed=st.integers(0, 9))
 def test_blocks_make_no_difference(n, block, seed, dtype):
     X, y = data(n, 4, 2, dtype, seed)
-    model = GaussianRidge([0.01, 0.1], [0.3, 1.0], random_state=0)
+    model = RBFRidge([0.01, 0.1], gammas=[0.3, 1.0], random_state=0)
     whole = clone(model).fit(X, y)
     few = clone(model).set_params(n_landmarks=max(1, n // 2))
     expected = clone(few).fit(X, y)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gaussian_solving, "BLOCK_BYTES", block * n * X.itemsize)
+        patch.setattr(rbf_solving, "BLOCK_BYTES", block * n * X.itemsize)
         for one, other in ((whole, clone(model)), (expected, few)):
             np.testing.assert_allclose(
                 other.fit(X, y).predict(X), one.predict(X), rtol=0, atol=TOLERANCES[dtype]
@@ -172,16 +172,15 @@ def test_blocks_make_no_difference(n, block, seed, dtype):
 @pytest.mark.parametrize("dtype", TOLERANCES)
 def test_with_all_rows_as_landmarks_the_solution_is_exact(dtype):
     X, y = data(150, dtype=dtype)
-    targets = targets_of(GaussianRidgeClassifier, y).astype(dtype)
-    exact = gaussian_solving.solve_exactly(X, targets, [0.1], [0.1])
+    targets = targets_of(RBFRidgeClassifier, y).astype(dtype)
+    exact = rbf_solving.solve_exactly(X, targets, [0.1], [0.1])
     center, sample = np.zeros(6, dtype), np.arange(150)
-    other = gaussian_solving.solve_with_landmarks(X, targets, sample, center, X, 0.1, [0.1])
+    other = rbf_solving.solve_with_landmarks(X, targets, sample, center, X, 0.1, [0.1])
     new = data(50, dtype=dtype, seed=1)[0]
     tolerance = TOLERANCES[dtype]
     for rows in (X, new):
         first, second = (
-            gaussian_solving.predict_rows(rows, center, X, 0.1, choice.dual)
-            for choice in (exact, other)
+            rbf_solving.predict_rows(rows, center, X, 0.1, choice.dual) for choice in (exact, other)
         )
         np.testing.assert_allclose(first, second, atol=tolerance)
     assert other.score == pytest.approx(exact.score, rel=10 * tolerance)
@@ -190,10 +189,9 @@ def test_with_all_rows_as_landmarks_the_solution_is_exact(dtype):
 @models
 def test_few_landmarks_are_those_of_a_ridge_on_features_of_nystroem(cls):
     X, y = data(200)
-    model = cls(0.1, 0.5, n_landmarks=40, random_state=0).fit(X, y)
-    landmarks = model.landmarks_ + model.center_
-    assert len(landmarks) == 40
-    assert {*map(tuple, landmarks.round(9))} < {*map(tuple, X.round(9))}
+    model = cls(0.1, gammas=0.5, n_landmarks=40, random_state=0).fit(X, y)
+    landmarks = model.landmarks_
+    assert len({*map(tuple, landmarks)} & {*map(tuple, X)}) == 40  # rows of X, unchanged
     gamma = model.gamma_ / model.median_distance_
     features = Nystroem(gamma=gamma, n_components=40, random_state=0).fit(landmarks)
     rows, targets = features.transform(X), targets_of(cls, y)
@@ -208,21 +206,21 @@ def test_few_landmarks_are_those_of_a_ridge_on_features_of_nystroem(cls):
 
 def test_many_landmarks_choose_gamma_with_few_of_them(monkeypatch):
     X, y = data(200)
-    monkeypatch.setattr(gaussian, "N_SEARCH", 50)
+    monkeypatch.setattr(rbf, "N_SEARCH", 50)
     grids = []
 
     def solve(rows, targets, gammas, alphas, score):
         grids.append((len(rows), len(gammas), len(alphas)))
-        return gaussian_solving.solve_exactly(rows, targets, gammas, alphas, score)
+        return rbf_solving.solve_exactly(rows, targets, gammas, alphas, score)
 
-    monkeypatch.setattr(gaussian, "solve_exactly", solve)
-    GaussianRidgeClassifier([0.1, 1], [0.1, 0.3, 1]).fit(X, y)
+    monkeypatch.setattr(rbf, "solve_exactly", solve)
+    RBFRidgeClassifier([0.1, 1], gammas=[0.1, 0.3, 1]).fit(X, y)
     assert grids == [(50, 3, 2), (200, 1, 2)]
     grids.clear()
-    GaussianRidgeClassifier([0.1, 1], [0.1, 0.3, 1], n_landmarks=30).fit(X, y)
+    RBFRidgeClassifier([0.1, 1], gammas=[0.1, 0.3, 1], n_landmarks=30).fit(X, y)
     assert grids == [(30, 3, 2)]
     grids.clear()
-    GaussianRidgeClassifier([0.1, 1], 0.3, n_landmarks=30).fit(X, y)
+    RBFRidgeClassifier([0.1, 1], gammas=0.3, n_landmarks=30).fit(X, y)
     assert grids == []
 
 
@@ -242,7 +240,7 @@ def test_the_seed_decides_everything(cls):
 
 def test_the_seed_makes_no_difference_to_few_rows():
     X, y = data(200)
-    first, second = (GaussianRidge(random_state=seed).fit(X, y) for seed in (0, 1))
+    first, second = (RBFRidge(random_state=seed).fit(X, y) for seed in (0, 1))
     assert (first.alpha_, first.gamma_) == (second.alpha_, pytest.approx(second.gamma_))
     np.testing.assert_allclose(first.predict(X), second.predict(X), atol=1e-8)
 
@@ -256,7 +254,10 @@ def test_an_offset_costs_no_accuracy(cls, dtype):
     offset = 2.0**10
     X = (np.random.default_rng(0).integers(-500, 500, size=(80, 5)) / 256).astype(dtype)
     y = np.arange(80) % 3
-    model, expected = cls(0.1, 0.5, random_state=0), cls(0.1, 0.5, random_state=0).fit(X, y)
+    model, expected = (
+        cls(0.1, gammas=0.5, random_state=0),
+        cls(0.1, gammas=0.5, random_state=0).fit(X, y),
+    )
     np.testing.assert_allclose(
         scores_of(model.fit(X + offset, y), X + offset),
         scores_of(expected, X),
@@ -281,21 +282,21 @@ def test_equal_rows(cls, dtype, n_landmarks):
 def test_alphas_that_are_too_small_are_skipped():
     X = np.zeros((50, 3), "f4")
     y = np.arange(50.0)
-    assert GaussianRidge([1e-30, 1.0], 1.0).fit(X, y).alpha_ == 1.0
+    assert RBFRidge([1e-30, 1.0], gammas=1.0).fit(X, y).alpha_ == 1.0
     with pytest.raises(
         ValueError, match=r"alpha=1e-30 is too small .* cast the features to float6"
     ):
-        GaussianRidge(1e-30, 1.0).fit(X, y)
+        RBFRidge(1e-30, gammas=1.0).fit(X, y)
     with pytest.raises(ValueError, match=r"alpha=1e-30 is too small .* choose a larger alpha\."):
-        GaussianRidge(1e-30, 1.0).fit(X.astype("f8"), y)
+        RBFRidge(1e-30, gammas=1.0).fit(X.astype("f8"), y)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("factor", [1e-100, 1e-30, 1e100])
 def test_targets_may_have_any_unit(factor, dtype):
     X, y = data(dtype=dtype)
-    expected = GaussianRidge(random_state=0).fit(X, y * 1.0)
-    model = GaussianRidge(random_state=0).fit(X, y * factor)
+    expected = RBFRidge(random_state=0).fit(X, y * 1.0)
+    model = RBFRidge(random_state=0).fit(X, y * factor)
     np.testing.assert_allclose(
         model.predict(X) / factor, expected.predict(X), atol=10 * TOLERANCES[dtype]
     )
@@ -304,20 +305,20 @@ def test_targets_may_have_any_unit(factor, dtype):
 
 def test_several_targets_are_those_of_one_by_one():
     X, y = make_regression(100, 4, n_targets=3, noise=1, random_state=0)
-    model = GaussianRidge(0.1, 0.3, random_state=0).fit(X, y)
+    model = RBFRidge(0.1, gammas=0.3, random_state=0).fit(X, y)
     for i in range(3):
-        one = GaussianRidge(0.1, 0.3, random_state=0).fit(X, y[:, i])
+        one = RBFRidge(0.1, gammas=0.3, random_state=0).fit(X, y[:, i])
         np.testing.assert_allclose(one.predict(X), model.predict(X)[:, i])
     assert model.dual_coef_.shape == (100, 3)
     assert model.fit(X, y[:, :1]).predict(X).shape == (100, 1)
 
 
 def test_memory_is_about_one_kernel_of_the_landmarks(monkeypatch):
-    monkeypatch.setattr(gaussian_solving, "BLOCK_BYTES", 2**18)
-    monkeypatch.setattr(gaussian_solving, "N_SAMPLE", 100)
+    monkeypatch.setattr(rbf_solving, "BLOCK_BYTES", 2**18)
+    monkeypatch.setattr(rbf_solving, "N_SAMPLE", 100)
     X, y = data(1500, 5, dtype="f4")
     tracemalloc.start()
-    gaussian_solving.solve_exactly(X, targets_of(GaussianRidge, y).astype("f4"), [0.1], [0.1])
+    rbf_solving.solve_exactly(X, targets_of(RBFRidge, y).astype("f4"), [0.1], [0.1])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1.3 * 4 * 1500**2
@@ -375,11 +376,11 @@ def test_a_failed_fit_leaves_the_model_as_it_was(cls, bad_X, bad_y, error, messa
 @pytest.mark.parametrize(
     ("cls", "y", "error", "message"),
     [
-        (GaussianRidgeClassifier, np.ones(30), ValueError, r"at least 2 classes.*1 class: 1\.0"),
-        (GaussianRidgeClassifier, X[:, 0], ValueError, "Unknown label type"),
-        (GaussianRidgeClassifier, Y * 1j, ValueError, "Complex"),
-        (GaussianRidge, Y * 1e200, ValueError, "divide them by their standard deviation"),
-        (GaussianRidge, Y * np.nan, ValueError, "NaN"),
+        (RBFRidgeClassifier, np.ones(30), ValueError, r"at least 2 classes.*1 class: 1\.0"),
+        (RBFRidgeClassifier, X[:, 0], ValueError, "Unknown label type"),
+        (RBFRidgeClassifier, Y * 1j, ValueError, "Complex"),
+        (RBFRidge, Y * 1e200, ValueError, "divide them by their standard deviation"),
+        (RBFRidge, Y * np.nan, ValueError, "NaN"),
     ],
 )
 def test_bad_targets(cls, y, error, message):
@@ -408,13 +409,15 @@ def test_not_fitted(cls):
 def test_settings_of_numpy_have_no_effect(cls):
     with np.errstate(all="raise"):
         for n_landmarks in (10, 10_000):
-            model = cls([1e-3, 1.0], [1e-300, 1e300], n_landmarks=n_landmarks, random_state=0)
+            model = cls(
+                [1e-3, 1.0], gammas=[1e-300, 1e300], n_landmarks=n_landmarks, random_state=0
+            )
             assert np.isfinite(scores_of(model.fit(X, Y), X)).all()
             assert np.isfinite(scores_of(model.fit(X.astype("f4"), Y), X)).all()
 
 
 def test_rows_far_from_all_landmarks_have_the_mean():
-    model = GaussianRidge(random_state=0).fit(X, Y)
+    model = RBFRidge(random_state=0).fit(X, Y)
     np.testing.assert_allclose(model.predict(X[:2] + 1e6), Y.mean())
     with pytest.raises(ValueError, match="overflow float64"):
         model.predict(X * 1e200)
@@ -432,7 +435,7 @@ def test_pickle(cls):
 
 def test_digits():
     rows, labels = load_digits(return_X_y=True)
-    model = GaussianRidgeClassifier(random_state=0).fit(rows[:300], labels[:300].astype(str))
+    model = RBFRidgeClassifier(random_state=0).fit(rows[:300], labels[:300].astype(str))
     assert model.score(rows[300:], labels[300:].astype(str)) > 0.88
     model.set_params(n_landmarks=200).fit(rows[:300], labels[:300])
     assert model.score(rows[300:], labels[300:]) > 0.85
@@ -441,7 +444,7 @@ def test_digits():
 @pytest.mark.parametrize(("cls", "n_landmarks"), [*zip(MODELS, (50, 10_000), strict=True)])
 def test_battery(cls, n_landmarks):
     n_run = 0
-    estimator = cls([0.01, 0.1], [0.3, 1.0], n_landmarks=n_landmarks)
+    estimator = cls([0.01, 0.1], gammas=[0.3, 1.0], n_landmarks=n_landmarks)
     for example, check in estimator_checks.estimator_checks_generator(estimator):
         if getattr(check, "func", check).__name__ == "check_array_api_input":
             continue

@@ -1,16 +1,71 @@
-"""Initializers that depend only on the shape of the kernels.
+"""Initializers: functions that make the kernels. To add one, write it here, and export it.
 
-Each kernel is a filter on a single channel: kernel j is filter ``j // c`` on channel ``j % c``.
+An initializer is called as ``init(shape, rng, patches)`` and ignores what it does not need. The
+fixed ones depend only on the shape; each of their kernels is a filter on a single channel: kernel j
+is filter ``j // c`` on channel ``j % c``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
+from sklearn import config_context
+from sklearn.cluster import MiniBatchKMeans
 
-from sklearn_conv.kernels._initializer import Shape
+from sklearn_conv._engine.threads import one_blas_thread
+
+Shape = tuple[int, int, int, int]
+"""(kh, kw, c, n_kernels)"""
+
+Patches = Callable[..., np.ndarray]
+"""``patches(n)`` returns n training patches, ``(n, kh*kw*c)``, and ``patches()`` returns all of
+them. They are normalized and whitened like the windows to which the kernels are applied."""
+
+Initializer = Callable[[Shape, np.random.RandomState, Patches], np.ndarray]
+"""``init(shape, rng, patches)`` returns kernels of that shape."""
+
+Level = tuple[int, np.ndarray]
+"""Level of a filter along one axis, by which filters are sorted, and its weights."""
+
+KMEANS_BATCH = 4096
+"""Number of patches in a batch of k-means. The initial centers are chosen from three times this
+number, or three times the number of kernels if that is larger."""
+
+
+def gaussian(shape: Shape, rng: np.random.RandomState, patches: Any = None) -> np.ndarray:
+    """Draw normally distributed weights, center each kernel, and divide it by its norm.
+
+    A centered kernel ignores the brightness of its window, and its response to independent pixels
+    with unit variance has unit variance. A kernel with a single weight is 1 or -1, and is not
+    centered. If there are fewer than kh * kw * c kernels, they are orthogonal to each other, which
+    improved the accuracy in benchmarks/gaussian_kernels.py. No larger set of kernels with zero mean
+    can be orthogonal.
+
+    Source: A. Saxe et al., "On Random Weights and Unsupervised Feature Learning" (2011).
+    """
+    n_weights = int(np.prod(shape[:3]))
+    weights = rng.standard_normal((n_weights, shape[3]))
+    if n_weights > 1:
+        weights -= weights.mean(axis=0)
+    if shape[3] < n_weights:
+        weights, triangle = np.linalg.qr(weights)
+        weights *= np.sign(np.diag(triangle))  # The signs of a QR decomposition are arbitrary.
+    return (weights / np.linalg.norm(weights, axis=0)).reshape(shape)
+
+
+def uniform(shape: Shape, rng: np.random.RandomState, patches: Any = None) -> np.ndarray:
+    """Draw weights from a uniform distribution with zero mean and variance 1 / (kh * kw * c).
+
+    Unlike "gaussian" kernels, these kernels are not centered, and therefore respond to the
+    brightness of their window.
+
+    Source: Y. LeCun, L. Bottou, G. B. Orr and K.-R. Mueller, "Efficient BackProp" (1998).
+    """
+    limit = np.sqrt(3 / np.prod(shape[:3]))
+    return rng.uniform(-limit, limit, shape)
 
 
 def sobel(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
@@ -147,6 +202,65 @@ def haar(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
     return _on_each_channel(_products("haar", shape, down, across), shape)
 
 
+def patches(shape: Shape, rng: np.random.RandomState, patches: Patches) -> np.ndarray:
+    """Return random training patches, centered and divided by their norm.
+
+    Patches are repeated only if there are fewer patches than kernels.
+
+    Source: A. Coates and A. Y. Ng, "The Importance of Encoding Versus Training with Sparse Coding
+    and Vector Quantization" (2011).
+    """
+    return _standard(patches(shape[3]), axis=1).T.reshape(shape)
+
+
+def kmeans(shape: Shape, rng: np.random.RandomState, patches: Patches) -> np.ndarray:
+    """Return the cluster centers of the training patches, computed by spherical k-means.
+
+    Both the patches and the cluster centers have zero mean and unit norm. If there are fewer
+    patches than kernels, the patches themselves are returned. Rounding may decide to which of two
+    clusters a patch belongs, so images with another dtype or in other units may lead to different
+    centers, which are not worse. The centers may also differ between versions of scikit-learn,
+    because versions 1.8 and 1.9 draw different batches.
+
+    Source: A. Coates and A. Y. Ng, "Learning Feature Representations with K-Means" (2012);
+    D. Sculley, "Web-Scale K-Means Clustering" (2010).
+    """
+    sample = _standard(patches(), axis=1)
+    if len(sample) <= shape[3]:
+        return _standard(patches(shape[3]), axis=1).T.reshape(shape)
+    clusters = MiniBatchKMeans(
+        shape[3],
+        batch_size=KMEANS_BATCH,
+        init_size=3 * max(KMEANS_BATCH, shape[3]),
+        n_init=1,
+        random_state=rng,
+    )
+    # scikit-learn limits BLAS to one thread as well. If several threads did so at the same time,
+    # the limit would never be removed.
+    # Before scikit-learn 1.9, its k-means raises an error under array_api_dispatch.
+    with one_blas_thread, config_context(array_api_dispatch=False):
+        clusters.fit(sample)
+    return _standard(clusters.cluster_centers_, axis=1).T.reshape(shape)
+
+
+def pca(shape: Shape, rng: np.random.RandomState, patches: Patches) -> np.ndarray:
+    """Return the directions of largest variance of the training patches, the largest first.
+
+    There are at most kh * kw * c directions. Each has unit norm, and its weight with the largest
+    absolute value is positive.
+
+    Source: T.-H. Chan et al., "PCANet: A Simple Deep Learning Baseline for Image Classification?"
+    (2015).
+    """
+    _check_count("pca", shape)
+    n_kernels = shape[3]
+    covariance = np.atleast_2d(np.cov(patches(), rowvar=False, bias=True, dtype=np.float64))
+    _, directions = np.linalg.eigh(covariance)
+    directions = directions[:, : -n_kernels - 1 : -1]
+    largest = directions[np.abs(directions).argmax(axis=0), np.arange(n_kernels)]
+    return (directions * np.sign(largest)).reshape(shape)
+
+
 def _on_each_channel(filters: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
     """Return kernels that apply each filter, (kh, kw), to every channel in turn."""
     c = shape[2]
@@ -164,20 +278,21 @@ def _check_size(name: str, shape: Shape, minimum: int) -> None:
         )
 
 
+def _check_count(name: str, shape: Shape) -> None:
+    n_weights = prod(shape[:3])
+    if shape[3] > n_weights:
+        raise ValueError(
+            f"kernels={name!r} has at most kh * kw * c = {n_weights} kernels for kernel_size="
+            f"{shape[:2]} and {shape[2]} channels, but n_kernels={shape[3]}; use fewer kernels, "
+            "a larger kernel_size or kernels='patches'."
+        )
+
+
 def _products(
-    name: str,
-    shape: Shape,
-    down: Sequence[tuple[int, np.ndarray]],
-    across: Sequence[tuple[int, np.ndarray]],
+    name: str, shape: Shape, down: Iterable[Level], across: Iterable[Level]
 ) -> list[np.ndarray]:
     """Return the products of all vertical and horizontal (level, weights), sorted by level."""
-    kh, kw, c, n_kernels = shape
-    if n_kernels > kh * kw * c:
-        raise ValueError(
-            f"kernels={name!r} has at most kh * kw * c = {kh * kw * c} kernels for kernel_size="
-            f"{(kh, kw)} and {c} channels, but n_kernels={n_kernels}; use fewer kernels or a "
-            "larger kernel_size."
-        )
+    _check_count(name, shape)
     pairs = [(u + v, u, np.outer(row, column)) for u, row in down for v, column in across]
     return [pair[2] for pair in sorted(pairs, key=lambda pair: pair[:2])]
 
@@ -187,7 +302,7 @@ def _cosine(frequency: int, size: int) -> np.ndarray:
     return weights / np.linalg.norm(weights)
 
 
-def _wavelets(size: int) -> list[tuple[int, np.ndarray]]:
+def _wavelets(size: int) -> list[Level]:
     """Return an orthonormal basis as (level, weights); level 0 is constant."""
     basis, parts = [(0, np.full(size, size**-0.5))], [(1, 0, size)]
     for level, start, stop in parts:  # The loop appends both halves of each part.
@@ -211,18 +326,24 @@ def _from_center(size: int) -> np.ndarray:
     return np.arange(size) - (size - 1) / 2
 
 
-def _standard(weights: np.ndarray) -> np.ndarray:
-    """Center the weights, and divide them by their norm."""
-    weights = weights - weights.mean()
-    return weights / np.linalg.norm(weights)
+def _standard(weights: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """Center weights, unless there is only one, and divide them by their norm if that is not 0."""
+    if np.size(weights, axis) > 1:
+        weights = weights - weights.mean(axis, keepdims=True)
+    norms = np.linalg.norm(weights, axis=axis, keepdims=True)
+    return weights / np.where(norms > 0, norms, 1)
 
 
 def _binomial(size: int) -> np.ndarray:
-    weights = np.ones(1)
-    for _ in range(size - 1):
-        weights = np.convolve(weights, [1.0, 1.0])
-    return weights
+    return np.polynomial.polynomial.polypow([1, 1], size - 1)
 
 
 def _difference(size: int) -> np.ndarray:
     return np.convolve(_binomial(size - 1), [-1.0, 1.0])
+
+
+KERNELS: dict[str, Initializer] = {
+    function.__name__: function
+    for function in (dct, gabor, gaussian, haar, kmeans, laplace, patches, pca, sobel, uniform)
+}
+"""Map from name to initializer."""
