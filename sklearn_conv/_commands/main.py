@@ -22,6 +22,11 @@ FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 EXPECTED = (ArithmeticError, ImportError, MemoryError, OSError, TypeError, ValueError)
 """Errors whose messages say enough. For all others, the name of the class is added."""
 
+UNEXPECTED = (
+    "unexpected argument {!r}; join numbers by commas, as in --size 64,48, and put a pattern such "
+    "as 'tiles/*.tif' in quotes, so that the shell does not replace it by names of files"
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit code.
@@ -56,20 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if running.traceback:
             traceback.print_exc()
         is_usage = isinstance(error, options.UsageError)
-        console.say(f"error: {_describe(error, command, is_usage)}")
+        text = str(error) or type(error).__name__
+        if isinstance(error, options.UnexpectedError) and error.unused_tokens:
+            text = UNEXPECTED.format(error.unused_tokens[0])
+        console.say(f"error: {_describe(error, text, command, is_usage)}")
         return WRONG_USAGE if is_usage else FAILED
     return 0
 
 
-def _describe(error: Any, command: Any, is_usage: bool) -> str:
+def _describe(error: Any, text: str, command: Any, is_usage: bool) -> str:
     """Return the message of an error, with what helps on the command line."""
-    if is_usage and getattr(error, "unused_tokens", None):
-        return (
-            f"unexpected argument {error.unused_tokens[0]!r}; join numbers by commas, as in "
-            "--size 64,48, and put a pattern such as 'tiles/*.tif' in quotes, so that the shell "
-            "does not replace it by names of files"
-        )
-    text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{error.filename!r}: {error.strerror}"
     elif not (is_usage or isinstance(error, EXPECTED)):

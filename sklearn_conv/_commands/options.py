@@ -26,6 +26,9 @@ from sklearn_conv._validation import check_name
 UsageError = cyclopts.CycloptsError
 """The error for a command line that cannot be executed as it is."""
 
+UnexpectedError = cyclopts.UnusedCliTokensError
+"""The error for arguments that belong to no option. Other errors may have `unused_tokens`, too."""
+
 NOT_AN_OPTION = cyclopts.Parameter(parse=False)
 """Annotation of a parameter that is passed by the program."""
 
