@@ -26,6 +26,9 @@ from sklearn_conv._validation import check_name
 UsageError = cyclopts.CycloptsError
 """The error for a command line that cannot be executed as it is."""
 
+UnexpectedError = cyclopts.UnusedCliTokensError
+"""The error for arguments that belong to no option, `unused_tokens`."""
+
 NOT_AN_OPTION = cyclopts.Parameter(parse=False)
 """Annotation of a parameter that is passed by the program."""
 
@@ -36,13 +39,7 @@ is any, ["mean", "max"] is mean,max, and None is none.
 
 
 def read_value(text: str) -> Any:
-    """Return the value of an option.
-
-    Examples
-    --------
-    >>> [read_value(text) for text in ("3", "64,48", "-0.25", "same", "mean,max", "none")]
-    [3, (64, 48), -0.25, 'same', ['mean', 'max'], None]
-    """
+    """Return the value of an option, which is written as `VALUES` says."""
     if text.lower() in ("none", "true", "false"):
         return literal_eval(text.capitalize())
     try:
