@@ -37,7 +37,7 @@ def transform_batches(
         one batch at a time.
     batch_size : int, default=None
         Number of rows in a batch. If None, the rows of X and the features of a batch take about
-        16 MB each. To find out, the first row is transformed once more.
+        16 MB each; to find out, the first row is transformed once more.
 
     Yields
     ------
@@ -51,8 +51,7 @@ def transform_batches(
     NotFittedError
         If the estimator is not fitted.
     TypeError, ValueError
-        If ``estimator`` has no method ``transform``, if X is a Dask array or has no rows, or if
-        ``batch_size`` is not an integer of at least 1.
+        If a parameter is not as described, or if X has no rows.
 
     See Also
     --------

@@ -32,8 +32,7 @@ RULE = (
 class Scene:
     """A scene in an array that is sliced like one of NumPy.
 
-    ``shape`` are height, width and number of channels. If ``has_missing``, the values declare
-    missing pixels, which are read as NaN.
+    If ``has_missing``, the values declare missing pixels, which are read as NaN.
     """
 
     def __init__(
@@ -199,8 +198,7 @@ class SceneTiles(LazyImages):
     """The tiles of a scene, row by row: a sequence with the indexing of an array ``(n, h, w, c)``.
 
     `tile_scene` returns it. An integer index reads a tile; a slice, an index array or a mask
-    selects tiles and reads nothing; `numpy.asarray` reads all of the selected tiles. Neighboring
-    tiles are read together, so that the chunks of a file are not decoded for each tile.
+    selects tiles and reads nothing; `numpy.asarray` reads the selected tiles, neighbors together.
 
     Attributes
     ----------
@@ -274,8 +272,7 @@ class SceneTiles(LazyImages):
         Raises
         ------
         TypeError, ValueError
-            If ``values`` are not floats, one or k for each tile, or if ``resolution`` does not
-            divide the positions and sizes of the tiles.
+            If ``values`` or ``resolution`` are not as described.
         """
         owner = "SceneTiles.to_map"
         values = np.asarray(values)
@@ -360,8 +357,8 @@ def tile_scene(
     """Cut a scene, such as a satellite image or a slide, into tiles without reading it.
 
     The tiles are images for ``fit`` and ``transform``, and for everything in scikit-learn that
-    selects rows, such as cross-validation. Only the pixels of the tiles that are needed are read.
-    `SceneTiles.to_map` puts predictions back into a map of the scene.
+    selects rows. Only the pixels of the tiles that are needed are read. `SceneTiles.to_map` puts
+    predictions into a map of the scene.
 
     Parameters
     ----------
@@ -374,7 +371,7 @@ def tile_scene(
           or has a mask, tiles are floats, and missing pixels are NaN. The mask of an alpha band is
           not used, because this band is one of the channels. The dataset must stay open.
         - A DataArray with the dimensions y and x, and at most one other for the channels, in any
-          order. Its values are used as they are.
+          order, whose values are used as they are.
     size : int or (height, width)
         Size of the tiles in pixels.
     step : int or (rows, columns), default=None
@@ -393,8 +390,7 @@ def tile_scene(
     Raises
     ------
     TypeError, ValueError
-        If ``scene`` is not an array of real numbers with two or three axes, if a tile is larger
-        than the scene, or if another parameter is wrong.
+        If the scene has no real numbers, or if a tile is larger than the scene.
 
     See Also
     --------
@@ -409,10 +405,8 @@ def tile_scene(
     >>> tiles = tile_scene(scene, 64, step=32)
     >>> tiles
     <SceneTiles of shape (266, 64, 64, 3) and dtype float64>
-    >>> tiles.positions[[0, 1, -1]]
-    array([[  0,   0],
-           [  0,  32],
-           [416, 576]])
+    >>> tiles.positions[[0, 1, -1]].tolist()
+    [[0, 0], [0, 32], [416, 576]]
     >>> brightness = [tile.mean() for tile in tiles]
     >>> tiles.to_map(brightness, resolution=32).shape
     (15, 20)

@@ -75,3 +75,18 @@ def run_python(code, *arguments, **options):
     """Run code in a separate process, and return its result and output."""
     options = {"capture_output": True, "text": True, "timeout": 120} | options
     return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], **options)
+
+
+def in_batches(array, size, last=None):
+    """Yield batches for `save_batches`, up to the row ``last`` where the user interrupts."""
+    for start in range(0, len(array), size):
+        if start == last:
+            raise KeyboardInterrupt
+        stop = min(start + size, len(array))
+        yield slice(start, stop), array[start:stop]
+
+
+def unused_batches():
+    """Yield batches that must not be computed."""
+    raise AssertionError("The arguments were not checked first.")
+    yield

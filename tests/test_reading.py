@@ -44,9 +44,7 @@ def read(source, **options):
 
 def encoded(image, suffix="png", **options):
     file = io.BytesIO()
-    image.save(
-        file, "TIFF" if suffix == "tif" else "JPEG" if suffix == "jpg" else suffix, **options
-    )
+    image.save(file, {"tif": "TIFF", "jpg": "JPEG"}.get(suffix, suffix), **options)
     return file.getvalue()
 
 
@@ -75,10 +73,8 @@ def folder(tmp_path_factory):
     for label, name in enumerate(["b", "a2", "a10"]):
         (root / name).mkdir()
         for i in range(4):
-            image = Image.fromarray(
-                RNG.integers(100, size=(12, 16, 3), dtype=np.uint8) + np.uint8(50 * label)
-            )
-            image.save(root / name / f"tile{3 * i}.{'png' if i % 2 else 'tif'}")
+            pixels = RNG.integers(100, size=(12, 16, 3), dtype=np.uint8) + np.uint8(50 * label)
+            Image.fromarray(pixels).save(root / name / f"tile{3 * i}.{'png' if i % 2 else 'tif'}")
     return root
 
 
@@ -87,27 +83,23 @@ def folder(tmp_path_factory):
 
 def as_picture(mode):
     """Return an image in a mode of Pillow, and its colors (h, w, 4) as floats from 0 to 255."""
-    gray = PIXELS[..., 0].astype(float)
-    alpha = np.full(gray.shape, 255.0)
+    gray, alpha = PIXELS[..., 0], np.full((20, 30), 255)
     opacity = np.tile(np.uint8([0, 128, 255]), (20, 10))
-    if mode == "1":
-        bits = PIXELS[..., 0] > 127
-        return Image.fromarray(bits), np.stack([255.0 * bits] * 3 + [alpha], axis=2)
-    if mode == "L":
-        return Image.fromarray(PIXELS[..., 0]), np.stack([gray] * 3 + [alpha], axis=2)
-    if mode == "LA":
-        image = Image.fromarray(np.stack([PIXELS[..., 0], opacity], axis=2))
-        return image, np.stack([gray] * 3 + [opacity], axis=2).astype(float)
-    if mode == "RGB":
-        return Image.fromarray(PIXELS), np.dstack([PIXELS, alpha]).astype(float)
-    if mode == "RGBA":
-        return Image.fromarray(np.dstack([PIXELS, opacity])), np.dstack([PIXELS, opacity]).astype(
-            float
-        )
-    colors = RNG.integers(256, size=(256, 3), dtype=np.uint8)
-    image = Image.fromarray(PIXELS[..., 0])
-    image.putpalette(colors.tobytes())
-    return image, np.dstack([colors[PIXELS[..., 0]], alpha]).astype(float)
+    if mode == "P":
+        colors = RNG.integers(256, size=(256, 3), dtype=np.uint8)
+        image = Image.fromarray(gray)
+        image.putpalette(colors.tobytes())
+        return image, np.dstack([colors[gray], alpha]).astype(float)
+    stored = {
+        "1": gray > 127,
+        "L": gray,
+        "LA": np.dstack([gray, opacity]),
+        "RGB": PIXELS,
+        "RGBA": np.dstack([PIXELS, opacity]),
+    }[mode]
+    color = PIXELS if "RGB" in mode else np.dstack([255 * stored if mode == "1" else gray] * 3)
+    colors = np.dstack([color, opacity if mode.endswith("A") else alpha])
+    return Image.fromarray(stored), colors.astype(float)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "memory"])
@@ -320,19 +312,17 @@ def test_orientation(kind, orientation):
     elif kind == "tifffile":
         content, pixels = tiff(PIXELS, **tags), PIXELS
     else:
-        image = Image.fromarray(PIXELS)
+        image, pixels = Image.fromarray(PIXELS), PIXELS
         content = encoded(image, "png" if kind == "memory" else kind, exif=exif)
-        pixels = (
-            np.asarray(Image.open(io.BytesIO(encoded(image, "jpg")))) if kind == "jpg" else PIXELS
-        )
+        if kind == "jpg":
+            pixels = np.asarray(Image.open(io.BytesIO(encoded(image, "jpg"))))
         content = Image.open(io.BytesIO(content)) if kind == "memory" else content
     expected = TURNS[orientation](pixels)
     files = read_images([content], mode=mode)
     assert files.shape == (1, *expected.shape)
     np.testing.assert_array_equal(files[0], expected)
-    assert read_images([content], mode=mode, size="any").image_shapes.tolist() == [
-        [*expected.shape]
-    ]
+    files = read_images([content], mode=mode, size="any")
+    assert files.image_shapes.tolist() == [[*expected.shape]]
     small = read(content, mode=mode, size=(12, 16)).astype(float)
     upright = read(np.ascontiguousarray(expected), mode=mode, size=(12, 16))
     np.testing.assert_allclose(small, upright, atol=1 if mode else 0)
@@ -347,11 +337,12 @@ def test_large_jpeg_is_reduced_while_it_is_decoded(orientation, monkeypatch):
     exif[0x0112] = orientation
     content = encoded(Image.fromarray(smooth), "jpg", quality=95, exif=exif)
     decoded, convert = [], pillow_images._convert
-    monkeypatch.setattr(
-        pillow_images,
-        "_convert",
-        lambda image, mode: decoded.append(image.size) or convert(image, mode),
-    )
+
+    def note(image, mode):
+        decoded.append(image.size)
+        return convert(image, mode)
+
+    monkeypatch.setattr(pillow_images, "_convert", note)
     upright = Image.fromarray(np.ascontiguousarray(TURNS[orientation](smooth)))
     for resize in ("crop", "pad", "stretch"):
         small = read(content, size=(50, 40), resize=resize)
@@ -368,11 +359,8 @@ def test_pages(tmp_path):
     pages = RNG.integers(256, size=(3, 6, 8, 3), dtype=np.uint8)
     wide = RNG.integers(2**16, size=(3, 6, 8, 5), dtype=np.uint16)
     pictures = [Image.fromarray(page) for page in pages]
-    contents = {
-        "tif": encoded(pictures[0], "tif", save_all=True, append_images=pictures[1:]),
-        "png": encoded(pictures[0], "png", save_all=True, append_images=pictures[1:]),
-    }
-    for content in contents.values():
+    for suffix in ("tif", "png"):
+        content = encoded(pictures[0], suffix, save_all=True, append_images=pictures[1:])
         for i, page in enumerate(pages):
             np.testing.assert_array_equal(read(content, page=i), page)
         with pytest.raises(ValueError, match=r"not have page=4; it has 3 pages, page=0 to 2"):
@@ -453,17 +441,11 @@ def scaled(pixels, size, resize):
 @pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize("size", [(20, 30), (8, 8), (9, 21), (31, 17), (40, 60), (4, 6), (1, 5)])
 def test_scaling(size, resize):
-    pixels = PIXELS
-    for mode, image in {
-        "RGB": pixels,
-        "L": pixels[..., :1],
-        None: pixels.reshape(20, 18, 5),
-    }.items():
-        expected = scaled(image, size, resize)
+    images = {"RGB": PIXELS, "L": PIXELS[..., :1], None: PIXELS.reshape(20, 18, 5)}
+    for mode, image in images.items():
+        decoded = read(image, size=size, resize=resize, mode=mode)
         # Pillow rounds after each of three steps.
-        np.testing.assert_allclose(
-            read(image, size=size, resize=resize, mode=mode), expected, atol=1.51
-        )
+        np.testing.assert_allclose(decoded, scaled(image, size, resize), atol=1.51)
     for dtype, tolerance in (("u2", 0.6), ("i2", 0.6), ("f4", 0.1), ("f8", 0.1), ("i4", 1.51)):
         image = (WIDE.astype(float) - (30_000 if dtype == "i2" else 0)).astype(dtype)
         decoded = read(image, size=size, resize=resize, mode=None)
@@ -633,21 +615,11 @@ def test_columns_of_paths(column, folder):
 
 
 def test_images_in_memory():
-    gray, rgba = (
-        Image.fromarray(PIXELS[..., 0]),
-        Image.fromarray(np.dstack([PIXELS, PIXELS[..., 0]])),
-    )
+    gray = PIXELS[..., 0]
+    pictures = [Image.fromarray(gray), Image.fromarray(np.dstack([PIXELS, gray]))]
     content = encoded(Image.fromarray(PIXELS))
-    sequence = [
-        PIXELS,
-        PIXELS[..., 0],
-        gray,
-        rgba,
-        content,
-        bytearray(content),
-        io.BytesIO(content),
-    ]
-    files = read_images(sequence)
+    contents = [content, bytearray(content), io.BytesIO(content)]
+    files = read_images([PIXELS, gray, *pictures, *contents])
     assert files.paths is None
     assert files.labels is None
     assert files.shape == (7, 20, 30, 3)
@@ -755,11 +727,9 @@ def test_load_func_without_optional_libraries(stacks, monkeypatch):
 )  # fmt: skip
 def test_what_load_func_may_not_return(result, error, match):
     def choose(path):
-        if path == "good":
-            return PIXELS
-        if isinstance(result, Exception):
+        if path == "bad" and isinstance(result, Exception):
             raise result
-        return result
+        return PIXELS if path == "good" else result
 
     with pytest.raises(error, match=f"'bad' .*{match}"):
         read_images(["good", "bad"], mode=None, load_func=choose)
@@ -816,12 +786,6 @@ def test_selections_are_lazy(index, files, array, monkeypatch):
     np.testing.assert_array_equal(selected[::-1], expected[::-1])
 
 
-def test_selections_of_pixels_are_arrays(files, array):
-    for index in (0, (2, ...), (..., 0), ([1, 2], slice(None), slice(2, 4), 0)):
-        assert type(files[index]) is np.ndarray
-        np.testing.assert_array_equal(files[index], array[index])
-
-
 @pytest.mark.parametrize("n_jobs", [2, -1])
 def test_threads(n_jobs, folder, array):
     np.testing.assert_array_equal(read_images(folder, n_jobs=n_jobs), array)
@@ -874,9 +838,8 @@ def classes(tmp_path_factory):
     """Two classes of stripes, 40 images."""
     root = tmp_path_factory.mktemp("stripes")
     for i in range(40):
-        stripes = np.tile(np.uint8([0, 200]), (16, 8)) + RNG.integers(
-            50, size=(16, 16), dtype=np.uint8
-        )
+        noise = RNG.integers(50, size=(16, 16), dtype=np.uint8)
+        stripes = np.tile(np.uint8([0, 200]), (16, 8)) + noise
         save(root / ("up" if i % 2 else "across") / f"{i}.png", stripes if i % 2 else stripes.T)
     return read_images(root, size=(16, 16), mode="L")
 
@@ -888,9 +851,8 @@ def test_in_the_tools_of_scikit_learn(classes):
     np.testing.assert_allclose(transformer.fit_transform(classes), expected, rtol=1e-4, atol=1e-5)
     batches = [*transformer.transform_batches(classes, batch_size=16)]
     assert [rows.stop for rows, _ in batches] == [16, 32, 40]
-    np.testing.assert_allclose(
-        np.concatenate([b for _, b in batches]), expected, rtol=1e-4, atol=1e-5
-    )
+    parts = np.concatenate([b for _, b in batches])
+    np.testing.assert_allclose(parts, expected, rtol=1e-4, atol=1e-5)
     model = make_pipeline(StridedConv2DTransformer(8, random_state=0), RidgeClassifier())
     scores = cross_val_score(model, classes, y, cv=3)
     np.testing.assert_array_equal(scores, cross_val_score(model, pixels, y, cv=3))
@@ -914,29 +876,24 @@ def truncated(path, fraction):
 
 def damaged(directory):
     """Return paths of files that cannot be read, and what the errors say besides their names."""
-    empty = directory / "empty.png"
-    empty.write_bytes(b"")
-    foreign = directory / "foreign.jpg"
-    foreign.write_text("This is a text.\n" * 100)
-    broken = directory / "broken.png"
-    broken.symlink_to(directory / "nowhere.png")
-    loop = directory / "loop.png"
-    loop.symlink_to(loop)
+    wide = tiff(WIDE, photometric="rgb")
+    contents = {"empty.png": b"", "foreign.jpg": b"text\n" * 100, "wide.tif": wide}
+    for name, content in (contents | {"header.tif": wide[:100]}).items():
+        (directory / name).write_bytes(content)
+    for name, target in (("broken.png", "nowhere.png"), ("loop.png", "loop.png")):
+        (directory / name).symlink_to(directory / target)
     (directory / "folder.png").mkdir()
-    wide = directory / "wide.tif"
-    wide.write_bytes(tiff(WIDE, photometric="rgb"))
-    bitmap = directory / "header.tif"
-    bitmap.write_bytes(tiff(WIDE, photometric="rgb")[:100])
-    return {
-        empty: "is empty",
-        foreign: "not an image of a known format",
-        broken: "No such file",
-        loop: "Too many levels",
-        directory / "none.png": "No such file",
-        directory / "folder.png": "Is a directory",
-        wide: "16-bit integers.*set mode=None",
-        bitmap: "damaged|format",
-    } | {
+    reasons = {
+        "empty.png": "is empty",
+        "foreign.jpg": "not an image of a known format",
+        "broken.png": "No such file",
+        "loop.png": "Too many levels",
+        "none.png": "No such file",
+        "folder.png": "Is a directory",
+        "wide.tif": "16-bit integers.*set mode=None",
+        "header.tif": "damaged|format",
+    }
+    return {directory / name: reason for name, reason in reasons.items()} | {
         truncated(save(directory / f"half.{suffix}"), 0.5): "[tT]runcated|decoder|damaged"
         for suffix in ("png", "jpg", "tif", "gif", "bmp", "webp", "ppm")
     }
@@ -1056,12 +1013,10 @@ def test_unequal_sizes(tmp_path):
     with pytest.raises(ValueError, match="do not agree in height and width") as raised:
         read_images(tmp_path)
     message = str(raised.value)
-    assert "5 of 12 have (20, 30)" in message
-    assert "5.png': (15, 30)" in message
-    assert "9.png': (11, 30) and 2 more." in message
+    for part in ("5 of 12 have (20, 30)", "5.png': (15, 30)", "9.png': (11, 30) and 2 more."):
+        assert part in message
     assert message.count(".png") == 5
-    assert "size=(height, width)" in message
-    assert "size='any'" in message
+    assert re.search(r"size=\(height, width\).*size='any'", message)
 
 
 def test_unequal_channels(tmp_path):
@@ -1069,12 +1024,10 @@ def test_unequal_channels(tmp_path):
     wide = tmp_path / "wide.tif"
     wide.write_bytes(tiff(WIDE, photometric="rgb"))
     paths += [save(tmp_path / "color2.png"), wide]
-    with pytest.raises(ValueError, match="do not agree in channels and dtype") as raised:
+    rule = "in channels and dtype: 2 of 4 have 3 channels of uint8"
+    odd = "gray.png': 1 channels of uint8.*wide.tif': 3 channels of uint16"
+    with pytest.raises(ValueError, match=f"do not agree {rule}.*{odd}"):
         read_images(paths, mode=None)
-    message = str(raised.value)
-    assert "2 of 4 have 3 channels of uint8" in message
-    assert "gray.png': 1 channels of uint8" in message
-    assert "wide.tif': 3 channels of uint16" in message
     files = read_images(paths, size=(4, 4), mode=None)
     with pytest.raises(ValueError, match=r"gray.png' has shape \(4, 4, 1\).*mode='RGB'"):
         np.asarray(files)

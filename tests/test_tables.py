@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from helpers import LEARNED, run_python
+from helpers import LEARNED, in_batches, run_python, unused_batches
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.decomposition import PCA
@@ -31,18 +31,6 @@ RNG = np.random.default_rng(0)
 ROWS = np.arange(70.0).reshape(10, 7)
 FEATURES = [f"feature{i}" for i in range(7)]
 IMAGES = RNG.random((30, 8, 8), np.float32)
-
-
-def in_batches(array, size):
-    for start in range(0, len(array), size):
-        stop = min(start + size, len(array))
-        yield slice(start, stop), array[start:stop]
-
-
-def unused():
-    """Batches that are not computed."""
-    pytest.fail("The arguments were not checked first.")
-    yield
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -144,13 +132,10 @@ def test_a_transformer(tmp_path):
     steps = found["estimator"]
     assert steps["class"] == "sklearn_conv.StridedConv2DTransformer"
     assert steps["kernels_sha256"] == kernels_hash(transformer)
-    parameters = transformer.get_params()
-    assert steps["parameters"] == parameters | {"activation": "<ufunc 'tanh'>"}
-    assert {type(steps["parameters"][name]) for name in ("stride", "whiten", "flatten")} == {
-        int,
-        float,
-        bool,
-    }
+    found = steps["parameters"]
+    assert found == transformer.get_params() | {"activation": "<ufunc 'tanh'>"}
+    types = [type(found[name]) for name in ("stride", "whiten", "flatten")]
+    assert types == [int, float, bool]
 
 
 def test_steps_of_several_kinds(tmp_path):
@@ -176,23 +161,16 @@ def test_steps_of_several_kinds(tmp_path):
         if steps is pipeline:
             found = metadata_of(path)["estimator"]
             assert found["class"] == "sklearn.pipeline.Pipeline"
-            assert found["parameters"] == {
-                "memory": None,
-                "transform_input": None,
-                "verbose": False,
-            }
-            assert [*found["steps"]] == ["featureunion", "standardscaler", "passthrough", "pca"]
-            assert (
-                found["steps"]["standardscaler"]["class"] == "sklearn.preprocessing.StandardScaler"
-            )
-            assert found["steps"]["pca"]["parameters"]["n_components"] == 2
-            assert found["steps"]["passthrough"] == "passthrough"
-            branches = found["steps"]["featureunion"]["steps"]
-            for (name, transformer), branch in zip(
-                union.transformer_list, branches.items(), strict=True
-            ):
-                assert branch[0] == name
-                assert branch[1]["kernels_sha256"] == kernels_hash(transformer)
+            given = {"memory": None, "transform_input": None, "verbose": False}
+            assert found["parameters"] == given
+            children = found["steps"]
+            assert [*children] == ["featureunion", "standardscaler", "passthrough", "pca"]
+            assert children["standardscaler"]["class"] == "sklearn.preprocessing.StandardScaler"
+            assert children["pca"]["parameters"]["n_components"] == 2
+            assert children["passthrough"] == "passthrough"
+            branches = children["featureunion"]["steps"]
+            hashes = [(name, branch["kernels_sha256"]) for name, branch in branches.items()]
+            assert hashes == [(name, kernels_hash(child)) for name, child in union.transformer_list]
             assert branches["stridedconv2dtransformer-2"]["parameters"]["kernels"] == repr(kernels)
     found = metadata_of(path)["estimator"]["steps"]
     assert found["images"]["kernels_sha256"] == kernels_hash(columns.named_transformers_["images"])
@@ -228,6 +206,8 @@ def test_values_that_json_cannot_hold(tmp_path):
 # Bad input
 
 FITTED = StridedConv2DTransformer(8, random_state=0).fit(IMAGES)
+NAMELESS = make_pipeline(FITTED, FunctionTransformer(np.abs)).fit(IMAGES)
+TWICE = r"distinct, but \['kernel003_mean_r0_c1'\] is repeated in .* columns and features"
 
 
 @pytest.mark.parametrize(
@@ -247,21 +227,13 @@ FITTED = StridedConv2DTransformer(8, random_state=0).fit(IMAGES)
         ({"estimator": "a"}, TypeError, "'estimator' parameter of save_batches must be .*Got 'a'"),
         ({"estimator": StridedConv2DTransformer()}, NotFittedError, "not fitted"),
         ({"estimator": make_pipeline(PCA(), RidgeClassifier())}, TypeError, r"pipeline\[:-1\]"),
-        (
-            {"estimator": make_pipeline(FITTED, FunctionTransformer(np.abs)).fit(IMAGES)},
-            ValueError,
-            "must have names of features, but .*feature_names_out='one-to-one'",
-        ),
-        (
-            {"estimator": FITTED, "columns": {"kernel003_mean_r0_c1": [1]}},
-            ValueError,
-            r"distinct, but \['kernel003_mean_r0_c1'\] is repeated in .* columns and features",
-        ),
+        ({"estimator": NAMELESS}, ValueError, "must have names.*feature_names_out='one-to-one'"),
+        ({"estimator": FITTED, "columns": {"kernel003_mean_r0_c1": [1]}}, ValueError, TWICE),
     ],
 )  # fmt: skip
 def test_arguments_are_checked_before_any_work(tmp_path, arguments, error, message):
     with pytest.raises(error, match=message):
-        save_batches(tmp_path / "f.parquet", unused(), **arguments)
+        save_batches(tmp_path / "f.parquet", unused_batches(), **arguments)
     assert os.listdir(tmp_path) == []
 
 
@@ -269,42 +241,27 @@ def test_arguments_are_checked_before_any_work(tmp_path, arguments, error, messa
 @pytest.mark.parametrize("name", ["f.npy", "f"])
 def test_tables_in_the_format_of_numpy(tmp_path, arguments, name):
     with pytest.raises(ValueError, match=r"no further columns.*f.*a path that ends in \.parquet"):
-        save_batches(tmp_path / name, unused(), **arguments)
+        save_batches(tmp_path / name, unused_batches(), **arguments)
     assert os.listdir(tmp_path) == []
 
 
-def two_batches():
-    yield slice(0, 6), ROWS[:6]
-    yield slice(6, 10), ROWS[6:]
-
-
 @pytest.mark.parametrize(
-    ("batches", "arguments", "error", "message"),
+    ("rows", "arguments", "error", "message"),
     [
-        (two_batches, {"columns": {"a": [1] * 11}}, ValueError, r"\['a'\] have 11 rows.* 10 rows"),
-        (two_batches, {"columns": {"a": [1] * 5}}, ValueError, "5 rows, but .* at least 6 rows"),
-        (two_batches, {"columns": {"feature6": [1] * 10}}, ValueError, "columns and features"),
-        (two_batches, {"estimator": FITTED}, ValueError, "computes 32 features, but .* 7"),
-        (
-            lambda: in_batches(ROWS.reshape(10, 7, 1), 5),
-            {},
-            ValueError,
-            r"one column for each feature.* Got shape \(rows, 7, 1\).*flatten=True, or .*\.npy",
-        ),
-        (lambda: in_batches(ROWS.astype("c16"), 5), {}, TypeError, "complex128; convert .*npy"),
-        (
-            lambda: [(slice(0, 1), np.zeros((1, 2**15 + 1), bool))],
-            {},
-            ValueError,
-            "at most 32768 features, but batches have 32769; pool .*npy",
-        ),
+        (ROWS, {"columns": {"a": [1] * 11}}, ValueError, r"\['a'\] have 11 rows.* 10 rows"),
+        (ROWS, {"columns": {"a": [1] * 5}}, ValueError, "5 rows, but .* at least 6 rows"),
+        (ROWS, {"columns": {"feature6": [1] * 10}}, ValueError, "columns and features"),
+        (ROWS, {"estimator": FITTED}, ValueError, "computes 32 features, but .* 7"),
+        (ROWS[..., np.newaxis], {}, ValueError, r"\(rows, 7, 1\).*flatten=True, or .*\.npy"),
+        (ROWS.astype("c16"), {}, TypeError, "complex128; convert .*npy"),
+        (np.zeros((1, 2**15 + 1), bool), {}, ValueError, "most 32768 .* have 32769; pool .*npy"),
     ],
 )  # fmt: skip
-def test_batches_that_do_not_fit_the_table(tmp_path, batches, arguments, error, message):
+def test_batches_that_do_not_fit_the_table(tmp_path, rows, arguments, error, message):
     path = tmp_path / "f.parquet"
     path.write_text("an older file")
     with pytest.raises(error, match=message):
-        save_batches(path, batches(), **arguments)
+        save_batches(path, in_batches(rows, 6), **arguments)
     assert os.listdir(tmp_path) == ["f.parquet"]
     assert path.read_text() == "an older file"
 
@@ -318,14 +275,14 @@ def test_names_of_features_that_are_repeated(tmp_path):
     union.get_feature_names_out = lambda: [name.partition("__")[2] for name in names]
     message = r"\['kernel000_mean_r0_c0', .*\] are repeated in the names of features"
     with pytest.raises(ValueError, match=message):
-        save_batches(tmp_path / "f.parquet", unused(), estimator=union)
+        save_batches(tmp_path / "f.parquet", unused_batches(), estimator=union)
 
 
 def test_without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "sklearn_conv._saving.parquet")
     with pytest.raises(ImportError, match=r'pip install "sklearn_conv\[parquet\]"'):
-        save_batches(tmp_path / "f.parquet", unused())
+        save_batches(tmp_path / "f.parquet", unused_batches())
     assert os.listdir(tmp_path) == []
 
 
@@ -334,7 +291,7 @@ def test_a_column_that_was_truncated(tmp_path):
     labels = np.load(tmp_path / "labels.npy", mmap_mode="r")
     os.truncate(tmp_path / "labels.npy", 1000)
     with pytest.raises(OSError, match="truncated"):
-        save_batches(tmp_path / "f.parquet", unused(), columns={"label": labels})
+        save_batches(tmp_path / "f.parquet", unused_batches(), columns={"label": labels})
 
 
 def test_memory_is_bounded_and_only_parquet_imports_pyarrow(tmp_path):

@@ -89,11 +89,5 @@ def one_line(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return text in which line breaks, other control characters and surrogates are escaped.
-
-    Examples
-    --------
-    >>> print(printable("a\nb"))
-    a\nb
-    """
+    """Return text in which line breaks, other control characters and surrogates are escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

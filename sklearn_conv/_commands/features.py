@@ -110,13 +110,11 @@ def features(
                 yield rows, batch
                 update(rows.stop)
 
-    if output.suffix.lower() == ".npy":
-        save_batches(output, compute())
-    else:
-        columns: dict[str, Any] = {"path": files.paths, "label": files.labels}
-        if files.labels is None:
-            del columns["label"]
-        save_batches(output, compute(), estimator=steps, columns=columns)
+    table: dict[str, Any] = {}
+    if output.suffix.lower() == ".parquet":
+        labels = {} if files.labels is None else {"label": files.labels}
+        table = {"estimator": steps, "columns": {"path": files.paths} | labels}
+    save_batches(output, compute(), **table)
     if save_model is not None:
         cli.save_model(save_model, files, given, [("features", steps)])
     cli.print_skipped(files.skipped)

@@ -60,20 +60,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if running.traceback:
             traceback.print_exc()
-        is_usage = isinstance(error, options.UsageError)
-        text = str(error) or type(error).__name__
-        if isinstance(error, options.UnexpectedError) and error.unused_tokens:
-            text = UNEXPECTED.format(error.unused_tokens[0])
-        console.say(f"error: {_describe(error, text, command, is_usage)}")
-        return WRONG_USAGE if is_usage else FAILED
+        console.say(f"error: {_describe(error, command)}")
+        return WRONG_USAGE if isinstance(error, options.UsageError) else FAILED
     return 0
 
 
-def _describe(error: Any, text: str, command: Any, is_usage: bool) -> str:
+def _describe(error: Exception, command: Any) -> str:
     """Return the message of an error, with what helps on the command line."""
+    from sklearn_conv._commands.options import UnexpectedError, UsageError
+
+    if isinstance(error, UnexpectedError) and error.unused_tokens:
+        return (
+            f"unexpected argument {error.unused_tokens[0]!r}; join numbers by commas, as in "
+            "--size 64,48, and put a pattern such as 'tiles/*.tif' in quotes, so that the shell "
+            "does not replace it by names of files"
+        )
+    text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{error.filename!r}: {error.strerror}"
-    elif not (is_usage or isinstance(error, EXPECTED)):
+    elif not isinstance(error, (*EXPECTED, UsageError)):
         text = f"{type(error).__name__}: {text}"
     notes = [text, *getattr(error, "__notes__", [])]
     names = signature(command).parameters if command else {}
@@ -83,7 +88,7 @@ def _describe(error: Any, text: str, command: Any, is_usage: bool) -> str:
         notes.append("On the command line, size=(64, 48) is --size 64,48.")
     elif type(error) is OSError and error.errno is None:
         notes.append("To leave out files that cannot be read, add --on-error skip.")
-    if is_usage:
+    if isinstance(error, UsageError):
         chain = error.command_chain or ([command.__name__] if command else [])
         notes.append(f"See {' '.join(['sklearn-conv', *chain, '--help'])}.")
     ended = [note if note.endswith((".", "?")) else f"{note}." for note in notes[:-1]]

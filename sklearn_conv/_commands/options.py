@@ -39,13 +39,7 @@ is any, ["mean", "max"] is mean,max, and None is none.
 
 
 def read_value(text: str) -> Any:
-    """Return the value of an option.
-
-    Examples
-    --------
-    >>> [read_value(text) for text in ("3", "64,48", "-0.25", "same", "mean,max", "none")]
-    [3, (64, 48), -0.25, 'same', ['mean', 'max'], None]
-    """
+    """Return the value of an option, which is written as `VALUES` says."""
     if text.lower() in ("none", "true", "false"):
         return literal_eval(text.capitalize())
     try:

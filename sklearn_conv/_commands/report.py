@@ -64,8 +64,6 @@ class Mistake(NamedTuple):
 class Evaluation(NamedTuple):
     """Result of a cross-validation."""
 
-    labels: np.ndarray
-    """True class of each image, (n,)."""
     predicted: np.ndarray
     """Predicted class of each image, (n,), by the model that was fitted without it."""
     accuracies: np.ndarray
@@ -123,7 +121,6 @@ def evaluate(
         update(fold + 1)
     mistakes.sort(key=lambda mistake: -mistake.margin)
     return Evaluation(
-        labels=labels,
         predicted=predicted,
         accuracies=accuracies,
         baseline=float(np.unique(labels, return_counts=True)[1].max() / len(labels)),
@@ -148,13 +145,20 @@ def write_report(
     ``seconds`` is how long each step took. Only the template uses ``settings``: the folder, the
     command line, and the options of `read_images` and of the recipe.
     """
-    labels, predicted = evaluation.labels, evaluation.predicted
+    labels, predicted = files.labels, evaluation.predicted
+    assert labels is not None
     classes, counts = np.unique(labels, return_counts=True)
     names = [printable(name) for name in classes.tolist()]
     matrix = confusion_matrix(labels, predicted, labels=classes)
     steps: dict[str, Any] = {}
     for name, step in pipeline.steps:  # The steps of a union are steps of their own.
         steps |= dict(step.transformer_list) if isinstance(step, FeatureUnion) else {name: step}
+    kernels = {}
+    for name, step in steps.items():
+        if isinstance(step, StridedConv2DTransformer):
+            figure = Figure(figsize=(6, 6), layout="constrained")
+            KernelDisplay.from_estimator(step, ax=figure.subplots())
+            kernels[name] = _encode(figure)
     versions = StringIO()
     with redirect_stdout(versions):
         show_versions()
@@ -181,11 +185,7 @@ def write_report(
         confusion=_draw_confusion(matrix, names),
         n_wrong=int((predicted != labels).sum()),
         mistakes=[_describe_mistake(each, files, images, labels) for each in evaluation.mistakes],
-        kernels={
-            name: _draw_kernels(step)
-            for name, step in steps.items()
-            if isinstance(step, StridedConv2DTransformer)
-        },
+        kernels=kernels,
         # The indentation of long representations would be too wide for phones.
         steps="\n\n".join(f"{name}: {one_line(repr(step))}" for name, step in steps.items()),
         seconds=[(name, format_seconds(value)) for name, value in seconds.items()],
@@ -259,12 +259,6 @@ def _draw_confusion(matrix: np.ndarray, names: Sequence[str]) -> str:
     ax.set_yticks(range(n), rows, parse_math=False)
     ax.tick_params(labelsize=8 if n <= 50 else 4)
     ax.set(xlabel="predicted class", ylabel="true class")
-    return _encode(figure)
-
-
-def _draw_kernels(transformer: StridedConv2DTransformer) -> str:
-    figure = Figure(figsize=(6, 6), layout="constrained")
-    KernelDisplay.from_estimator(transformer, ax=figure.subplots())
     return _encode(figure)
 
 

@@ -44,8 +44,7 @@ class ImageReader(  # type: ignore[call-arg]
         Function that returns the array of a path, as in `read_images`; it requires ``mode=None``. A
         model is pickled with the name of the function, so save it with a function of a module.
     n_jobs : int, default=None
-        Number of threads that decode images. None means 1 unless in a `joblib.parallel_config`
-        context; -1 means all cores.
+        Number of threads that decode images, as in `read_images`.
 
     Attributes
     ----------
@@ -135,10 +134,8 @@ class ImageReader(  # type: ignore[call-arg]
 
         Raises
         ------
-        TypeError, ValueError
-            If a parameter or X is wrong, or if the images do not agree in size, channels or dtype.
-        OSError, ImportError
-            If a file that is opened cannot be read, or needs a library that is not installed.
+        TypeError, ValueError, OSError, ImportError
+            As in `read_images`.
         """
         owner = type(self).__name__
         settings = check_settings(
@@ -170,8 +167,7 @@ class ImageReader(  # type: ignore[call-arg]
         NotFittedError
             If the reader is not fitted.
         ValueError
-            If the images do not have the shape and the dtype of those in ``fit``. Other errors are
-            those of `fit`.
+            If the images do not have the shape and dtype of those in ``fit``; others as in `fit`.
         """
         check_is_fitted(self)
         check_n_jobs(type(self).__name__, self.n_jobs)

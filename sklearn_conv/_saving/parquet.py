@@ -49,10 +49,7 @@ CONTAINERS: dict[type, tuple[str, str]] = {
 
 
 class Table:
-    """A table of features. What is known before these is checked first.
-
-    ``estimator`` computes the features, or is None. ``columns`` come before the features.
-    """
+    """A table of features. What is known before these is checked first."""
 
     def __init__(self, estimator: Any, columns: Any) -> None:
         self._columns = _check_columns({} if columns is None else columns)

@@ -31,10 +31,9 @@ def save_batches(
         Path of the file. Its suffix is ".parquet" for a table with named columns, which requires
         pyarrow, and ".npy", or no suffix, for an array; none is added. The path is checked before
         the first batch is computed: its folder must exist and be writable, and it must not be a
-        folder, a symbolic link or a file that may not be overwritten. Rows are first written to a
-        new file with a random name that ends in ".part", in the same folder. At the end this file
-        is renamed to ``path``, which replaces an existing file and keeps its permissions. If
-        several threads or processes write to the same path, the file of the last one remains.
+        folder, a symbolic link or a file that may not be overwritten. Rows are written to a new
+        file with a random name that ends in ".part", in the same folder. At the end it is renamed
+        to ``path``, which replaces an existing file and keeps its permissions.
     batches : iterable of (slice, ndarray)
         Batches as yielded by `transform_batches`: the first slice begins at 0, each other slice
         begins where the previous one ended, and the arrays contain numbers and differ only in their
@@ -64,12 +63,9 @@ def save_batches(
         If the file cannot be written. After any error, including an error raised by ``batches``, no
         temporary file is left behind.
     TypeError, ValueError
-        If ``path`` has another suffix, if ``batches`` does not yield pairs of a slice and an array
-        of numbers, if these are not consecutive, differ in dtype or in the shape of their rows, or
-        are empty, or if ``columns`` is not a mapping to sequences of strings, numbers or dates. For
-        Parquet, also if the lengths of ``columns`` are not the number of rows, if a name is
-        repeated, if there are more than 32,768 features, or if ``estimator`` computes another
-        number. For .npy, if ``estimator`` or ``columns`` are passed.
+        If ``path``, ``batches`` or ``columns`` are not as described, or if there are no rows. For
+        Parquet, also if a name is repeated, if there are more than 32,768 features, or if
+        ``estimator`` computes another number. For .npy, if ``estimator`` or ``columns`` are passed.
 
     See Also
     --------
