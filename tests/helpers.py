@@ -10,7 +10,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 
 from sklearn_conv import _array_api
-from sklearn_conv._engine import native_engine, numpy_engine
+from sklearn_conv._engine import native_engine, numpy_engine, symmetry
 
 ROOT = Path(__file__).parents[1]
 BUILT = [ROOT / "docs" / folder for folder in ("_build", "gallery", "api/generated")]
@@ -56,6 +56,7 @@ def small_blocks(patch, n_bytes):
     """Let engines compute blocks of about ``n_bytes``, in several threads if ``n_jobs`` allows."""
     patch.setattr(numpy_engine, "BLOCK_BYTES", n_bytes)
     patch.setattr(_array_api, "CPU_BLOCK_BYTES", n_bytes)
+    patch.setattr(symmetry, "BLOCK_BYTES", n_bytes)
     patch.setattr(native_engine, "BAND_BYTES", n_bytes)
     patch.setattr(native_engine, "WINDOW_BYTES", n_bytes)
     patch.setattr(native_engine, "CALL_MULTIPLICATIONS", n_bytes)

@@ -4,20 +4,15 @@ import warnings
 
 import helpers
 import numpy as np
-import oracle
 import pytest
 import sklearn
 from helpers import small_blocks
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
 from joblib import parallel_config
-from strategies import convolutions
 from threadpoolctl import threadpool_limits
 
 from sklearn_conv import StridedConv2DTransformer, conv2d
 from sklearn_conv._engine import numpy_engine as engine
 from sklearn_conv._engine.activation import ACTIVATIONS
-from sklearn_conv._engine.pooling import POOLINGS
 
 
 @pytest.fixture
@@ -30,48 +25,6 @@ def blas_threads():
 @pytest.fixture(autouse=True)
 def _threads_for_little_work(monkeypatch):
     small_blocks(monkeypatch, engine.BLOCK_BYTES)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    convolutions(),
-    st.sampled_from(sorted(ACTIVATIONS)),
-    st.one_of(
-        st.none(),
-        st.sampled_from(sorted(POOLINGS)),
-        st.lists(st.sampled_from(sorted(POOLINGS)), min_size=1, unique=True),
-    ),
-    st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    st.sampled_from([1, 500, 5000, engine.BLOCK_BYTES]),
-    st.sampled_from([None, 1, 2, 3]),
-    st.sampled_from([[0.25, -0.25], [0.0, 0.0]]),
-)
-def test_features_agree_with_loops(case, activation, pooling, pool_grid, block_bytes, n_jobs, bias):
-    """Blocks may have any size, down to one window, and there may be any number of threads."""
-    images, kernels, options = case
-    del options["groups"], options["bias"]
-    kernels = np.random.default_rng(0).standard_normal((*kernels.shape[:2], images.shape[3], 2))
-    transformer = StridedConv2DTransformer(
-        kernels=kernels,
-        bias=bias,
-        activation=activation,
-        pooling=pooling,
-        pool_grid=pool_grid,
-        n_jobs=n_jobs,
-        **options,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        small_blocks(patch, block_bytes)
-        features = transformer.fit_transform(images)
-    responses = oracle.conv2d(images, kernels, **options, groups=1, bias=None)
-    expected = oracle.features(responses, bias, activation, pooling, pool_grid)
-    assert features.shape == expected.shape
-    scale = max(1.0, np.abs(expected).max())
-    # Rounding may move a response that is close to its threshold to the other side.
-    if activation == "step":
-        assume(np.abs(np.abs(responses) - np.abs(bias)).min() > 1e-4 * scale)
-    tolerance = 1e-5 if features.dtype == np.float32 else 1e-12
-    np.testing.assert_allclose(features, expected, rtol=1e-12, atol=tolerance * scale)
 
 
 @pytest.mark.parametrize("shape", [(40, 12, 10, 2), (1, 70, 60, 1)], ids=["many", "one large"])

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import ORDERS, in_order
 
-from sklearn_conv._engine import staging
+from sklearn_conv._engine import numpy_engine
 from sklearn_conv._engine.geometry import PADDING_MODES, WindowParameters, place_windows
-from sklearn_conv._engine.staging import BlockWindows
+from sklearn_conv._engine.numpy_engine import BlockWindows
 from sklearn_conv._engine.threads import Workspace
 
 
@@ -59,14 +59,14 @@ def matrix(windows, seen, n_ones):
 def test_copied_windows_are_what_the_kernels_see(block, n_ones):
     windows, seen = block
     workspace = Workspace()
-    pixels = staging.copy_pixels(windows, workspace)
-    runs = staging.copy_runs(pixels, windows, n_ones, workspace)
+    pixels = numpy_engine.copy_pixels(windows, workspace)
+    runs = numpy_engine.copy_runs(pixels, windows, n_ones, workspace)
     expected = matrix(windows, seen, n_ones)
-    copied = staging.copy_patches(runs, windows, workspace, n_constants=3)
+    copied = numpy_engine.copy_patches(runs, windows, workspace, n_constants=3)
     assert len(copied) == len(expected) + 3
     np.testing.assert_array_equal(copied[:-3], expected.reshape(len(expected), -1))
     if not windows.by_image:
-        viewed = staging.view_patches(runs, windows.rows)  # (rows, d, columns * b)
+        viewed = numpy_engine.view_patches(runs, windows.rows)  # (rows, d, columns * b)
         in_rows = expected.transpose(1, 0, 2, 3).reshape(len(viewed), len(expected), -1)
         np.testing.assert_array_equal(viewed, in_rows)
 
@@ -84,18 +84,20 @@ def test_windows_are_a_view_of_their_runs():
         by_image=False,
     )
     workspace = Workspace()
-    runs = staging.copy_runs(staging.copy_pixels(windows, workspace), windows, 0, workspace)
-    assert np.shares_memory(runs, staging.view_patches(runs, windows.rows))
+    runs = numpy_engine.copy_runs(
+        numpy_engine.copy_pixels(windows, workspace), windows, 0, workspace
+    )
+    assert np.shares_memory(runs, numpy_engine.view_patches(runs, windows.rows))
 
 
 def test_normalized_patches():
     patches = np.random.default_rng(0).standard_normal((6, 5)) + 1000
     expected = np.array([oracle.normalized(patch, 0.3) for patch in patches.T]).T
-    staging.normalize_patches(patches, 0.3)
+    numpy_engine.normalize_patches(patches, 0.3)
     # The kernels have zero mean, so windows may differ by a constant.
     np.testing.assert_allclose(patches - patches.mean(axis=0), expected, atol=1e-12)
     constant = np.full((6, 2), 7.0)
-    staging.normalize_patches(constant, 0.3)
+    numpy_engine.normalize_patches(constant, 0.3)
     assert not constant.any()
 
 
@@ -117,11 +119,11 @@ def test_normalized_patches():
 def test_an_offset_is_large_beside_the_range_of_the_window(window, expected):
     patches = np.transpose([window, np.arange(len(window))]).astype(np.float32)
     before, offsets = patches.copy(), np.empty(2, np.float32)
-    staging.subtract_offsets(patches, offsets)
+    numpy_engine.subtract_offsets(patches, offsets)
     assert offsets.tolist() == [expected, 0]
     np.testing.assert_array_equal(patches + offsets, before)
 
 
 def test_a_view_stays_inside_its_array():
     with pytest.raises(ValueError, match=r"strides is incompatible|buffer is too small"):
-        staging.strided_view(np.arange(7), (4, 3), (2, 1))
+        numpy_engine.strided_view(np.arange(7), (4, 3), (2, 1))

@@ -1,16 +1,10 @@
-"""Symmetries, several biases and powers: `StridedConv2DTransformer` against plain NumPy."""
+"""Symmetries, several biases and powers; `test_pairs` compares their features with plain loops."""
 
 import numpy as np
-import oracle
 import pytest
-from helpers import LEARNED, small_blocks
-from hypothesis import given
-from hypothesis import strategies as st
-from strategies import ORDERS, in_order
+from helpers import LEARNED
 
 from sklearn_conv import StridedConv2DTransformer
-from sklearn_conv._engine import symmetry
-from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.native_library import MAX_OUTPUTS
 from sklearn_conv._engine.symmetry import SYMMETRIES
 
@@ -43,58 +37,6 @@ def test_there_are_views_for_each_symmetry():
         for view in views:
             np.testing.assert_array_equal(view.undo(view.apply(image)), image)
             assert view.is_transposed == (view.apply(image).shape[1] == 4)
-
-
-@given(st.data())
-def test_features_agree_with_plain_loops(data):
-    name = data.draw(st.sampled_from([*SYMMETRIES]))
-    activation = data.draw(st.sampled_from(sorted({*ACTIVATIONS} - {"step"})))
-    h, w, c = (data.draw(st.integers(*ends)) for ends in ((4, 8), (4, 8), (1, 2)))
-    pooling = data.draw(st.sampled_from(["mean", ["max", "sum"]]))
-    power = data.draw(st.sampled_from([0.5, 1.0, 2.0, 0.3]))
-    bias = data.draw(st.sampled_from([0.2, [[-0.5], [0.3], [2.0]], RNG.normal(size=(2, 3))]))
-    geometry = {
-        "stride": data.draw(st.sampled_from([1, 2, (1, 3)])),
-        "padding": data.draw(st.sampled_from(["valid", "same", (1, 0)])),
-        "dilation": data.draw(st.sampled_from([1, (2, 1)])),
-        "padding_mode": data.draw(st.sampled_from(["constant", "reflect"])),
-    }
-    kernels = RNG.standard_normal((2, 3, c, 3))
-    if geometry["dilation"] != 1 and h < 5:
-        geometry["padding"] = "same"
-    images = RNG.standard_normal((3, h, w, c))
-    grid = data.draw(st.sampled_from([1, (2, 3)]))
-    transformer = StridedConv2DTransformer(
-        kernels=kernels,
-        bias=bias,
-        activation=activation,
-        pooling=pooling,
-        pool_grid=grid,
-        symmetries=name,
-        power=power,
-        n_jobs=data.draw(st.sampled_from([None, 2])),
-        **geometry,
-    ).fit(images)
-    with pytest.MonkeyPatch.context() as patch:
-        small_blocks(patch, data.draw(st.sampled_from([1, 10**6])))
-        patch.setattr(symmetry, "BLOCK_BYTES", data.draw(st.sampled_from([1, 500, 10**6])))
-        features = transformer.transform(in_order(images, data.draw(st.sampled_from(ORDERS))))
-    options = {
-        key: (value, value) if isinstance(value, int) else value for key, value in geometry.items()
-    }
-    biases = np.broadcast_to(bias, (1 if np.ndim(bias) == 0 else len(bias), 3))
-    grid = (grid, grid) if isinstance(grid, int) else grid
-    total = 0.0
-    for view in VIEWS[name]:
-        viewed = np.stack([view(image) for image in images])
-        responses = oracle.preprocessed_responses(viewed, kernels, 0, None, None, **options)
-        total = total + oracle.features(responses, biases, activation, pooling, grid)
-    mean = total / len(VIEWS[name])
-    expected = np.sign(mean) * np.abs(mean) ** power
-    np.testing.assert_allclose(features, expected, rtol=1e-8, atol=1e-8 ** min(power, 1))
-    assert len(transformer.get_feature_names_out()) == features.shape[1]
-    assert transformer.n_features_out_ == features.shape[1]
-    assert transformer.output_size((h, w, c)).features == features.shape[1]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", None])

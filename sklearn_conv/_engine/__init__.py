@@ -11,11 +11,9 @@ There are two engines for arrays of NumPy and one for arrays of other libraries;
 Two engines use other engines: ``missing`` leaves out windows with missing pixels, and ``symmetry``
 averages the features of mirrored and turned images.
 
-``numpy_engine`` is the reference. It divides the work into blocks, copies the pixels of their
-windows (``staging``), and multiplies matrices. ``array_api_engine`` does so with the functions of
-the array API standard, on the device on which the arrays ``images`` and ``out`` are.
-``native_engine`` uses a library in C++ (``native_library``), if there is one. It is several times
-faster, and divides the map into bands, whose pixels fit the cache (``bands``).
+``numpy_engine`` is the reference. ``array_api_engine`` computes with the functions of the array API
+standard, on the device on which the arrays ``images`` and ``out`` are. ``native_engine`` uses a
+library in C++ (``native_library``), if there is one, and is several times faster.
 
 An engine is a class with this interface:
 

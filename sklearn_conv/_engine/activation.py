@@ -85,10 +85,10 @@ def activation_sides(activation: str | Callable[[Any], Any]) -> Mapping[str, Sid
         out[...] = call_function(activation, values)
         return out
 
-    def standard(xp: Any, values: Any) -> Any:
-        return call_function(activation, values)
-
-    return {"": Side(1, Function(f"{activation!r}", in_place, standard))}
+    function = Function(
+        f"{activation!r}", in_place, lambda xp, values: call_function(activation, values)
+    )
+    return {"": Side(1, function)}
 
 
 def call_function(function: Callable[[Any], Any], values: Any) -> Any:

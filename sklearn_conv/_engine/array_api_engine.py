@@ -13,7 +13,7 @@ blocks are tried.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from math import prod
 from typing import Any
@@ -30,8 +30,8 @@ from sklearn_conv._engine.geometry import (
     pool_cells,
 )
 from sklearn_conv._engine.layer import Advance, Layer, ignore
+from sklearn_conv._engine.numpy_engine import OFFSET_TO_RANGE
 from sklearn_conv._engine.pooling import join_windows
-from sklearn_conv._engine.staging import OFFSET_TO_RANGE
 
 MIN_BLOCK_BYTES = 2**16
 """Size below which no smaller blocks are tried."""
@@ -41,15 +41,28 @@ class PixelTaker:
     """Select the pixels under the windows of rectangles, for arrays of all libraries."""
 
     def __init__(self, geometry: Geometry, library: Library) -> None:
-        self._geometry, self._library = geometry, library
-        self._places: dict[tuple[int, Span], tuple[Reach, Any, Any]] = {}
+        self._xp = library.xp
+
+        @cache
+        def place(axis: int, span: Span) -> tuple[Reach, Any, Any]:
+            """Return the reach of a span, its pixels as an index, and which are inside or None."""
+            reach = geometry[axis].reach(span)
+            index, is_inside = reach.source, None
+            if reach.outside is not None or not isinstance(index, slice):
+                index = library.put(np.maximum(reach.pixels, 0))
+            if reach.outside is not None:
+                shape = (-1, 1, 1) if axis == 0 else (-1, 1)
+                is_inside = library.put(~reach.outside.reshape(shape))
+            return reach, index, is_inside
+
+        self._place = place
 
     def take(self, images: Any, rectangle: Rectangle) -> tuple[Any, list[Reach]]:
         """Return pixels ``(b, h, w, c) -> (b, rows, columns, c)``, those outside of the images 0.
 
         The reaches along both axes say which pixels are under which window.
         """
-        xp, reaches = self._library.xp, []
+        xp, reaches = self._xp, []
         for axis, span in enumerate(rectangle):
             reach, index, is_inside = self._place(axis, span)
             reaches.append(reach)
@@ -60,18 +73,6 @@ class PixelTaker:
             if is_inside is not None:
                 images = xp.where(is_inside, images, xp.zeros_like(images))
         return images, reaches
-
-    def _place(self, axis: int, span: Span) -> tuple[Reach, Any, Any]:
-        """Return the reach of a span, its pixels as an index, and which are inside, if not all."""
-        if (axis, span) not in self._places:
-            reach, put = self._geometry[axis].reach(span), self._library.put
-            index, is_inside = reach.source, None
-            if reach.outside is not None or not isinstance(index, slice):
-                index = put(np.maximum(reach.pixels, 0))
-            if reach.outside is not None:
-                is_inside = put(~reach.outside.reshape((-1, 1, 1) if axis == 0 else (-1, 1)))
-            self._places[axis, span] = reach, index, is_inside
-        return self._places[axis, span]
 
 
 class ArrayApiEngine:
@@ -87,6 +88,15 @@ class ArrayApiEngine:
         self._matrix = self._library.xp.reshape(layer.kernels, (-1, layer.kernels.shape[3]))
         self._shift = layer.offset + layer.base
         self._block_bytes = self._library.block_bytes
+        # A window takes about two copies, its responses and an output. Cells are computed one by
+        # one, for all images of a block.
+        d, k = self._matrix.shape
+        itemsize = 8 if str(self._matrix.dtype).endswith("float64") else 4
+        self._window_bytes = (3 * d + 4 * k) * itemsize
+        grid = (1, 1) if layer.poolings is None else layer.pool_grid
+        shape = layer.geometry.output_shape
+        n_windows = prod(-(-length // n) for length, n in zip(shape, grid, strict=True))
+        self._cell_bytes = n_windows * self._window_bytes
         self._taker = PixelTaker(layer.geometry, self._library)
 
     def compute(
@@ -95,7 +105,7 @@ class ArrayApiEngine:
         """Write the features of images, as the engines do."""
         start, n = 0, images.shape[0]
         while start < n:
-            stop = min(n, start + self._block_length())
+            stop = min(n, start + max(1, self._block_bytes // self._cell_bytes))
             try:
                 with np.errstate(all="ignore"):  # array-api-strict computes with NumPy.
                     out[start:stop, ...] = self._compute_block(images[start:stop, ...])
@@ -154,7 +164,7 @@ class ArrayApiEngine:
     def _activated(self, images: Any, rectangle: Rectangle) -> Iterator[Any]:
         """Yield each output at the windows of a rectangle, ``(b, h, w, c) -> (b, windows, k)``."""
         shifted = self._respond(images, rectangle)
-        for sign, function, constant in self._outputs:
+        for (sign, function), constant in self._outputs:
             values = shifted if sign > 0 else -shifted
             if constant is not None:
                 values = values + constant
@@ -170,7 +180,10 @@ class ArrayApiEngine:
             responses = self._normalize(windows) @ self._matrix
             responses += self._shift
         elif self._has_offset(images, pixels):
-            offset = self._find_offset(windows)
+            # The large offset of each window (positions, 1), 0 if it has none
+            low, high = (f(windows, axis=1, keepdims=True) for f in (xp.min, xp.max))
+            is_large = xp.maximum(low, -high) / OFFSET_TO_RANGE > high - low
+            offset = xp.where(is_large, low, xp.zeros_like(low))
             responses = (windows - offset) @ self._matrix + (offset * self._sums + self._shift)
         else:
             responses = windows @ self._matrix
@@ -196,7 +209,7 @@ class ArrayApiEngine:
         return windows / xp.sqrt(xp.clip(variance, min=0) + self._layer.eps)
 
     def _has_offset(self, images: Any, pixels: Any) -> bool:
-        """Return whether pixels in float32 may have a large offset, as in `find_offset`."""
+        """Return whether pixels in float32 may have a large offset, as in `may_have_offset`."""
         xp = self._library.xp
         names = {str(dtype).rpartition(".")[2] for dtype in (images.dtype, pixels.dtype)}
         if names & {"float64", "uint8", "int8", "bool"}:
@@ -204,34 +217,12 @@ class ArrayApiEngine:
         first, last = pixels[:, 0, 0, 0], pixels[:, -1, -1, -1]
         return bool(xp.any(xp.abs(first - last) * OFFSET_TO_RANGE < xp.abs(first)))
 
-    def _find_offset(self, windows: Any) -> Any:
-        """Return the large offset of each window ``(positions, 1)``, 0 if it has none."""
-        xp = self._library.xp
-        low, high = (f(windows, axis=1, keepdims=True) for f in (xp.min, xp.max))
-        nearest = xp.maximum(low, -high)
-        is_large = nearest / OFFSET_TO_RANGE > high - low
-        return xp.where(is_large, low, xp.zeros_like(low))
-
     @cached_property
     def _sums(self) -> Any:
         """Sum of the weights of each kernel ``(k,)``."""
         sums = to_numpy(self._matrix).sum(axis=0, dtype=np.float64)
         return self._library.xp.astype(self._library.put(sums), self._matrix.dtype, copy=False)
 
-    @property
-    def _position_bytes(self) -> int:
-        """Approximate number of bytes for a window: two copies, its responses and an output."""
-        d, k = self._matrix.shape
-        return (3 * d + 4 * k) * (8 if str(self._matrix.dtype).endswith("float64") else 4)
-
-    def _block_length(self) -> int:
-        """Return the number of images in a block, whose cells are computed one by one."""
-        shape, grid = self._layer.geometry.output_shape, self._layer.pool_grid
-        if self._layer.poolings is None:
-            grid = (1, 1)
-        cell = prod(-(-length // n) for length, n in zip(shape, grid, strict=True))
-        return max(1, self._block_bytes // (cell * self._position_bytes))
-
     def _rectangles(self, n_images: int, whole: Rectangle) -> list[Rectangle]:
         """Divide a rectangle of the map so that the windows of each part fit a block."""
-        return cut_rectangle(*whole, self._block_bytes // (self._position_bytes * n_images))
+        return cut_rectangle(*whole, self._block_bytes // (self._window_bytes * n_images))

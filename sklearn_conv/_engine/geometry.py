@@ -136,14 +136,9 @@ class Windows:
         return (len(self.index) - self.extent) // self.stride + 1
 
     @property
-    def places(self) -> np.ndarray:
-        """Places of all weights on the padded axis, ``(n_windows, size)``."""
-        return self._places(0, self.n_windows)
-
-    @property
     def pixels(self) -> np.ndarray:
         """Pixels of the image under all weights, or `OUTSIDE`, ``(n_windows, size)``."""
-        return self.index[self.places]
+        return self.index[self.places()]
 
     def center(self, window: float | np.ndarray) -> float | np.ndarray:
         """Return the center of a window in pixels of the image.
@@ -167,7 +162,7 @@ class Windows:
         If the gaps between windows exceed their overlap, each window is copied separately, so that
         the size of the copy depends on the number of windows and not on their distance.
         """
-        places = self._places(*windows)
+        places = self.places(windows)
         stride, dilation = self.stride, self.dilation
         if places[-1, -1] - places[0, 0] + 1 <= places.size:
             places = np.arange(places[0, 0], places[-1, -1] + 1)
@@ -177,9 +172,7 @@ class Windows:
         in_image = np.flatnonzero(index >= 0)
         inside = slice(in_image[0], in_image[-1] + 1) if len(in_image) else slice(0)
         pixels = np.maximum(index[inside], 0)
-        is_contiguous = len(pixels) > 0 and np.array_equal(
-            pixels, pixels[0] + np.arange(len(pixels))
-        )
+        is_contiguous = len(pixels) > 0 and (np.diff(pixels) == 1).all()
         return Reach(
             n_pixels=len(index),
             n_windows=windows[1] - windows[0],
@@ -198,8 +191,9 @@ class Windows:
         covered = (n_windows - 1) * self.stride + self.extent
         return min(covered, n_windows * self.size)
 
-    def _places(self, start: int, stop: int) -> np.ndarray:
-        starts = np.arange(start, stop) * self.stride
+    def places(self, windows: Span | None = None) -> np.ndarray:
+        """Return the places of the weights on the padded axis, ``(windows, size)``."""
+        starts = np.arange(*(windows or (0, self.n_windows))) * self.stride
         return starts[:, np.newaxis] + np.arange(self.size) * self.dilation
 
 
@@ -208,11 +202,6 @@ class Geometry(NamedTuple):
 
     rows: Windows
     columns: Windows
-
-    @property
-    def kernel_size(self) -> tuple[int, int]:
-        """Number of rows and columns of a kernel."""
-        return self.rows.size, self.columns.size
 
     @property
     def output_shape(self) -> tuple[int, int]:
@@ -245,14 +234,12 @@ def place_windows(
         )
     )
     if min(geometry.output_shape) < 1:
-        span = tuple(windows.extent for windows in geometry)
-        is_dilated = span != kernel_size
-        covers = f" with dilation={parameters.dilation} covers {span} pixels and"
         raise ValueError(
-            f"kernel_size={kernel_size}{covers if is_dilated else ''} does not fit the padded "
+            f"kernel_size={kernel_size} with dilation={parameters.dilation} covers "
+            f"{tuple(windows.extent for windows in geometry)} pixels and does not fit the padded "
             f"image {tuple(len(windows.index) for windows in geometry)}; use padding='same' or a "
-            f"smaller kernel{' or dilation' if is_dilated else ''}. Images must have shape "
-            "(n, h, w, c): if their channels come first, use images.transpose(0, 2, 3, 1)."
+            "smaller kernel or dilation. Images must have shape (n, h, w, c): if their channels "
+            "come first, use images.transpose(0, 2, 3, 1)."
         )
     return geometry
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from sklearn_conv._array_api import namespace
-from sklearn_conv._engine.activation import Function, Side
+from sklearn_conv._engine.activation import Side
 from sklearn_conv._engine.geometry import Geometry
 from sklearn_conv._engine.pooling import Pooling
 
@@ -31,16 +31,9 @@ class Engine(Protocol):
         """Write the features of images."""
 
 
-class Output(NamedTuple):
-    """One feature for each kernel: ``function(sign * shifted + constant)``.
-
-    ``shifted`` are the responses with the offset and the base of the layer.
-    """
-
-    sign: int
-    function: Function
-    constant: Any
-    """(k,), or None for 0"""
+Output = tuple[Side, Any]
+"""A side and its constant, (k,) or None for 0: one feature for each kernel,
+``function(sign * shifted + constant)`` of the responses with the offset and the base."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +77,12 @@ class Layer:
     def outputs(self) -> list[Output]:
         """The features of each kernel, in their order: the biases of the first side come first."""
         xp, base = namespace(self.bias), self.base
-        outputs = []
+        outputs: list[Output] = []
         for side in self.sides.values():
             for i in range(self.bias.shape[0]):
                 constant = self.bias[i, :] - side.sign * base
                 is_needed = bool(xp.any(constant != 0))
-                outputs.append(Output(side.sign, side.function, constant if is_needed else None))
+                outputs.append((side, constant if is_needed else None))
         return outputs
 
     def out_shape(self, n_images: int) -> tuple[int, ...]:

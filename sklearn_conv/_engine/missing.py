@@ -63,7 +63,8 @@ class MissingEngine:
             return
         # Blocks of images that all have missing pixels or all have none
         cuts = [0, *(np.flatnonzero(np.diff(has_missing)) + 1).tolist(), len(has_missing)]
-        blocks = [block for run in pairwise(cuts) for block in cut_span(run, self._block_length)]
+        length = max(1, self._n_windows // prod(self._layer.geometry.output_shape))
+        blocks = [block for run in pairwise(cuts) for block in cut_span(run, length)]
         workers = count_threads(n_jobs) if self._library.xp is np and len(blocks) > 1 else 1
 
         def compute(start: int, stop: int) -> None:
@@ -150,11 +151,6 @@ class MissingEngine:
         n_numbers = kh * kw * c + 2 * k * len(self._layer.sides) * self._layer.bias.shape[0]
         itemsize = 8 if str(self._layer.kernels.dtype).endswith("float64") else 4
         return max(1, self._library.block_bytes // (n_numbers * itemsize))
-
-    @property
-    def _block_length(self) -> int:
-        """Number of images in a block."""
-        return max(1, self._n_windows // prod(self._layer.geometry.output_shape))
 
 
 def _part(cell: Span, windows: Span) -> slice:

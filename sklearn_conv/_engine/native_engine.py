@@ -1,27 +1,33 @@
 """Engine in C++, which activates and pools responses without writing them to memory.
 
 The library (``native/`` in the source, loaded by ``native_library``) computes bands of images. This
-module packs the weights, divides the map into bands (``bands``) and the bands into tasks for
-threads, and passes pointers. The library writes whole cells to the result. It adds parts of cells
+module packs the weights, divides the map into bands, whose pixels fit the cache, and the bands into
+tasks for threads, and passes pointers.
+
+A band is a rectangle of the map. If the pixels under all windows are few, the whole map is one
+band. Otherwise a band consists of some rows of the grid, or of a part of one row of the grid: its
+cells are then parts of cells. The library writes whole cells to the result. It adds parts of cells
 to sums, which are finished here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ctypes import addressof, byref
 from fractions import Fraction
-from itertools import groupby, product
+from functools import lru_cache, partial
+from itertools import groupby, pairwise, product
 from math import ceil, prod
+from typing import NamedTuple
 
 import numpy as np
 from sklearn import get_config
 
-from sklearn_conv._engine.bands import Band, divide_map
-from sklearn_conv._engine.geometry import pool_cells
+from sklearn_conv._engine.geometry import Geometry, Rectangle, Span, pool_cells
 from sklearn_conv._engine.layer import Advance, Layer, ignore
 from sklearn_conv._engine.native_library import (
     MAX_TILES,
+    BandStruct,
     CallStruct,
     LayerStruct,
     Level,
@@ -62,6 +68,7 @@ class NativeEngine:
         self._layer = layer
         self._library = library
         self._level = level or library.levels[0]
+        self._compute = self._level.compute
         self._packed = PackedLayer(layer, library, self._level)
         self._workspace = Workspace()
         self._divided: dict[int, list[list[Band]]] = {}
@@ -69,10 +76,7 @@ class NativeEngine:
     def compute(
         self, images: np.ndarray, out: np.ndarray, n_jobs: int | None = 1, advance: Advance = ignore
     ) -> None:
-        """Write the features of images.
-
-        ``(n, h, w, c) -> (n, rows, columns, poolings, outputs, k)``
-        """
+        """Write the features of images."""
         if images.dtype not in self._library.pixels:
             NumpyEngine(self._layer).compute(images, out, n_jobs, advance)
             return
@@ -91,19 +95,19 @@ class NativeEngine:
     def _check(self, images: np.ndarray, out: np.ndarray) -> None:
         """Raise ValueError for arrays for which the library would use other memory than theirs."""
         rows, columns = self._layer.geometry
-        n, dtype = len(images), self._layer.kernels.dtype
+        shape, dtype = self._layer.out_shape(len(images)), self._layer.kernels.dtype
         if images.shape[1:] != (rows.length, columns.length, self._layer.kernels.shape[2]):
             raise ValueError(f"The layer is for other images than those of shape {images.shape}")
-        is_in_rows = out.strides[-1] == dtype.itemsize or out.shape[-1] == 1
+        # Arrays without elements have strides of 0.
+        is_in_rows = out.strides[-1] == dtype.itemsize or out.shape[-1] == 1 or not out.size
         has_whole_steps = not any(stride % dtype.itemsize for stride in out.strides)
-        if out.shape != self._layer.out_shape(n) or out.dtype != dtype or not out.flags.writeable:
+        is_like_layer = out.shape == shape and out.dtype == dtype and out.flags.writeable
+        if not (is_like_layer and is_in_rows and has_whole_steps):
             raise ValueError(
-                f"The features of the layer have shape {self._layer.out_shape(n)} and dtype "
-                f"{dtype}, but the result has shape {out.shape} and dtype {out.dtype}, or cannot "
-                "be written to"
+                f"The features of the layer are rows of shape {shape} and dtype {dtype}, but the "
+                f"result has shape {out.shape}, dtype {out.dtype} and strides {out.strides}, or "
+                "cannot be written to"
             )
-        if not (is_in_rows and has_whole_steps):
-            raise ValueError(f"The strides of the result, {out.strides}, are those of no rows")
 
     def _compute_images(
         self, images: np.ndarray, out: np.ndarray, length: int, workers: int, advance: Advance
@@ -193,16 +197,16 @@ class NativeEngine:
                 features[row, column, p] = pooling.finish(joined[column], height * (right - left))
 
     def _call(
-        self,
-        band: Band,
-        images: np.ndarray,
-        out: np.ndarray | None,
-        sums: np.ndarray | None = None,
+        self, band: Band, images: np.ndarray, out: np.ndarray | None, sums: np.ndarray | None = None
     ) -> None:
         """Compute a band of images; write its features to ``out``, or add to ``sums``."""
         layer, empty = self._packed, self._workspace.empty
         itemsize, more = self._layer.kernels.itemsize, self._level.vector_bytes
-        n_tiles = min(MAX_TILES, max(1, WINDOW_BYTES // self._tile_bytes))
+        n_bytes = (
+            layer.struct.n_weights + 1
+        ) * itemsize  # of a window, and then of those of a tile
+        n_bytes = self._level.positions * (n_bytes + -n_bytes % more)
+        n_tiles = min(MAX_TILES, max(1, WINDOW_BYTES // n_bytes))
         call = CallStruct(
             n_images=len(images),
             images=address(images),
@@ -210,7 +214,7 @@ class NativeEngine:
             pixel=self._library.pixels[images.dtype],
             n_tiles=n_tiles,
             pixels=address(empty("pixels", (band.n_numbers * itemsize + more,), BYTES)),
-            windows=address(empty("windows", (n_tiles * self._tile_bytes + more,), BYTES)),
+            windows=address(empty("windows", (n_tiles * n_bytes + more,), BYTES)),
         )
         if sums is not None:
             call.sums = address(sums)
@@ -219,13 +223,7 @@ class NativeEngine:
             call.out_strides = tuple(stride // out.itemsize for stride in out.strides[:5])
             shape = (2 * layer.n_outputs, layer.n_padded)
             call.cell_sums = address(empty("sums", shape, np.dtype(np.float64)))
-        self._level.compute(byref(layer.struct), byref(band.struct), byref(call))
-
-    @property
-    def _tile_bytes(self) -> int:
-        """Size of the copied windows of a tile."""
-        n_bytes = (self._packed.struct.n_weights + 1) * self._layer.kernels.itemsize
-        return self._level.positions * (n_bytes + -n_bytes % self._level.vector_bytes)
+        self._compute(byref(layer.struct), byref(band.struct), byref(call))
 
 
 class PackedLayer:
@@ -251,13 +249,14 @@ class PackedLayer:
         self._shift[:k] = layer.offset + layer.base
         self._constants = np.zeros((self.n_outputs, self.n_padded), dtype)
         self._outputs = (OutputStruct * self.n_outputs)()
-        for packed, output, constant in zip(self._outputs, outputs, self._constants, strict=True):
-            packed.function = library.functions[output.function]
-            packed.is_negative = output.sign < 0
-            if output.constant is not None:
-                constant[:k] = output.constant
-            if packed.is_negative or output.constant is not None:
-                packed.constant = address(constant)
+        for packed, output, row in zip(self._outputs, outputs, self._constants, strict=True):
+            side, constant = output
+            packed.function = library.functions[side.function]
+            packed.is_negative = side.sign < 0
+            if constant is not None:
+                row[:k] = constant
+            if packed.is_negative or constant is not None:
+                packed.constant = address(row)
         self._poolings = np.array([library.poolings[p] for p in layer.poolings or ()], np.int64)
         self._numbers = np.arange(len(rows), dtype=np.int32)
         self.struct = LayerStruct(
@@ -276,3 +275,162 @@ class PackedLayer:
             is_normalized=layer.eps > 0,
             eps=layer.eps,
         )
+
+
+class CellPart(NamedTuple):
+    """Windows of a cell, or of a part of a cell, and its place in the grid."""
+
+    rows: Span
+    columns: Span
+    row: int
+    column: int
+
+
+class Band:
+    """Cells, or parts of cells in the same row of the grid, that are computed together."""
+
+    def __init__(
+        self, geometry: Geometry, n_channels: int, cells: Sequence[CellPart], has_parts: bool
+    ) -> None:
+        self.cells, self.has_parts = cells, has_parts
+        rectangle, c = _cover(cells), n_channels
+        (top, _), (left, _) = rectangle
+        rows, columns = (
+            windows.reach(span) for windows, span in zip(geometry, rectangle, strict=True)
+        )
+        pitch = columns.n_pixels * c
+        self.n_numbers = rows.n_pixels * pitch
+        """Number of numbers in the copy of the pixels."""
+        starts = np.arange(rows.size)[:, np.newaxis] * rows.dilation * pitch
+        length = columns.size * c
+        if columns.dilation > 1:  # The weights of a row of the kernel are not consecutive.
+            starts, length = starts + np.arange(columns.size) * columns.dilation * c, c
+        starts = starts.reshape(-1, 1)
+        numbers = (starts + np.arange(length)).astype(np.int32)
+        segments = _segments(columns.pixels)
+        runs = np.concatenate([starts, np.full_like(starts, length)], axis=1, dtype=np.int64)
+        spans = np.array([(*cell.rows, *cell.columns, *cell[2:]) for cell in cells], np.int64)
+        spans -= [top, top, left, left, 0, 0]
+        self._arrays = rows.pixels, segments, numbers, runs, spans  # The structure points to them.
+        self.struct = BandStruct(
+            n_rows=rows.n_pixels,
+            rows=address(rows.pixels),
+            n_columns=columns.n_pixels,
+            n_segments=len(segments),
+            segments=address(segments),
+            row_step=rows.stride * pitch,
+            column_step=columns.stride * c,
+            numbers=address(numbers),
+            n_runs=len(runs),
+            runs=address(runs),
+            corner=(columns.size - 1) * columns.dilation * c + c - 1,
+            n_cells=len(cells),
+            cells=address(spans),
+        )
+
+
+@lru_cache(maxsize=4)
+def divide_map(
+    geometry: Geometry,
+    grid: tuple[int, int] | None,
+    n_channels: int,
+    max_pixels: int,
+    max_rows: int,
+) -> list[list[Band]]:
+    """Divide a map into groups of bands; bands with parts of the same cells form a group.
+
+    A band has at most ``max_pixels`` pixels under its windows, unless it is a single window, and
+    at most ``max_rows`` rows of the map. Without a grid, the map is not pooled.
+    """
+
+    def fits(rows: Span, columns: Span) -> bool:
+        n_rows, n_columns = rows[1] - rows[0], columns[1] - columns[0]
+        n_pixels = geometry.rows.count_pixels(n_rows) * geometry.columns.count_pixels(n_columns)
+        return n_rows <= max_rows and n_pixels <= max_pixels
+
+    def make(cells: Sequence[CellPart], has_parts: bool = False) -> Band:
+        return Band(geometry, n_channels, cells, has_parts)
+
+    n_rows, n_columns = geometry.output_shape
+    if grid is None:
+        whole = CellPart((0, n_rows), (0, n_columns), 0, 0)
+        return [
+            [make([part._replace(row=part.rows[0], column=part.columns[0])])]
+            for [part] in _cut([whole], fits)
+        ]
+    row_spans, column_spans = map(pool_cells, geometry.output_shape, grid)
+    columns = column_spans[0][0], column_spans[-1][1]
+    groups: list[list[Band]] = []
+    start = 0
+    while start < len(row_spans):
+        stop = start + 1  # as many rows of the grid as fit
+        while stop < len(row_spans) and fits((row_spans[start][0], row_spans[stop][1]), columns):
+            stop += 1
+        cells = [
+            CellPart(row_spans[i], column_spans[j], i, j)
+            for i, j in product(range(start, stop), range(len(column_spans)))
+        ]
+        if fits((row_spans[start][0], row_spans[stop - 1][1]), columns):
+            groups.append([make(cells)])
+        else:
+            groups.append([make(parts, has_parts=True) for parts in _cut(cells, fits)])
+        start = stop
+    return groups
+
+
+def _cut(cells: Sequence[CellPart], fits: Callable[[Span, Span], bool]) -> list[list[CellPart]]:
+    """Cut cells of one row of the grid into parts that fit, or into single windows."""
+    rows, columns = _cover(cells)
+    parts = _cut_span(rows, lambda part: fits(part, columns))
+    if fits(parts[0], columns):
+        return [[cell._replace(rows=part) for cell in cells] for part in parts]
+    return [
+        [cell._replace(rows=part, columns=piece)]
+        for part, cell in product(parts, cells)
+        for piece in _cut_span(cell.columns, partial(fits, part))
+    ]
+
+
+def _cover(cells: Iterable[CellPart]) -> Rectangle:
+    """Return the rectangle of the map that cells cover."""
+    tops, bottoms = zip(*(cell.rows for cell in cells), strict=True)
+    lefts, rights = zip(*(cell.columns for cell in cells), strict=True)
+    return (min(tops), max(bottoms)), (min(lefts), max(rights))
+
+
+def _cut_span(span: Span, fits: Callable[[Span], bool]) -> list[Span]:
+    """Cut a span into few parts of about equal length that fit, or into single windows.
+
+    Examples
+    --------
+    >>> _cut_span((0, 10), lambda part: part[1] - part[0] <= 4)
+    [(0, 3), (3, 6), (6, 10)]
+    """
+    start, stop = span
+    low, high = 1, stop - start  # the longest part that fits is between them
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits((start, start + middle)) else (low, middle - 1)
+    n_parts = ceil((stop - start) / low)
+    cuts = [start + i * (stop - start) // n_parts for i in range(n_parts + 1)]
+    return [*pairwise(cuts)]
+
+
+def _segments(index: np.ndarray) -> np.ndarray:
+    """Divide an axis into segments of consecutive pixels, and segments that are outside.
+
+    Each segment is (first place, first pixel or -1, length).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> _segments(np.array([-1, -1, 0, 1, 2, -1]))
+    array([[ 0, -1,  2],
+           [ 2,  0,  3],
+           [ 5, -1,  1]])
+    """
+    steps = np.diff(index)
+    continues = np.where(index[1:] < 0, index[:-1] < 0, (steps == 1) & (index[:-1] >= 0))
+    starts = np.concatenate([[0], 1 + np.flatnonzero(~continues)])
+    lengths = np.diff(starts, append=len(index))
+    return np.stack([starts, index[starts], lengths], axis=1).astype(np.int64)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_double, c_int64, c_void_p
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -77,16 +77,7 @@ class CallStruct(Structure):
     )
 
 
-class CodeStruct(Structure):
-    """The code for an instruction set."""
-
-    _fields_: ClassVar = _fields(
-        "vector_bytes positions compute",
-        compute=CFUNCTYPE(None, POINTER(LayerStruct), POINTER(BandStruct), POINTER(CallStruct)),
-    )
-
-
-class Level(NamedTuple):
+class Level(Structure):
     """The code of the library for an instruction set."""
 
     name: str
@@ -94,6 +85,10 @@ class Level(NamedTuple):
     positions: int
     """Number of windows of a tile."""
     compute: Callable[..., None]
+    _fields_: ClassVar = _fields(
+        "vector_bytes positions compute",
+        compute=CFUNCTYPE(None, POINTER(LayerStruct), POINTER(BandStruct), POINTER(CallStruct)),
+    )
 
 
 class NativeLibrary:
@@ -140,8 +135,8 @@ class NativeLibrary:
         """Instruction sets that this processor has, the best one first."""
         find_level = library.sklearn_conv_level
         find_level.restype = c_char_p
-        while name := find_level(c_int64(len(self.levels)), byref(code := CodeStruct())):
-            level = Level(name.decode(), code.vector_bytes, code.positions, code.compute)
+        while name := find_level(c_int64(len(self.levels)), byref(level := Level())):
+            level.name = name.decode()
             self.levels.append(level)
 
     def supports(self, layer: Layer) -> bool:
@@ -160,5 +155,4 @@ def library_path() -> Path:
 
 def address(array: np.ndarray) -> int:
     """Return where the numbers of an array begin."""
-    start: int = array.__array_interface__["data"][0]
-    return start
+    return int(array.__array_interface__["data"][0])

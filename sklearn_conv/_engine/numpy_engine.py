@@ -1,25 +1,35 @@
 """Engine in NumPy, which is the reference for other engines.
 
 This is the only module that multiplies whole batches of images by kernels. For each block of images
-and each rectangle of the map, it takes three steps:
+and each rectangle of the map, it copies the pixels under the windows in up to three stages, so that
+a matrix product can read them:
 
-1. Copy the pixels under the windows, and gather their runs (``staging``). Windows below each other
-   overlap in memory, so the windows of each row of the map are a view.
-2. Compute a matrix product for each row of the map, in one call of `numpy.matmul`.
-3. Activate the responses in place, and pool them.
+1. *pixels*: the part of the padded images under the windows, cast to the dtype of the computation;
+2. *runs*: for every row of pixels and every column of the map, the ``kw * c`` numbers under a row
+   of weights, perhaps followed by a 1;
+3. *patches*: whole windows. A window consists of ``kh`` consecutive runs, which overlap in memory
+   with those of the window below, so the patches of each row of the map are a view of the runs
+   (`view_patches`). They are copied (`copy_patches`) only if whole windows are needed: if maps are
+   not pooled, or if windows are normalized.
+
+Then it computes a matrix product for each row of the map, in one call of `numpy.matmul`, or a
+single product if patches were copied. It activates the responses in place, and pools them.
 
 A block is small, so that windows and responses stay in the cache of the processor, and so that the
 memory in use does not grow with the images. Cells are pooled one at a time: the rectangle of a
 block never crosses the border of a cell, so that pooling reduces whole blocks.
 
-If maps are not pooled, or if windows are normalized, whole windows are copied, and one product
-computes all responses of the block. Maps that are not pooled are stored image by image, and the
-product writes their responses directly into the result.
+The axes have one of two orders. By default, the images are the innermost axis. Each contiguous
+piece of a copy then has one number of each image of the block, whatever the stride and the width of
+the images, which is fast for small images. With ``by_image``, the images are the outermost axis,
+because maps that are not pooled are stored image by image, and the product writes their responses
+directly into the result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from itertools import groupby, product
@@ -28,19 +38,16 @@ from math import prod
 import numpy as np
 from sklearn import get_config
 
-from sklearn_conv._engine.geometry import Rectangle, Span, cut_rectangle, cut_span, pool_cells
+from sklearn_conv._engine.geometry import (
+    Reach,
+    Rectangle,
+    Span,
+    cut_rectangle,
+    cut_span,
+    pool_cells,
+)
 from sklearn_conv._engine.layer import Advance, Layer, Output, ignore
 from sklearn_conv._engine.pooling import join_parts, join_positions
-from sklearn_conv._engine.staging import (
-    BlockWindows,
-    copy_patches,
-    copy_pixels,
-    copy_runs,
-    may_have_offset,
-    normalize_patches,
-    subtract_offsets,
-    view_patches,
-)
 from sklearn_conv._engine.threads import Workspace, count_threads, one_blas_thread, run_tasks
 
 BLOCK_BYTES = 6 * 2**20
@@ -59,6 +66,9 @@ MAX_PARTS = 16
 BLOCKS_PER_WORKER = 4
 """Number of blocks per thread below which blocks are divided, because threads that have no more
 blocks would wait for the last one."""
+
+OFFSET_TO_RANGE = 16
+"""Ratio of an offset to the range of the pixels above which the offset is subtracted."""
 
 
 class NumpyEngine:
@@ -92,10 +102,7 @@ class NumpyEngine:
     def compute(
         self, images: np.ndarray, out: np.ndarray, n_jobs: int | None = 1, advance: Advance = ignore
     ) -> None:
-        """Write the features of images.
-
-        ``(n, h, w, c) -> (n, rows, columns, poolings, outputs, k)``
-        """
+        """Write the features of images."""
         # The products are small. Threads of BLAS would wait for each other at each of them, for a
         # long time if another process is using a core.
         with one_blas_thread:
@@ -178,36 +185,29 @@ class NumpyEngine:
             write(part, i, j, join_parts(self._joins, [joined for _, joined in group]))
 
     def _pool(self, block: np.ndarray, rectangles: Sequence[Rectangle]) -> np.ndarray:
-        """Join the activated responses of a cell, ``(b, h, w, c) -> (poolings, outputs, b, k)``."""
+        """Join the activated responses of a cell in float64.
+
+        ``(b, h, w, c) -> (poolings, outputs, b, k)``
+        """
+        dtype, k = self._layer.kernels.dtype, self._layer.kernels.shape[-1]
         parts: list[np.ndarray] = []
         for rectangle in rectangles:
             n_positions = prod(stop - start for start, stop in rectangle)
-            responses = self._workspace.empty(
-                "responses",
-                (n_positions, len(block), self._layer.kernels.shape[-1]),
-                self._layer.kernels.dtype,
-            )
+            shape = (n_positions, len(block), k)
+            responses = self._workspace.empty("responses", shape, dtype)
             self._respond(block, rectangle, responses, by_image=False)
-            parts.append(self._join_responses(responses))
+            joined = np.empty((len(self._joins), len(self._outputs), len(block), k))
+            for i, output in enumerate(self._outputs):
+                out = responses  # The last output may overwrite the responses.
+                if i < len(self._outputs) - 1:
+                    out = self._workspace.empty("other output", shape, dtype)
+                values = _activate(output, responses, out)
+                for p, join in enumerate(self._joins):
+                    joined[p, i] = join_positions(join, values)
+            parts.append(joined)
             if len(parts) == MAX_PARTS:
                 parts = [join_parts(self._joins, parts)]
         return join_parts(self._joins, parts)
-
-    def _join_responses(self, responses: np.ndarray) -> np.ndarray:
-        """Activate and join, ``(positions, b, k) -> (poolings, outputs, b, k)`` in float64.
-
-        The responses are overwritten.
-        """
-        outputs = self._outputs
-        joined = np.empty((len(self._joins), len(outputs), *responses.shape[1:]))
-        for i, output in enumerate(outputs):
-            out = responses  # The last output may overwrite the responses.
-            if i < len(outputs) - 1:
-                out = self._workspace.empty("other output", responses.shape, responses.dtype)
-            values = _activate(output, responses, out)
-            for p, join in enumerate(self._joins):
-                joined[p, i] = join_positions(join, values)
-        return joined
 
     def _respond(
         self, images: np.ndarray, rectangle: Rectangle, out: np.ndarray, by_image: bool
@@ -267,20 +267,16 @@ class NumpyEngine:
         rectangle of a block in the result can be collapsed without a copy.
         """
         budget = min(BLOCK_BYTES, get_config()["working_memory"] * 2**20)
-        positions = max(1, int(budget // self._position_bytes))
+        kh, kw, c, k = self._layer.kernels.shape
+        # A window takes its copies, its responses and one more output.
+        n_copies = 3 if self._layer.eps else 2
+        n_numbers = n_copies * kh * kw * c + k * min(len(self._outputs), 2)
+        positions = max(1, int(budget // (n_numbers * self._layer.kernels.itemsize)))
         columns = min(columns, positions)
         images = max(1, min(n, -(-min_positions // columns), positions // columns))
         rows = min(rows, max(1, positions // (columns * images)))
         images = max(images, min(-(-n // 4), positions // (rows * columns)))
         return images, rows * columns
-
-    @property
-    def _position_bytes(self) -> int:
-        """Maximum number of bytes for a window: its copies, its responses and one more output."""
-        kh, kw, c, k = self._layer.kernels.shape
-        n_copies = 3 if self._layer.eps else 2
-        n_numbers = n_copies * kh * kw * c + k * min(len(self._outputs), 2)
-        return n_numbers * self._layer.kernels.itemsize
 
 
 def _activate(output: Output, shifted: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -288,7 +284,7 @@ def _activate(output: Output, shifted: np.ndarray, out: np.ndarray) -> np.ndarra
 
     ``out`` may be ``shifted``, which is then overwritten.
     """
-    sign, function, constant = output
+    (sign, function), constant = output
     if constant is None:
         values = shifted if sign > 0 else np.negative(shifted, out=out)
     elif sign > 0:
@@ -302,3 +298,172 @@ def _multiply(patches: np.ndarray, matrix: np.ndarray, out: np.ndarray) -> None:
     """Multiply stacked windows by weights, ``(m, d, positions), (d, k) -> (m * positions, k)``."""
     out = out.reshape(len(patches), -1, matrix.shape[1])
     np.matmul(patches.transpose(0, 2, 1), matrix, out=out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockWindows:
+    """The windows of a rectangle of the map, in a block of images."""
+
+    images: np.ndarray
+    """(b, h, w, c)"""
+    rows: Reach
+    columns: Reach
+    dtype: np.dtype
+    by_image: bool
+    """Whether the images are the outermost axis of the result instead of the innermost."""
+
+    def as_images(self, staged: np.ndarray) -> np.ndarray:
+        """View the pixels that `copy_pixels` returns as (b, rows, columns, c)."""
+        return staged.transpose((2, 0, 3, 1) if self.by_image else (3, 0, 2, 1))
+
+
+def copy_pixels(windows: BlockWindows, workspace: Workspace) -> np.ndarray:
+    """Copy the pixels under the windows.
+
+    ``(b, h, w, c) -> (rows, c, columns, b)``; with ``by_image``,
+    ``(b, h, w, c) -> (rows, c, b, columns)``
+    """
+    images, rows, columns = windows.images, windows.rows, windows.columns
+    b, _, _, c = images.shape
+    inner = (b, columns.n_pixels) if windows.by_image else (columns.n_pixels, b)
+    staged = workspace.empty("pixels", (rows.n_pixels, c, *inner), windows.dtype)
+    pixels = windows.as_images(staged)
+    # Two index arrays, one for each axis, have to be used together. A slice copies nothing.
+    if isinstance(rows.source, slice):
+        source = images[:, rows.source][:, :, columns.source]
+    elif isinstance(columns.source, slice):
+        source = images[:, :, columns.source][:, rows.source]
+    else:
+        source = images[:, rows.source[:, np.newaxis], columns.source]
+    pixels[:, rows.inside, columns.inside] = source
+    if rows.outside is not None:
+        pixels[:, rows.outside] = 0
+    if columns.outside is not None:
+        pixels[:, :, columns.outside] = 0
+    return staged
+
+
+def copy_runs(
+    pixels: np.ndarray, windows: BlockWindows, n_ones: int, workspace: Workspace
+) -> np.ndarray:
+    """Copy the runs of all windows, and append ones to each run.
+
+    ``(rows, c, columns, b) -> (rows, kw * c + ones, columns of the map, b)``; with ``by_image``,
+    ``(rows, c, b, columns) -> (rows, kw * c + ones, b, columns of the map)``
+    """
+    n_rows, c, n_lines, n_in_line = pixels.shape
+    columns, b, plane = windows.columns, len(windows.images), n_lines * n_in_line
+    kw, ow = columns.size, columns.n_windows
+    # Steps from one weight to the next and along the last two axes of the result.
+    if windows.by_image:
+        shape, steps = (b, ow), (columns.dilation, n_in_line, columns.stride)
+    else:
+        shape, steps = (ow, b), (columns.dilation * b, columns.stride * b, 1)
+    runs = workspace.empty("runs", (n_rows, kw * c + n_ones, *shape), windows.dtype)
+    seen = strided_view(
+        pixels, (n_rows, kw, c, *shape), (c * plane, steps[0], plane, steps[1], steps[2])
+    )
+    np.copyto(runs[:, : kw * c].reshape(seen.shape), seen)
+    runs[:, kw * c :] = 1
+    return runs
+
+
+def view_patches(runs: np.ndarray, rows: Reach) -> np.ndarray:
+    """View the windows as one matrix for each row of the map.
+
+    ``(rows, line, columns, b) -> (rows of the map, kh * line, columns * b)``
+
+    Runs below each other are consecutive in memory, so the result is a view if dilation is 1.
+    """
+    _, line, nx, ny = runs.shape
+    row, n_inner = line * nx * ny, nx * ny
+    shape = (rows.n_windows, rows.size, line, n_inner)
+    patches = strided_view(runs, shape, (rows.stride * row, rows.dilation * row, n_inner, 1))
+    return patches.reshape(shape[0], rows.size * line, n_inner)
+
+
+def copy_patches(
+    runs: np.ndarray, windows: BlockWindows, workspace: Workspace, n_constants: int = 0
+) -> np.ndarray:
+    """Copy the windows into one matrix. Its last rows are left empty for constants.
+
+    ``(rows, line, columns, b) -> (kh * line + constants, rows of the map * columns * b)``; with
+    ``by_image``, ``(rows, line, b, columns) -> (kh * line + constants, b * rows of the map *
+    columns)``
+    """
+    rows = windows.rows
+    _, line, nx, ny = runs.shape
+    kh, oh, row = rows.size, rows.n_windows, line * nx * ny
+    patches = workspace.empty("patches", (kh * line + n_constants, oh * nx * ny), runs.dtype)
+    if windows.by_image:
+        shape, steps = (nx, oh, ny), (ny, rows.stride * row, 1)
+    else:
+        shape, steps = (oh, nx, ny), (rows.stride * row, ny, 1)
+    source = strided_view(runs, (kh, line, *shape), (rows.dilation * row, nx * ny, *steps))
+    np.copyto(patches[: kh * line].reshape(source.shape), source)
+    return patches
+
+
+def normalize_patches(patches: np.ndarray, eps: float) -> None:
+    """Divide windows, ``(d, positions)``, by ``sqrt(variance + eps)``, in place.
+
+    The kernels have zero mean, so a constant may be subtracted from the pixels of a window. This is
+    one of its pixels instead of their mean: a constant window then becomes exactly 0, and a large
+    offset does not make the variance inaccurate.
+    """
+    patches -= patches[len(patches) // 2].copy()
+    mean = np.dot(np.full(len(patches), 1 / len(patches), patches.dtype), patches)
+    variance = np.einsum("dp,dp->p", patches, patches) / len(patches) - np.square(mean)
+    patches /= np.sqrt(np.maximum(variance, 0) + eps)
+
+
+def is_offset(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return whether all pixels between two values are near each other and far from 0."""
+    # For infinite or very large pixels, the difference overflows, and there is no offset.
+    return np.maximum(low, -high) / OFFSET_TO_RANGE > high - low
+
+
+def may_have_offset(windows: BlockWindows, pixels: np.ndarray) -> bool:
+    """Return whether all pixels of some image of a block have a large offset."""
+    pixels = windows.as_images(pixels)[:, windows.rows.inside, windows.columns.inside]
+    if not pixels.size:
+        return False
+    # Most images have none, which the corners show, or else a row of pixels.
+    last_row, last_column = (max(1, length - 1) for length in pixels.shape[1:3])
+    for part in (pixels[:, ::last_row, ::last_column, :1], pixels[:, :1], pixels):
+        low, high = part.min(axis=(1, 2, 3)), part.max(axis=(1, 2, 3))
+        if not is_offset(low, high).any():
+            return False
+    return True
+
+
+def subtract_offsets(patches: np.ndarray, offsets: np.ndarray) -> None:
+    """Subtract the large offset of each window, ``(d, positions)``, and write it, or 0 for others.
+
+    In float32, small differences between pixels would be lost by rounding if the offset were not
+    subtracted. All pixels of a window must be near the offset, because subtracting it from a pixel
+    far below would lose this pixel.
+    """
+    low, high = patches.min(axis=0), patches.max(axis=0)
+    offsets[...] = np.where(is_offset(low, high), low, 0)
+    patches -= offsets
+
+
+def strided_view(array: np.ndarray, shape: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
+    """View a contiguous array with the given steps along each axis; a step of 1 is one number.
+
+    NumPy checks that the view stays inside the array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> row = np.arange(7)
+    >>> strided_view(row, (3, 3), (2, 1))  # windows of 3, 2 apart
+    array([[0, 1, 2],
+           [2, 3, 4],
+           [4, 5, 6]])
+    """
+    # `as_strided` and `sliding_window_view` do the same, but take longer than the copy of a small
+    # block.
+    strides = [step * array.itemsize for step in steps]
+    return np.ndarray(shape, array.dtype, array, strides=strides)

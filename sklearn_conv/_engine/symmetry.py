@@ -92,23 +92,22 @@ class SymmetricEngine:
 
     def _compute_block(self, images: Any, out: Any, n_jobs: int | None, advance: Advance) -> None:
         xp, n_views = namespace(out), len(self._views)
-        n_counted: Any = None
+        n_counted: Any = n_views
         for i, (view, engine) in enumerate(self._views):
             features = out if i == 0 else xp.empty_like(out)
             engine.compute(
                 view.apply(images), features, n_jobs, lambda m: advance(Fraction(m) / n_views)
             )
-            may_be_missing = self._ignores_missing and n_views > 1
-            if may_be_missing and bool(xp.isnan(xp.sum(features))):
+            if n_views == 1:
+                break
+            if self._ignores_missing and bool(xp.isnan(xp.sum(features))):
                 is_missing = xp.isnan(features)
-                counted = n_views if n_counted is None else n_counted
-                n_counted = counted - xp.astype(is_missing, out.dtype)
+                n_counted = n_counted - xp.astype(is_missing, out.dtype)
                 features[...] = xp.where(is_missing, 0.0, features)
-            if n_views > 1:
-                features /= n_views
+            features /= n_views
             if i > 0:
                 out += features
-        if n_counted is not None:
+        if n_counted is not n_views:
             out *= n_views / n_counted  # NaN if no view counts, because 0 * inf is NaN.
         if self._power != 1:
             raise_to_power(out, self._power)

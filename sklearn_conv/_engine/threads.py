@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import prod
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Lock, RLock, Thread, local
 from typing import Any
 
@@ -70,29 +70,27 @@ class _Helpers:
             os.register_at_fork(after_in_child=self._start)  # A forked process has no helpers yet.
 
     def _start(self) -> None:
-        self._lock = RLock()  # Reentrant, because a signal handler may need helpers.
-        self._n_idle = 0
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._idle: SimpleQueue[None] = SimpleQueue()  # an entry for each idle thread
 
     def call(self, job: Callable[[], None], n_times: int) -> None:
         """Let ``n_times`` threads call ``job``, which must not raise exceptions."""
         for _ in range(n_times):
-            with self._lock:
-                is_new = self._n_idle == 0
-                if not is_new:
-                    self._n_idle -= 1
-            if is_new:
+            try:
+                self._idle.get_nowait()
+            except Empty:
+                thread = Thread(target=self._work, args=(self._jobs, self._idle), daemon=True)
                 try:
-                    Thread(target=self._work, args=(self._jobs,), daemon=True).start()
+                    thread.start()
                 except RuntimeError:  # The system allows no more threads.
                     return
             self._jobs.put(job)
 
-    def _work(self, jobs: SimpleQueue[Callable[[], None]]) -> None:
+    @staticmethod
+    def _work(jobs: SimpleQueue[Callable[[], None]], idle: SimpleQueue[None]) -> None:
         while True:
             jobs.get()()
-            with self._lock:
-                self._n_idle += 1
+            idle.put(None)
 
 
 _helpers = _Helpers()
@@ -183,17 +181,14 @@ class _OneBlasThread:
         with self._lock:
             self._n_inside -= 1
             if self._n_inside == 0:
-                self._restore()
-
-    def _restore(self) -> None:
-        for library, n_threads in self._before:
-            _set_threads(library, n_threads)
+                for library, n_threads in self._before:
+                    _set_threads(library, n_threads)
 
     def _leave_to_parent(self) -> None:
         """Forget the threads inside in a forked process, because they run only in the parent."""
         if self._n_inside:
-            self._n_inside = 0
-            self._restore()
+            self._n_inside = 1
+            self.__exit__()
         self._lock.release()
 
 

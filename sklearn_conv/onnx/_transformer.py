@@ -26,7 +26,7 @@ from sklearn_conv._array_api import require_numpy_model
 from sklearn_conv._engine.activation import ACTIVATIONS as NAMED_ACTIVATIONS
 from sklearn_conv._engine.activation import Function, absolute, identity, relu, square, step
 from sklearn_conv._engine.geometry import Geometry, Span, pool_cells
-from sklearn_conv._engine.staging import OFFSET_TO_RANGE
+from sklearn_conv._engine.numpy_engine import OFFSET_TO_RANGE
 from sklearn_conv._engine.symmetry import View
 from sklearn_conv._parameters import Parameters, check_parameters
 from sklearn_conv._transformer import StridedConv2DTransformer
@@ -179,7 +179,7 @@ def _convolve(graph: Graph, images: str, geometry: Geometry, transformer: Any) -
         graph.add("Transpose", images, perm=[0, 3, 1, 2]),
         transformer.kernels_.transpose(3, 2, 0, 1),
         transformer.offset_,
-        kernel_shape=[*geometry.kernel_size],
+        kernel_shape=[windows.size for windows in geometry],
         strides=[windows.stride for windows in geometry],
         dilations=[windows.dilation for windows in geometry],
     )
@@ -194,7 +194,7 @@ def _multiply_patches(graph: Graph, images: str, geometry: Geometry, transformer
     kh, kw, c, k = transformer.kernels_.shape
     (oh, ow), d = geometry.output_shape, kh * kw * c
     for axis, windows in enumerate(geometry, start=1):
-        images = graph.add("Gather", images, windows.places.ravel(), axis=axis)
+        images = graph.add("Gather", images, windows.places().ravel(), axis=axis)
     patches = graph.add("Reshape", images, [-1, oh, kh, ow, kw, c])
     patches = graph.add("Transpose", patches, perm=[0, 1, 3, 2, 4, 5])
     patches = graph.add("Reshape", patches, [-1, oh * ow, d])
