@@ -22,11 +22,6 @@ FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 EXPECTED = (ArithmeticError, ImportError, MemoryError, OSError, TypeError, ValueError)
 """Errors whose messages say enough. For all others, the name of the class is added."""
 
-UNEXPECTED = (
-    "unexpected argument {!r}; join numbers by commas, as in --size 64,48, and put a pattern such "
-    "as 'tiles/*.tif' in quotes, so that the shell does not replace it by names of files"
-)
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit code.
