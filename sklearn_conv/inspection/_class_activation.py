@@ -29,8 +29,8 @@ from sklearn_conv.inspection._drawing import (
     show_image,
 )
 from sklearn_conv.inspection._model import (
-    FeatureStep,
     LinearDecision,
+    RecordedStep,
     find_features,
     require_one_size,
     select_rows,
@@ -131,7 +131,6 @@ def class_activation_map(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from sklearn.datasets import load_digits
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sklearn.pipeline import make_pipeline
@@ -145,9 +144,8 @@ def class_activation_map(
     >>> maps = class_activation_map(pipeline, digits.images[:5])
     >>> maps.shape
     (5, 8, 8, 10)
-    >>> decisions = pipeline.decision_function(digits.images[:5])
-    >>> np.allclose(maps.sum(axis=(1, 2)), decisions)
-    True
+    >>> abs(maps.sum(axis=(1, 2)) - pipeline.decision_function(digits.images[:5])).max() < 1e-6
+    np.True_
 
     Why is a digit a 3 and not an 8?
 
@@ -415,7 +413,7 @@ def _require_class_decisions(owner: str, classes: np.ndarray, n_outputs: int) ->
         )
 
 
-def _find_shape(steps: Sequence[FeatureStep]) -> tuple[int, int]:
+def _find_shape(steps: Sequence[RecordedStep]) -> tuple[int, int]:
     """Return the number of rows and columns of the images, the same for all transformers."""
     shapes = {}
     for step in steps:
