@@ -182,11 +182,11 @@ def make_image_classifier(
     >>> model.score(test_images, test_labels) > 0.98
     True
     """
-    owner = "make_image_classifier"
-    features = _make_features(owner, kind, effort, random_state, n_jobs, parameters)
+    shared = {"random_state": random_state, "n_jobs": n_jobs}
+    features = _make_features("make_image_classifier", kind, effort, {**parameters, **shared})
     classifier = (
         RBFRidgeClassifier(random_state=random_state, scoring="neg_log_loss")
-        if _is_gaussian(kind, effort)
+        if effort == "best" and kind in RBF
         else StreamingRidgeClassifier(ALPHAS, scoring="neg_log_loss")
     )
     return Pipeline([("features", features), ("classifier", classifier)])
@@ -246,27 +246,15 @@ def make_image_regressor(
     >>> model.fit(images[:200], roughness[:200]).score(images[200:], roughness[200:]) > 0.9
     True
     """
-    owner = "make_image_regressor"
-    features = _make_features(owner, kind, effort, random_state, n_jobs, parameters)
-    regressor = (
-        RBFRidge(random_state=random_state)
-        if _is_gaussian(kind, effort)
-        else StreamingRidge(ALPHAS)
-    )
+    shared = {"random_state": random_state, "n_jobs": n_jobs}
+    features = _make_features("make_image_regressor", kind, effort, {**parameters, **shared})
+    has_kernel = effort == "best" and kind in RBF
+    regressor = RBFRidge(random_state=random_state) if has_kernel else StreamingRidge(ALPHAS)
     return Pipeline([("features", features), ("regressor", regressor)])
 
 
-def _is_gaussian(kind: str, effort: str) -> bool:
-    return effort == "best" and kind in RBF
-
-
 def _make_features(
-    owner: str,
-    kind: str,
-    effort: str,
-    random_state: int | np.random.RandomState | None,
-    n_jobs: int | None,
-    parameters: Mapping[str, Any],
+    owner: str, kind: str, effort: str, parameters: Mapping[str, Any]
 ) -> StridedConv2DTransformer | FeatureUnion:
     """Return the transformer of the only view, or a union of those of several views."""
     efforts = RECIPES[check_name(owner, "kind", kind, RECIPES)]
@@ -278,12 +266,7 @@ def _make_features(
             "n_jobs, it has those of StridedConv2DTransformer."
         )
     transformers = [
-        (
-            name,
-            StridedConv2DTransformer(
-                **{**deepcopy(view), **parameters}, random_state=random_state, n_jobs=n_jobs
-            ),
-        )
+        (name, StridedConv2DTransformer(**{**deepcopy(view), **parameters}))
         for name, view in views.items()
     ]
     return transformers[0][1] if len(transformers) == 1 else FeatureUnion(transformers)

@@ -109,12 +109,12 @@ def test_whitened_training_patches_have_unit_covariance_to_the_regularization(no
     found = np.linalg.eigvalsh(np.cov(whitened, rowvar=False))[::-1]
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(whitened.mean(axis=0), 0, atol=1e-10)
-    np.testing.assert_allclose(preprocessing.whitening.matrix, preprocessing.whitening.matrix.T)
+    np.testing.assert_allclose(preprocessing.whitening[1], preprocessing.whitening[1].T)
 
 
 def test_hardly_any_regularization():
     patches = np.repeat(RNG.random((200, 1)), 8, axis=1)  # There is only one direction.
-    matrix = learn_preprocessing(patches, False, 1e-20).whitening.matrix
+    matrix = learn_preprocessing(patches, False, 1e-20).whitening[1]
     assert np.isfinite(matrix).all()
 
 
@@ -134,7 +134,7 @@ def test_fewer_patches_than_weights():
     )
     assert np.isfinite(transformer.fit_transform(images)).all()
     patches = images.reshape(2, 64)
-    matrix = learn_preprocessing(patches, False, 0.1).whitening.matrix
+    matrix = learn_preprocessing(patches, False, 0.1).whitening[1]
     variance = np.var(patches, axis=0).mean()
     assert np.linalg.eigvalsh(matrix)[-1] == pytest.approx((0.1 * variance) ** -0.5)
 

@@ -29,9 +29,8 @@ from sklearn_conv.inspection._drawing import (
     show_image,
 )
 from sklearn_conv.inspection._model import (
-    FeaturePart,
-    FeatureStep,
     LinearDecision,
+    RecordedStep,
     find_features,
     require_one_size,
     select_rows,
@@ -42,16 +41,6 @@ OWNER = "class_activation_map"
 
 CHUNK_BYTES = 2**28
 """Approximate size of the images and features in memory at once, in bytes."""
-
-SUM_TOLERANCE = 1e-3
-"""Deviation of the evidence from the decision, as a fraction of the largest absolute decision,
-above which a warning is issued."""
-
-MAX_ROUNDED = 0.01
-"""Largest part of the evidence that may come from the rounding of responses."""
-
-MAX_ALPHA = 0.9
-"""Opacity of the strongest evidence in a picture."""
 
 
 def class_activation_map(
@@ -82,8 +71,7 @@ def class_activation_map(
 
     Rounding causes small differences. Between a feature and the pooled responses of its cell, the
     difference is spread evenly over the cell; between the decision and the weighted sum of the
-    features, it is spread evenly over the image. The second difference is checked for every image,
-    and above 0.001 times the largest absolute decision, a warning is issued.
+    features, it is spread evenly over the image.
 
     The features of all images are computed at once, as in ``decision_function``, unless images and
     features take more than 256 MB. They are then computed in batches.
@@ -143,7 +131,6 @@ def class_activation_map(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from sklearn.datasets import load_digits
     >>> from sklearn.linear_model import LogisticRegression
     >>> from sklearn.pipeline import make_pipeline
@@ -157,9 +144,8 @@ def class_activation_map(
     >>> maps = class_activation_map(pipeline, digits.images[:5])
     >>> maps.shape
     (5, 8, 8, 10)
-    >>> decisions = pipeline.decision_function(digits.images[:5])
-    >>> np.allclose(maps.sum(axis=(1, 2)), decisions)
-    True
+    >>> abs(maps.sum(axis=(1, 2)) - pipeline.decision_function(digits.images[:5])).max() < 1e-6
+    np.True_
 
     Why is a digit a 3 and not an 8?
 
@@ -175,19 +161,21 @@ def class_activation_map(
             "StandardScaler(), RidgeClassifier()). Steps that are already fitted may be used."
         )
     check_is_fitted(pipeline)
-    for step in part.image_steps:
-        require_one_size(OWNER, step.step)
-    evidence = {step: PixelEvidence(OWNER, step.step) for step in part.image_steps}
     height, width = _find_shape(part.image_steps)
+    evidence = {step: PixelEvidence(OWNER, step.step) for step in part.image_steps}
     other = _find_versus(OWNER, pipeline, versus)
     X: Any = pipeline[:position].transform(images) if position else images
-    n = _count_images(part, X)
+    if isinstance(part.replica, StridedConv2DTransformer):
+        part.replica.transform_batches(X)  # This call raises an error if X is not valid.
+    if not np.shape(X):
+        rule = "images, or a table with a row for each image"
+        raise parameter_error(TypeError, OWNER, "images", rule, X)
     decision = LinearDecision(OWNER, part, pipeline[position + 1 :])
     all_maps, all_decisions = [], []
     rounded = total = 0.0
     n_numbers = sum(each.n_numbers for each in evidence.values())  # of an image
     length = max(1, CHUNK_BYTES // (n_numbers * np.dtype(np.float64).itemsize))
-    for start in range(0, n, length):
+    for start in range(0, len(X), length):
         part.run(select_rows(X, slice(start, start + length)))
         each = [step.values for step in part.feature_steps]
         values = np.hstack(each)  # (b, d)
@@ -219,7 +207,7 @@ def class_activation_map(
     result = all_maps[0] if len(all_maps) == 1 else np.concatenate(all_maps)
     deviations = _compare(np.concatenate(all_decisions), result.sum(axis=(1, 2)))  # (n, outputs)
     result += (deviations / (height * width))[:, np.newaxis, np.newaxis]
-    if rounded > MAX_ROUNDED * total:
+    if rounded > 0.01 * total:
         warn(
             f"{rounded / total:.0%} of the evidence of an image comes from the rounding of "
             "responses: the features differ from the pooled responses of their cells. Within these "
@@ -330,11 +318,8 @@ class ClassActivationDisplay:
             the pipeline does not have one decision per class.
         """
         owner = cls.__name__
-        checked = check_single_image(owner, pipeline, image)
-        maps = class_activation_map(pipeline, checked.X)[0]  # (h, w, outputs)
-        # Steps before the transformer may crop the image.
-        is_aligned = checked.pixels.shape[:2] == maps.shape[:2]
-        shown = checked.pixels if is_aligned else checked.seen
+        X, _, shown = check_single_image(owner, pipeline, image)
+        maps = class_activation_map(pipeline, X)[0]  # (h, w, outputs)
         other = _find_versus(owner, pipeline, versus)
         classes = getattr(pipeline, "classes_", None)
         if classes is None:
@@ -392,7 +377,7 @@ class ClassActivationDisplay:
         strength = np.abs(self.evidence)
         limit = float(strength.max()) or 1.0
         # The square root makes weak evidence visible as well.
-        alpha = MAX_ALPHA * np.sqrt(strength / limit)
+        alpha = 0.9 * np.sqrt(strength / limit)
         shown = show(right, self.evidence, cmap=cmap, vmin=-limit, vmax=limit, alpha=alpha)
         add_color_bar(self.ax_, shown, "evidence per pixel")
         return self
@@ -428,9 +413,12 @@ def _require_class_decisions(owner: str, classes: np.ndarray, n_outputs: int) ->
         )
 
 
-def _find_shape(steps: Sequence[FeatureStep]) -> tuple[int, int]:
+def _find_shape(steps: Sequence[RecordedStep]) -> tuple[int, int]:
     """Return the number of rows and columns of the images, the same for all transformers."""
-    shapes = {step.name: step.step.image_shape_[:2] for step in steps}
+    shapes = {}
+    for step in steps:
+        require_one_size(OWNER, step.step)
+        shapes[step.name] = step.step.image_shape_[:2]
     if len({*shapes.values()}) > 1:
         seen = ", ".join(f"{shape} in {name}" for name, shape in shapes.items())
         raise ValueError(
@@ -440,16 +428,6 @@ def _find_shape(steps: Sequence[FeatureStep]) -> tuple[int, int]:
         )
     height, width = shapes[steps[0].name]
     return height, width
-
-
-def _count_images(part: FeaturePart, X: Any) -> int:
-    """Return the number of images, after checks that do not compute anything."""
-    if isinstance(part.replica, StridedConv2DTransformer):
-        part.replica.transform_batches(X)  # This call raises an error if X is not valid.
-    if not np.shape(X):
-        rule = "images, or a table with a row for each image"
-        raise parameter_error(TypeError, OWNER, "images", rule, X)
-    return len(X)
 
 
 def _compare(decisions: np.ndarray, sums: np.ndarray) -> np.ndarray:
@@ -462,7 +440,7 @@ def _compare(decisions: np.ndarray, sums: np.ndarray) -> np.ndarray:
     deviations = decisions - sums  # (n, outputs)
     off = np.abs(deviations).max(axis=1)  # (n,)
     largest = np.abs(decisions).max()
-    n_off = int((off > SUM_TOLERANCE * largest).sum())
+    n_off = int((off > 1e-3 * largest).sum())
     if n_off:
         warn(
             f"The evidence of {n_off} of {len(sums)} images adds up to the decision only roughly: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +15,6 @@ SMALL_SIZE = 8
 
 PLAIN = {"parse_math": False, "usetex": False}
 """Options of texts that contain names or values of the user, which may have dollar signs."""
-
-MAX_ASPECT = 4
-"""Ratio of two sides above which an image or a map is stretched to its panel."""
-
-BLACK_OF_BACKGROUND = 0.35
-"""Gray level, from 0 to 1, that stands for black in a background."""
 
 
 def make_axes(owner: str, ax: Any, inches: tuple[float, float]) -> tuple[Any, Any]:
@@ -71,8 +65,8 @@ def add_color_bar(ax: Any, shown: Any, label: str) -> Any:
 def show(panel: Any, values: np.ndarray, **options: Any) -> Any:
     """Show an image or a map without ticks, and stretch it if it is very narrow."""
     h, w = values.shape[:2]
-    is_narrow = max(h / w, w / h) > MAX_ASPECT
-    shown = panel.imshow(values, aspect="auto" if is_narrow else "equal", **options)
+    aspect = "auto" if max(h / w, w / h) > 4 else "equal"
+    shown = panel.imshow(values, aspect=aspect, **options)
     panel.set(xticks=[], yticks=[])
     return shown
 
@@ -90,27 +84,17 @@ def show_image(panel: Any, image: np.ndarray, *, as_background: bool = False) ->
     low, high = pixels.min(axis=axes), pixels.max(axis=axes)
     scaled = (pixels - low) / np.where(high > low, high - low, 1)
     shown = scaled if is_color and not as_background else scaled.mean(axis=2)
-    black = BLACK_OF_BACKGROUND if as_background else 0.0
+    black = 0.35 if as_background else 0.0
     show(panel, black + (1 - black) * shown, cmap="gray", vmin=0, vmax=1)
 
 
-class SingleImage(NamedTuple):
-    """An image for a display."""
-
-    pixels: np.ndarray
-    """The image as it was passed, (h, w, c)."""
-    X: Any
-    """A batch of this image in the form that the estimator accepts."""
-    batch: Any
-    """This batch as the first transformer receives it."""
-    seen: np.ndarray
-    """The image of ``batch``, (h, w, c), of the shape that the transformer has seen in fit."""
-
-
-def check_single_image(owner: str, estimator: Any, image: Any) -> SingleImage:
+def check_single_image(owner: str, estimator: Any, image: Any) -> tuple[Any, Any, np.ndarray]:
     """Check an image of shape ``(h, w)`` or ``(h, w, c)``, and apply the first steps to it.
 
     If a column transformer selects the images from a table, ``image`` is a table with one row.
+
+    Return a batch of this image in the form that the estimator accepts, the batch as the first
+    transformer receives it, and the image, (h, w, c): as it was passed, unless the steps crop it.
     """
     position, part = find_features(owner, estimator)
     first = part.image_steps[0]
@@ -125,8 +109,7 @@ def check_single_image(owner: str, estimator: Any, image: Any) -> SingleImage:
                 "X[:1], or with X.iloc[:1] of a data frame."
             )
         part.run(estimator[:position].transform(image) if position else image)
-        seen = np.asarray(first.inputs).reshape(expected)
-        return SingleImage(seen, image, first.inputs, seen)
+        return image, first.inputs, np.asarray(first.inputs).reshape(expected)
     h, w, c = expected
     pixels = np.asarray(image)
     shape = pixels.shape
@@ -156,4 +139,5 @@ def check_single_image(owner: str, estimator: Any, image: Any) -> SingleImage:
                 f"{problem} instead, whose channels come first; pass image.transpose(1, 2, 0)."
             )
     transformer.transform_batches(batch)  # This call raises an error for any other shape.
-    return SingleImage(pixels, X, batch, np.asarray(batch).reshape(expected))
+    is_cropped = (h, w) != shape[:2]
+    return X, batch, np.asarray(batch).reshape(expected) if is_cropped else pixels

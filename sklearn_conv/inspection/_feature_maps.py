@@ -13,6 +13,7 @@ from sklearn_conv._engine.geometry import pool_cells
 from sklearn_conv._parameters import check_parameters
 from sklearn_conv._validation import check_integer
 from sklearn_conv.inspection._drawing import (
+    SMALL_SIZE,
     add_color_bar,
     add_panels,
     check_single_image,
@@ -21,21 +22,6 @@ from sklearn_conv.inspection._drawing import (
     show_image,
 )
 from sklearn_conv.inspection._model import find_transformer, without_pooling
-
-SATURATION = 0.99
-"""Quantile of the absolute responses of a map at which its scale ends."""
-
-MAX_COLUMNS = 4
-"""Maximum number of panels in a row."""
-
-TITLE_SIZE = 8
-"""Font size of the titles in points; larger titles would not fit."""
-
-PANEL_INCHES = 1.9
-"""Width of a cell, which holds a panel, its title and a gap."""
-
-PANEL_WIDTH, PANEL_HEIGHT = 0.93, 0.82
-"""Width and height of a panel, as fractions of its cell."""
 
 
 @dataclass(eq=False, repr=False)
@@ -127,9 +113,9 @@ class FeatureMapDisplay:
         """
         n_drawn = check_integer(cls.__name__, "n_maps", n_maps, 1)
         transformer = find_transformer(cls.__name__, estimator)
-        checked = check_single_image(cls.__name__, estimator, image)
+        _, batch, _ = check_single_image(cls.__name__, estimator, image)
         responses = without_pooling(transformer)
-        _, (maps,) = next(responses.transform_batches(checked.batch))  # maps: (oh, ow, n_maps)
+        _, (maps,) = next(responses.transform_batches(batch))  # maps: (oh, ow, n_maps)
         order = np.argsort(-np.abs(maps).mean(axis=(0, 1)), kind="stable")[:n_drawn]
         # Unpooled features are ordered by row, column and map, so the first ones belong to the maps
         # at row 0 and column 0.
@@ -145,8 +131,8 @@ class FeatureMapDisplay:
             cuts.append(edges)
             image_cuts.append(np.asarray(windows.center(edges)))
         names = [feature.removesuffix("_r0_c0") for feature in features[order]]
-        display = cls(checked.seen, maps[..., order], names, cuts, image_cuts)
-        return display.plot(**options)
+        seen = np.asarray(batch).reshape(transformer.image_shape_)
+        return cls(seen, maps[..., order], names, cuts, image_cuts).plot(**options)
 
     def plot(self, *, ax: Any = None, cmap: str | None = None) -> Self:
         """Draw the image and the maps.
@@ -168,16 +154,16 @@ class FeatureMapDisplay:
         is_signed = bool(maps.min() < 0)
         ranges = [_find_range(values, is_signed) for values in maps]
         ends = [f"{low:.2g} to {high:.2g}" for low, high in ranges]
-        names = [f"{name}\n{end}" for name, end in zip(self.names, ends, strict=True)]
-        titles = ["image", *names]
-        n_columns = min(len(titles), MAX_COLUMNS)
+        pairs = zip(self.names, ends, strict=True)
+        titles = ["image", *(f"{name}\n{end}" for name, end in pairs)]
+        n_columns = min(len(titles), 4)
         n_rows = -(-len(titles) // n_columns)
-        inches = (n_columns * PANEL_INCHES + 0.7, n_rows * (PANEL_INCHES + 0.35))
+        inches = (n_columns * 1.9 + 0.7, n_rows * 2.25)
         self.figure_, self.ax_ = make_axes(type(self).__name__, ax, inches)
         w, h = 1 / n_columns, 1 / n_rows  # width and height of a cell, in fractions of the axes
         cells = [divmod(i, n_columns) for i in range(len(titles))]
-        bounds = [(c * w, 1 - (r + 1) * h, PANEL_WIDTH * w, PANEL_HEIGHT * h) for r, c in cells]
-        self.axes_ = add_panels(self.ax_, bounds, titles, size=TITLE_SIZE, pad=3)
+        bounds = [(c * w, 1 - (r + 1) * h, 0.93 * w, 0.82 * h) for r, c in cells]
+        self.axes_ = add_panels(self.ax_, bounds, titles, size=SMALL_SIZE, pad=3)
         show_image(self.axes_[0], self.image)
         _draw_cuts(self.axes_[0], self.image_cuts, self.image.shape[:2], "tab:orange")
 
@@ -196,7 +182,7 @@ class FeatureMapDisplay:
 def _find_range(values: np.ndarray, is_signed: bool) -> tuple[float, float]:
     """Return the ends of the scale of a map; 0 is in the middle if responses are signed."""
     strengths = np.abs(values)
-    high = float(np.quantile(strengths, SATURATION)) or float(strengths.max())
+    high = float(np.quantile(strengths, 0.99)) or float(strengths.max())
     if is_signed:
         return -high, high
     low = float(values.min())

@@ -11,12 +11,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv.inspection._drawing import PLAIN, add_panels, make_axes
 
-FRAME_GAP = 0.03
-"""Gap between the frame and the border of a square, as a fraction of its sides."""
-
-NUMBER_SIZE = 9
-"""Font size of the numbers in the squares, in points."""
-
 
 @dataclass(eq=False, repr=False)
 class GridSearchDisplay:
@@ -115,10 +109,23 @@ class GridSearchDisplay:
             ``y`` is None, if ``x`` or ``y`` is not the name of exactly one searched parameter, or
             if there are several metrics.
         """
-        results = _check_results(cls.__name__, search)
+        owner = cls.__name__
+        if not hasattr(search, "best_params_"):
+            if not hasattr(search, "cv") or not hasattr(search, "fit"):
+                raise TypeError(
+                    f"{owner} requires a fitted search, such as GridSearchCV. "
+                    f"Got {type(search).__name__} instead."
+                )
+            check_is_fitted(search)
+        results = search.cv_results_
+        if "mean_test_score" not in results:
+            raise ValueError(
+                f"{owner} requires a search with one metric; set the scoring of the search to a "
+                "single metric."
+            )
         points = results["params"]
         searched = sorted({name for point in points for name in point})
-        names = _find_parameters(cls.__name__, searched, x, y)
+        names = _find_parameters(owner, searched, x, y)
         x_points, y_points = ([point.get(name) for point in points] for name in names)
         x_values, y_values = _list_values(x_points), _list_values(y_points)
         columns = [results[key] for key in ("mean_test_score", "std_test_score", "mean_fit_time")]
@@ -163,35 +170,23 @@ class GridSearchDisplay:
         times = [f"{time:.2g}" for time in self.fit_times.flat]
         for panel, values, texts in [(left, self.scores, scores), (right, self.fit_times, times)]:
             panel.imshow(values, cmap=cmap, aspect="auto")
-            _write_numbers(panel, values, texts)
+            # Texts are black or white, depending on the color behind them.
+            finite = values[np.isfinite(values)]
+            middle = (finite.min() + finite.max()) / 2 if finite.size else 0.0
+            for ((row, column), value), text in zip(np.ndenumerate(values), texts, strict=True):
+                color = "black" if np.isnan(value) or value > middle else "white"
+                shown = "no score" if np.isnan(value) else text
+                panel.text(column, row, shown, ha="center", va="center", color=color, size=9)
             panel.set_xticks(range(n_columns), map(str, self.x_values), **PLAIN)
             panel.set_xlabel(self.x, **PLAIN)
         is_best = self.scores == np.nanmax(self.scores, initial=-np.inf)
         for row, column in np.argwhere(is_best):
-            corner, side = (column - 0.5 + FRAME_GAP, row - 0.5 + FRAME_GAP), 1 - 2 * FRAME_GAP
-            frame = type(left.patch)(corner, side, side, fill=False, ec="tab:red", linewidth=2)
-            left.add_patch(frame)
+            corner = column - 0.47, row - 0.47
+            left.add_patch(type(left.patch)(corner, 0.94, 0.94, fill=False, ec="tab:red", lw=2))
         left.set_yticks(range(n_rows), map(str, self.y_values), **PLAIN)
         left.set_ylabel(self.y, **PLAIN)
         right.set_yticks(range(n_rows), [""] * n_rows)
         return self
-
-
-def _check_results(owner: str, search: Any) -> dict[str, Any]:
-    """Return the ``cv_results_`` of a fitted search with one metric."""
-    if not hasattr(search, "best_params_"):
-        if not hasattr(search, "cv") or not hasattr(search, "fit"):
-            raise TypeError(
-                f"{owner} requires a fitted search, such as GridSearchCV. "
-                f"Got {type(search).__name__} instead."
-            )
-        check_is_fitted(search)
-    if "mean_test_score" not in search.cv_results_:
-        raise ValueError(
-            f"{owner} requires a search with one metric; set the scoring of the search to a single "
-            "metric."
-        )
-    return search.cv_results_
 
 
 def _find_parameters(
@@ -236,14 +231,3 @@ def _list_values(values: Sequence[Any]) -> list[Any]:
         return sorted(found)
     except TypeError:
         return found
-
-
-def _write_numbers(panel: Any, values: np.ndarray, texts: Sequence[str]) -> None:
-    """Write each text into its square, in black or white, depending on the color behind it."""
-    finite = values[np.isfinite(values)]
-    middle = (finite.min() + finite.max()) / 2 if finite.size else 0.0
-    for ((row, column), value), text in zip(np.ndenumerate(values), texts, strict=True):
-        if np.isnan(value):
-            text = "no score"
-        color = "black" if np.isnan(value) or value > middle else "white"
-        panel.text(column, row, text, ha="center", va="center", color=color, size=NUMBER_SIZE)

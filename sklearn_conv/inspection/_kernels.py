@@ -14,26 +14,9 @@ from sklearn_conv._validation import parameter_error
 from sklearn_conv.inspection._drawing import PLAIN, SMALL_SIZE, TITLE_SIZE, make_axes
 from sklearn_conv.inspection._model import find_transformer
 
-MAX_KERNELS = 64
-"""Maximum number of kernels to draw if ``indices`` is None."""
-
-SATURATION = 0.995
-"""Quantile of the absolute weights; larger weights are drawn as black or white."""
-
-TILE_INCHES = 0.75
-"""Length of the longer side of a kernel in a new figure."""
-
 GAP = 0.15
 """Gap between kernels as a fraction of their longer side. The gap above a kernel, which holds its
 name, is twice as large."""
-
-MIN_SIZE = 4
-"""Minimum font size of the names in points; smaller names are left out."""
-
-LETTER_WIDTH = 0.65
-"""Width of a letter as a fraction of the font size."""
-
-POINTS_PER_INCH = 72
 
 
 @dataclass(eq=False, repr=False)
@@ -148,8 +131,11 @@ class KernelDisplay:
         norms = np.sqrt(np.square(weights).sum(axis=(0, 1, 2)))  # (n_kernels,)
         weights = weights / np.where(norms > 0, norms, 1)
         if indices is None:
-            order = np.argsort(_fineness(weights), kind="stable")
-            evenly = np.linspace(0, n_kernels - 1, min(n_kernels, MAX_KERNELS))
+            # The squared differences of neighbors measure the mean squared spatial frequency.
+            differences = (np.square(np.diff(weights, axis=axis)) for axis in (0, 1))
+            fineness = np.add(*(squares.sum(axis=(0, 1, 2)) for squares in differences))
+            order = np.argsort(fineness, kind="stable")
+            evenly = np.linspace(0, n_kernels - 1, min(n_kernels, 64))
             self.order_ = order[evenly.round().astype(int)]
         else:
             self.order_ = _check_indices(owner, "indices", indices, n_kernels)
@@ -164,21 +150,18 @@ class KernelDisplay:
         n_columns = min(len(tiles), max(1, n_square))
         n_rows = -(-len(tiles) // n_columns)
         width, height = n_columns * (w + GAP), n_rows * (h + 2 * GAP)
-        inches = (max(4, TILE_INCHES * width), TILE_INCHES * height + 0.5)
+        inches = (max(4, 0.75 * width), 0.75 * height + 0.5)
         self.figure_, self.ax_ = make_axes(owner, ax, inches)
-        inches_wide = self.ax_.get_window_extent().width / self.figure_.dpi
-        letters = max(map(len, names))
-        size = POINTS_PER_INCH * inches_wide / n_columns / (LETTER_WIDTH * letters)
+        points = 72 * self.ax_.get_window_extent().width / self.figure_.dpi / n_columns
+        size = points / (0.65 * max(map(len, names)))  # A letter is 0.65 of the font size wide.
         for i, (tile, name) in enumerate(zip(tiles, names, strict=True)):
             row, column = divmod(i, n_columns)
             x, y = column * (w + GAP), row * (h + 2 * GAP)
             options = {"extent": (x, x + w, y + h, y), "interpolation": "nearest"}
             self.ax_.imshow(tile, cmap="gray", vmin=0, vmax=1, **options)
-            if size >= MIN_SIZE:
-                center = x + w / 2
-                self.ax_.text(
-                    center, y, name, ha="center", va="bottom", size=min(SMALL_SIZE, size), **PLAIN
-                )
+            if size >= 4:  # Smaller names could not be read.
+                style = {"ha": "center", "va": "bottom", "size": min(SMALL_SIZE, size), **PLAIN}
+                self.ax_.text(x + w / 2, y, name, **style)
         self.ax_.set(xlim=(-GAP, width), ylim=(height - GAP, -2 * GAP), aspect="equal")
         of_all = f" of {n_kernels}" if len(tiles) < n_kernels else ""
         title = f"{len(tiles)}{of_all} kernels of {kh} x {kw}, gray is 0"
@@ -197,15 +180,6 @@ def _check_indices(owner: str, name: str, chosen: Any, n: int) -> np.ndarray:
     return indices
 
 
-def _fineness(kernels: np.ndarray) -> np.ndarray:
-    """Sum the squared differences of neighboring weights, ``(kh, kw, c, k) -> (k,)``.
-
-    For kernels of unit norm, this is a measure of their mean squared spatial frequency.
-    """
-    differences = [np.square(np.diff(kernels, axis=axis)).sum(axis=(0, 1, 2)) for axis in (0, 1)]
-    return np.add(*differences)
-
-
 def _make_tiles(weights: np.ndarray) -> list[np.ndarray]:
     """Convert each kernel to an image of values from 0 to 1; weights of 0 become 0.5.
 
@@ -213,7 +187,7 @@ def _make_tiles(weights: np.ndarray) -> list[np.ndarray]:
     channels, the channels are side by side with a white line between them, and the image has shape
     (kh, c * (kw + 1) - 1).
     """
-    limit = np.quantile(np.abs(weights), SATURATION) or 1
+    limit = np.quantile(np.abs(weights), 0.995) or 1  # Larger weights become black or white.
     kernels = np.clip(np.moveaxis(weights, 3, 0) / limit / 2 + 0.5, 0, 1)  # (k, kh, kw, c)
     if kernels.shape[3] == 3:
         return list(kernels)

@@ -39,16 +39,25 @@ TOLERANCE = 1e-6
 
 
 class RecordedStep:
-    """A step, and its replica with what this received and returned last."""
+    """A step, and its replica with what this received and returned last.
+
+    ``name`` is the name of the step, or the expression with which a user gets it. For steps that
+    compute features, ``before`` are those that are applied to the images inside the model, and
+    ``from_table`` says whether the images are columns of a table.
+    """
 
     inputs: Any = None
     outputs: Any = None
 
-    def __init__(self, step: Any, name: str) -> None:
-        self.step = step
-        self.name = name
+    def __init__(
+        self, step: Any, name: str, before: Iterable[Any] = (), from_table: bool = False
+    ) -> None:
+        self.step, self.name, self.before, self.from_table = step, name, [*before], from_table
         self.replica = copy(step)
         transform = self.replica.transform
+        self.has_images = isinstance(step, StridedConv2DTransformer)
+        if self.has_images:
+            self.replica.set_params(verbose=0)
 
         def transform_and_keep(X: Any, **params: Any) -> Any:
             self.inputs, self.outputs = X, transform(X, **params)
@@ -56,26 +65,9 @@ class RecordedStep:
 
         self.replica.transform = transform_and_keep
 
-
-class FeatureStep(RecordedStep):
-    """A `StridedConv2DTransformer`, or a branch that has other features.
-
-    ``name`` is the expression with which a user gets the step. ``before`` are the steps that are
-    applied to the images inside the model. ``from_table`` says whether the images are columns of a
-    table.
-    """
-
-    def __init__(self, step: Any, name: str, before: Iterable[Any], from_table: bool) -> None:
-        super().__init__(step, name)
-        self.before = [*before]
-        self.from_table = from_table
-        self.has_images = isinstance(step, StridedConv2DTransformer)
-        if self.has_images:
-            self.replica.set_params(verbose=0)
-
     @property
     def values(self) -> np.ndarray:
-        """The last features, (b, d)."""
+        """The last outputs, (b, d)."""
         return as_rows(self.outputs)
 
 
@@ -84,22 +76,20 @@ class FeaturePart:
     """The part of a model that computes features."""
 
     replica: Any
-    feature_steps: list[FeatureStep]
-    """The steps with the variables of the decision, in the order of these."""
+    feature_steps: list[RecordedStep]
+    """The transformers and branches that have other features, in the order of the features."""
     later_steps: list[RecordedStep]
-    """The steps that follow them."""
     resume: Callable[[np.ndarray], np.ndarray]
     """Computes outputs from features, ``(m, d) -> (m, outputs)``."""
     outputs: Any = None
-    """What `run` returned last."""
 
     @property
-    def image_steps(self) -> list[FeatureStep]:
+    def image_steps(self) -> list[RecordedStep]:
         """The transformers, without branches that have other features."""
         return [step for step in self.feature_steps if step.has_images]
 
     def run(self, X: Any) -> None:
-        """Compute the outputs, and keep all inputs and outputs."""
+        """Compute ``outputs``, and keep the inputs and outputs of all steps."""
         self.outputs = self.replica.transform(X)
 
 
@@ -166,7 +156,7 @@ def _find_part(
 ) -> FeaturePart | None:
     """Return the part of a model that a step is, or None if it has no transformer of images."""
     if isinstance(step, StridedConv2DTransformer):
-        return _make_single(FeatureStep(step, path, before, from_table))
+        return _make_single(RecordedStep(step, path, before, from_table))
     if isinstance(step, Pipeline):
         found = _find_position(owner, step, path, before, from_table)
         return None if found is None else _make_chain(step, *found)
@@ -197,7 +187,7 @@ def _find_part(
             continue
         if isinstance(child, str):  # "passthrough"
             child = FunctionTransformer(feature_names_out="one-to-one")
-        branch = part or _make_single(FeatureStep(child, f"{path}[{name!r}]", before, from_table))
+        branch = part or _make_single(RecordedStep(child, f"{path}[{name!r}]", before, from_table))
         replicas.append(branch.replica)
         branches.append(branch)
         weights.append((step.transformer_weights or {}).get(name, 1.0))
@@ -209,7 +199,16 @@ def _find_part(
     else:
         columns = [columns for _, _, columns in step.transformers_]
         union.transformers_ = [*zip(names, replicas, columns, strict=True)]
-    return _make_union(union, branches, weights)
+
+    def resume(values: np.ndarray) -> np.ndarray:
+        sizes = [sum(each.values.shape[1] for each in branch.feature_steps) for branch in branches]
+        parts = np.split(values, np.cumsum(sizes)[:-1], axis=1)
+        outputs = [branch.resume(part) for branch, part in zip(branches, parts, strict=True)]
+        return np.hstack([w * rows for w, rows in zip(weights, outputs, strict=True)])
+
+    feature_steps = [each for branch in branches for each in branch.feature_steps]
+    later_steps = [each for branch in branches for each in branch.later_steps]
+    return FeaturePart(union, feature_steps, later_steps, resume)
 
 
 def _find_position(
@@ -239,7 +238,7 @@ def _find_position(
     return found[0] if found else None
 
 
-def _make_single(step: FeatureStep) -> FeaturePart:
+def _make_single(step: RecordedStep) -> FeaturePart:
     return FeaturePart(step.replica, [step], [], lambda values: values)
 
 
@@ -266,24 +265,6 @@ def _make_chain(pipeline: Pipeline, position: int, part: FeaturePart) -> Feature
     return FeaturePart(replica, part.feature_steps, [*part.later_steps, *after], resume)
 
 
-def _make_union(replica: Any, branches: list[FeaturePart], weights: list[float]) -> FeaturePart:
-    """Make a part of branches whose features are side by side, each multiplied by a weight."""
-
-    def resume(values: np.ndarray) -> np.ndarray:
-        sizes = [sum(step.values.shape[1] for step in branch.feature_steps) for branch in branches]
-        parts = np.split(values, np.cumsum(sizes)[:-1], axis=1)
-        return np.hstack(
-            [
-                weight * branch.resume(part)
-                for branch, part, weight in zip(branches, parts, weights, strict=True)
-            ]
-        )
-
-    feature_steps = [step for branch in branches for step in branch.feature_steps]
-    later_steps = [step for branch in branches for step in branch.later_steps]
-    return FeaturePart(replica, feature_steps, later_steps, resume)
-
-
 class LinearDecision:
     """The decision of a model as a function of its features.
 
@@ -291,15 +272,11 @@ class LinearDecision:
     features of some images, ``(b, d)``, for which the part has just been run.
     """
 
-    constant: np.ndarray
-    """(outputs,)"""
-    weights: np.ndarray
-    """(d, outputs)"""
+    constant: np.ndarray  # (outputs,)
+    weights: np.ndarray  # (d, outputs)
 
     def __init__(self, owner: str, part: FeaturePart, head: Pipeline) -> None:
-        self._owner = owner
-        self._part = part
-        self._head = head
+        self._owner, self._part, self._head = owner, part, head
         self._respond = _find_response(owner, head)
 
     def decide(self) -> np.ndarray:

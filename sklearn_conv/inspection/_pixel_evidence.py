@@ -25,17 +25,23 @@ from sklearn_conv.inspection._model import without_pooling
 BATCH_BYTES = 2**24
 """Approximate size of the responses in memory at once, in bytes."""
 
-NOISE = 4
-"""A sum is rounding if it is below this number times the machine epsilon of the responses times the
-sum of their absolute values."""
-
 
 class PixelEvidence:
     """The evidence of the features of a transformer as a sum over the pixels."""
 
     def __init__(self, owner: str, transformer: StridedConv2DTransformer) -> None:
         parameters = check_parameters(transformer)
-        _require_sums(owner, transformer.pooling, parameters.poolings or [])
+        sums = [
+            name for name, pooling in POOLINGS.items() if not np.isnan(_find_factor(pooling, 7))
+        ]
+        others = [name for name in parameters.poolings or [] if name not in sums]
+        if others:
+            raise ValueError(
+                f"{owner} needs features that are sums over positions, which pooling="
+                f"{others[0]!r} does not compute; fit with pooling={' or '.join(map(repr, sums))} "
+                f"instead of {transformer.pooling!r}. If a small part of the image determines the "
+                "class, try a negative bias, and compare the scores."
+            )
         self.image_shape = h, w, c = transformer.image_shape_
         self._power = parameters.power
         self._views = parameters.views
@@ -130,10 +136,14 @@ class PixelEvidence:
                 for each, (rows, columns) in zip(responses, cell, strict=True)
             ]  # each (b, r, q, n_maps)
             pooled = _add_up(values, factors)
-            ratios = np.ones((1, *pooled.shape[1:]))
+            ratios = np.ones((1, *pooled.shape[1:]))  # of the parts of a power and of a sum
             if self._power != 1:
                 absolute = _add_up([np.abs(each) for each in values], factors)
-                pooled, ratios = _raise_sums(pooled, absolute, self._power, epsilon)
+                sums = pooled.copy()
+                is_noise = np.abs(sums) <= 4 * epsilon * absolute  # The sum is only rounding.
+                raise_to_power(pooled, self._power)
+                pooled[is_noise] = 0
+                ratios = pooled / np.where(is_noise, 1, sums)
             # Features and responses are rounded separately. The weights of a scaler can magnify the
             # difference, so that it must not be neglected.
             difference = np.tensordot(feature - pooled, weight, 2)  # (b, outputs)
@@ -195,19 +205,6 @@ def _find_factor(pooling: Pooling, n_positions: int) -> float:
     return factor if is_linear else np.nan
 
 
-def _require_sums(owner: str, chosen: Any, names: Sequence[str]) -> None:
-    """Raise an error for poolings whose features are not sums over positions."""
-    sums = [name for name, pooling in POOLINGS.items() if not np.isnan(_find_factor(pooling, 7))]
-    others = [name for name in names if name not in sums]
-    if others:
-        raise ValueError(
-            f"{owner} needs features that are sums over positions, which pooling="
-            f"{others[0]!r} does not compute; fit with pooling={' or '.join(map(repr, sums))} "
-            f"instead of {chosen!r}. If a small part of the image determines the "
-            "class, try a negative bias, and compare the scores."
-        )
-
-
 def _add_up(values: Sequence[np.ndarray], factors: np.ndarray) -> np.ndarray:
     """Add the parts of all views, each ``(b, r, q, n_maps)``: ``(b, poolings, n_maps)``."""
     parts = [
@@ -215,20 +212,6 @@ def _add_up(values: Sequence[np.ndarray], factors: np.ndarray) -> np.ndarray:
         for each, factor in zip(values, factors, strict=True)
     ]
     return np.asarray(sum(parts))
-
-
-def _raise_sums(
-    sums: np.ndarray, absolute: np.ndarray, power: float, epsilon: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the powers of sums, and the factors by which their parts become parts of the powers.
-
-    ``absolute`` are the sums of the absolute values of the parts.
-    """
-    powers = sums.copy()
-    raise_to_power(powers, power)
-    is_noise = np.abs(sums) <= NOISE * epsilon * absolute
-    powers[is_noise] = 0
-    return powers, powers / np.where(is_noise, 1, sums)
 
 
 def _spread(windows: Windows) -> np.ndarray:

@@ -30,10 +30,6 @@ Initializer = Callable[[Shape, np.random.RandomState, Patches], np.ndarray]
 Level = tuple[int, np.ndarray]
 """Level of a filter along one axis, by which filters are sorted, and its weights."""
 
-KMEANS_BATCH = 4096
-"""Number of patches in a batch of k-means. The initial centers are chosen from three times this
-number, or three times the number of kernels if that is larger."""
-
 
 def gaussian(shape: Shape, rng: np.random.RandomState, patches: Any = None) -> np.ndarray:
     """Draw normally distributed weights, center each kernel, and divide it by its norm.
@@ -46,7 +42,7 @@ def gaussian(shape: Shape, rng: np.random.RandomState, patches: Any = None) -> n
 
     Source: A. Saxe et al., "On Random Weights and Unsupervised Feature Learning" (2011).
     """
-    n_weights = int(np.prod(shape[:3]))
+    n_weights = prod(shape[:3])
     weights = rng.standard_normal((n_weights, shape[3]))
     if n_weights > 1:
         weights -= weights.mean(axis=0)
@@ -93,12 +89,10 @@ def sobel(shape: Shape, rng: Any = None, patches: Any = None) -> np.ndarray:
     right = np.outer(_binomial(kh), _difference(kw))
     down = np.outer(_difference(kh), _binomial(kw))
     n_directions = -(-n_kernels // c)
-    filters = []
-    for i in range(n_directions):
-        angle = np.pi * i / n_directions
-        # Rounding makes the cosine of a right angle exactly 0.
-        along, across = np.round([np.cos(angle), np.sin(angle)], 15)
-        filters.append(along * right + across * down)
+    angles = np.pi * np.arange(n_directions) / n_directions
+    # Rounding makes the cosine of a right angle exactly 0.
+    along, across = np.round([np.cos(angles), np.sin(angles)], 15)
+    filters = [x * right + y * down for x, y in zip(along, across, strict=True)]
     return _on_each_channel(filters, shape)
 
 
@@ -228,12 +222,9 @@ def kmeans(shape: Shape, rng: np.random.RandomState, patches: Patches) -> np.nda
     sample = _standard(patches(), axis=1)
     if len(sample) <= shape[3]:
         return _standard(patches(shape[3]), axis=1).T.reshape(shape)
+    n = 4096  # patches in a batch; the initial centers are chosen from three times this number
     clusters = MiniBatchKMeans(
-        shape[3],
-        batch_size=KMEANS_BATCH,
-        init_size=3 * max(KMEANS_BATCH, shape[3]),
-        n_init=1,
-        random_state=rng,
+        shape[3], batch_size=n, init_size=3 * max(n, shape[3]), n_init=1, random_state=rng
     )
     # scikit-learn limits BLAS to one thread as well. If several threads did so at the same time,
     # the limit would never be removed.
@@ -253,20 +244,18 @@ def pca(shape: Shape, rng: np.random.RandomState, patches: Patches) -> np.ndarra
     (2015).
     """
     _check_count("pca", shape)
-    n_kernels = shape[3]
     covariance = np.atleast_2d(np.cov(patches(), rowvar=False, bias=True, dtype=np.float64))
     _, directions = np.linalg.eigh(covariance)
-    directions = directions[:, : -n_kernels - 1 : -1]
-    largest = directions[np.abs(directions).argmax(axis=0), np.arange(n_kernels)]
+    directions = directions[:, : -shape[3] - 1 : -1]
+    largest = directions[np.abs(directions).argmax(axis=0), np.arange(shape[3])]
     return (directions * np.sign(largest)).reshape(shape)
 
 
 def _on_each_channel(filters: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
     """Return kernels that apply each filter, (kh, kw), to every channel in turn."""
-    c = shape[2]
     kernels = np.zeros(shape)
     for j in range(shape[3]):
-        kernels[:, :, j % c, j] = filters[j // c]
+        kernels[:, :, j % shape[2], j] = filters[j // shape[2]]
     return kernels
 
 

@@ -72,7 +72,11 @@ def sample_patches(
     if not is_whole.all():
         found = [patches[is_whole]]
         while len(drawn) < min(n_places, MAX_DRAWN * n_patches):
-            others = _draw_others(n_places, n_patches, drawn, rng)
+            if n_places <= MAX_DRAWN * n_patches:
+                left = np.arange(n_places)
+            else:
+                left = sample_without_replacement(n_places, 2 * n_patches, random_state=rng)
+            others = rng.permutation(np.setdiff1d(left, drawn))[:n_patches]
             drawn = np.concatenate([drawn, others])
             patches, is_whole = places.copy_windows(others, dtype)
             found.append(patches[is_whole])
@@ -88,22 +92,8 @@ def sample_patches(
     return patches.reshape(len(patches), -1)
 
 
-def _draw_others(
-    n_places: int, n: int, drawn: np.ndarray, rng: np.random.RandomState
-) -> np.ndarray:
-    """Draw up to n places that were not drawn before."""
-    if n_places <= MAX_DRAWN * n:
-        places = np.arange(n_places)
-    else:
-        places = sample_without_replacement(n_places, 2 * n, random_state=rng)
-    return rng.permutation(np.setdiff1d(places, drawn))[:n]
-
-
 class WindowPlaces:
     """The windows of all images, numbered in C order."""
-
-    n: int
-    """Number of windows."""
 
     def __init__(self, images: Images, place: Place) -> None:
         self._images = images
@@ -125,7 +115,14 @@ class WindowPlaces:
         patches = np.empty((len(places), kh, kw, images.shape[3]), dtype)
         is_whole = np.ones(len(places), bool)
         by_image = np.argsort(places)  # In this order, each image is read once.
-        image, top, left = self._locate(places[by_image])
+        places = places[by_image]
+        if images.has_sizes:
+            image = np.searchsorted(self._ends, places, side="right")
+            inside = places - (self._ends - self._counts)[image]
+            top, left = np.divmod(inside, self._columns[image])
+        else:
+            image, inside = np.divmod(places, self._counts[0])
+            top, left = np.divmod(inside, self._columns[0])  # row and column of the window
         for batch in images.window_batches():
             chosen = slice(*np.searchsorted(image, [batch.start, batch.stop]))
             if chosen.start == chosen.stop:
@@ -152,29 +149,14 @@ class WindowPlaces:
                 patches[by_image[chunk]] = windows
         return patches, is_whole
 
-    def _locate(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the image of each window, and its row and column among those of the image."""
-        if self._images.has_sizes:
-            image = np.searchsorted(self._ends, places, side="right")
-            inside = places - (self._ends - self._counts)[image]
-            return image, *np.divmod(inside, self._columns[image])
-        image, inside = np.divmod(places, self._counts[0])
-        return image, *np.divmod(inside, self._columns[0])
-
-
-class Whitening(NamedTuple):
-    """Affine transformation of patches, ``(patches - mean) @ matrix``."""
-
-    mean: np.ndarray
-    matrix: np.ndarray
-
 
 class Preprocessing(NamedTuple):
     """Normalization and whitening of patches before they are multiplied by kernels."""
 
     eps: float = 0.0
     """If above 0, patches are centered and divided by ``sqrt(variance + eps)``."""
-    whitening: Whitening | None = None
+    whitening: tuple[np.ndarray, np.ndarray] | None = None
+    """Mean and matrix of the affine transformation ``(patches - mean) @ matrix``."""
 
     def apply(self, patches: np.ndarray) -> np.ndarray:
         """Normalize and whiten patches, ``(n, d) -> (n, d)``."""
@@ -195,22 +177,17 @@ class Preprocessing(NamedTuple):
         """
         offset = np.zeros(kernels.shape[1])
         if self.whitening:
-            kernels = self.whitening.matrix @ kernels
-            offset -= self.whitening.mean @ kernels
+            mean, matrix = self.whitening
+            kernels = matrix @ kernels
+            offset -= mean @ kernels
         if self.eps:
             centered = kernels - kernels.mean(axis=0, dtype=np.float64)
             if np.abs(centered).max() <= ROUNDING * np.abs(kernels).max() > 0:
-                one = len(kernels) == 1
-                problem = (
-                    "a window of a single pixel with one channel"
-                    if one
-                    else "the response of a kernel whose weights are all equal"
-                )
-                remedy = "a larger kernel_size" if one else "other kernels"
+                remedy = "a larger kernel_size" if len(kernels) == 1 else "other kernels"
                 raise ValueError(
-                    f"normalize_patches=True centers each window, so that {problem} is always 0, "
-                    f"and so are all features of the images; use {remedy} or "
-                    "normalize_patches=False."
+                    "normalize_patches=True centers each window, so that the response of a kernel "
+                    "whose weights are all equal is always 0, and so are all features of the "
+                    f"images; use {remedy} or normalize_patches=False."
                 )
             kernels = centered
         return kernels, offset
@@ -252,7 +229,7 @@ def learn_preprocessing(patches: np.ndarray, normalize: bool, whiten: float) -> 
     variances = np.maximum(variances, 0)
     variances += whiten * variances.mean() or 1.0  # 1 if all patches are equal
     matrix = (directions / np.sqrt(variances)) @ directions.T
-    return preprocessing._replace(whitening=Whitening(mean, matrix))
+    return preprocessing._replace(whitening=(mean, matrix))
 
 
 @dataclass(kw_only=True)
@@ -289,25 +266,19 @@ class TrainingPatches:
         return patches
 
     @property
-    def are_drawn(self) -> bool:
-        """Whether something was learned from the patches."""
-        return "sample" in vars(self)
-
-    @property
     def windows(self) -> np.ndarray | None:
-        """The patches as windows, ``(n_patches, kh, kw, c)``; None if they are not drawn."""
-        if not self.are_drawn:
+        """The patches as windows, ``(n_patches, kh, kw, c)``; None if nothing was learned."""
+        if "sample" not in vars(self):
             return None
         return self.sample.reshape(-1, *self.kernel_size, self.images.shape[3])
 
     @property
     def are_all(self) -> bool:
         """Whether the sample consists of all windows of the images."""
-        return self.are_drawn and len(self.sample) < self.n_patches
+        return "sample" in vars(self) and len(self.sample) < self.n_patches
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """Normalization and whitening of the patches."""
         if self.normalize or self.whiten:
             return learn_preprocessing(self.sample, self.normalize, self.whiten)
         return Preprocessing()
