@@ -73,6 +73,12 @@ def test_user_defined_activations_never_see_missing_pixels(pooling, normalize_pa
     np.testing.assert_allclose(own.transform(GAPS), named.transform(GAPS), rtol=1e-5, atol=1e-6)
 
 
+def test_a_maximum_below_0():
+    options = {"pooling": "max", "activation": "identity", "missing": "ignore", "bias": -100.0}
+    found = StridedConv2DTransformer(5, random_state=0, **options).fit(GAPS).transform(GAPS)
+    assert np.nanmax(found) < -50
+
+
 @pytest.mark.parametrize("symmetries", ["mirror", "dihedral"])
 def test_features_stay_invariant(symmetries):
     images = GAPS[:, :13, :13]

@@ -12,7 +12,7 @@ blocks are tried.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache, cached_property
 from itertools import product
 from math import prod
@@ -173,9 +173,13 @@ class ArrayApiEngine:
     def _respond(self, images: Any, rectangle: Rectangle) -> Any:
         """Return responses with offset and base, ``(b, h, w, c) -> (b, windows, k)``."""
         xp = self._library.xp
-        pixels, reaches = self._taker.take(images, rectangle)
+        pixels, (rows, columns) = self._taker.take(images, rectangle)
         pixels = xp.astype(pixels, self._matrix.dtype, copy=False)
-        windows = self._stack_windows(pixels, reaches)
+        parts = [
+            pixels[:, rows.under(i), columns.under(j), :]
+            for i, j in product(range(rows.size), range(columns.size))
+        ]
+        windows = xp.reshape(xp.stack(parts, axis=3), (-1, self._matrix.shape[0]))
         if self._layer.eps:
             responses = self._normalize(windows) @ self._matrix
             responses += self._shift
@@ -189,16 +193,6 @@ class ArrayApiEngine:
             responses = windows @ self._matrix
             responses += self._shift
         return xp.reshape(responses, (images.shape[0], -1, self._matrix.shape[1]))
-
-    def _stack_windows(self, pixels: Any, reaches: Sequence[Reach]) -> Any:
-        """Stack the pixels of the windows, ``(b, h, w, c) -> (b * windows, kh * kw * c)``."""
-        rows, columns = reaches
-        parts = [
-            pixels[:, rows.under(i), columns.under(j), :]
-            for i, j in product(range(rows.size), range(columns.size))
-        ]
-        windows = self._library.xp.stack(parts, axis=3)
-        return self._library.xp.reshape(windows, (-1, self._matrix.shape[0]))
 
     def _normalize(self, windows: Any) -> Any:
         """Divide windows ``(positions, d)`` by ``sqrt(variance + eps)`` (`normalize_patches`)."""

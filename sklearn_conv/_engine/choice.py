@@ -41,15 +41,8 @@ def describe_engine() -> str:
 def load(choice: str | None) -> tuple[NativeLibrary | None, str]:
     """Load the library as the environment variable says; return it, or None and the reason.
 
-    Raises
-    ------
-    ImportError
-        If ``choice`` is unknown, or if it is "native" and the library cannot be loaded.
-
-    Warns
-    -----
-    UserWarning
-        If there is a library, but it cannot be used.
+    ImportError is raised if ``choice`` is unknown, or if it is "native" and the library cannot be
+    loaded. Otherwise, a library that is there but cannot be used is a warning.
     """
     if choice not in (None, "", "numpy", "native"):
         raise ImportError(f"{VARIABLE}={choice!r} is unknown; use numpy or native.")

@@ -213,13 +213,7 @@ class Geometry(NamedTuple):
 def place_windows(
     image: tuple[int, int], kernel_size: tuple[int, int], parameters: WindowParameters
 ) -> Geometry:
-    """Place the windows of a kernel on an image, given the rows and columns of both.
-
-    Raises
-    ------
-    ValueError
-        If no window fits.
-    """
+    """Place windows, given the rows and columns of image and kernel; ValueError if none fits."""
     geometry = Geometry(
         *(
             Windows.place(

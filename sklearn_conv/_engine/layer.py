@@ -81,8 +81,7 @@ class Layer:
         for side in self.sides.values():
             for i in range(self.bias.shape[0]):
                 constant = self.bias[i, :] - side.sign * base
-                is_needed = bool(xp.any(constant != 0))
-                outputs.append((side, constant if is_needed else None))
+                outputs.append((side, constant if bool(xp.any(constant != 0)) else None))
         return outputs
 
     def out_shape(self, n_images: int) -> tuple[int, ...]:

@@ -161,9 +161,8 @@ class NativeEngine:
     def _divide(self, max_rows: int) -> list[list[Band]]:
         if max_rows in self._divided:
             return self._divided[max_rows]
-        layer = self._layer
+        layer, n_channels = self._layer, self._layer.kernels.shape[2]
         budget = min(BAND_BYTES, get_config()["working_memory"] * 2**20)
-        n_channels = layer.kernels.shape[2]
         max_pixels = int(budget) // (n_channels * layer.kernels.itemsize)
         grid = None if layer.poolings is None else layer.pool_grid
         # The next engine may compute a single small image, so the result is kept for it as well,
@@ -183,11 +182,7 @@ class NativeEngine:
         return sums
 
     def _finish(self, band: Band, sums: np.ndarray, features: np.ndarray) -> None:
-        """Write the features of a row of the grid to those of an image.
-
-        ``sums`` are those of its cells, ``(columns, outputs, 2, k)``. ``band`` is one of the bands
-        with parts of these cells.
-        """
+        """Write the features of the row of the grid of a band, given the sums of its cells."""
         k, row = self._layer.kernels.shape[3], band.cells[0].row
         rows, columns = map(pool_cells, self._layer.geometry.output_shape, self._layer.pool_grid)
         height = rows[row][1] - rows[row][0]
@@ -202,10 +197,8 @@ class NativeEngine:
         """Compute a band of images; write its features to ``out``, or add to ``sums``."""
         layer, empty = self._packed, self._workspace.empty
         itemsize, more = self._layer.kernels.itemsize, self._level.vector_bytes
-        n_bytes = (
-            layer.struct.n_weights + 1
-        ) * itemsize  # of a window, and then of those of a tile
-        n_bytes = self._level.positions * (n_bytes + -n_bytes % more)
+        n_bytes = (layer.struct.n_weights + 1) * itemsize
+        n_bytes = self._level.positions * (n_bytes + -n_bytes % more)  # of the windows of a tile
         n_tiles = min(MAX_TILES, max(1, WINDOW_BYTES // n_bytes))
         call = CallStruct(
             n_images=len(images),

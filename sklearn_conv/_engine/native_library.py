@@ -92,13 +92,7 @@ class Level(Structure):
 
 
 class NativeLibrary:
-    """A loaded library.
-
-    Raises
-    ------
-    OSError
-        If the file is missing, or cannot be loaded by this system, or is for another version.
-    """
+    """A loaded library; OSError says that it is missing, for other systems or another version."""
 
     def __init__(self, path: Path) -> None:
         library = CDLL(str(path))

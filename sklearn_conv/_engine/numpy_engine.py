@@ -318,11 +318,7 @@ class BlockWindows:
 
 
 def copy_pixels(windows: BlockWindows, workspace: Workspace) -> np.ndarray:
-    """Copy the pixels under the windows.
-
-    ``(b, h, w, c) -> (rows, c, columns, b)``; with ``by_image``,
-    ``(b, h, w, c) -> (rows, c, b, columns)``
-    """
+    """Copy pixels, ``(b, h, w, c) -> (rows, c, columns, b)``, or (rows, c, b, columns) by image."""
     images, rows, columns = windows.images, windows.rows, windows.columns
     b, _, _, c = images.shape
     inner = (b, columns.n_pixels) if windows.by_image else (columns.n_pixels, b)
