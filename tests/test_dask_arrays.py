@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from sklearn_conv import StreamingRidge, StreamingRidgeClassifier, StridedConv2DTransformer
-from sklearn_conv._ridge import classifier, moments
+from sklearn_conv._ridge import base, moments
 
 dask = pytest.importorskip("dask", reason="Dask is not installed: pip install '.[dask]'")
 da = pytest.importorskip("dask.array", reason="Dask is not installed: pip install '.[dask]'")
@@ -362,13 +362,13 @@ def test_many_small_chunks(known, monkeypatch):
         lazy_X, lazy_y = lazy_X[keep], lazy_y[keep]
     calls, real = [], dask.delayed
     monkeypatch.setattr(dask, "delayed", lambda *args, **kwargs: calls.append(1) or real(*args))
-    checked, check = [], classifier.check_X_y
+    checked, check = [], base.check_X_y
 
     def count(*args, **kwargs):
         checked.append(1)
         return check(*args, **kwargs)
 
-    monkeypatch.setattr(classifier, "check_X_y", count)
+    monkeypatch.setattr(base, "check_X_y", count)
     with dask.config.set(scheduler="synchronous"):
         model = StreamingRidgeClassifier().fit(lazy_X, lazy_y)
     expected = StreamingRidgeClassifier().fit(X, y)

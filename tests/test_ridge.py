@@ -30,7 +30,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 
-from sklearn_conv import StreamingRidgeClassifier
+from sklearn_conv import RBFRidge, RBFRidgeClassifier, StreamingRidge, StreamingRidgeClassifier
 from sklearn_conv._array_api import Library
 from sklearn_conv._ridge import moments, products, solving
 
@@ -83,25 +83,30 @@ def test_agrees_with_ridge_classifier_on_standardized_features(size, n_classes, 
         assert model.best_score_ is None
 
 
+@pytest.mark.parametrize("estimator", [StreamingRidgeClassifier, StreamingRidge])
 @given(
     cuts=st.lists(st.integers(0, 300), max_size=6).map(sorted),
     size=st.sampled_from([*SIZES.values()]),
     n_kept=st.sampled_from([10, 40, 2000]),
+    is_weighted=st.booleans(),
 )
-def test_batches_make_no_difference(cuts, size, n_kept):
+def test_batches_make_no_difference(estimator, cuts, size, n_kept, is_weighted):
     X, y = data(*size)
+    weights = np.random.default_rng(1).uniform(0.1, 3, len(X)) if is_weighted else np.ones(len(X))
     bounds = [0, *(cut for cut in cuts if cut < len(X)), len(X)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moments, "N_KEPT", n_kept)
-        whole = StreamingRidgeClassifier(ALPHAS).fit(X, y)
+        whole = estimator(ALPHAS).fit(X, y, weights)
         patch.setattr(moments, "BLOCK_BYTES", 8 * X.shape[1] * 70)
-        model = StreamingRidgeClassifier(ALPHAS)
+        model = estimator(ALPHAS)
         for start, stop in pairwise(sorted(set(bounds))):
-            model.partial_fit(X[start:stop], y[start:stop])
+            rows = slice(start, stop)
+            model.partial_fit(X[rows], y[rows], sample_weight=weights[rows])
         assert model.alpha_ == whole.alpha_
         assert model.best_score_ == pytest.approx(whole.best_score_, rel=1e-9)
         np.testing.assert_allclose(model.coef_, whole.coef_, rtol=1e-8, atol=1e-11)
         assert len(model._sums.kept.rows) == min(n_kept, len(X))
+        np.testing.assert_array_equal(model._sums.kept.weights, whole._sums.kept.weights)
 
 
 @given(
@@ -144,32 +149,16 @@ def test_few_rows_need_no_products():
     assert model._sums.sums.gram.shape == (80, 80)
 
 
-def test_leave_one_out_errors_are_those_of_fits_without_the_row():
-    X, y = data(40, 5, n_classes=2)
-    model = StreamingRidgeClassifier([1.0, 30.0]).fit(X, y)
-    scaled = (X - model.mean_) / model.scale_
-    targets = 2.0 * y - 1
-    means = []
-    for alpha in (1.0, 30.0):
-        errors = []
-        for i in range(40):
-            others = np.arange(40) != i
-            fitted = Ridge(alpha).fit(scaled[others], targets[others])
-            errors.append(fitted.predict(scaled[i : i + 1])[0] - targets[i])
-        means.append(np.square(errors).mean())
-    assert model.alpha_ == (1.0, 30.0)[np.argmin(means)]
-    assert model.best_score_ == pytest.approx(-min(means))
-
-
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("size", [(40, 5), (40, 60)], ids=["products", "rows"])
-def test_log_loss_is_that_of_fits_without_the_row(size, n_classes, weighted):
+@pytest.mark.parametrize("scoring", [None, "neg_log_loss"])
+def test_the_score_is_that_of_fits_without_the_row(scoring, size, n_classes, weighted):
     X, y = data(*size, n_classes)
     X[:, :n_classes] += np.eye(n_classes)[y]
     weights = np.random.default_rng(2).uniform(0.5, 2, len(X)) if weighted else np.ones(len(X))
     alphas = (1.0, 10.0, 100.0)
-    model = StreamingRidgeClassifier(alphas, scoring="neg_log_loss").fit(X, y, weights)
+    model = StreamingRidgeClassifier(alphas, scoring=scoring).fit(X, y, weights)
     assert (model._sums.sums.gram is None) == (size[1] > size[0])
     scaled = (X - model.mean_) / model.scale_
     targets = np.where(y[:, np.newaxis] == np.arange(n_classes), 1.0, -1.0)
@@ -180,7 +169,10 @@ def test_log_loss_is_that_of_fits_without_the_row(size, n_classes, weighted):
             others = np.arange(len(X)) != i
             fitted = Ridge(alpha).fit(scaled[others], targets[others], weights[others])
             predicted[i] = fitted.predict(scaled[i : i + 1])
-        losses.append(smallest_log_loss(predicted, y, weights))
+        if scoring is None:
+            losses.append((weights @ (predicted - targets) ** 2 / len(X)).mean())
+        else:
+            losses.append(smallest_log_loss(predicted, y, weights))
     assert model.best_score_ == pytest.approx(-min(losses), rel=1e-5)
     assert model.alpha_ == alphas[np.argmin(losses)]
 
@@ -196,31 +188,6 @@ def test_squared_errors_and_log_loss_may_choose_differently():
     model = models[None].set_params(scoring="neg_log_loss")  # Alpha is chosen again.
     assert model.alpha_ == models["neg_log_loss"].alpha_
     assert model.best_score_ == models["neg_log_loss"].best_score_
-
-
-@pytest.mark.parametrize(("value", "error"), [("accuracy", ValueError), (3, TypeError)])
-def test_bad_scoring(value, error):
-    X, y = data(30, 3)
-    message = "'scoring' parameter of StreamingRidgeClassifier must be .*neg_log_loss.* or None"
-    for method in ("fit", "partial_fit"):
-        with pytest.raises(error, match=message):
-            getattr(StreamingRidgeClassifier(scoring=value), method)(X, y)
-
-
-def test_a_sample_of_many_rows_chooses_alpha(monkeypatch):
-    monkeypatch.setattr(moments, "N_KEPT", 200)
-    X, y = data(3000, 10)
-    model = StreamingRidgeClassifier(ALPHAS).fit(X, y)
-    monkeypatch.setattr(moments, "N_KEPT", 10**6)
-    assert model.best_score_ == pytest.approx(
-        StreamingRidgeClassifier(ALPHAS).fit(X, y).best_score_, rel=0.1
-    )
-    rows = [np.flatnonzero((row == X).all(axis=1))[0] for row in model._sums.kept.rows]
-    assert len(set(rows)) == 200
-    for part in range(6):  # The sample has rows from everywhere and of every class.
-        assert 15 < sum(part * 500 <= row < part * 500 + 500 for row in rows) < 60
-    assert np.bincount(y[rows]).min() > 45
-    np.testing.assert_array_equal(y[rows], model._sums.kept.targets)
 
 
 # The sample of rows that chooses alpha
@@ -427,18 +394,36 @@ def test_labels_that_are_neither_numbers_nor_strings(dtype):
         StreamingRidgeClassifier().fit(np.ones((4, 2)), np.zeros(4, dtype))
 
 
+RULES = {
+    "alphas": "a finite number above 0 or",
+    "class_weight": "None, 'balanced' or a d",
+    "scoring": ".*neg_log_loss.* or None",
+    "alpha_per_target": "a bool",
+}
+BAD_PARAMETERS = {
+    (StreamingRidgeClassifier, "alphas", ValueError): (0, -1.0, np.nan, [], [1, 0], [1, np.inf]),
+    (StreamingRidgeClassifier, "alphas", TypeError): (None, "1", True, [1, "2"], 1j, {1}, [[1]]),
+    (StreamingRidgeClassifier, "class_weight", ValueError): ("none", {0: -1}, {0: np.nan}),
+    (StreamingRidgeClassifier, "class_weight", TypeError): (3, [1, 2], {0: "1"}),
+    (StreamingRidgeClassifier, "scoring", ValueError): ("accuracy",),
+    (StreamingRidgeClassifier, "scoring", TypeError): (3,),
+    (RBFRidgeClassifier, "scoring", ValueError): ("accuracy",),
+    (RBFRidgeClassifier, "scoring", TypeError): (3,),
+    (StreamingRidge, "alpha_per_target", TypeError): (1, None, "yes"),
+}
+
+
 @pytest.mark.parametrize(
-    ("alphas", "error"),
-    [
-        *[(value, ValueError) for value in (0, -1.0, np.nan, np.inf, [], [1, 0], [1, np.nan])],
-        *[(value, TypeError) for value in (None, "1", True, [1, "2"], [True], 1j, {1}, [[1, 2]])],
-    ],
+    ("case", "value"), [(case, value) for case in BAD_PARAMETERS for value in BAD_PARAMETERS[case]]
 )
-@pytest.mark.parametrize("method", ["fit", "partial_fit"])
-def test_bad_alphas(alphas, error, method):
-    match = r"The 'alphas' parameter of StreamingRidgeClassifier must be a finite number above 0 or"
-    with pytest.raises(error, match=match):
-        getattr(StreamingRidgeClassifier(alphas), method)(*data(50, 5))
+def test_bad_parameters(case, value):
+    cls, name, error = case
+    model = cls(**{name: value})
+    for fit in (model.fit, getattr(model, "partial_fit", model.fit)):
+        with pytest.raises(
+            error, match=f"The '{name}' parameter of {cls.__name__} must be {RULES[name]}"
+        ):
+            fit(*data(50, 5))
 
 
 def test_other_alphas_are_chosen_without_the_rows():
@@ -518,10 +503,6 @@ def test_solving_leaves_the_sums_as_they_are(monkeypatch):
     before = model._sums.to_dict()
     model.predict(X)
     np.testing.assert_equal(model._sums.to_dict(), before)
-
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(products.Factor, "solve", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -533,10 +514,6 @@ def test_solving_leaves_the_sums_as_they_are(monkeypatch):
 def test_half_added_sums_are_never_used(monkeypatch):
     X, y = data(300, 20)
     model = StreamingRidgeClassifier(3).fit(X, y)
-
-    def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(moments.Moments, "_replace", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -548,26 +525,9 @@ def test_half_added_sums_are_never_used(monkeypatch):
 
 
 def test_memory_error_names_the_number_of_features(monkeypatch):
-    model = StreamingRidgeClassifier()
-    real = np.zeros
-
-    def full(shape, *args, **kwargs):
-        if kwargs.get("order") == "F":
-            raise MemoryError("Unable to allocate 1 TiB")
-        return real(shape, *args, **kwargs)
-
-    monkeypatch.setattr(products.np, "zeros", full)
+    first_products(monkeypatch)
     with pytest.raises(MemoryError, match=r"1 TiB\. The products of 20 features take .*; use"):
-        model.fit(*data(300, 20))
-
-
-def test_a_failed_first_fit_leaves_a_model_that_is_not_fitted():
-    X, y = data(50, 5)
-    model = StreamingRidgeClassifier()
-    with pytest.raises(ValueError, match="continuous"):
-        model.fit(X, y / 2)
-    with pytest.raises(NotFittedError):
-        model.predict(X)
+        StreamingRidgeClassifier().fit(*data(300, 20))
 
 
 # The attributes of the solution
@@ -672,9 +632,9 @@ def test_displaying_a_model_does_not_solve_it(monkeypatch):
 
 
 def through_skops(model):
-    return skops.io.loads(
-        skops.io.dumps(model), trusted=["sklearn_conv._ridge.classifier.StreamingRidgeClassifier"]
-    )
+    module = "regressor" if isinstance(model, StreamingRidge) else "classifier"
+    trusted = [f"sklearn_conv._ridge.{module}.{type(model).__name__}"]
+    return skops.io.loads(skops.io.dumps(model), trusted=trusted)
 
 
 COPIES = {
@@ -685,12 +645,13 @@ COPIES = {
 }
 
 
+@pytest.mark.parametrize("estimator", [StreamingRidgeClassifier, StreamingRidge])
 @pytest.mark.parametrize("is_solved", [True, False])
 @pytest.mark.parametrize("make_copy", COPIES.values(), ids=COPIES)
 @sizes
-def test_a_copy_has_sums_of_its_own(size, make_copy, is_solved):
+def test_a_copy_has_sums_of_its_own(size, make_copy, is_solved, estimator):
     X, y = data(*size)
-    model = StreamingRidgeClassifier(ALPHAS).partial_fit(X, y)
+    model = estimator(ALPHAS).partial_fit(X, y)
     expected = copy.deepcopy(model).predict(X)
     if is_solved:
         model.predict(X)
@@ -830,20 +791,20 @@ def test_names_of_features_are_those_of_the_last_fit():
     assert not hasattr(model.fit(X, y), "feature_names_in_")
 
 
-def first_products(model, patch):
-    real = np.zeros
+def first_products(patch):
+    real = Library.zeros
 
-    def zeros(shape, *args, **kwargs):
-        return no_memory() if kwargs.get("order") == "F" else real(shape, *args, **kwargs)
+    def zeros(library, shape, dtype):
+        return no_memory() if shape == (20, 20) else real(library, shape, dtype)
 
-    patch.setattr(products.np, "zeros", zeros)
+    patch.setattr(Library, "zeros", zeros)
 
 
 STEPS = {
     "products": first_products,
-    "rows": lambda model, patch: patch.setattr(Library, "empty", no_memory),
-    "means": lambda model, patch: patch.setattr(moments.Sums, "combine", no_memory),
-    "sample": lambda model, patch: patch.setattr(moments, "concatenate_rows", no_memory),
+    "rows": lambda patch: patch.setattr(Library, "empty", no_memory),
+    "means": lambda patch: patch.setattr(moments.Sums, "combine", no_memory),
+    "sample": lambda patch: patch.setattr(moments, "concatenate_rows", no_memory),
 }
 
 
@@ -858,7 +819,7 @@ def test_no_row_is_lost_without_memory(step, n_earlier, n, monkeypatch):
     more = X[n_earlier : n_earlier + n], y[n_earlier : n_earlier + n]
     is_added = False
     with monkeypatch.context() as patch:
-        step(model, patch)
+        step(patch)
         try:
             model.partial_fit(*more)
             is_added = True
@@ -1241,89 +1202,53 @@ def test_threads_that_merge_two_models_with_each_other(threads):
     np.testing.assert_allclose(whole.coef_, expected.coef_, rtol=0, atol=1e-10)
 
 
-def test_a_model_merged_with_itself_has_all_rows_twice():
-    X, y = data(300, 20)
-    model = StreamingRidgeClassifier(10).fit(X, y)
-    twice = StreamingRidgeClassifier(10).fit(np.concatenate([X, X]), np.concatenate([y, y]))
-    assert model.merge(model)._sums.n_rows == 600
-    np.testing.assert_allclose(model.coef_, twice.coef_, rtol=0, atol=1e-10)
-
-
 FORK = """
 X, y = data(500, 40)
 expected = StreamingRidgeClassifier().fit(X, y).decision_function(X)
 model = StreamingRidgeClassifier().partial_fit(X, y)
-factorize, entered, release = solving.factorize, threading.Event(), threading.Event()
+place, target = solving, model.predict
+if name != "factorize":
+    place, target = moments.Moments, model.fit(X, y).partial_fit
+function, entered, release = getattr(place, name), threading.Event(), threading.Event()
 
 def wait(*args, **kwargs):
-    result = factorize(*args, **kwargs)  # in place
+    result = function(*args, **kwargs)
     entered.set()
     release.wait(60)
     return result
 
-solving.factorize = wait
-thread = threading.Thread(target=model.predict, args=(X,))
+setattr(place, name, wait)
+thread = threading.Thread(target=target, args=(X, y)[: target.__code__.co_argcount - 1])
 thread.start()
 assert entered.wait(60)
 child = os.fork()
 if not child:
     signal.alarm(20)
-    solving.factorize = factorize
-    is_right = np.allclose(model.decision_function(X), expected, rtol=0, atol=1e-10)
-    is_right &= model.partial_fit(X, y)._sums.n_rows == 1000
-    os._exit(0 if is_right else 1)
+    setattr(place, name, function)
+    assert np.allclose(model.decision_function(X), expected, rtol=0, atol=1e-10)
+    try:
+        model.partial_fit(X[:3], y[:3])
+    except RuntimeError as error:
+        assert name == "_replace" and "fit again from the first row" in str(error)
+    else:
+        assert name != "_replace" and model._sums.n_rows == 503
+    assert np.allclose(model.fit(X, y).decision_function(X), expected, rtol=0, atol=1e-10)
+    os._exit(0)
 _, status = os.waitpid(child, 0)
 assert os.waitstatus_to_exitcode(status) == 0, status
 release.set()
 thread.join()
-np.testing.assert_allclose(model.decision_function(X), expected, rtol=0, atol=1e-10)
-"""
-FORK_WHILE_ROWS_ARE_ADDED = """
-X, y = data(500, 40)
-expected = StreamingRidgeClassifier().fit(X, y).decision_function(X)
-for name in ("_keep", "_replace"):
-    model = StreamingRidgeClassifier().fit(X, y)
-    function = getattr(moments.Moments, name)
-    entered, release = threading.Event(), threading.Event()
-
-    def wait(*args, **kwargs):
-        entered.set()
-        release.wait(60)
-        return function(*args, **kwargs)
-
-    setattr(moments.Moments, name, wait)
-    thread = threading.Thread(target=model.partial_fit, args=(X, y))
-    thread.start()
-    assert entered.wait(60)
-    child = os.fork()
-    if not child:
-        signal.alarm(20)
-        setattr(moments.Moments, name, function)
-        assert np.allclose(model.decision_function(X), expected, rtol=0, atol=1e-10)
-        if name == "_keep":
-            assert model.partial_fit(X[:3], y[:3])._sums.n_rows == 503
-        else:
-            try:
-                model.partial_fit(X, y)
-            except RuntimeError as error:
-                assert "fit again from the first row" in str(error)
-            else:
-                raise AssertionError
-        assert np.allclose(model.fit(X, y).decision_function(X), expected, rtol=0, atol=1e-10)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0, status
-    release.set()
-    thread.join()
-    setattr(moments.Moments, name, function)
+if name == "factorize":
+    np.testing.assert_allclose(model.decision_function(X), expected, rtol=0, atol=1e-10)
+else:
     assert model._sums.n_rows == 1000
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork of Unix")
-@pytest.mark.parametrize("code", [FORK, FORK_WHILE_ROWS_ARE_ADDED], ids=["solving", "adding"])
-def test_a_fork_while_a_model_is_busy(code):
-    done = run_script(code)
+@pytest.mark.parametrize("name", ["factorize", "_keep", "_replace"])
+def test_a_fork_while_a_model_is_busy(name):
+    done = run_script(f"name = {name!r}\n{FORK}")
     assert done.returncode == 0, done.stderr
 
 
@@ -1347,15 +1272,29 @@ def test_memory_does_not_grow_with_the_rows(monkeypatch):
     assert peak < 0.9 * X.nbytes + 2**20
 
 
-@pytest.mark.parametrize("alphas", [1.0, (0.1, 10.0)])
-def test_battery(alphas):
+KERNELS = {"alphas": [0.01, 0.1], "gammas": [0.3, 1.0]}
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        StreamingRidgeClassifier(1.0),
+        StreamingRidgeClassifier((0.1, 10.0)),
+        StreamingRidge(1.0),
+        StreamingRidge(),
+        StreamingRidge(alpha_per_target=True),
+        RBFRidgeClassifier(**KERNELS, n_landmarks=50),
+        RBFRidge(**KERNELS),
+    ],
+    ids=str,
+)
+def test_battery(estimator):
     n_run = 0
-    estimator = StreamingRidgeClassifier(alphas)
     for example, check in estimator_checks.estimator_checks_generator(estimator):
         name = getattr(check, "func", check).__name__
         # With several alphas, the second check fails in RidgeClassifierCV as well: without a row,
         # all of its weight is missing.
-        several = alphas != 1.0
+        several = np.size(estimator.alphas) > 1
         if name.startswith("check_array_api") or (several and "weight_equivalence" in name):
             continue
         check(example)

@@ -3,9 +3,8 @@
 - `labels` combines class labels exactly.
 - `products` multiplies features, and has the Cholesky factors of their products.
 - `moments` adds up rows, and samples them; `dask_rows` does so for the chunks of a Dask array.
-- `leave_one_out` computes the errors by which alphas are compared.
-- `solving` computes the coefficients for each alpha from the sums, and chooses one alpha. It has
-  the table of solvers.
+- `solving` computes the coefficients for each alpha from the sums, and chooses one alpha by
+  leave-one-out errors. It has the table of solvers.
 - `base` checks rows and decides when to solve. `classifier` and `regressor` are the estimators:
   they check targets, and predict.
 - `rbf_solving` and `rbf` are the models with a Gaussian kernel, which store rows.

@@ -39,6 +39,12 @@ SOLVED_ATTRIBUTES = {"coef_", "intercept_", "alpha_", "best_score_", "mean_", "s
 NUMPY = np.zeros(0, np.float32)
 """Array that stands for the library of models without an array that says where they are."""
 
+CheckArrays = Callable[..., tuple[Any, np.ndarray]]
+"""Checks of scikit-learn: `check_X_y`, or `validate_data` of a model."""
+
+CheckTargets = Callable[[Any, Any, CheckArrays], tuple[Any, np.ndarray, np.ndarray | None]]
+"""Function that checks features and targets, and returns them with the weights of their classes."""
+
 _LOCKS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 """Locks of the models; see `StreamingRidgeBase._lock`."""
 
@@ -52,8 +58,6 @@ class RidgeBase(CallbackSupportMixin, BaseEstimator):
 
     _doc_link_module = "sklearn_conv"
     _doc_link_template = API_LINK
-    _fitted_names: ClassVar[set[str]]
-    """Names of the attributes that `fit` sets."""
 
     if TYPE_CHECKING:  # scikit-learn has no types; this method is inherited from it.
 
@@ -67,22 +71,14 @@ class RidgeBase(CallbackSupportMixin, BaseEstimator):
 
     def _take_over(self, model: Self) -> None:
         """Replace the fitted attributes by those of another model."""
-        names = self._fitted_names
-        kept = {name: value for name, value in vars(self).items() if name not in names}
-        fitted = {name: value for name, value in vars(model).items() if name in names}
+        parameters = self.get_params(deep=False)
+        kept = {name: value for name, value in vars(self).items() if not name.endswith("_")}
+        fitted = {name: value for name, value in vars(model).items() if name not in parameters}
         self.__dict__ = kept | fitted  # at once, because other threads may predict
 
 
 class StreamingRidgeBase(RidgeBase, ABC):
     """Estimator that adds up rows in `Moments`, and solves them when the solution is needed."""
-
-    _fitted_names: ClassVar[set[str]] = {
-        "_sums",
-        "n_features_in_",
-        "feature_names_in_",
-        "_like",
-        "_solution",
-    }
 
     alphas: Any
     _sums: Moments
@@ -90,6 +86,9 @@ class StreamingRidgeBase(RidgeBase, ABC):
 
     _labels: np.ndarray | None = None
     """Labels of a classifier as an array of NumPy."""
+
+    _metric: ClassVar[Callable[..., float]]
+    """Function that `score` calls."""
 
     # What classifiers and regressors differ in:
 
@@ -102,21 +101,16 @@ class StreamingRidgeBase(RidgeBase, ABC):
         """Check all parameters, and return those of the solver."""
 
     @abstractmethod
-    def _make_check(self, y: Any, options: dict[str, Any]) -> Callable[..., Rows]:
-        """Return a function that checks the rows of an array, or of a chunk of Dask.
-
-        The function takes features, targets, weights or None, and a function for the checks of
-        scikit-learn. It returns the rows whose weight is above 0. It must not refer to this model,
-        because Dask sends it to the workers.
-        """
+    def _make_check(self, y: Any, is_fit: bool) -> CheckTargets:
+        """Return a function that does not refer to this model, because Dask sends it to workers."""
 
     @abstractmethod
     def _admit(
-        self, y: Any, targets: np.ndarray, reset: bool, options: dict[str, Any]
+        self, y: Any, targets: np.ndarray, reset: bool, is_fit: bool, given: Any
     ) -> dict[str, Any]:
         """Check targets against earlier targets, and return the attributes that change.
 
-        ``targets`` are those of the rows or, for chunks, one of each kind.
+        ``targets`` are those of the rows or, for chunks, one of each kind; ``given`` are classes.
         """
 
     @abstractmethod
@@ -158,7 +152,7 @@ class StreamingRidgeBase(RidgeBase, ABC):
         with fit_steps(self, X, y, 2) as step, self._lock():
             model = self._unfitted()
             with step("sums"):
-                model._add_rows(X, y, sample_weight, {"is_fit": True}, reset=True)
+                model._add_rows(X, y, sample_weight, reset=True, is_fit=True)
             with step("alphas"):
                 model._solve()
             self._take_over(model)
@@ -197,16 +191,11 @@ class StreamingRidgeBase(RidgeBase, ABC):
         if not isinstance(other, type(self)):
             raise parameter_error(TypeError, "merge", "other", f"a fitted {kind}", other)
         check_is_fitted(other)
-        # The locks are taken in the same order by two threads that merge two models with each other
-        # in opposite directions, so neither waits for the other forever.
+        # Two threads that merge two models with each other take the locks in the same order.
         models: list[Self] = sorted((self, other), key=id)
         with models[0]._lock(), models[1]._lock():
-            own_names, other_names = (
-                getattr(model, "feature_names_in_", []) for model in (self, other)
-            )
-            if self.n_features_in_ != other.n_features_in_ or not np.array_equal(
-                own_names, other_names
-            ):
+            first, second = (getattr(model, "feature_names_in_", []) for model in (self, other))
+            if self.n_features_in_ != other.n_features_in_ or not np.array_equal(first, second):
                 raise ValueError(
                     f"The models cannot be merged: they have {self.n_features_in_} and "
                     f"{other.n_features_in_} features, or different feature names; fit both on the "
@@ -243,40 +232,47 @@ class StreamingRidgeBase(RidgeBase, ABC):
             self.__dict__.pop("_sums", None)
         return self
 
-    def _partial_fit(self, X: Any, y: Any, sample_weight: Any, options: dict[str, Any]) -> Self:
+    def score(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> float:
+        """Return the accuracy of a classifier, or the coefficient of determination of a regressor.
+
+        Parameters
+        ----------
+        X : array-like or Dask array of shape (n, n_features)
+            Features.
+        y : array-like or Dask array of shape (n,), or (n, n_targets) for a regressor
+            True class labels, or true targets.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        score : float
+            Fraction of samples whose class is predicted correctly, or R² of the predictions, the
+            mean over several targets.
+        """
+        predicted = self.predict(X)
+        if is_dask(predicted):
+            from sklearn_conv._dask import dask
+
+            predicted, y = dask.compute(predicted, y)
+        y, predicted, sample_weight = map(from_library, (y, predicted, sample_weight))
+        return type(self)._metric(y, predicted, sample_weight=sample_weight)
+
+    def _partial_fit(self, X: Any, y: Any, sample_weight: Any, given: Any = None) -> Self:
         with self._lock():
             if self.__sklearn_is_fitted__():
-                self._add_rows(X, y, sample_weight, options, reset=False)
+                self._add_rows(X, y, sample_weight, reset=False, given=given)
             else:
                 model = self._unfitted()
-                model._add_rows(X, y, sample_weight, options, reset=True)
+                model._add_rows(X, y, sample_weight, reset=True, given=given)
                 self._take_over(model)
         return self
 
-    @property
-    def coef_(self) -> np.ndarray:
-        """Coefficients of the features."""
-        return self._fitted().coef
-
-    @property
-    def alpha_(self) -> Any:
-        """The chosen regularization."""
-        return self._fitted().alpha
-
-    @property
-    def best_score_(self) -> Any:
-        """Leave-one-out score for ``alpha_``."""
-        return self._fitted().score
-
-    @property
-    def mean_(self) -> np.ndarray:
-        """Mean of each feature."""
-        return self._fitted().mean
-
-    @property
-    def scale_(self) -> np.ndarray:
-        """Standard deviation of each feature."""
-        return self._fitted().scale
+    coef_ = property(lambda self: self._fitted().coef)
+    alpha_ = property(lambda self: self._fitted().alpha)
+    best_score_ = property(lambda self: self._fitted().score)
+    mean_ = property(lambda self: self._fitted().mean)
+    scale_ = property(lambda self: self._fitted().scale)
 
     @property
     def intercept_(self) -> Any:
@@ -397,7 +393,13 @@ class StreamingRidgeBase(RidgeBase, ABC):
         return self._sums.library == Library.of(self._place())
 
     def _add_rows(
-        self, X: Any, y: Any, sample_weight: Any, options: dict[str, Any], reset: bool
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        reset: bool,
+        is_fit: bool = False,
+        given: Any = None,
     ) -> None:
         """Check rows and add them to the sums, or to new sums. The caller must hold the lock."""
         # All checks are made before the sums change, so an invalid batch does not change them.
@@ -406,22 +408,22 @@ class StreamingRidgeBase(RidgeBase, ABC):
         if sums is not None and not is_dask(X):
             require_same_library(type(self).__name__, "partial_fit", X, sums.sums.mean)
         y = from_library(y)
-        check_rows = self._make_check(y, options)
+        check = partial(check_rows, type(self).__name__, self._make_check(y, is_fit))
         if is_dask(X):
-            batch = self._sum_chunks(X, y, sample_weight, check_rows, sums)
-            changed = self._admit(y, batch.examples, reset, options)
+            batch = self._sum_chunks(X, y, sample_weight, check, sums)
+            changed = self._admit(y, batch.examples, reset, is_fit, given)
             if sums is None:
-                self._sums = batch
+                self._sums, self._like = batch, NUMPY
             else:
                 sums.merge(batch)
         else:
-            rows = check_rows(X, y, sample_weight, partial(self._validate, reset=reset))
+            rows = check(X, y, sample_weight, partial(self._validate, reset=reset))
             if not len(rows.weights):
                 raise weight_error(type(self).__name__, "that are not all zero", sample_weight)
             if sums is None:
                 sums = self._sums = Moments(rows.rows, rows.targets)
                 self._like = sums.library.zeros((0,), rows.rows.dtype)
-            changed = self._admit(y, rows.targets, reset, options)
+            changed = self._admit(y, rows.targets, reset, is_fit, given)
             sums.add(rows)
         self.__dict__.update(changed, _solution=None)
 
@@ -442,7 +444,7 @@ class StreamingRidgeBase(RidgeBase, ABC):
         validate_data(self, stand_in, skip_check_array=True, reset=reset)
 
     def _sum_chunks(
-        self, X: Any, y: Any, sample_weight: Any, check_rows: Callable[..., Rows], sums: Any
+        self, X: Any, y: Any, sample_weight: Any, check: Callable[..., Rows], sums: Any
     ) -> Moments:
         """Compute the moments of a Dask array, whose rows come after those of ``sums``."""
         from sklearn_conv._ridge.dask_rows import check_dask_rows, sum_rows
@@ -453,7 +455,7 @@ class StreamingRidgeBase(RidgeBase, ABC):
         targets = np.zeros(0 if is_classifier(self) else (0, *y.shape[1:], *[1][: y.ndim == 1]))
         first = 0 if sums is None else sums.stop + sums.n_rows - sums.n_summed
         empty = Moments(np.zeros((0, X.shape[1]), X.dtype), targets, first)
-        return sum_rows(X, y, sample_weight, check_rows, empty)
+        return sum_rows(X, y, sample_weight, check, empty)
 
     def _map_chunks(self, method: str, X: Any, shape: tuple[int, ...], dtype: Any) -> Any:
         """Call a method with each chunk of a Dask array, lazily, as in `map_rows`."""
@@ -475,16 +477,6 @@ class StreamingRidgeBase(RidgeBase, ABC):
         solution = self._solve()
         return solution.predict(rows), solution
 
-    def _score(self, metric: Callable[..., float], X: Any, y: Any, sample_weight: Any) -> float:
-        """Return a score of the predictions for X, which are computed if they are lazy."""
-        predicted = self.predict(X)
-        if is_dask(predicted):
-            from sklearn_conv._dask import dask
-
-            predicted, y = dask.compute(predicted, y)
-        y, predicted, sample_weight = map(from_library, (y, predicted, sample_weight))
-        return metric(y, predicted, sample_weight=sample_weight)
-
     def _without_sums(self) -> Self:
         """Return a solved copy without the sums, which are not sent to the chunks."""
         self._solve()
@@ -502,14 +494,32 @@ def require_unmasked(*arrays: Any) -> None:
         raise ValueError("X or y has masked values; fill them first, or remove their rows.")
 
 
-def check_lengths(owner: str, X: Any, y: Any) -> None:
-    """Raise an error if the numbers of rows and targets differ."""
+def check_rows(
+    owner: str,
+    check_targets: CheckTargets,
+    X: Any,
+    y: Any,
+    sample_weight: Any = None,
+    check: CheckArrays | None = None,
+) -> Rows:
+    """Return the rows of an array, or of a chunk in a task of Dask, whose weight is above 0."""
+    require_unmasked(X, y)
     n_rows, n_targets = map(_count, (X, y))
     if n_rows is not None and n_targets is not None and n_rows != n_targets:
         raise ValueError(
             f"The 'y' parameter of {owner} must have one target for each row of X. Got "
             f"inconsistent numbers of samples instead: {n_rows} rows and {n_targets} targets."
         )
+    rows, targets, factors = check_targets(X, y, check or check_X_y)
+    weights = np.ones(rows.shape[0])
+    if sample_weight is not None:
+        numbers = check_numbers(owner, "sample_weight", sample_weight, weights.shape, finite=True)
+        if (numbers < 0).any():
+            raise weight_error(owner, "of at least 0", sample_weight)
+        weights = numbers.astype(np.float64)
+    if factors is not None:
+        weights = weights * factors
+    return Rows(rows, targets, weights).take(np.flatnonzero(weights > 0))
 
 
 def _count(values: Any) -> int | None:
@@ -524,21 +534,6 @@ def check_features(X: Any) -> None:
         raise TypeError(f"X has dtype {X.dtype}; convert it to numbers first.")
 
 
-def check_weights(owner: str, sample_weight: Any, n_rows: int) -> np.ndarray:
-    """Return the weights ``(n_rows,)`` as float64; they are 1 if there are none."""
-    if sample_weight is None:
-        return np.ones(n_rows)
-    weights = check_numbers(owner, "sample_weight", sample_weight, (n_rows,), finite=True)
-    if (weights < 0).any():
-        raise weight_error(owner, "of at least 0", sample_weight)
-    return weights.astype(np.float64)
-
-
 def weight_error(owner: str, rule: str, sample_weight: Any) -> Exception:
     """Return the error for weights that break a rule."""
     return parameter_error(ValueError, owner, "sample_weight", f"numbers {rule}", sample_weight)
-
-
-def drop_unused(rows: Any, targets: np.ndarray, weights: np.ndarray) -> Rows:
-    """Return the rows whose weight is above 0."""
-    return Rows(rows, targets, weights).take(np.flatnonzero(weights > 0))

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from numbers import Real
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
-from sklearn.utils.validation import check_is_fitted, check_X_y, column_or_1d
+from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from sklearn_conv._array_api import Library, from_library, to_numpy
 from sklearn_conv._ridge.base import (
+    CheckArrays,
+    CheckTargets,
     StreamingRidgeBase,
     check_features,
-    check_lengths,
-    check_weights,
-    drop_unused,
-    require_unmasked,
 )
 from sklearn_conv._ridge.labels import (
     check_exact,
@@ -29,9 +27,7 @@ from sklearn_conv._ridge.labels import (
     show_labels,
     union_labels,
 )
-from sklearn_conv._ridge.leave_one_out import check_scoring
-from sklearn_conv._ridge.moments import Rows
-from sklearn_conv._ridge.solving import Search, check_strengths
+from sklearn_conv._ridge.solving import Search, check_scoring, check_strengths
 from sklearn_conv._validation import is_dask, is_finite, parameter_error
 
 OWNER = "StreamingRidgeClassifier"
@@ -161,14 +157,11 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
     True
     """
 
-    _fitted_names: ClassVar[set[str]] = {
-        *StreamingRidgeBase._fitted_names,
-        "classes_",
-        "_has_fixed_classes",
-    }
-
     classes_: np.ndarray
     _has_fixed_classes: bool
+
+    _metric = accuracy_score
+    score = StreamingRidgeBase.score  # not that of the mixin, which comes first
 
     def __init__(
         self,
@@ -216,7 +209,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
             If ``alphas``, ``class_weight``, X, y, ``classes`` or ``sample_weight`` has wrong
             values, or if ``class_weight`` is "balanced".
         """
-        return self._partial_fit(X, y, sample_weight, {"is_fit": False, "classes": classes})
+        return self._partial_fit(X, y, sample_weight, given=classes)
 
     def decision_function(self, X: Any) -> Any:
         """Compute the decision function of the samples in X.
@@ -264,25 +257,6 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
             return solution.classes[to_numpy(codes)]
         return xp.take(library.put(solution.classes), codes, axis=0)
 
-    def score(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> float:
-        """Return the accuracy of the predictions for X.
-
-        Parameters
-        ----------
-        X : array-like or Dask array of shape (n, n_features)
-            Features.
-        y : array-like or Dask array of shape (n,)
-            True class labels.
-        sample_weight : array-like of shape (n,), default=None
-            Weights of the samples.
-
-        Returns
-        -------
-        accuracy : float
-            Fraction of samples whose class is predicted correctly.
-        """
-        return self._score(accuracy_score, X, y, sample_weight)
-
     def _check_parameters(self) -> Search:
         value = self.class_weight
         rule = "None, 'balanced' or a dict of finite numbers of at least 0"
@@ -298,10 +272,10 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         alphas = check_strengths(OWNER, "alphas", self.alphas)
         return Search(alphas, scoring=check_scoring(OWNER, self.scoring))
 
-    def _make_check(self, y: Any, options: dict[str, Any]) -> Callable[..., Rows]:
+    def _make_check(self, y: Any, is_fit: bool) -> CheckTargets:
         class_weight = self.class_weight
         if class_weight == "balanced":
-            if not options["is_fit"]:
+            if not is_fit:
                 raise ValueError(
                     "class_weight='balanced' is for fit only, because partial_fit does not know "
                     "the frequencies of all classes. Pass a dict, for example made by "
@@ -312,14 +286,13 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
                 from sklearn_conv._dask import da, dask
 
                 class_weight = _balance(*dask.compute(*da.unique(y, return_counts=True)))
-        return partial(_check_rows, class_weight=class_weight)
+        return partial(_check_targets, class_weight=class_weight)
 
     def _admit(
-        self, y: Any, targets: np.ndarray, reset: bool, options: dict[str, Any]
+        self, y: Any, targets: np.ndarray, reset: bool, is_fit: bool, given: Any
     ) -> dict[str, Any]:
-        """Check the classes of a batch against those of earlier rows."""
+        """Check the classes of a batch against those of earlier rows, or those given."""
         batch_classes = np.unique(targets)
-        given = options.get("classes")
         if given is not None:
             given = np.unique(column_or_1d(from_library(given)))
             check_exact(given)
@@ -343,7 +316,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
                     f"{show_labels(known)}, the classes passed in the first call of partial_fit."
                 )
             classes = union_labels(known, batch_classes)
-        if isinstance(self.class_weight, Mapping) and (is_fixed or options["is_fit"]):
+        if isinstance(self.class_weight, Mapping) and (is_fixed or is_fit):
             unknown = [*{*self.class_weight} - {*classes.tolist()}]
             if unknown:
                 raise ValueError(
@@ -378,28 +351,20 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         return to_numpy(self.classes_)
 
 
-def _check_rows(
-    X: Any,
-    y: Any,
-    sample_weight: Any = None,
-    check: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None,
-    *,
-    class_weight: Any,
-) -> Rows:
-    """Check the rows of an array, or those of a chunk in a task of Dask."""
-    require_unmasked(X, y)
-    check_lengths(OWNER, X, y)
-    rows, labels = (check or check_X_y)(X, y, dtype="numeric")
+def _check_targets(
+    X: Any, y: Any, check: CheckArrays, class_weight: Any
+) -> tuple[Any, np.ndarray, np.ndarray | None]:
+    """Return the features, the labels, and the weights of their classes, if there are any."""
+    rows, labels = check(X, y, dtype="numeric")
     check_features(rows)
     check_labels(labels)
-    weights = check_weights(OWNER, sample_weight, rows.shape[0])
-    if class_weight is not None:
-        classes, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        if class_weight == "balanced":
-            class_weight = _balance(classes, counts)
-        table = [float(class_weight.get(label, 1.0)) for label in classes.tolist()]
-        weights = weights * np.array(table)[codes]
-    return drop_unused(rows, labels, weights)
+    if class_weight is None:
+        return rows, labels, None
+    classes, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if class_weight == "balanced":
+        class_weight = _balance(classes, counts)
+    table = [float(class_weight.get(label, 1.0)) for label in classes.tolist()]
+    return rows, labels, np.array(table)[codes]
 
 
 def _balance(classes: np.ndarray, counts: np.ndarray) -> dict[Any, float]:

@@ -20,12 +20,6 @@ from sklearn_conv._dask import (
 from sklearn_conv._engine.threads import one_blas_thread
 from sklearn_conv._ridge.moments import N_WAITING, Moments, Rows, concatenate_targets
 
-UNKNOWN_GROUP = 8
-"""Number of chunks that one task adds up if the chunk sizes are unknown."""
-
-CheckRows = Callable[..., Rows]
-"""Function that checks the features, the targets and, if there are any, the weights of a chunk."""
-
 
 def check_dask_rows(X: Any) -> None:
     """Raise an error if X is not a Dask array of rows of real numbers."""
@@ -38,14 +32,11 @@ def check_dask_rows(X: Any) -> None:
 
 
 def sum_rows(
-    X: Any,
-    y: Any,
-    sample_weight: Any,
-    check_rows: CheckRows,
-    empty: Moments,
+    X: Any, y: Any, sample_weight: Any, check_rows: Callable[..., Rows], empty: Moments
 ) -> Moments:
     """Compute the moments of all rows.
 
+    ``check_rows`` checks the features, the targets and, if there are any, the weights of a chunk.
     ``empty`` are moments without rows. Each task adds up chunks with at least as many rows as there
     are features, so that the products in its result are not larger than the rows. It knows the
     numbers of its rows, unless the lengths of the chunks are unknown, so that the sample of rows
@@ -88,12 +79,12 @@ def sum_rows(
 def _align(name: str, value: Any, rows: Any, n_axes: int) -> Any:
     """Return targets or weights as a Dask array with the chunks of the rows."""
     is_known = not isnan(rows.shape[0])
-    if not isinstance(value, da.Array) and not is_known:
-        raise ValueError(
-            f"The chunks of X have unknown lengths, so {name} must be a Dask array with the same "
-            "chunks; or call X.compute_chunk_sizes() first."
-        )
     if not isinstance(value, da.Array):
+        if not is_known:
+            raise ValueError(
+                f"The chunks of X have unknown lengths, so {name} must be a Dask array with the "
+                "same chunks; or call X.compute_chunk_sizes() first."
+            )
         value = da.from_array(np.asarray(value), chunks=-1)
     n_chunks = len(rows.chunks[0])
     if n_axes == 2 and value.ndim == 1:
@@ -117,19 +108,19 @@ def _align(name: str, value: Any, rows: Any, n_axes: int) -> Any:
 def _group_chunks(lengths: Sequence[float], n_rows: int | None) -> Iterator[slice]:
     """Yield groups of chunks with at least ``n_rows`` rows each; the last one may have fewer.
 
-    If ``n_rows`` is None, yield groups of `UNKNOWN_GROUP` chunks.
+    If ``n_rows`` is None, because the lengths are unknown, yield groups of 8 chunks.
     """
     first, n_in_group = 0, 0.0
     for i, length in enumerate(lengths):
         n_in_group += length
-        is_full = i + 1 - first == UNKNOWN_GROUP if n_rows is None else n_in_group >= n_rows
+        is_full = i + 1 - first == 8 if n_rows is None else n_in_group >= n_rows
         if is_full or i + 1 == len(lengths):
             yield slice(first, i + 1)
             first, n_in_group = i + 1, 0.0
 
 
 def _sum_chunks(
-    lists: list[list[np.ndarray]], check_rows: CheckRows, empty: Moments, first: int
+    lists: list[list[np.ndarray]], check_rows: Callable[..., Rows], empty: Moments, first: int
 ) -> Moments:
     """Return the moments of some chunks, whose first row has the number ``first``."""
     moments = copy(empty)

@@ -7,26 +7,19 @@ from typing import Any
 import numpy as np
 from sklearn.utils.multiclass import check_classification_targets
 
-N_SHOWN = 10
-"""Number of labels that are shown in a message."""
-
-LENGTH_SHOWN = 60
-"""Number of characters of a label that are shown in a message."""
-
 
 def show_label(label: Any) -> str:
-    """Return the representation of a label, cut if it is long."""
-    if isinstance(label, str):
-        label = label[: LENGTH_SHOWN + 1]  # The representation of a megabyte takes time.
-    shown = repr(label)
-    return shown if len(shown) <= LENGTH_SHOWN else f"{shown[:LENGTH_SHOWN]}..."
+    """Return the representation of a label, cut after 60 characters."""
+    # The representation of a megabyte takes time.
+    shown = repr(label[:61] if isinstance(label, str) else label)
+    return shown if len(shown) <= 60 else f"{shown[:60]}..."
 
 
 def show_labels(labels: np.ndarray | list[Any]) -> str:
-    """Return the representation of several labels, cut if it is long."""
-    first = labels[:N_SHOWN]
+    """Return the representation of several labels, cut after 10 of them."""
+    first = labels[:10]
     shown = ", ".join(map(show_label, first.tolist() if isinstance(first, np.ndarray) else first))
-    more = f", ... ({len(labels)} labels)" if len(labels) > N_SHOWN else ""
+    more = f", ... ({len(labels)} labels)" if len(labels) > 10 else ""
     return f"[{shown}{more}]"
 
 

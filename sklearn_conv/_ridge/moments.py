@@ -16,7 +16,6 @@ from sklearn_conv._ridge.products import (
     add_rows,
     is_single,
     multiply,
-    no_products,
     pack,
     row_blocks,
     unpack,
@@ -170,26 +169,18 @@ class Moments:
     Variance: Analysis and Recommendations" (1983).
     """
 
-    sums: Sums
-
     n_summed: int
     """Number of rows in the sums."""
-
     first: int
     """Number of the first row. Parts of a Dask array begin where they are in the array."""
-
     stop: int
     """Number of the next row."""
-
     kept: Rows
-    """Rows that are kept, with labels or columns of numbers, in the order of their addition."""
-
+    """Rows that are kept, in the order of their addition."""
     keys: np.ndarray
     """Keys ``(m,)`` of the kept rows, which are all different."""
-
     waiting: list[Rows]
     """Rows that are not in the sums yet."""
-
     is_whole: bool
     """False while the sums change, and permanently if this was interrupted."""
 
@@ -418,7 +409,7 @@ class Moments:
         if sums.gram is not None:
             return sums.gram, sums.rest
         d = sums.mean.shape[0]
-        gram = no_products(library, d)
+        gram = library.zeros((d, d), library.widest).T  # in Fortran order
         rest = None if library.has_float64 else library.zeros((d, d), library.widest)
         if not self.n_summed:
             return gram, rest

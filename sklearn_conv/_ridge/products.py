@@ -60,14 +60,6 @@ def multiply(left: Any, right: Any, single: bool = False) -> Any:
     return gemm(1.0, right.T, left.T).T
 
 
-def no_products(library: Library, n_features: int) -> Any:
-    """Return products that are all zero."""
-    shape = n_features, n_features
-    if library.xp is np:
-        return np.zeros(shape, order="F")
-    return library.zeros(shape, library.widest)
-
-
 def add_rows(gram: Any, rest: Any, rows: Any, shift: Any) -> tuple[Any, Any]:
     """Add the products of centered rows, and of ``shift`` if it is not None.
 
@@ -202,13 +194,9 @@ def _mirror_lower_triangle(
 
 def correlate(gram: Any, scale: Any) -> Any:
     """Return products of scaled features, without the diagonal, in an array of float32."""
-    library = Library.of(gram)
-    is_numpy, d = library.xp is np, scale.shape[0]
-    shape = d, d
-    if is_numpy:
-        matrix = np.empty(shape, np.float32, order="F")
-    else:
-        matrix = library.empty(shape, library.xp.float32)
+    library, d = Library.of(gram), scale.shape[0]
+    is_numpy = library.xp is np
+    matrix = library.empty((d, d), library.xp.float32).T  # in Fortran order
     for start in range(0, d, TRIANGLE_BLOCK):
         columns = slice(start, min(start + TRIANGLE_BLOCK, d))
         rows = slice(start if is_numpy else 0, d)
@@ -219,9 +207,7 @@ def correlate(gram: Any, scale: Any) -> Any:
 
 def pack(gram: Any) -> Any:
     """Return the elements below the diagonal of products of NumPy, column by column."""
-    if not isinstance(gram, np.ndarray):
-        return gram
-    return np.concatenate([gram[i + 1 :, i] for i in range(len(gram))])
+    return gram.T[~np.tri(len(gram), dtype=bool)] if isinstance(gram, np.ndarray) else gram
 
 
 def unpack(packed: Any, n_features: int) -> Any:
@@ -229,9 +215,5 @@ def unpack(packed: Any, n_features: int) -> Any:
     if not isinstance(packed, np.ndarray):
         return packed
     gram = np.zeros((n_features, n_features), order="F")
-    start = 0
-    for i in range(n_features):
-        length = n_features - i - 1
-        gram[i + 1 :, i] = packed[start : start + length]
-        start += length
+    gram.T[~np.tri(n_features, dtype=bool)] = packed
     return gram

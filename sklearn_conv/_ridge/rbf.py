@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
@@ -15,42 +15,23 @@ from sklearn_conv._callbacks import fit_steps, with_callbacks
 from sklearn_conv._parameters import check_random_state, make_generator
 from sklearn_conv._ridge.base import RidgeBase, require_unmasked
 from sklearn_conv._ridge.labels import check_labels, show_label
-from sklearn_conv._ridge.leave_one_out import check_scoring, score_classes
 from sklearn_conv._ridge.rbf_solving import (
     N_SAMPLE,
     N_SEARCH,
     median_distance,
     predict_rows,
-    score_squares,
     solve_exactly,
     solve_with_landmarks,
 )
-from sklearn_conv._ridge.solving import check_strengths
+from sklearn_conv._ridge.solving import check_scoring, check_strengths, score_classes
 from sklearn_conv._validation import check_integer, is_dask
-
-Numbers = tuple[float, ...]
-
-LARGEST_TARGET = 1e150
-"""Exclusive upper bound of the absolute targets; their squares are finite in float64."""
 
 
 class _RBFModel(RidgeBase, ABC):
     """Ridge regression with a Gaussian kernel for an array of targets."""
 
-    _fitted_names: ClassVar[set[str]] = {
-        "_center",
-        "_is_single",
-        "alpha_",
-        "best_score_",
-        "classes_",
-        "dual_coef_",
-        "feature_names_in_",
-        "gamma_",
-        "intercept_",
-        "landmarks_",
-        "median_distance_",
-        "n_features_in_",
-    }
+    scoring: str | None = None
+    """What chooses alpha and gamma; a parameter of classifiers only."""
 
     def __init__(
         self,
@@ -92,20 +73,16 @@ class _RBFModel(RidgeBase, ABC):
         """
         model = self._unfitted()
         with fit_steps(self, X, y, 2) as step:
-            parameters = self._check_parameters()
+            owner = type(self).__name__
+            check_scoring(owner, self.scoring)
+            check_random_state(owner, self.random_state)
+            alphas = check_strengths(owner, "alphas", self.alphas)
+            gammas = check_strengths(owner, "gammas", self.gammas)
+            n_landmarks = check_integer(owner, "n_landmarks", self.n_landmarks, 1)
             rows, targets = model._check_rows(X, y)
-            model._fit_targets(rows, targets, *parameters, step)
+            model._fit_targets(rows, targets, alphas, gammas, n_landmarks, step)
         self._take_over(model)
         return self
-
-    def _check_parameters(self) -> tuple[Numbers, Numbers, int]:
-        owner = type(self).__name__
-        check_random_state(owner, self.random_state)
-        return (
-            check_strengths(owner, "alphas", self.alphas),
-            check_strengths(owner, "gammas", self.gammas),
-            check_integer(owner, "n_landmarks", self.n_landmarks, 1),
-        )
 
     @abstractmethod
     def _check_rows(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -116,8 +93,8 @@ class _RBFModel(RidgeBase, ABC):
         self,
         rows: np.ndarray,
         targets: np.ndarray,
-        alphas: Numbers,
-        gammas: Numbers,
+        alphas: Sequence[float],
+        gammas: Sequence[float],
         n_landmarks: int,
         step: Callable[[str], Any],
     ) -> None:
@@ -137,7 +114,15 @@ class _RBFModel(RidgeBase, ABC):
         scaled = [*unscaled]
 
         def score(errors: np.ndarray, kept: np.ndarray) -> float:
-            return self._score_rows(errors, kept, largest)
+            if self.scoring is None:
+                found = -float(np.square(errors).mean()) * largest**2
+            else:
+                predicted, true = (
+                    array.astype(np.float64) * largest + self.intercept_
+                    for array in (kept - errors, kept)
+                )
+                found = score_classes(predicted, true, np.ones(len(true)))
+            return found if np.isfinite(found) else -np.inf  # Rounding may make errors infinite.
 
         with step("gammas"):
             if len(scaled) > 1 and (len(chosen) > N_SEARCH or len(chosen) < len(rows)):
@@ -155,10 +140,6 @@ class _RBFModel(RidgeBase, ABC):
         self.gamma_ = unscaled[best.gamma]
         self.best_score_ = best.score
         self.dual_coef_ = best.dual * largest
-
-    def _score_rows(self, errors: np.ndarray, targets: np.ndarray, unit: float) -> float:
-        """Return the score of leave-one-out errors; they and the centered targets have a unit."""
-        return score_squares(errors, targets) * unit**2
 
     def _predict_targets(self, X: Any) -> np.ndarray:
         """Return the predicted targets ``(n, k)``."""
@@ -314,22 +295,7 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
             Predicted class labels.
         """
         scores = self.decision_function(X)
-        return self.classes_[
-            scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)
-        ]
-
-    def _check_parameters(self) -> tuple[Numbers, Numbers, int]:
-        check_scoring(type(self).__name__, self.scoring)
-        return super()._check_parameters()
-
-    def _score_rows(self, errors: np.ndarray, targets: np.ndarray, unit: float) -> float:
-        if self.scoring is None:
-            return super()._score_rows(errors, targets, unit)
-        predicted, targets = (
-            array.astype(np.float64) * unit + self.intercept_
-            for array in (targets - errors, targets)
-        )
-        return score_classes(predicted, targets, np.ones(len(targets)))
+        return self.classes_[scores.argmax(1) if scores.ndim == 2 else (scores > 0).astype(int)]
 
     def _check_rows(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         owner = type(self).__name__
@@ -370,25 +336,14 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
 
     Attributes
     ----------
-    alpha_ : float
-        The chosen regularization strength.
-    gamma_ : float
-        The chosen coefficient, in units of ``1 / median_distance_``.
     best_score_ : float
         Minus the mean squared leave-one-out error for ``alpha_`` and ``gamma_``.
-    median_distance_ : float
-        Median of the squared distances between all rows, or 2,000 random rows, without the
-        distances of equal rows; 1 if all rows are equal.
-    landmarks_ : ndarray of shape (n_landmarks, n_features)
-        Rows of X that are landmarks, in random order.
     dual_coef_ : ndarray of shape (n_landmarks, n_targets)
         Coefficients of the kernel values of the landmarks.
     intercept_ : ndarray of shape (n_targets,)
         Mean of each target, which is added to the sums over the landmarks.
-    n_features_in_ : int
-        Number of features.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features. Defined only if X has feature names that are all strings.
+    alpha_, gamma_, median_distance_, landmarks_, n_features_in_, feature_names_in_
+        As in `RBFRidgeClassifier`.
 
     See Also
     --------
@@ -432,10 +387,10 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
         )
         targets = targets.astype(np.float64)
         # The mean, and the square of the errors, must not overflow float64.
-        if targets.size and not np.abs(targets).max() < LARGEST_TARGET:
+        if targets.size and not np.abs(targets).max() < 1e150:
             raise ValueError(
-                f"Some targets in y are not between -{LARGEST_TARGET} and {LARGEST_TARGET}; divide "
-                "them by their standard deviation."
+                "Some targets in y are not between -1e+150 and 1e+150; divide them by their "
+                "standard deviation."
             )
         self._is_single = targets.ndim == 1
         return rows, targets.reshape(len(rows), -1)

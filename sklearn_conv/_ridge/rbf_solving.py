@@ -37,12 +37,7 @@ class RBFSolution(NamedTuple):
 
 
 Score = Callable[[np.ndarray, np.ndarray], float]
-"""Return a score from leave-one-out errors and targets, both ``(n, k)``."""
-
-
-def score_squares(errors: np.ndarray, targets: np.ndarray) -> float:
-    """Return minus the mean squared error."""
-    return -float(np.square(errors).mean())
+"""Return a score, which is not NaN, from leave-one-out errors and targets, both ``(n, k)``."""
 
 
 def square_rows(rows: np.ndarray) -> np.ndarray:
@@ -105,7 +100,7 @@ def solve_exactly(
     targets: np.ndarray,
     gammas: Sequence[float],
     alphas: Sequence[float],
-    score: Score = score_squares,
+    score: Score,
 ) -> RBFSolution:
     """Return the solution with the best leave-one-out score; all rows are landmarks.
 
@@ -137,7 +132,7 @@ def solve_exactly(
             dual = factor.solve(targets)
             diagonal = _inverse_diagonal(factor.triangle[sample, sample])
             errors = dual[sample].astype(np.float64) / diagonal[:, np.newaxis]
-            found = _finite(score(errors, targets[sample]))
+            found = score(errors, targets[sample])
             if best is None or found > best.score:
                 best = RBFSolution(gamma, alpha, found, dual)
     return _require(best, alphas, landmarks.dtype)
@@ -151,7 +146,7 @@ def solve_with_landmarks(
     landmarks: np.ndarray,
     gamma: float,
     alphas: Sequence[float],
-    score: Score = score_squares,
+    score: Score,
 ) -> RBFSolution:
     """Return the solution for which the coefficients of all rows but the landmarks are zero.
 
@@ -203,15 +198,10 @@ def solve_with_landmarks(
         leverages = np.einsum("mn,mn->n", solved, solved, dtype=np.float64)
         errors = targets[sample] - gemm(1.0, kept, weights, trans_a=1)
         errors = errors / (1 - leverages)[:, np.newaxis]
-        found = _finite(score(errors, targets[sample]))
+        found = score(errors, targets[sample])
         if best is None or found > best.score:
             best = RBFSolution(gamma, alpha, found, factor.back_solve(weights))
     return _require(best, alphas, dtype)
-
-
-def _finite(score: float) -> float:
-    """Return a score, or minus infinity if rounding has made errors infinite."""
-    return score if np.isfinite(score) else -np.inf
 
 
 def _require(best: RBFSolution | None, alphas: Sequence[float], dtype: np.dtype) -> RBFSolution:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils.validation import check_is_fitted, check_X_y
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._ridge.base import (
+    CheckArrays,
+    CheckTargets,
     StreamingRidgeBase,
     check_features,
-    check_lengths,
-    check_weights,
-    drop_unused,
-    require_unmasked,
 )
-from sklearn_conv._ridge.moments import Rows
 from sklearn_conv._ridge.solving import Search, check_strengths
 from sklearn_conv._validation import is_dask, parameter_error
 
@@ -30,9 +27,7 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
     """Ridge regression on standardized features, fitted in one pass over batches of rows.
 
     The model is equivalent to ``StandardScaler`` followed by ``Ridge``, or by ``RidgeCV`` for
-    several ``alphas``. Only sums over the rows and a sample of the rows are stored, so the memory
-    in use does not depend on the number of rows: the centered products of ``d`` features take
-    ``8 * d**2`` bytes, 0.5 GB for 8,192 features.
+    several ``alphas``. It needs as little memory as `StreamingRidgeClassifier`.
 
     Parameters
     ----------
@@ -59,25 +54,14 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
     best_score_ : float, ndarray of shape (n_targets,) or None
         Minus the mean squared leave-one-out error for ``alpha_``; None if there is only one alpha.
         With weights, squared errors are multiplied by the weights of their rows.
-    mean_ : ndarray of shape (n_features,)
-        Mean of each feature.
-    scale_ : ndarray of shape (n_features,)
-        Standard deviation of each feature; 1 for constant features.
-    n_features_in_ : int
-        Number of features.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features. Defined only if X has feature names that are all strings.
+    mean_, scale_, n_features_in_, feature_names_in_
+        As in `StreamingRidgeClassifier`.
 
     See Also
     --------
-    StreamingRidgeClassifier : The same for class labels; its notes apply here as well.
+    StreamingRidgeClassifier : The same for class labels; its notes and references apply here as
+        well.
     StridedConv2DTransformer.transform_batches : Features of images, batch by batch.
-
-    References
-    ----------
-    R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007): leave-one-out errors.
-    T. F. Chan, G. H. Golub and R. J. LeVeque, "Algorithms for Computing the Sample Variance:
-    Analysis and Recommendations" (1983).
 
     Examples
     --------
@@ -91,12 +75,8 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
     (10.0, 0.69)
     """
 
-    _fitted_names: ClassVar[set[str]] = {
-        *StreamingRidgeBase._fitted_names,
-        "_n_targets",
-        "_is_single",
-    }
-
+    _metric = r2_score
+    score = StreamingRidgeBase.score  # not that of the mixin, which comes first
     _n_targets: int
     _is_single: bool
     """Whether y had one axis in the first batch."""
@@ -136,7 +116,7 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
             If ``alphas``, X, y or ``sample_weight`` has wrong values, or if the number of targets
             is not that of earlier batches.
         """
-        return self._partial_fit(X, y, sample_weight, {})
+        return self._partial_fit(X, y, sample_weight)
 
     def predict(self, X: Any) -> Any:
         """Predict the targets of the samples in X.
@@ -157,25 +137,6 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
             return self._map_chunks("predict", X, shape, np.float64)
         predicted, _ = self._predict(X, "predict")
         return predicted[:, 0] if self._is_single else predicted
-
-    def score(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> float:
-        """Return the coefficient of determination of the predictions for X.
-
-        Parameters
-        ----------
-        X : array-like or Dask array of shape (n, n_features)
-            Features.
-        y : array-like or Dask array of shape (n,) or (n, n_targets)
-            True targets.
-        sample_weight : array-like of shape (n,), default=None
-            Weights of the samples.
-
-        Returns
-        -------
-        score : float
-            R² of the predictions, the mean over several targets.
-        """
-        return self._score(r2_score, X, y, sample_weight)
 
     @property
     def coef_(self) -> np.ndarray:
@@ -200,11 +161,11 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
             raise parameter_error(TypeError, OWNER, "alpha_per_target", "a bool", value)
         return Search(check_strengths(OWNER, "alphas", self.alphas), bool(value))
 
-    def _make_check(self, y: Any, options: dict[str, Any]) -> Callable[..., Rows]:
-        return _check_rows
+    def _make_check(self, y: Any, is_fit: bool) -> CheckTargets:
+        return _check_targets
 
     def _admit(
-        self, y: Any, targets: np.ndarray, reset: bool, options: dict[str, Any]
+        self, y: Any, targets: np.ndarray, reset: bool, is_fit: bool, given: Any
     ) -> dict[str, Any]:
         n_targets = targets.shape[1]
         if reset:
@@ -227,15 +188,8 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
         return {}
 
 
-def _check_rows(
-    X: Any,
-    y: Any,
-    sample_weight: Any = None,
-    check: Callable[..., tuple[np.ndarray, np.ndarray]] | None = None,
-) -> Rows:
-    """Check rows of an array, or of a chunk of a Dask array inside a task."""
-    require_unmasked(X, y)
-    check_lengths(OWNER, X, y)
+def _check_targets(X: Any, y: Any, check: CheckArrays) -> tuple[Any, np.ndarray, None]:
+    """Return the features, and the targets as columns ``(n, n_targets)``."""
     numbers = np.asarray(y)
     if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
         too_large = f"infinity or a value too large for {numbers.dtype!r}"
@@ -243,12 +197,11 @@ def _check_rows(
             f"Input y contains {'NaN' if np.isnan(numbers).any() else too_large}. The 'y' "
             f"parameter of {OWNER} must be finite numbers; fill these values, or remove their rows."
         )
-    rows, targets = (check or check_X_y)(X, y, dtype="numeric", multi_output=True, y_numeric=True)
+    rows, targets = check(X, y, dtype="numeric", multi_output=True, y_numeric=True)
     check_features(rows)
     if targets.dtype.kind not in "biuf":
         raise TypeError(
             f"The 'y' parameter of {OWNER} must be an array of real numbers. Got dtype "
             f"{targets.dtype} instead."
         )
-    weights = check_weights(OWNER, sample_weight, rows.shape[0])
-    return drop_unused(rows, targets.reshape(rows.shape[0], -1).astype(np.float64), weights)
+    return rows, targets.reshape(rows.shape[0], -1).astype(np.float64), None

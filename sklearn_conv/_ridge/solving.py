@@ -12,10 +12,11 @@ from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 
 from sklearn_conv._array_api import Library, as_memory_error, kind_of, to_numpy
 from sklearn_conv._ridge.labels import show_label
-from sklearn_conv._ridge.leave_one_out import leave_one_out_errors, leave_one_out_scores
 from sklearn_conv._ridge.moments import Moments, NoSolutionError, Targets
 from sklearn_conv._ridge.products import (
     BLOCK_BYTES,
@@ -25,10 +26,7 @@ from sklearn_conv._ridge.products import (
     multiply,
     row_blocks,
 )
-from sklearn_conv._validation import is_finite, is_sequence, parameter_error
-
-N_FACTORS = 3
-"""Number of alphas from which a factor in float32 for each selects some of them first."""
+from sklearn_conv._validation import check_name, is_finite, is_sequence, parameter_error
 
 SMALLEST_PIVOT = 100 * float(np.finfo(np.float32).eps)
 """Smallest square on the diagonal of a factor of correlations that is trusted in float32. Rounding
@@ -108,6 +106,12 @@ def check_strengths(owner: str, name: str, value: Any) -> tuple[float, ...]:
     return tuple(map(float, numbers))
 
 
+def check_scoring(owner: str, value: Any) -> str | None:
+    """Check the name of a score of classes, or None for minus the mean squared error."""
+    names = ["neg_log_loss"]
+    return value if value is None else check_name(owner, "scoring", value, names, " or None")
+
+
 def solve(moments: Moments, classes: np.ndarray | None, search: Search) -> Solution:
     """Return the solution for the alpha with the best leave-one-out score, or one for each target.
 
@@ -162,9 +166,16 @@ class Problem(NamedTuple):
         return rows
 
     def score(self, errors: np.ndarray) -> np.ndarray:
-        """Return the score of each target for leave-one-out errors; one score for all of them."""
-        weights, scoring = self.moments.kept.weights, self.search.scoring
-        scores = leave_one_out_scores(errors, self.targets.kept, weights, scoring)
+        """Return the score of each target for leave-one-out errors; one score for all of them.
+
+        It is minus the mean of the squares, multiplied by the weights of the rows, or the score of
+        all columns by `score_classes`.
+        """
+        weights, targets = self.moments.kept.weights, self.targets.kept
+        if self.search.scoring is None:
+            scores = -weights @ np.square(errors) / len(weights)
+        else:
+            scores = np.full(errors.shape[1], score_classes(targets - errors, targets, weights))
         return scores if self.search.per_target else np.full(len(scores), scores.mean())
 
 
@@ -237,12 +248,12 @@ def solve_by_products(problem: Problem) -> Iterator[Candidate]:
     Ridge regression with ``alpha`` on standardized features is equivalent to ridge regression with
     ``alpha * variance`` on the original features, so the products need not be scaled.
 
-    Of several alphas for float32 features, those that may be the best are found by factors of the
-    correlations in float32, which take less time.
+    Of three or more alphas for float32 features, those that may be the best are found by factors of
+    the correlations in float32, which take less time.
     """
     library, sums, alphas = problem.moments.library, problem.moments.sums, problem.search.alphas
     is_single = problem.moments.kept.rows.dtype == library.xp.float32 and library.has_float64
-    if len(alphas) >= N_FACTORS and is_single and problem.scale.shape[0] >= SINGLE_FEATURES:
+    if len(alphas) >= 3 and is_single and problem.scale.shape[0] >= SINGLE_FEATURES:
         alphas = shortlist_alphas(problem)
     gram, squares = sums.gram, sums.squares
     if sums.rest is not None:
@@ -279,8 +290,11 @@ def _solve_products(
 ) -> tuple[Any, Any] | None:
     """Return coefficients and leave-one-out errors for products of features with a diagonal.
 
+    The leave-one-out error of a row is its residual, divided by 1 minus its leverage.
     ``scale`` is what the features of a matrix in float32 were divided by; its factor must have no
     small pivot. Return None if there is no factor.
+
+    Source: R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007).
     """
     moments, targets = problem.moments, problem.targets
     xp, dtype = moments.library.xp, matrix.dtype
@@ -300,8 +314,8 @@ def _solve_products(
     solved = factor.half_solve(kept.T)  # (d, m)
     leverages = to_numpy(xp.linalg.vecdot(solved, solved, axis=-2))
     residuals = targets.kept - targets.mean - predicted
-    weights = moments.kept.weights
-    return coef, leave_one_out_errors(residuals, leverages, weights, moments.sums.weight)
+    leverages = moments.kept.weights * (leverages + 1 / moments.sums.weight)
+    return coef, residuals / (1 - leverages)[:, np.newaxis]
 
 
 def too_small(alpha: float) -> ValueError:
@@ -310,6 +324,26 @@ def too_small(alpha: float) -> ValueError:
         f"alpha={alpha} is too small for these features, some of which depend linearly on the "
         "others; choose a larger alpha."
     )
+
+
+def score_classes(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+    """Return minus the mean log loss of predicted targets ``(n, k)`` of classes, -1 and +1.
+
+    The probabilities are the softmax of the predicted targets times a factor, for which the loss is
+    smallest.
+
+    Source: C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural
+    Networks" (2017): the factor, which is the inverse of a temperature.
+    """
+    if targets.shape[1] == 1:
+        predicted, targets = (np.hstack([-array, array]) for array in (predicted, targets))
+    margins = predicted - np.sum(predicted, axis=1, where=targets > 0, keepdims=True)
+
+    def loss(factor: float) -> float:
+        return float(np.average(logsumexp(factor * margins, axis=1), weights=weights))
+
+    # The loss is a convex function of the factor. Values of a decision function are about -1 to 1.
+    return -float(minimize_scalar(loss, bounds=(0, 20), method="bounded").fun)
 
 
 SOLVERS: dict[Solver, Callable[[Moments], bool]] = {
