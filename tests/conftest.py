@@ -16,11 +16,18 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 def pytest_configure(config):
     """Choose the seed of hypothesis here, so that it can be shown, and is that of all processes."""
     if config.option.hypothesis_seed is None:
-        config.option.hypothesis_seed = SystemRandom().randrange(2**32)
+        shared = getattr(config, "workerinput", {"seed": SystemRandom().randrange(2**32)})
+        config.option.hypothesis_seed = shared["seed"]
     if config.getoption("numprocesses", None):
         # The processes of pytest-xdist use all cores; further threads of BLAS would wait in vain.
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(name, "1")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    """Pass the seed to a process of pytest-xdist."""
+    node.workerinput["seed"] = node.config.option.hypothesis_seed
 
 
 def pytest_report_header(config):
