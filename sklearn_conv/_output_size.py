@@ -98,15 +98,17 @@ def check_sizes(
             )
 
 
-def check_views(parameters: Parameters, maps: tuple[int, int]) -> None:
-    """Raise ValueError if maps of turned images have another shape."""
-    rows, columns = maps
-    is_turned = any(view.is_transposed for view in parameters.views)
-    if is_turned and parameters.poolings is None and rows != columns:
+def check_views(parameters: Parameters, geometries: Sequence[Geometry]) -> None:
+    """Raise ValueError if maps that are not pooled differ for turned images."""
+    shapes = {geometry.output_shape for geometry in geometries}
+    if any(view.is_transposed for view in parameters.views):
+        shapes |= {(columns, rows) for rows, columns in shapes}
+    if parameters.poolings is None and len(shapes) > 1:
+        shown = " and ".join(f"{rows} x {columns}" for rows, columns in sorted(shapes))
         raise ValueError(
             "symmetries='dihedral' turns the images, so with pooling=None "
-            f"{parameters.owner} needs maps with as many rows as columns, but they have {rows} "
-            f"rows and {columns} columns; use square images, a pooling, or symmetries='mirror'."
+            f"{parameters.owner} needs square maps of one size, but there are maps of {shown} "
+            "windows; use square images and equal strides, a pooling, or symmetries='mirror'."
         )
 
 
@@ -135,7 +137,7 @@ def place_on_all(
         try:
             geometries = place_views(parameters, size, kernels[:2])
             check_sizes(parameters, geometries[0].output_shape, kernels, n_biases)
-            check_views(parameters, geometries[0].output_shape)
+            check_views(parameters, geometries)
         except ValueError as error:
             if len(sizes) == 1:
                 raise

@@ -138,7 +138,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         with left and right exchanged; with "dihedral", the eight mirrored and turned images of a
         square. This takes two or eight times as long. Training patches are taken from these images
         as well, except that windows which are not square are not turned by 90 degrees. With
-        "dihedral" and ``pooling=None``, maps must have as many rows as columns.
+        "dihedral" and ``pooling=None``, maps of all turned images must be square, and of one size.
     power : float, default=1.0
         Power to which features are raised, ``sign(feature) * abs(feature)**power``, after they were
         averaged over ``symmetries``; 0.5 is the square root. A power below 1 magnifies the rounding
@@ -621,7 +621,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             check_channels(np.shape(self.kernels), shape[2])
         kernels = (*parameters.kernel_size, shape[2], parameters.n_kernels)
         geometries = place_views(parameters, shape[:2], parameters.kernel_size)
-        check_views(parameters, geometries[0].output_shape)
+        check_views(parameters, geometries)
         return measure_output(parameters, geometries, kernels)
 
     def __sklearn_tags__(self) -> Tags:
@@ -656,8 +656,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         if None in self.image_shape_:
             require_pooling(parameters)
         else:
-            maps = self._fitted_geometries(parameters)[0].output_shape
-            check_views(parameters, maps)
+            geometries = self._fitted_geometries(parameters)
+            maps = geometries[0].output_shape
+            check_views(parameters, geometries)
         check_sizes(parameters, maps, kernels, n_biases)
         return feature_shape(parameters, maps, n_biases, kernels[3])
 

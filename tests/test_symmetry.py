@@ -101,7 +101,7 @@ def test_images_that_are_not_square_may_be_turned():
 def test_maps_that_are_not_square_cannot_be_averaged_over_turned_images():
     images = RNG.random((4, 6, 9))
     transformer = StridedConv2DTransformer(3, symmetries="dihedral", pooling=None)
-    message = "maps with as many rows as columns, but they have 6 rows and 9 columns; use square"
+    message = "square maps of one size, but there are maps of 6 x 9 and 9 x 6 windows; use square"
     with pytest.raises(ValueError, match=message):
         transformer.fit(images)
     with pytest.raises(ValueError, match=message):
