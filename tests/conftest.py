@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from joblib.externals.loky import get_reusable_executor
 
-settings.register_profile("quick", deadline=None, max_examples=25, print_blob=True)
+settings.register_profile("quick", deadline=None, max_examples=50, print_blob=True)
 settings.register_profile("long", deadline=None, max_examples=3000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 

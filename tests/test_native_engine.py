@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from time import monotonic
 
 import numpy as np
@@ -134,6 +135,49 @@ def test_nan_and_infinity_stay_where_they_are(level, activation, pooling):
     if activation != "step":  # NaN > 0 is false
         assert np.isnan(features).any()
         assert not np.isnan(features).all()
+
+
+@needs_library
+@levels
+@pytest.mark.parametrize("place", [(0, 0), (30, 30), (59, 59)])
+def test_nan_in_any_tile_is_the_maximum_of_the_cell(level, place):
+    """The windows of the cell are many tiles, whose maxima are joined."""
+    images = RNG.standard_normal((1, 60, 60, 1)).astype(np.float32)
+    images[0, *place] = np.nan
+    layer = Layer(
+        kernels=RNG.standard_normal((2, 2, 1, 5)).astype(np.float32),
+        offset=np.zeros(5, np.float32),
+        bias=np.zeros((1, 5), np.float32),
+        geometry=place_windows((60, 60), (2, 2), WindowParameters((1, 1), (0, 0), "edge", (1, 1))),
+        sides=ACTIVATIONS["identity"],
+        poolings=[POOLINGS["max"]],
+        pool_grid=(1, 1),
+    )
+    assert np.isnan(compute(NativeEngine(layer, choice.LIBRARY, level), layer, images)).all()
+
+
+@needs_library
+@levels
+def test_normalized_windows_with_a_large_offset(level):
+    """A pixel of each window is subtracted before its variance is computed."""
+    images = (RNG.standard_normal((3, 20, 21, 2)) + 3_000).astype(np.float32)
+    kernels = RNG.standard_normal((3, 3, 2, 5))
+    layer = Layer(
+        kernels=(kernels - kernels.mean(axis=(0, 1, 2))).astype(np.float32),
+        offset=np.zeros(5, np.float32),
+        bias=np.zeros((1, 5), np.float32),
+        geometry=place_windows((20, 21), (3, 3), WindowParameters((1, 1), (0, 0), "edge", (1, 1))),
+        sides=ACTIVATIONS["identity"],
+        eps=0.01,
+        poolings=None,
+        pool_grid=(1, 1),
+    )
+    exact = replace(
+        layer, **{name: getattr(layer, name).astype("f8") for name in ("kernels", "offset", "bias")}
+    )
+    expected = compute(NumpyEngine(exact), exact, images.astype(np.float64))
+    features = compute(NativeEngine(layer, choice.LIBRARY, level), layer, images)
+    np.testing.assert_allclose(features, expected, rtol=0, atol=2e-5)
 
 
 @needs_library
