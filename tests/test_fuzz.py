@@ -242,7 +242,8 @@ def attempt(name, function, *args):
     except (TypeError, ValueError, NotFittedError) as error:
         result, outcome = None, type(error).__name__
         message = str(error)
-        assert outcome in ("TypeError", "ValueError", "NotFittedError"), message
+        known = "TypeError", "ValueError", "NotFittedError", "NoSolutionError"
+        assert outcome in known, message
         assert len(message) > 20, message
         assert not any(bare in message for bare in bad_messages(args)), message
     COUNTS[name, outcome] += 1

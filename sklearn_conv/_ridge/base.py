@@ -268,11 +268,30 @@ class StreamingRidgeBase(RidgeBase, ABC):
                 self._take_over(model)
         return self
 
-    coef_ = property(lambda self: self._fitted().coef)
-    alpha_ = property(lambda self: self._fitted().alpha)
-    best_score_ = property(lambda self: self._fitted().score)
-    mean_ = property(lambda self: self._fitted().mean)
-    scale_ = property(lambda self: self._fitted().scale)
+    @property
+    def coef_(self) -> np.ndarray:
+        """Coefficients of the features."""
+        return self._fitted().coef
+
+    @property
+    def alpha_(self) -> Any:
+        """The chosen regularization."""
+        return self._fitted().alpha
+
+    @property
+    def best_score_(self) -> Any:
+        """Leave-one-out score for ``alpha_``."""
+        return self._fitted().score
+
+    @property
+    def mean_(self) -> np.ndarray:
+        """Mean of each feature."""
+        return self._fitted().mean
+
+    @property
+    def scale_(self) -> np.ndarray:
+        """Standard deviation of each feature."""
+        return self._fitted().scale
 
     @property
     def intercept_(self) -> Any:

@@ -117,7 +117,7 @@ def solve_exactly(
     sample = slice(max(0, n_rows - N_SAMPLE), n_rows)
     squares = square_rows(landmarks)
     with as_memory_error(REMEDY):
-        matrix = np.empty((n_rows, n_rows), landmarks.dtype, order="F")
+        matrix = np.zeros((n_rows, n_rows), landmarks.dtype, order="F")
     for block in row_blocks(n_rows, n_rows * landmarks.itemsize, BLOCK_BYTES):
         below = slice(block.start, n_rows)
         matrix[below, block] = squared_distances(
