@@ -31,6 +31,7 @@ from sklearn.model_selection import (
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import StandardScaler
 
+import sklearn_conv
 from sklearn_conv import (
     StreamingRidgeClassifier,
     StridedConv2DTransformer,
@@ -194,7 +195,7 @@ def test_help_and_version(run):
         for part in ("FOLDER", "Examples:", "default: RGB", "--save-model", "(64, 48) is 64,48"):
             assert part in " ".join(out.split())
     assert run()[1] == run("--help")[1]
-    assert run("--version") == (0, "sklearn-conv 0.1.0\n", "")
+    assert run("--version") == (0, f"sklearn-conv {sklearn_conv.__version__}\n", "")
 
 
 def test_examples_of_the_help_can_be_parsed():

@@ -262,7 +262,7 @@ def _reduce(graph: Graph, maps: str, axis: int, span: Span, reduction: str) -> s
     grows with the number of positions.
     """
     start, stop = span
-    n_parts = 1 if reduction == "ReduceMax" else -(-(stop - start) // MAX_ADDED)
+    n_parts = 1 if reduction not in ("ReduceSum", "ReduceMean") else -(-(stop - start) // MAX_ADDED)
     parts = [
         graph.reduce(
             reduction if n_parts == 1 else "ReduceSum",
