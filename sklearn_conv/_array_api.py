@@ -137,6 +137,8 @@ class Library(NamedTuple):
         return self.xp.float64 if self.has_float64 else self.xp.float32
 
     def _has(self, name: str, kind: str) -> bool:
+        if self.xp is np:  # NumPy 2.0 has no namespace info.
+            return True
         info = self.xp.__array_namespace_info__()
         return name in info.dtypes(device=self.device, kind=kind)
 
