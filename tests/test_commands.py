@@ -118,7 +118,7 @@ def test_the_help_has_every_parameter_and_every_choice(run, command, functions, 
     _, shown, _ = run(command, "--help")
     for function in functions:
         for name in {*signature(function).parameters} - without:
-            assert f" --{name.replace('_', '-')} " in shown
+            assert f" --{name.replace('_', '-')}" in shown
     assert "[default: 0]" in shown[shown.index("--random-state") :]
     for name in chain.from_iterable(choices):
         assert f'"{name}"' in shown
