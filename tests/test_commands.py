@@ -239,7 +239,11 @@ def test_without_the_extra_a_line_says_what_to_install():
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
 def test_closed_and_full_outputs(pictures, tmp_path):
     line = f"-o {tmp_path}/a.npy --size 8,8 --n-kernels 2"
-    for redirection, code in [("2>&-", 0), (">&-", 0), ("> /dev/full", 1), ("--whiten x 2>&-", 2)]:
+    outputs = [("2>&-", 0), (">&-", 0), ("> /dev/full", 1), ("--whiten x 2>&-", 2)]
+    numpy_alone = f"{shlex.quote(sys.executable)} -c 'import numpy.f2py' 2>&-"
+    if subprocess.run(numpy_alone, shell=True).returncode:  # It needs standard error.
+        outputs = [each for each in outputs if "2>&-" not in each[0]]
+    for redirection, code in outputs:
         command = (
             f"{shlex.join(PROGRAM)} features {shlex.quote(str(pictures))} {line} {redirection}"
         )

@@ -110,7 +110,8 @@ def derive_options(
         if name in without or parameter.kind is Parameter.VAR_KEYWORD:
             continue
         hint, more = parameter.annotation, dict[str, Any]()
-        if bool not in (hint, *get_args(hint)):  # Others are flags: --whiten and --no-whiten.
+        kinds = (hint, *get_args(hint))  # Those of NumPy's ArrayLike include bool and str.
+        if bool not in kinds or str in kinds:  # Others are flags: --whiten and --no-whiten.
             hint, more = str, {"n_tokens": 1, "allow_leading_hyphen": True}
             more["converter"] = lambda hint, tokens: read_value(tokens[0].value)
         if text := texts.get(name):  # With python -OO, there are no docstrings.
