@@ -347,10 +347,6 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         parameters = check_parameters(self)
         request = Request(self, parameters.image_shape, "fit", parameters.ignores_missing)
         images = check_images(X, request)
-        if callable(self.activation):  # An invalid function raises here, not only in transform.
-            with np.errstate(all="ignore"):  # As in transform.
-                ones = images.library.put(np.ones((2, parameters.n_kernels)))
-                call_function(self.activation, ones)
         if request.is_any:
             require_pooling(parameters)
         shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
@@ -370,6 +366,10 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
             rng=rng,
         )
         size = measure_output(parameters, geometries, shape)
+        if callable(self.activation):  # An invalid function raises here, not only in transform.
+            with np.errstate(all="ignore"):  # As in transform.
+                ones = images.library.put(np.ones((2, parameters.n_kernels)))
+                call_function(self.activation, ones)
         remedy = (
             f"fit makes {parameters.n_kernels:,} kernels of shape {shape[:3]}, and may draw "
             f"{parameters.n_patches:,} training patches of this shape; use smaller n_kernels, "
