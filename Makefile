@@ -14,6 +14,8 @@ RUN := $(VENV)/bin/python
 # Python compiles the modules that are used when they are imported; to compile all takes longer than the rest of
 # the installation.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
+# Many tests start a process, which would otherwise compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 # The pip of a new environment may be older than --group.
 NEW_PIP := $(PIP_INSTALL) "pip>=25.1"
 # Install into the environment that is the folder of the target

@@ -139,6 +139,13 @@ def test_fewer_patches_than_weights():
     assert np.linalg.eigvalsh(matrix)[-1] == pytest.approx((0.1 * variance) ** -0.5)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_constant_patches_are_not_divided_by_rounding_errors():
+    assert np.var([0.8093601412916109] * 6) > 0
+    transformer = StridedConv2DTransformer(8, (3, 2), padding="valid", normalize_patches=True)
+    assert transformer.fit(np.full((4, 5, 5, 1), 0.8093601412916109)).eps_ == 1.0
+
+
 @pytest.mark.filterwarnings("ignore:Kernels, whitening:UserWarning", "ignore:About:UserWarning")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
@@ -174,7 +181,7 @@ def test_features_agree_with_explicit_steps(
     sampled = sample(images, **options)
     eps = mean = matrix = None
     if normalize:
-        eps = 0.01 * np.mean([patch.var() for patch in sampled]) or 1.0
+        eps = 0.01 * np.mean([(patch - patch[0]).var() for patch in sampled]) or 1.0
         assert transformer.eps_ == pytest.approx(eps, rel=1e-3)
         sampled = np.array([oracle.normalized(patch, eps) for patch in sampled])
     if whiten:

@@ -321,7 +321,10 @@ class TrainingPatches:
 def _variances(patches: np.ndarray) -> np.ndarray:
     parts = np.array_split(patches, -(-len(patches) // CHUNK))
     with np.errstate(all="ignore"):
-        return np.concatenate([part.astype(np.float64).var(axis=1) for part in parts])
+        # One pixel is subtracted, so that the variance of a constant patch is exactly 0.
+        return np.concatenate(
+            [np.subtract(part, part[:, :1], dtype=np.float64).var(axis=1) for part in parts]
+        )
 
 
 def _eps(variances: np.ndarray) -> float:
