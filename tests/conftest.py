@@ -7,14 +7,16 @@ import pytest
 from hypothesis import settings
 from joblib.externals.loky import get_reusable_executor
 
-settings.register_profile("quick", deadline=None, max_examples=50, print_blob=True)
+settings.register_profile("quick", deadline=None, max_examples=30, print_blob=True)
 settings.register_profile("long", deadline=None, max_examples=3000, print_blob=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
+settings.load_profile(PROFILE)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     """Choose the seed of hypothesis here, so that it can be shown, and is that of all processes."""
+    config.addinivalue_line("markers", "long: runs in make test-long only, because it takes long")
     if config.option.hypothesis_seed is None:
         shared = getattr(config, "workerinput", {"seed": SystemRandom().randrange(2**32)})
         config.option.hypothesis_seed = shared["seed"]
@@ -28,6 +30,11 @@ def pytest_configure(config):
 def pytest_configure_node(node):
     """Pass the seed to a process of pytest-xdist."""
     node.workerinput["seed"] = node.config.option.hypothesis_seed
+
+
+def pytest_runtest_setup(item):
+    if PROFILE != "long" and item.get_closest_marker("long"):
+        pytest.skip("takes long; make test-long")
 
 
 def pytest_report_header(config):

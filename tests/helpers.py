@@ -1,5 +1,6 @@
 """Constants and functions that several test modules use."""
 
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from threadpoolctl import threadpool_info
 
 from sklearn_conv import _array_api
 from sklearn_conv._engine import native_engine, numpy_engine, symmetry
+
+IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+"""Whether this is make test-long."""
 
 ROOT = Path(__file__).parents[1]
 BUILT = [ROOT / "docs" / folder for folder in ("_build", "gallery", "api/generated")]

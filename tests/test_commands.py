@@ -215,6 +215,7 @@ def start(*arguments, python=(), before="", **environment):
     )
 
 
+@pytest.mark.long
 def test_options_need_no_docstrings_and_no_unicode(pictures, tmp_path):
     """With python -OO, the help has no texts, but the commands do the same."""
     arguments = [pictures, "-o", tmp_path / "a.npy", "--size", "6,8", "--stride", "2,3", "--whiten"]
@@ -236,6 +237,7 @@ def test_without_the_extra_a_line_says_what_to_install():
     assert result.stderr.count(b"\n") == 1
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
 def test_closed_and_full_outputs(pictures, tmp_path):
     line = f"-o {tmp_path}/a.npy --size 8,8 --n-kernels 2"

@@ -355,10 +355,10 @@ def test_targets_of_a_regression_need_not_be_lazy(columns):
 @pytest.mark.parametrize("known", [True, False])
 def test_many_small_chunks(known, monkeypatch):
     """They are checked and added together; one by one, 10,000 chunks took 18 seconds."""
-    X, y = rows(2000)
+    X, y = rows(600)
     lazy_X, lazy_y = da.from_array(X, (1, 30)), da.from_array(y, 1)
     if not known:
-        keep = da.ones(2000, dtype=bool, chunks=1)
+        keep = da.ones(600, dtype=bool, chunks=1)
         lazy_X, lazy_y = lazy_X[keep], lazy_y[keep]
     calls, real = [], dask.delayed
     monkeypatch.setattr(dask, "delayed", lambda *args, **kwargs: calls.append(1) or real(*args))
@@ -477,6 +477,7 @@ def slowly(block):
     return block
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_result_is_correct_after_a_worker_died(client):
     X = da.from_array(IMAGES, (6, 5, 5, 2)).rechunk((6, -1, -1, -1))

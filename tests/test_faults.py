@@ -105,7 +105,9 @@ print("works")
 """
 
 
-@pytest.mark.parametrize(("n_jobs", "n_threads"), [(None, 1), (2, 8)])
+@pytest.mark.parametrize(
+    ("n_jobs", "n_threads"), [pytest.param(None, 1, marks=pytest.mark.long), (2, 8)]
+)
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals of Unix")
 def test_control_c_in_the_middle_of_transform(n_jobs, n_threads):
     code = INTERRUPT.format(n_jobs=n_jobs, n_threads=n_threads)
@@ -123,6 +125,7 @@ def die_once(X, path):
     return X
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals of Unix")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("_own_processes")

@@ -13,6 +13,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import sklearn
+from helpers import IS_LONG
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import NotFittedError
@@ -258,9 +259,8 @@ def attempt(name, function, *args):
 
 def long(n_quick):
     """Return settings for many examples in the long profile, else for few."""
-    is_long = os.environ.get("HYPOTHESIS_PROFILE") == "long"
     return settings(
-        max_examples=N_LONG if is_long else n_quick,
+        max_examples=N_LONG if IS_LONG else n_quick,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import IS_LONG
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
@@ -120,7 +121,7 @@ def test_older_and_newer_operators(opset):
 PAIR = st.tuples(st.integers(1, 4), st.integers(1, 4))
 
 
-@settings(max_examples=60)
+@settings(max_examples=600 if IS_LONG else 15)
 @given(
     kernel_size=PAIR,
     stride=PAIR,

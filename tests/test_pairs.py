@@ -12,7 +12,7 @@ import numpy as np
 import oracle
 import pytest
 import sklearn
-from helpers import small_blocks
+from helpers import IS_LONG, small_blocks
 from sklearn.base import clone
 from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
@@ -32,7 +32,7 @@ from sklearn_conv.inspection import (
 
 plt = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed: .[plot]")
 
-N_ARRAYS = 20 if os.environ.get("HYPOTHESIS_PROFILE") == "long" else 1
+N_ARRAYS = 20 if IS_LONG else 1
 """Number of covering arrays, each with other rows."""
 
 DISPATCHES = os.environ.get("SCIPY_ARRAY_API") == "1"

@@ -69,7 +69,13 @@ def test_memory_order_changes_no_kernel(name, order):
     np.testing.assert_array_equal(learned, golden.learned(name, images))
 
 
-@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=pytest.mark.long) if name == "forkserver" else name
+        for name in multiprocessing.get_all_start_methods()
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_processes_make_the_same_kernels(method, entries):
     with multiprocessing.get_context(method).Pool(1) as pool:
@@ -77,6 +83,7 @@ def test_processes_make_the_same_kernels(method, entries):
     assert_all_same(learned, entries)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_own_processes")
 def test_processes_of_joblib_make_the_same_kernels(entries):
     both = Parallel(n_jobs=2, backend="loky")(delayed(golden.learned_by_all)() for _ in range(2))

@@ -40,7 +40,7 @@ def search(path, n_jobs, transformer_jobs=None):
     return result.cv_results_["mean_test_score"], notes[:, 0], notes[:, 1]
 
 
-@pytest.mark.parametrize("transformer_jobs", [None, 2])
+@pytest.mark.parametrize("transformer_jobs", [2, pytest.param(None, marks=pytest.mark.long)])
 @pytest.mark.usefixtures("_own_processes")
 def test_two_processes_share_the_cores(tmp_path, transformer_jobs):
     expected, _, _ = search(tmp_path / "one", None)
