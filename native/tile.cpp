@@ -383,6 +383,23 @@ inline float find_offset(const Band& band, const float* window) {
   return low > 0 ? low : high;
 }
 
+// Return sqrt(variance + eps) of numbers whose squares overflow
+template <class T>
+double large_deviation(const T* x, int64_t d, double eps) {
+  double largest = 0, sum = 0, square = 0;
+  for (int64_t j = 0; j < d; j++) {
+    const double size = __builtin_fabs(double(x[j]));
+    largest = size > largest ? size : largest;
+  }
+  for (int64_t j = 0; j < d; j++) {
+    const double scaled = x[j] / largest;
+    sum += scaled;
+    square += scaled * scaled;
+  }
+  const double variance = square / d - (sum / d) * (sum / d);
+  return largest * __builtin_sqrt((variance > 0 ? variance : 0) + eps / largest / largest);
+}
+
 // Divide a window by sqrt(variance + eps). The kernels have zero mean, so one of its pixels is
 // subtracted instead of the mean: a constant window becomes exactly 0, and an offset does not make
 // the variance inaccurate. The window is in a buffer of `pitch` numbers, a multiple of a vector.
@@ -406,7 +423,9 @@ void normalize(const Layer& layer, T* window, int64_t pitch) {
   }
   const double mean = ((sum[0] + sum[1]) + (sum[2] + sum[3])) / d;
   const double variance = ((square[0] + square[1]) + (square[2] + square[3])) / d - mean * mean;
-  const T factor = T(1 / __builtin_sqrt((variance > 0 ? variance : 0) + layer.eps));
+  const double deviation = variance <= __DBL_MAX__ ? __builtin_sqrt((variance > 0 ? variance : 0) + layer.eps)
+                                                   : large_deviation(window, d, layer.eps);
+  const T factor = T(1 / deviation);
   for (int64_t j = 0; j < pitch; j += lanes) store(window + j, load(window + j) * factor);
 }
 

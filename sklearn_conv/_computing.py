@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,14 @@ from sklearn_conv._engine.layer import Engine, Layer
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv._engine.symmetry import SymmetricEngine
 from sklearn_conv._images.kinds import Images
-from sklearn_conv._images.mistakes import TransformWatch, warn_of_overflow
+from sklearn_conv._images.mistakes import TransformWatch, find_overflow, warn_of_overflow
 from sklearn_conv._output_size import place_views
 from sklearn_conv._parameters import Parameters
 from sklearn_conv._pixels import find_not_finite
 from sklearn_conv._progress import Progress
+
+N_ENGINES = 4
+"""Number of sizes of images whose engines are kept; each engine has buffers."""
 
 
 class BatchComputer:
@@ -32,20 +36,17 @@ class BatchComputer:
         make = partial(make_engine, ignores_missing=images.may_have_missing)
         bias, n_kernels = transformer.bias_, transformer.bias_.shape[-1]
         arrays = {
-            name: images.cast(f"{name}_", value, dtype)
-            for name, value in (
-                ("kernels", transformer.kernels_),
-                ("offset", transformer.offset_),
-                ("bias", namespace(bias).reshape(bias, (-1, n_kernels))),
-            )
+            "kernels": transformer.kernels_,
+            "offset": transformer.offset_,
+            "bias": namespace(bias).reshape(bias, (-1, n_kernels)),
         }
 
-        @cache
-        def find_engine(image: tuple[int, int]) -> Engine:
+        @lru_cache(N_ENGINES)
+        def find_engine(image: tuple[int, int], dtype: np.dtype = dtype) -> Engine:
             """Return the engine for images with these numbers of rows and columns."""
             geometries = place_views(parameters, image, transformer.kernels_.shape[:2])
             layer = Layer(
-                **arrays,
+                **{name: images.cast(f"{name}_", arrays[name], dtype) for name in arrays},
                 geometry=geometries[0],
                 sides=parameters.sides,
                 eps=transformer.eps_,
@@ -85,6 +86,22 @@ class BatchComputer:
                     if cause is None:
                         raise
                     raise cause from error
-                warn_of_overflow(part, batch, numbers, ignores_missing)
+                self._mend_overflow(part, batch, numbers)
             if not is_whole:
                 out[np.asarray(numbers) - rows.start] = part
+
+    def _mend_overflow(self, features: Any, images: Any, numbers: Sequence[int]) -> None:
+        """Compute features that are not finite again, in float64; warn if that does not help.
+
+        Sums of a few responses are in float32, and overflow before a mean does.
+        """
+        ignores_missing = self._images.ignores_missing
+        found = find_overflow(features, images, ignores_missing)
+        if len(found) and isinstance(features, np.ndarray) and features.dtype != np.float64:
+            wide = np.empty((len(found), *features.shape[1:]))
+            engine = self._find_engine(images.shape[1:3], wide.dtype)
+            engine.compute(images[found], wide, self._n_jobs)
+            features[found] = wide
+            found = found[find_overflow(features[found], images[found], ignores_missing)]
+        if len(found):
+            warn_of_overflow(features.dtype, images, numbers, ignores_missing)

@@ -678,6 +678,20 @@ def test_factors_in_float32_choose_the_same_alpha(put, monkeypatch):
         assert_is_near(model.decision_function(put(X)), model._sums.sums.mean, scores, 1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("value", [1e19, -9.97e36])
+@everywhere
+def test_normalized_windows_of_large_numbers(put, value):
+    images = np.random.default_rng(0).random((4, 9, 11, 2), np.float32)
+    large = images.copy()
+    large[0, 2:4, 3] *= np.float32(value)
+    transformer = StridedConv2DTransformer(6, normalize_patches=True, random_state=0)
+    expected = transformer.fit(images).transform(large)
+    with dispatch():
+        features = transformer.fit(put(images)).transform(put(large))
+    np.testing.assert_allclose(to_numpy(features), expected, atol=5e-6)
+
+
 def test_products_in_float32_keep_the_accuracy_on_an_offset():
     X, y = features_of(n=1500, d=1030, dtype="f4")
     expected = StreamingRidgeClassifier(alphas=100.0).fit(X.astype("f8"), y).decision_function(X)

@@ -1,5 +1,7 @@
 """float32 is as good as its numbers allow, wherever the large ones are."""
 
+import warnings
+
 import numpy as np
 import pytest
 from helpers import small_blocks
@@ -138,3 +140,34 @@ def test_the_result_does_not_depend_on_blocks_next_to_a_fill_value(monkeypatch):
         small_blocks(monkeypatch, block_bytes)
         for other in (transformer.transform(images), alone):
             np.testing.assert_allclose(other, expected, rtol=2e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The values of X are:UserWarning")
+@pytest.mark.parametrize("value", [1e19, 1e20, -9.97e36, 1.5e38])
+@pytest.mark.parametrize("place", [np.s_[:], np.s_[0, 2:4, 3], np.s_[1]])
+@pytest.mark.parametrize("pooling", ["mean", "max", None])
+def test_normalized_windows_of_large_numbers(value, place, pooling):
+    """The squares overflow in float32, but the features do not."""
+    images = RNG.random((4, 9, 11, 2), np.float32)
+    transformer = StridedConv2DTransformer(
+        6, activation="identity", pooling=pooling, normalize_patches=True, random_state=0
+    ).fit(images)
+    images[place] *= np.float32(value)
+    exact = transformer.transform(images.astype(np.float64))
+    np.testing.assert_allclose(transformer.transform(images), exact, atol=5e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "sum", ["mean", "max"]])
+def test_means_are_finite_where_sums_of_responses_are_not(pooling):
+    images = RNG.random((3, 30, 40, 1), np.float32)
+    images[1] *= np.float32(1e38)
+    transformer = StridedConv2DTransformer(kernels=DELTA, pooling=pooling, pool_grid=1)
+    transformer.fit(images)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        features = transformer.transform(images)
+    with np.errstate(over="ignore"):
+        exact = transformer.transform(images.astype(np.float64)).astype(np.float32)
+    np.testing.assert_allclose(features, exact, rtol=2e-6)
+    has_warned = any("Some features are infinite" in str(each.message) for each in caught)
+    assert has_warned == np.isinf(features).any() == (pooling == "sum")

@@ -198,9 +198,12 @@ class ArrayApiEngine:
         """Divide windows ``(positions, d)`` by ``sqrt(variance + eps)`` (`normalize_patches`)."""
         xp, middle = self._library.xp, windows.shape[1] // 2
         windows = windows - windows[:, middle : middle + 1]
+        # Squares of large numbers overflow before the result does.
+        scale = xp.clip(xp.max(xp.abs(windows), axis=1, keepdims=True), min=1)
+        windows = windows / scale
         mean = xp.mean(windows, axis=1, keepdims=True)
         variance = xp.mean(windows * windows, axis=1, keepdims=True) - mean * mean
-        return windows / xp.sqrt(xp.clip(variance, min=0) + self._layer.eps)
+        return windows / xp.sqrt(xp.clip(variance, min=0) + self._layer.eps / scale / scale)
 
     def _has_offset(self, images: Any, pixels: Any) -> bool:
         """Return whether pixels in float32 may have a large offset, as in `may_have_offset`."""

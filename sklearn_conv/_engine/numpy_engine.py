@@ -410,7 +410,14 @@ def normalize_patches(patches: np.ndarray, eps: float) -> None:
     patches -= patches[len(patches) // 2].copy()
     mean = np.dot(np.full(len(patches), 1 / len(patches), patches.dtype), patches)
     variance = np.einsum("dp,dp->p", patches, patches) / len(patches) - np.square(mean)
-    patches /= np.sqrt(np.maximum(variance, 0) + eps)
+    deviation = np.sqrt(np.maximum(variance, 0) + eps)
+    is_large = ~np.isfinite(deviation)  # Squares overflow before the result does.
+    if is_large.any():
+        large = patches[:, is_large]
+        largest = np.abs(large).max(axis=0)
+        large /= largest
+        deviation[is_large] = largest * np.sqrt(large.var(axis=0) + eps / largest / largest)
+    patches /= deviation
 
 
 def is_offset(low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -134,31 +134,33 @@ def warn_of_units(seen: Values, values: Values, n_images: int) -> bool:
     return True
 
 
-def warn_of_overflow(
-    features: Any, images: Any, numbers: Sequence[int], ignores_missing: bool
-) -> None:
-    """Warn if some features are not finite; ``images`` are those of the features, X[numbers].
+def find_overflow(features: Any, images: Any, ignores_missing: bool) -> np.ndarray:
+    """Return the indices of images with features that are not finite.
 
-    If missing pixels are ignored, cells without windows are NaN.
+    If missing pixels are ignored, cells without windows are NaN, which is no overflow.
     """
     # If the sum is finite, as in the usual case, the features need not be searched.
     xp = namespace(features)
     if bool(xp.isfinite(xp.sum(features))):
-        return
-    if bool(xp.isfinite(xp.min(features))) and bool(xp.isfinite(xp.max(features))):
-        return
-    if ignores_missing and not bool(xp.any(xp.isinf(features))):
-        axes = tuple(range(1, features.ndim))
-        has_nan = to_numpy(xp.any(xp.isnan(features), axis=axes))
-        if find_missing(images)[has_nan].all():
-            return
+        return np.array([], int)
+    axes = tuple(range(1, features.ndim))
+    is_found = to_numpy(xp.any(~xp.isfinite(features), axis=axes))
+    if ignores_missing:
+        is_found &= to_numpy(xp.any(xp.isinf(features), axis=axes)) | ~find_missing(images)
+    return np.flatnonzero(is_found)
+
+
+def warn_of_overflow(
+    dtype: Any, images: Any, numbers: Sequence[int], ignores_missing: bool
+) -> None:
+    """Warn that features of X[numbers], which are computed in a dtype, are not finite."""
     problem = "Some features are infinite or NaN, because X contains {}"
-    error = find_not_finite(problem, images, numbers)
+    error = find_not_finite(problem, images, numbers, ignores_missing)
     warn(
         str(error)
         if error
-        else f"Some features are infinite or NaN: responses overflow in {features.dtype}. Divide "
-        "the images by their standard deviation first, or cast X to float64."
+        else f"Some features are infinite or NaN: responses overflow in {dtype}. Divide the images "
+        "by their standard deviation first, or cast X to float64."
     )
 
 

@@ -162,7 +162,8 @@ class Preprocessing(NamedTuple):
         """Normalize and whiten patches, ``(n, d) -> (n, d)``."""
         if self.eps:
             patches = patches - patches.mean(axis=1, keepdims=True)
-            patches /= np.sqrt(np.square(patches).mean(axis=1, keepdims=True) + self.eps)
+            variance = np.einsum("nd,nd->n", patches, patches, dtype=np.float64) / patches.shape[1]
+            patches /= np.sqrt(variance + self.eps)[:, np.newaxis]
         if self.whitening:
             mean, matrix = (array.astype(patches.dtype) for array in self.whitening)
             patches = (patches - mean) @ matrix
