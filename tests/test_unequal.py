@@ -1,6 +1,7 @@
 """Images of different sizes, with ``image_shape="any"``."""
 
 import pickle
+import tracemalloc
 import warnings
 
 import dask.array as da
@@ -265,3 +266,20 @@ def test_displays():
             ValueError, match="fitted on images of one size, but image_shape is 'any'"
         ):
             call()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_memory_does_not_grow_with_the_number_of_sizes():
+    """Each engine has buffers, and each size has engines."""
+    transformer = StridedConv2DTransformer(64, 5, image_shape="any", random_state=0, n_jobs=1)
+
+    def peak(n_sizes):
+        images = [np.ones((60 + i % n_sizes, 90, 3), np.float32) for i in range(60)]
+        transformer.fit(images[:2])
+        tracemalloc.start()
+        transformer.transform(images)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return peak
+
+    assert peak(60) < 1.5 * peak(4)
