@@ -106,7 +106,7 @@ test-sanitize: $(VENV)/test
 	cmake --build $(SANITIZED) > /dev/null
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:handle_segv=0 SKLEARN_CONV_LIBRARY=$(CURDIR)/$(SANITIZED)/libsklearn_conv_core.so \
-	  $(RUN) -m pytest tests/test_hostile_arrays.py tests/test_engine_interface.py $(wildcard tests/test_native_engine.py)
+	  $(RUN) -m pytest $(addprefix tests/test_,hostile_arrays.py engine_interface.py native_engine.py symmetry.py missing.py unequal.py pairs.py fuzz.py)
 
 lint: $(VENV)/lint
 	$(RUN) -m ruff check
