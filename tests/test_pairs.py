@@ -65,6 +65,7 @@ SPACE = {
     "missing": ["raise", "ignore", "few", "many"],
     "image_shape": [None, "any"] + ["many sizes"] * (not DISPATCHES),
     "units": ["zero mean", "large offset"],
+    "magnitude": [1.0, 1e-12, 1e12],
     "flatten": [True, False],
     "order": ORDERS,
     "n_bytes": [1, 5_000, 10**7],
@@ -91,6 +92,9 @@ def is_possible(row):
             row.get("missing") in ("few", "many")
             and row.get("units") == "large offset"
             and row.get("dtype") != "float64",
+            row.get("magnitude", 1) != 1 and row.get("dtype") in ("uint8", "float16"),
+            # Squares of squares overflow.
+            row.get("magnitude") == 1e12 and row.get("power") == 2,
             # test_turned_maps_of_another_shape_are_refused
             is_turned_map and (row.get("size", (7, 7)) != (7, 7) or row.get("stride") == (1, 3)),
         )
@@ -174,7 +178,9 @@ def make_images(row, rng, n_training=4):
     images = [rng.normal(size=(*size, c)) for size in sizes]
     if dtype == "uint8":
         offset, training, images = offset or 100, training * 15, [image * 15 for image in images]
-    training, *images = ((array + offset).astype(dtype) for array in [training, *images])
+    training, *images = (
+        ((array + offset) * row.get("magnitude", 1)).astype(dtype) for array in [training, *images]
+    )
     if row["missing"] in ("few", "many"):
         for image in images[:2]:
             image[rng.random(image.shape) < (0.02 if row["missing"] == "few" else 0.2)] = np.nan
