@@ -204,9 +204,9 @@ def test_examples_of_the_help_can_be_parsed():
             assert "output" in parse(line.removeprefix("| sklearn-conv "))
 
 
-def start(*arguments, python=(), before="", **environment):
+def start(*arguments, python=(), **environment):
     """Run the program in a process of its own."""
-    code = f"{before}\nimport sys; from sklearn_conv._commands.main import main; sys.exit(main())"
+    code = "import sys; from sklearn_conv._commands.main import main; sys.exit(main())"
     return subprocess.run(
         [sys.executable, *python, "-c", code, *map(str, arguments)],
         capture_output=True,
@@ -229,12 +229,13 @@ def test_options_need_no_docstrings_and_no_unicode(pictures, tmp_path):
     assert b"Number of kernels" not in shown
 
 
-def test_without_the_extra_a_line_says_what_to_install():
-    result = start("features", "--help", before="import sys; sys.modules['cyclopts'] = None")
-    assert (result.returncode, result.stdout) == (1, b"")
-    assert result.stderr.startswith(b"sklearn-conv: error: Cyclopts is not installed; run pip inst")
-    assert b'"sklearn-conv[commands,' in result.stderr
-    assert result.stderr.count(b"\n") == 1
+def test_without_the_extra_a_line_says_what_to_install(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cyclopts", None)
+    code, out, err = run("features", "--help")
+    assert (code, out) == (1, "")
+    assert err.startswith("sklearn-conv: error: Cyclopts is not installed; run pip inst")
+    assert '"sklearn-conv[commands,' in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.long
