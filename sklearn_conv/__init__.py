@@ -11,6 +11,7 @@ from sklearn_conv._ridge.rbf import RBFRidge, RBFRidgeClassifier
 from sklearn_conv._ridge.regressor import StreamingRidge
 from sklearn_conv._saving.save import save_batches
 from sklearn_conv._scenes import SceneTiles, tile_scene
+from sklearn_conv._search import SharedFeaturesSearch
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv._versions import show_versions
 
@@ -21,6 +22,7 @@ __all__ = [
     "RBFRidge",
     "RBFRidgeClassifier",
     "SceneTiles",
+    "SharedFeaturesSearch",
     "StreamingRidge",
     "StreamingRidgeClassifier",
     "StridedConv2DTransformer",

@@ -409,6 +409,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         self.n_features_out_ = size.features
         self.multiply_adds_ = None if request.is_any else size.multiply_adds
         self._values_seen = None if seen is None else tuple(seen)
+        self._is_learned = patches.windows is not None
         return self
 
     def transform(self, X: npt.ArrayLike) -> np.ndarray:

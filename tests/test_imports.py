@@ -39,6 +39,7 @@ PUBLIC = {
         "ImageReader",
         "OutputSize",
         "SceneTiles",
+        "SharedFeaturesSearch",
         "StreamingRidge",
         "StreamingRidgeClassifier",
         "StridedConv2DTransformer",

@@ -1,0 +1,405 @@
+"""`SharedFeaturesSearch`: a search of scikit-learn that computes the features of images once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from numbers import Integral
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Lock, RLock
+from typing import Any, Self
+
+import joblib
+import numpy as np
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.utils import _safe_indexing
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _num_samples, check_is_fitted
+from threadpoolctl import threadpool_limits
+
+from sklearn_conv._reading.image_reader import ImageReader
+from sklearn_conv._transformer import StridedConv2DTransformer
+from sklearn_conv._validation import require
+from sklearn_conv._warnings import warn
+
+LEADING = (StridedConv2DTransformer, ImageReader, FeatureUnion, ColumnTransformer, Pipeline)
+"""Steps whose results may be shared, if all that they contain are such steps."""
+
+NEVER = ("n_jobs", "verbose", "verbose_feature_names_out")
+"""Parameters that do not change features."""
+
+METHODS = ["predict", "predict_proba", "predict_log_proba", "decision_function", "score"]
+METHODS += ["score_samples", "transform"]
+
+MEMORY_FRACTION = 0.25
+
+
+class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
+    """Search in which each image is convolved once for each setting of the transformer.
+
+    It has the results of the search that it contains, such as a `GridSearchCV` over stride, kernel
+    size and the parameters of a classifier. The search by itself computes the features of an image
+    again in each fold, and for each setting of the classifier.
+
+    Parameters
+    ----------
+    search : GridSearchCV, RandomizedSearchCV, HalvingGridSearchCV or HalvingRandomSearchCV
+        The search, not fitted. Its estimator is a `~sklearn.pipeline.Pipeline` whose first steps
+        are a `StridedConv2DTransformer`, an `ImageReader`, or a `~sklearn.pipeline.FeatureUnion`,
+        `~sklearn.compose.ColumnTransformer` or pipeline of these. An empty grid, ``{}``, makes it a
+        cross-validation of the pipeline as it is.
+    share_kernels : bool, default=False
+        Whether kernels, biases and whitening that are learned from images are learned once for
+        each setting, from all images without their labels. If False, they are learned from the
+        training images of each fold, as in the search by itself, and features are shared among
+        the settings of later steps only. If True, the test images of a fold have been seen.
+    max_bytes : int, default=None
+        Size of the features in bytes that are held in memory. Further features are written to
+        temporary files, which are removed at the end. If None, a quarter of the memory of the
+        machine.
+
+    Attributes
+    ----------
+    search_ : estimator
+        The fitted search. Its attributes, such as ``cv_results_``, ``best_params_`` and
+        ``best_score_``, are attributes of this object, too.
+    best_estimator_ : Pipeline
+        The pipeline with the best setting, fitted on all images; only if ``search.refit``.
+
+    Warns
+    -----
+    UserWarning
+        If features of some settings could not be shared, with the reason.
+
+    See Also
+    --------
+    sklearn_conv.inspection.GridSearchDisplay : Display of the scores.
+
+    Notes
+    -----
+    The search runs on the numbers of the images, in threads if its ``n_jobs`` is not 1. The first
+    steps are replaced by a look-up of features. Splitting, scoring and fitting again are those of
+    scikit-learn.
+
+    Whether ``fit`` of a transformer depends on the images is known after it was fitted once: it
+    does if training patches were drawn. Features of random kernels are shared if ``random_state``
+    is an integer.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.linear_model import RidgeClassifier
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn_conv import SharedFeaturesSearch, StridedConv2DTransformer
+    >>> images, labels = load_digits(n_class=4, return_X_y=True)
+    >>> images = images.reshape(-1, 8, 8)
+    >>> pipeline = make_pipeline(StridedConv2DTransformer(8, random_state=0), RidgeClassifier())
+    >>> grid = {
+    ...     "stridedconv2dtransformer__stride": [1, 2],
+    ...     "stridedconv2dtransformer__kernel_size": [2, 3],
+    ...     "ridgeclassifier__alpha": [0.1, 1, 10],
+    ... }
+    >>> search = SharedFeaturesSearch(GridSearchCV(pipeline, grid)).fit(images, labels)
+    >>> search.best_params_["stridedconv2dtransformer__stride"], len(search.cv_results_["params"])
+    (1, 12)
+    >>> search.score(images, labels) > 0.99
+    True
+    """
+
+    def __init__(
+        self, search: Any, *, share_kernels: bool = False, max_bytes: int | None = None
+    ) -> None:
+        self.search = search
+        self.share_kernels = share_kernels
+        self.max_bytes = max_bytes
+
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
+        """Run the search.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, ...)
+            Images, as for the first step of the pipeline.
+        y : array-like of shape (n,), default=None
+            Labels or numbers.
+        **params : dict
+            Parameters of ``fit`` of the search, such as ``groups`` and ``sample_weight``.
+
+        Returns
+        -------
+        self : SharedFeaturesSearch
+            The fitted search.
+        """
+        owner = type(self).__name__
+        estimator = getattr(self.search, "estimator", None)
+        has_type = hasattr(self.search, "fit") and hasattr(estimator, "fit")
+        rule = "a search of scikit-learn, such as GridSearchCV(pipeline, grid)"
+        require(owner, "search", self.search, rule, has_type)
+        is_bool = isinstance(self.share_kernels, bool | np.bool_)
+        require(owner, "share_kernels", self.share_kernels, "True or False", is_bool)
+        is_int = self.max_bytes is None or isinstance(self.max_bytes, Integral)
+        is_valid = self.max_bytes is None or (is_int and self.max_bytes >= 0)
+        require(owner, "max_bytes", self.max_bytes, "None or an integer >= 0", is_int, is_valid)
+        search = clone(self.search)
+        if not isinstance(estimator, Pipeline):
+            warn(
+                f"No features are shared: the estimator of {type(search).__name__} is no Pipeline."
+            )
+            self.search_ = search.fit(X, y, **params)
+            return self
+        limit = _memory_of_the_machine() if self.max_bytes is None else self.max_bytes
+        with _Store(X, bool(self.share_kernels), int(limit)) as store:
+            search.estimator = _RowsPipeline(**search.estimator.get_params(deep=False))
+            search.estimator.store = store
+            with _threads(search.n_jobs):
+                search.fit(np.arange(_num_samples(X)), y, **params)
+            if hasattr(search, "best_estimator_"):
+                search.best_estimator_ = search.best_estimator_.as_pipeline()
+                if hasattr(search.best_estimator_, "feature_names_in_"):
+                    search.feature_names_in_ = search.best_estimator_.feature_names_in_
+            for reason in sorted(store.reasons):
+                warn(f"Features of some settings are computed again in each fit: {reason}.")
+        search.estimator = clone(estimator)
+        self.search_ = search
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        # Only called for what is not found; fitted attributes are those of the search.
+        if name.endswith("_") and not name.startswith("_") and "search_" in vars(self):
+            return getattr(self.search_, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __sklearn_tags__(self) -> Any:
+        return self.search.__sklearn_tags__()
+
+
+def _has(name: str) -> Callable[[SharedFeaturesSearch], bool]:
+    def check(self: SharedFeaturesSearch) -> bool:
+        getattr(getattr(self, "search_", self.search), name)  # or its AttributeError
+        return True
+
+    return check
+
+
+def _delegate(name: str) -> Any:
+    def call(self: Any, X: Any, *more: Any, **params: Any) -> Any:
+        check_is_fitted(self, "search_")
+        return getattr(self.search_, name)(X, *more, **params)
+
+    call.__name__ = name
+    call.__doc__ = f"Call ``{name}`` of the fitted search."
+    return available_if(_has(name))(call)
+
+
+for _name in METHODS:
+    setattr(SharedFeaturesSearch, _name, _delegate(_name))
+
+
+def _memory_of_the_machine() -> int:
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):  # Windows has no sysconf.
+        total = 2**33
+    return int(MEMORY_FRACTION * total)
+
+
+@contextmanager
+def _threads(n_jobs: int | None) -> Iterator[None]:
+    """Let joblib use threads, which see the same features; their BLAS gets the other cores."""
+    n_jobs = joblib.effective_n_jobs(n_jobs)
+    limit = max(1, joblib.cpu_count() // n_jobs)
+    with (
+        joblib.parallel_config("threading", n_jobs=n_jobs),
+        threadpool_limits(limit, "blas") if n_jobs > 1 else nullcontext(),
+    ):
+        yield
+
+
+class _Features:
+    """Features of images from fitted steps, computed when they are needed."""
+
+    def __init__(self, store: _Store, steps: Pipeline, rows: np.ndarray, y: Any) -> None:
+        self._store, self._lock = store, RLock()
+        self._values: Any = None
+        self._is_done = np.zeros(store.n, bool)
+        self.steps = steps.fit(store.take(rows), y)
+
+    def take(self, rows: np.ndarray) -> Any:
+        """Return the features of images; those that are new are computed."""
+        with self._lock:
+            new = np.unique(rows[~self._is_done[rows]])
+            if len(new):
+                computed = self.steps.transform(self._store.take(new))
+                if not isinstance(computed, np.ndarray):  # a table, or an array of a device
+                    new = np.arange(self._store.n)
+                    self._values = self.steps.transform(self._store.take(new))
+                else:
+                    if self._values is None:
+                        shape = (self._store.n, *computed.shape[1:])
+                        self._values = self._store.empty(shape, computed.dtype)
+                    self._values[new] = computed
+                self._is_done[new] = True
+            return _safe_indexing(self._values, rows)
+
+
+class _Store:
+    """Features for each setting of the leading steps, in memory or in temporary files."""
+
+    def __init__(self, X: Any, shares_kernels: bool, max_bytes: int) -> None:
+        self.X, self.n = X, _num_samples(X)
+        self.reasons: set[str] = set()
+        self._shares_kernels, self._bytes_left = shares_kernels, max_bytes
+        self._lock = Lock()
+        self._locks: dict[Any, Lock] = {}
+        self._features: dict[Any, _Features] = {}
+        self._kept: list[Any] = []
+        self._folder: TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._folder:
+            self._folder.cleanup()
+        vars(self).clear()  # The search keeps a scorer, which keeps a pipeline.
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self  # All copies of a pipeline share it.
+
+    def take(self, rows: np.ndarray) -> Any:
+        """Return images; X itself, not a copy, if these are all of them."""
+        if len(rows) == self.n and (rows == np.arange(self.n)).all():
+            return self.X
+        return _safe_indexing(self.X, rows)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Return memory for features, or a file if there is not enough."""
+        n_bytes = int(np.prod(shape, dtype=float)) * dtype.itemsize
+        with self._lock:
+            if n_bytes <= self._bytes_left:
+                self._bytes_left -= n_bytes
+                return np.empty(shape, dtype)
+            self._folder = self._folder or TemporaryDirectory(prefix="sklearn_conv_")
+            path = Path(self._folder.name) / f"{len(os.listdir(self._folder.name))}.npy"
+            return np.lib.format.open_memmap(path, "w+", dtype, shape)
+
+    def find(self, steps: Sequence[tuple[str, Any]], rows: np.ndarray, y: Any) -> _Features:
+        """Return the features from steps, which are fitted on some images if that is new."""
+        make = partial(
+            _Features, self, Pipeline([(name, clone(step, safe=False)) for name, step in steps])
+        )
+        if reason := next(filter(None, (_why_random(step) for _, step in steps)), None):
+            self.reasons.add(reason)
+            return make(rows, y)
+        setting = tuple(self._describe(step) for _, step in steps)
+        everything = np.arange(self.n)
+        with self._lock:
+            lock = self._locks.setdefault(setting, Lock())
+        with lock:  # Other settings go on.
+            if self._shares_kernels and setting not in self._features:
+                self._features[setting] = make(everything, None)
+            for key in (setting, (setting, rows.tobytes())):
+                if key in self._features:
+                    return self._features[key]
+            features = make(rows, y)
+            is_learned = any(_is_learned(step) for _, step in features.steps.steps)
+            self._features[(setting, rows.tobytes()) if is_learned else setting] = features
+            return features
+
+    def _describe(self, value: Any) -> Any:
+        """Return a hashable description of a parameter."""
+        if hasattr(value, "get_params"):
+            params = value.get_params(deep=False)
+            return type(value), *((k, self._describe(params[k])) for k in params if k not in NEVER)
+        if isinstance(value, list | tuple):
+            return type(value), *map(self._describe, value)
+        if isinstance(value, str | Integral | float | type(None)):
+            return type(value), value
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            return value.dtype.str, value.shape, joblib.hash(value)
+        self._kept.append(value)  # Its id is not given to another object.
+        return id(value)
+
+
+class _RowsPipeline(Pipeline):
+    """Pipeline that is fitted on numbers of images; features of the leading steps are looked up."""
+
+    store: _Store
+
+    def __sklearn_clone__(self) -> Self:
+        params = self.get_params(deep=False)
+        copy = type(self)(**{name: clone(params[name], safe=False) for name in params})
+        copy.store = self.store
+        return copy
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        return Pipeline(**self.get_params(deep=False)).__repr__(N_CHAR_MAX)  # in messages
+
+    def fit(self, X: np.ndarray, y: Any = None, **params: Any) -> Self:
+        steps = self.get_params(deep=False)["steps"]
+        n_leading = 0
+        while n_leading < len(steps) - 1 and _is_leading(steps[n_leading][1]):
+            n_leading += 1
+        self._leading = self.store.find(steps[:n_leading], X, y) if n_leading else self.store
+        later = {name: getattr(self, name) for name in ("transform_input", "memory", "verbose")}
+        self._later = Pipeline(steps[n_leading:], **later)
+        self._later.fit(self._leading.take(X), y, **params)
+        self.steps = [*steps[:n_leading], *self._later.steps]
+        return self
+
+    def as_pipeline(self) -> Pipeline:
+        """Return a pipeline for images."""
+        fitted = self._leading.steps.steps if isinstance(self._leading, _Features) else []
+        later = self._later.get_params(deep=False)
+        return Pipeline(**later | {"steps": [*fitted, *self._later.steps]})
+
+
+def _look_up(name: str) -> Any:
+    def call(self: _RowsPipeline, X: np.ndarray, *more: Any, **params: Any) -> Any:
+        return getattr(self._later, name)(self._leading.take(X), *more, **params)
+
+    call.__name__ = name
+    return available_if(lambda self: hasattr(self.steps[-1][1], name))(call)
+
+
+for _name in METHODS:
+    setattr(_RowsPipeline, _name, _look_up(_name))
+
+
+def _parts(step: Any) -> list[Any]:
+    """Return the steps in a union, a column transformer or a pipeline, fitted if it is fitted."""
+    if isinstance(step, ColumnTransformer):
+        return [each[1] for each in getattr(step, "transformers_", step.transformers)]
+    if isinstance(step, FeatureUnion):
+        return [each for _, each in step.transformer_list]
+    return [each for _, each in step.steps] if isinstance(step, Pipeline) else []
+
+
+def _is_leading(step: Any) -> bool:
+    is_known = step in ("passthrough", "drop", None) if isinstance(step, str | None) else False
+    return is_known or (isinstance(step, LEADING) and all(map(_is_leading, _parts(step))))
+
+
+def _is_learned(step: Any) -> bool:
+    """Return whether a fitted step depends on the images on which it was fitted."""
+    if isinstance(step, StridedConv2DTransformer):
+        return step._is_learned
+    return any(map(_is_learned, _parts(step)))
+
+
+def _why_random(step: Any) -> str:
+    """Return why the features of two fits of a step may differ, or an empty text."""
+    if isinstance(step, StridedConv2DTransformer):
+        is_random = isinstance(step.kernels, str) or callable(step.kernels)
+        is_random |= bool(step.whiten or step.normalize_patches or isinstance(step.bias, str))
+        if is_random and not isinstance(step.random_state, Integral):
+            state = step.random_state
+            return f"random_state={state!r:.40} of {type(step).__name__} is not an integer"
+        return ""
+    return next(filter(None, map(_why_random, _parts(step))), "")

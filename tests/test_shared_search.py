@@ -1,0 +1,332 @@
+"""SharedFeaturesSearch has the results of the search by itself, from each image once."""
+
+import os
+import pickle
+import warnings
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import loguniform
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    HalvingGridSearchCV,
+    HalvingRandomSearchCV,
+    KFold,
+    RandomizedSearchCV,
+    cross_validate,
+)
+from sklearn.pipeline import Pipeline, make_pipeline, make_union
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_conv import SharedFeaturesSearch, StreamingRidgeClassifier, StridedConv2DTransformer
+from sklearn_conv._search import _Store
+from sklearn_conv.inspection import GridSearchDisplay
+
+IMAGES, LABELS = load_digits(n_class=4, return_X_y=True)
+IMAGES, LABELS = IMAGES.reshape(-1, 8, 8)[:150], LABELS[:150]
+NUMBERED = IMAGES.copy()
+NUMBERED[:, 0, 0] = np.arange(len(IMAGES))
+LEARNED = {"kernels": "patches", "whiten": True, "normalize_patches": True, "bias": "quantile"}
+pytestmark = pytest.mark.filterwarnings("ignore:Kernels, whitening:UserWarning")
+
+
+def assert_same_results(shared, plain):
+    assert list(shared.cv_results_) == list(plain.cv_results_)
+    for name, expected in plain.cv_results_.items():
+        found = shared.cv_results_[name]
+        if name == "params":
+            assert str(found) == str(expected)
+        elif "time" not in name:
+            if np.asarray(expected).dtype == object:
+                assert list(map(str, found)) == list(map(str, expected))
+            else:
+                np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12, err_msg=name)
+
+
+def count_transforms(monkeypatch):
+    """Count how often each of NUMBERED is transformed, for each setting."""
+    counts, transform = Counter(), StridedConv2DTransformer.transform
+
+    def count(self, X):
+        setting = str(sorted(self.get_params().items(), key=str))
+        counts.update((setting, int(image[0, 0])) for image in np.asarray(X))
+        return transform(self, X)
+
+    monkeypatch.setattr(StridedConv2DTransformer, "transform", count)
+    return counts
+
+
+def pipeline(**parameters):
+    transformer = StridedConv2DTransformer(4, random_state=0, **parameters)
+    return Pipeline(
+        [("conv", transformer), ("scale", StandardScaler()), ("last", RidgeClassifier())]
+    )
+
+
+GRID = {"conv__stride": [1, 2], "conv__kernel_size": [2, 3], "last__alpha": [0.1, 10]}
+SEARCHES = {
+    "grid": lambda steps: GridSearchCV(steps, GRID, cv=3),
+    "random": lambda steps: RandomizedSearchCV(
+        steps, GRID | {"last__alpha": loguniform(0.1, 10)}, n_iter=5, cv=3, random_state=0
+    ),
+    "halving": lambda steps: HalvingGridSearchCV(steps, GRID, cv=3, random_state=0),
+    "random halving": lambda steps: HalvingRandomSearchCV(steps, GRID, cv=3, random_state=0),
+    "no grid": lambda steps: GridSearchCV(steps, {}, cv=3),
+    "threads": lambda steps: GridSearchCV(steps, GRID, cv=3, n_jobs=2),
+}
+
+
+@pytest.mark.parametrize("parameters", [{}, LEARNED], ids=["random", "learned"])
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.filterwarnings("ignore:The total space of parameters:UserWarning")
+def test_results_are_those_of_the_search(name, parameters):
+    search = SEARCHES[name](pipeline(**parameters))
+    plain = clone(search).set_params(n_jobs=None).fit(IMAGES, LABELS)
+    shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS)
+    assert_same_results(shared, plain)
+    assert shared.best_params_ == plain.best_params_
+    np.testing.assert_array_equal(shared.predict(IMAGES), plain.predict(IMAGES))
+    assert shared.score(IMAGES, LABELS) == plain.score(IMAGES, LABELS)
+    assert type(shared.best_estimator_) is Pipeline
+
+
+@st.composite
+def pipelines(draw):
+    """Draw a pipeline and a grid of a few of its parameters."""
+    first = draw(st.sampled_from(["conv", "union", "columns", "nested"]))
+    parameters = draw(st.sampled_from([{}, LEARNED, {"missing": "ignore"}, {"pool_grid": 1}]))
+    conv = StridedConv2DTransformer(3, random_state=draw(st.integers(0, 9)), **parameters)
+    if first == "union":
+        conv = make_union(conv, StridedConv2DTransformer(2, 2, random_state=1))
+    if first == "columns":
+        conv = ColumnTransformer([("image", conv.set_params(image_shape=(8, 8)), [*range(64)])])
+    if first == "nested":
+        conv = make_pipeline(conv)
+    last = draw(st.sampled_from([RidgeClassifier(), StreamingRidgeClassifier([0.1, 10])]))
+    middle = draw(st.sampled_from([StandardScaler(), "passthrough"]))
+    steps = Pipeline([("first", conv), ("middle", middle), ("last", last)])
+    names = [name for name in steps.get_params() if name.startswith("first__")]
+    values = {"stride": [1, 2], "kernel_size": [2, 3], "activation": ["relu", "abs"], "n_jobs": [1]}
+    grid = {"middle": ["passthrough", StandardScaler()]}
+    for name in names:
+        value = values.get(name.rpartition("__")[2])
+        if value and draw(st.booleans()) and len(grid) < 4:
+            grid[name] = value
+    return steps, grid, first == "columns"
+
+
+@settings(max_examples=10)
+@given(pipelines(), st.sampled_from([3, KFold(2, shuffle=True, random_state=0)]))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_any_pipeline_and_grid(drawn, cv):
+    steps, grid, has_columns = drawn
+    X = IMAGES.reshape(150, -1) if has_columns else IMAGES
+    search = GridSearchCV(steps, grid, cv=cv)
+    assert_same_results(SharedFeaturesSearch(search).fit(X, LABELS), clone(search).fit(X, LABELS))
+
+
+def test_each_image_is_convolved_once_for_each_setting(monkeypatch):
+    counts = count_transforms(monkeypatch)
+    SharedFeaturesSearch(GridSearchCV(pipeline(), GRID, cv=3)).fit(NUMBERED, LABELS)
+    assert set(counts.values()) == {1}
+    assert len(counts) == 4 * 150
+
+
+def test_each_image_is_convolved_once_for_each_fold_if_kernels_are_learned(monkeypatch):
+    counts = count_transforms(monkeypatch)
+    search = GridSearchCV(pipeline(**LEARNED), GRID, cv=3, refit=False)
+    SharedFeaturesSearch(search).fit(NUMBERED, LABELS)
+    assert set(counts.values()) == {3}
+    counts.clear()
+    SharedFeaturesSearch(search, share_kernels=True).fit(NUMBERED, LABELS)
+    assert set(counts.values()) == {1}
+
+
+def from_images(shape, rng, patches):
+    return patches(shape[3]).T.reshape(shape)
+
+
+def from_nothing(shape, rng, patches):
+    return rng.standard_normal(shape)
+
+
+@pytest.mark.parametrize(("kernels", "n"), [(from_images, 3), (from_nothing, 1)])
+def test_whether_a_function_learns_is_seen(monkeypatch, kernels, n):
+    counts = count_transforms(monkeypatch)
+    search = GridSearchCV(pipeline(kernels=kernels), GRID, cv=3, refit=False)
+    SharedFeaturesSearch(search).fit(NUMBERED, LABELS)
+    assert set(counts.values()) == {n}
+
+
+@pytest.mark.parametrize("state", [None, np.random.RandomState(0)])
+def test_what_cannot_be_shared_is_said(state):
+    search = GridSearchCV(pipeline().set_params(conv__random_state=state), {}, cv=3)
+    with pytest.warns(UserWarning, match=r"computed again in each fit: random_state=.* is not an"):
+        SharedFeaturesSearch(search).fit(IMAGES, LABELS)
+    search = GridSearchCV(RidgeClassifier(), {"alpha": [1, 2]}, cv=3)
+    with pytest.warns(UserWarning, match="is no Pipeline"):
+        SharedFeaturesSearch(search).fit(IMAGES.reshape(150, -1), LABELS)
+
+
+def test_a_pipeline_without_images_is_searched_as_usual():
+    search = GridSearchCV(make_pipeline(StandardScaler(), RidgeClassifier()), {}, cv=3)
+    X = IMAGES.reshape(150, -1)
+    shared = SharedFeaturesSearch(search).fit(X, LABELS)
+    assert_same_results(shared, search.fit(X, LABELS))
+    np.testing.assert_array_equal(shared.predict(X), search.predict(X))
+
+
+def folders(tmp_path):
+    return [name for name in os.listdir(tmp_path) if name.startswith("sklearn_conv_")]
+
+
+def test_features_beyond_the_limit_are_in_files_that_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    made, empty = [], _Store.empty
+
+    def keep(self, *arguments):
+        made.append((type(values := empty(self, *arguments)), folders(tmp_path)))
+        return values
+
+    monkeypatch.setattr(_Store, "empty", keep)
+    search = GridSearchCV(pipeline(), GRID, cv=3)
+    one = 150 * StridedConv2DTransformer(4).fit(IMAGES).n_features_out_ * 8
+    shared = SharedFeaturesSearch(search, max_bytes=one).fit(IMAGES, LABELS)
+    assert [kind for kind, _ in made] == [np.ndarray] + [np.memmap] * 3
+    assert len(made[-1][1]) == 1
+    assert folders(tmp_path) == []
+    assert_same_results(shared, search.fit(IMAGES, LABELS))
+
+    def fail(self, X, y):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RidgeClassifier, "fit", fail)
+    with pytest.raises(KeyboardInterrupt):
+        SharedFeaturesSearch(search, max_bytes=0).fit(IMAGES, LABELS)
+    assert len(made[-1][1]) == 1
+    assert folders(tmp_path) == []
+
+
+def test_groups_weights_scores_and_no_refit():
+    groups, weights = np.arange(150) % 5, np.arange(150) % 3 + 1.0
+    scoring = {"accuracy": "accuracy", "loss": "neg_log_loss"}
+    steps = Pipeline([("conv", StridedConv2DTransformer(4, random_state=0)), ("last", None)])
+    steps.set_params(last=LogisticRegression(max_iter=5000))
+    grid = {"conv__stride": [1, 2], "last__C": [0.1, 1]}
+    search = GridSearchCV(steps, grid, cv=GroupKFold(3), scoring=scoring, refit=False)
+    options = {"groups": groups, "last__sample_weight": weights}
+    shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS, **options)
+    assert_same_results(shared, search.fit(IMAGES, LABELS, **options))
+    assert not hasattr(shared, "best_estimator_")
+    with pytest.raises(AttributeError, match="predict"):
+        shared.predict(IMAGES)
+
+
+def test_settings_that_fail():
+    grid = {"conv__kernel_size": [3, 99], "conv__padding": ["valid"], "last__alpha": [1, 2]}
+    search = GridSearchCV(pipeline(), grid, cv=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS)
+        assert_same_results(shared, search.fit(IMAGES, LABELS))
+    assert np.isnan(shared.cv_results_["mean_test_score"]).sum() == 2
+    with pytest.raises(ValueError, match="does not fit the padded image"):
+        SharedFeaturesSearch(search.set_params(error_score="raise")).fit(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [{"conv": [StridedConv2DTransformer(2, 2), StridedConv2DTransformer(3, 3)]}, {"none": [1]}],
+)
+@pytest.mark.parametrize("n", [150, 149])
+def test_steps_in_the_grid_and_errors_of_scikit_learn(grid, n):
+    for step in grid.get("conv", []):
+        step.set_params(random_state=0)
+    search = GridSearchCV(pipeline(), grid, cv=3)
+    results = []
+    for each in (SharedFeaturesSearch(search), search):
+        try:
+            results.append(each.fit(IMAGES, LABELS[:n]))
+        except ValueError as error:
+            results.append(str(error))
+    if isinstance(results[1], str):
+        assert results[0] == results[1]
+    else:
+        assert_same_results(*results)
+
+
+def test_cross_validation_has_an_empty_grid():
+    shared = SharedFeaturesSearch(GridSearchCV(pipeline(), {}, cv=4)).fit(IMAGES, LABELS)
+    expected = cross_validate(pipeline(), IMAGES, LABELS, cv=4)["test_score"]
+    np.testing.assert_allclose(
+        [shared.cv_results_[f"split{i}_test_score"][0] for i in range(4)], expected
+    )
+
+
+def test_the_object_can_be_used_as_a_search():
+    search = SharedFeaturesSearch(GridSearchCV(pipeline(), GRID, cv=3))
+    with pytest.raises(NotFittedError):
+        search.predict(IMAGES)
+    assert clone(search).get_params()["search__estimator__conv__n_kernels"] == 4
+    search.fit(IMAGES, LABELS)
+    assert (
+        search.search_.estimator.get_params(deep=False).keys()
+        == pipeline().get_params(deep=False).keys()
+    )
+    assert search.n_features_in_ == search.best_estimator_.n_features_in_
+    np.testing.assert_array_equal(search.classes_, np.unique(LABELS))
+    expected = search.decision_function(IMAGES)
+    copy = pickle.loads(pickle.dumps(search))
+    np.testing.assert_array_equal(copy.decision_function(IMAGES), expected)
+    written = skops.io.dumps(search.best_estimator_)
+    loaded = skops.io.loads(written, trusted=skops.io.get_untrusted_types(data=written))
+    np.testing.assert_array_equal(loaded.predict(IMAGES), search.predict(IMAGES))
+    assert "RidgeClassifier" in search._repr_html_()
+    display = pytest.importorskip("matplotlib", reason="matplotlib is not installed: .[plot]")
+    display.use("agg")
+    GridSearchDisplay.from_estimator(search, x="conv__stride", y="conv__kernel_size")
+    cloned = clone(search)
+    assert not hasattr(cloned, "search_")
+
+
+def test_tables_of_columns():
+    columns = [f"pixel{i}" for i in range(64)]
+    table = pd.DataFrame(IMAGES.reshape(150, -1), columns=columns)
+    steps = pipeline(image_shape=(8, 8)).set_params(conv__n_kernels=3)
+    search = GridSearchCV(steps, {"conv__stride": [1, 2]}, cv=3)
+    shared = SharedFeaturesSearch(search).fit(table, LABELS)
+    assert_same_results(shared, search.fit(table, LABELS))
+    assert list(shared.feature_names_in_) == columns
+    steps.set_output(transform="pandas")
+    shared = SharedFeaturesSearch(GridSearchCV(steps, {"conv__stride": [1, 2]}, cv=3))
+    assert_same_results(shared.fit(table, LABELS), search)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error"),
+    [
+        ({"search": pipeline()}, TypeError),
+        ({"search": 3}, TypeError),
+        ({"share_kernels": 1}, TypeError),
+        ({"max_bytes": 1.5}, TypeError),
+        ({"max_bytes": -1}, ValueError),
+    ],
+)
+def test_bad_parameters(parameters, error):
+    search = SharedFeaturesSearch(GridSearchCV(pipeline(), GRID)).set_params(**parameters)
+    with pytest.raises(
+        error, match=f"'{next(iter(parameters))}' parameter of SharedFeaturesSearch"
+    ):
+        search.fit(IMAGES, LABELS)
