@@ -6,8 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import Ridge, RidgeClassifierCV, RidgeCV
+from sklearn.linear_model import Ridge, RidgeClassifier, RidgeClassifierCV, RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import compute_sample_weight
@@ -129,6 +130,26 @@ def test_agrees_with_weighted_ridge_classifier(size, weighted, class_weight):
         for rows in (slice(9), slice(9, None)):
             model.partial_fit(X[rows], y[rows], sample_weight=weights[rows])
         np.testing.assert_allclose(model.decision_function(X), scores, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("names", [[0, 1, 2], ["a", "b", "c"], [0, 1, 0]])
+@sizes
+def test_a_class_of_weight_0_is_a_class_without_rows(size, names):
+    X, *_ = data(*size)
+    y, class_weight = np.array(names)[np.arange(len(X)) % 3], {names[1]: 0, names[2]: 3}
+    total = compute_sample_weight(class_weight, y)
+    scaler = StandardScaler().fit(X, sample_weight=total)
+    expected = RidgeClassifier(10.0).fit(scaler.transform(X), y, sample_weight=total)
+    scores = expected.decision_function(scaler.transform(X))
+    model = StreamingRidgeClassifier(10.0, class_weight=class_weight)
+    for rows in (slice(9), slice(9, None)):
+        model.partial_fit(X[rows], y[rows])
+    lazy = da.from_array(X, (13, 7)), da.from_array(y, 20)
+    for fitted in (model, *(clone(model).fit(*arguments) for arguments in ((X, [*y]), lazy))):
+        assert fitted.classes_.tolist() == expected.classes_.tolist()
+        np.testing.assert_allclose(fitted.decision_function(X), scores, rtol=1e-7, atol=1e-9)
+    with pytest.raises(ValueError, match="All rows belong to classes whose weight in class_weight"):
+        model.partial_fit(X[y == names[1]], y[y == names[1]])
 
 
 # Bad input

@@ -437,6 +437,11 @@ class StreamingRidgeBase(RidgeBase, ABC):
                 sums.merge(batch)
         else:
             rows = check(X, y, sample_weight, partial(self._validate, reset=reset))
+            if not len(rows.weights) and sample_weight is None:
+                raise ValueError(
+                    "All rows belong to classes whose weight in class_weight is 0; pass rows of "
+                    "other classes, too."
+                )
             if not len(rows.weights):
                 raise weight_error(type(self).__name__, "that are not all zero", sample_weight)
             if sums is None:
