@@ -225,8 +225,56 @@ def test_other_numbers_of_targets():
 
 
 def test_targets_that_overflow():
+    for factor in (1e150, 1e160, 1e300):
+        with pytest.raises(ValueError, match=r"y are not between -1e\+150 and 1e\+150; divide them"):
+            StreamingRidge().fit(X, Y * factor)
+        with pytest.raises(ValueError, match="not between"):
+            StreamingRidge().fit(da.from_array(X, 10), da.from_array(Y * factor, 10))
+    with pytest.raises(ValueError, match="leave-one-out errors, which choose alpha, overflow"):
+        StreamingRidge().fit(X, Y * 1e144, sample_weight=WEIGHTS * 1e20)
     with pytest.raises(ValueError, match="products of features and targets overflow float64"):
-        StreamingRidge().fit(np.vander(np.arange(1.0, 31), 4), Y * 1e304)
+        StreamingRidge().fit(X * 1e120, Y * 1e144, sample_weight=WEIGHTS * 1e45)
+
+
+def leave_one_out_score(X, y, weights, alpha):
+    """Return minus the mean squared error of refits without each row; scale and center are kept."""
+    mean = np.average(X, axis=0, weights=weights)
+    ridge = alpha * np.average((X - mean) ** 2, axis=0, weights=weights)
+    total = 0.0
+    for i in range(len(X)):
+        rows, targets, rest = (np.delete(array, i, axis=0) for array in (X, y, weights))
+        center, level = (np.average(array, axis=0, weights=rest) for array in (rows, targets))
+        products = (rows - center).T * rest
+        coef = np.linalg.solve(
+            products @ (rows - center) + np.diag(ridge), products @ (targets - level)
+        )
+        total += weights[i] * (y[i] - level - (X[i] - center) @ coef) ** 2
+    return -total / len(X)
+
+
+@pytest.mark.parametrize("n_heavy", [1, 3])
+@sizes
+def test_leave_one_out_errors_of_heavy_rows_are_right_or_an_error(size, n_heavy):
+    X, y, _ = data(*size)
+    for weight in (1, 1e4, 1e8, 1e12, 1e15, 1e25):
+        weights = np.where(np.arange(len(X)) < n_heavy, weight, 1)
+        model = StreamingRidge([1.0, 2.0])
+        if weight > 1e10:
+            with pytest.raises(ValueError, match="weights more than 1e|smaller weights if they"):
+                model.fit(X, y[:, 0], sample_weight=weights)
+            continue
+        model.fit(X, y[:, 0], sample_weight=weights)
+        expected = leave_one_out_score(X, y[:, 0], weights, model.alpha_)
+        assert model.best_score_ == pytest.approx(expected, rel=1e-4)
+
+
+def test_rows_with_hardly_any_weight_are_no_error():
+    X, Y, _ = data(300, 20)
+    weights = 0.8 ** np.arange(300)
+    model = StreamingRidge().fit(X, Y[:, 0], sample_weight=weights)
+    fewer = StreamingRidge().fit(X[:150], Y[:150, 0], sample_weight=weights[:150])
+    assert model.alpha_ == fewer.alpha_
+    np.testing.assert_allclose(model.coef_, fewer.coef_, rtol=1e-9)
 
 
 def test_unknown_classes_in_class_weight():

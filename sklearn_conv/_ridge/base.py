@@ -558,6 +558,15 @@ def check_features(X: Any) -> None:
         raise TypeError(f"X has dtype {X.dtype}; convert it to numbers first.")
 
 
+def check_target_sizes(targets: np.ndarray) -> None:
+    """Raise an error if the mean of targets, or the squares of errors, may overflow float64."""
+    if targets.size and not np.abs(targets).max() < 1e150:
+        raise ValueError(
+            "Some targets in y are not between -1e+150 and 1e+150; divide them by their standard "
+            "deviation."
+        )
+
+
 def weight_error(owner: str, rule: str, sample_weight: Any) -> Exception:
     """Return the error for weights that break a rule."""
     return parameter_error(ValueError, owner, "sample_weight", f"numbers {rule}", sample_weight)

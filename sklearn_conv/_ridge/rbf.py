@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sklearn_conv._array_api import require_numpy
 from sklearn_conv._callbacks import fit_steps, with_callbacks
 from sklearn_conv._parameters import check_random_state, make_generator
-from sklearn_conv._ridge.base import RidgeBase, require_unmasked
+from sklearn_conv._ridge.base import RidgeBase, check_target_sizes, require_unmasked
 from sklearn_conv._ridge.labels import check_labels, show_label
 from sklearn_conv._ridge.rbf_solving import (
     N_SAMPLE,
@@ -386,12 +386,7 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
             self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=True
         )
         targets = targets.astype(np.float64)
-        # The mean, and the square of the errors, must not overflow float64.
-        if targets.size and not np.abs(targets).max() < 1e150:
-            raise ValueError(
-                "Some targets in y are not between -1e+150 and 1e+150; divide them by their "
-                "standard deviation."
-            )
+        check_target_sizes(targets)
         self._is_single = targets.ndim == 1
         return rows, targets.reshape(len(rows), -1)
 
