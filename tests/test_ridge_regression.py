@@ -226,7 +226,9 @@ def test_other_numbers_of_targets():
 
 def test_targets_that_overflow():
     for factor in (1e150, 1e160, 1e300):
-        with pytest.raises(ValueError, match=r"y are not between -1e\+150 and 1e\+150; divide them"):
+        with pytest.raises(
+            ValueError, match=r"y are not between -1e\+150 and 1e\+150; divide them"
+        ):
             StreamingRidge().fit(X, Y * factor)
         with pytest.raises(ValueError, match="not between"):
             StreamingRidge().fit(da.from_array(X, 10), da.from_array(Y * factor, 10))
