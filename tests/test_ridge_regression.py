@@ -13,7 +13,7 @@ from sklearn.metrics import r2_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import compute_sample_weight
 
-from sklearn_conv import StreamingRidge, StreamingRidgeClassifier
+from sklearn_conv import RBFRidge, RBFRidgeClassifier, StreamingRidge, StreamingRidgeClassifier
 from sklearn_conv._ridge import products, solving
 
 da = pytest.importorskip("dask.array")
@@ -209,6 +209,24 @@ def test_bad_targets(y, message, method):
         getattr(StreamingRidge(), method)(X, y)
 
 
+@pytest.mark.parametrize(
+    "model", [StreamingRidge(), StreamingRidgeClassifier(), RBFRidge(), RBFRidgeClassifier()]
+)
+def test_nan_in_features_is_explained(model):
+    missing = np.where(np.arange(4) == 2, np.nan, X)
+    message = r"X contains NaN.*missing='ignore'.*leave such images out.*insert\(1, \('impute'"
+    calls = [
+        lambda: model.fit(missing, LABELS),
+        lambda: clone(model).fit(X, LABELS).predict(missing),
+    ]
+    if isinstance(model, StreamingRidge | StreamingRidgeClassifier):
+        calls.append(lambda: model.fit(da.from_array(missing, 10), da.from_array(LABELS, 10)))
+    for call in calls:
+        with pytest.raises(ValueError, match=message) as error:
+            call()
+        assert "HistGradientBoosting" not in str(error.value)
+
+
 def test_other_numbers_of_targets():
     model = fitted(StreamingRidge)
     message = r"number of columns of the first batch, which is 3\. Got 1 columns instead; fit"
@@ -262,7 +280,7 @@ def test_leave_one_out_errors_of_heavy_rows_are_right_or_an_error(size, n_heavy)
         weights = np.where(np.arange(len(X)) < n_heavy, weight, 1)
         model = StreamingRidge([1.0, 2.0])
         if weight > 1e10:
-            with pytest.raises(ValueError, match="weights more than 1e|smaller weights if they"):
+            with pytest.raises(ValueError, match=r"weights more than 1e|smaller weights if they"):
                 model.fit(X, y[:, 0], sample_weight=weights)
             continue
         model.fit(X, y[:, 0], sample_weight=weights)

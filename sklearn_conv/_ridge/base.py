@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -496,7 +497,8 @@ class StreamingRidgeBase(RidgeBase, ABC):
         """
         require_unmasked(X)
         require_same_library(type(self).__name__, method, X, self._place())
-        rows = self._validate(X, dtype="numeric", reset=False)
+        with explain_nan():
+            rows = self._validate(X, dtype="numeric", reset=False)
         check_features(rows)
         solution = self._solve()
         return solution.predict(rows), solution
@@ -508,6 +510,21 @@ class StreamingRidgeBase(RidgeBase, ABC):
         model.__dict__.update(self.__dict__)
         model.__dict__.pop("_sums", None)
         return model
+
+
+@contextmanager
+def explain_nan() -> Iterator[None]:
+    """Say where NaN in features comes from. scikit-learn would name models that accept it."""
+    try:
+        yield
+    except ValueError as error:
+        if "Input X contains NaN" not in str(error):
+            raise
+        raise ValueError(
+            "Input X contains NaN. With missing='ignore', the features of an image are NaN if all "
+            "windows of a cell have missing pixels: leave such images out, or fill their features, "
+            "for example with model.steps.insert(1, ('impute', SimpleImputer())) in a pipeline."
+        ) from error
 
 
 def require_unmasked(*arrays: Any) -> None:
@@ -534,7 +551,8 @@ def check_rows(
             f"The 'y' parameter of {owner} must have one target for each row of X. Got "
             f"inconsistent numbers of samples instead: {n_rows} rows and {n_targets} targets."
         )
-    rows, targets, factors = check_targets(X, y, check or check_X_y)
+    with explain_nan():
+        rows, targets, factors = check_targets(X, y, check or check_X_y)
     weights = np.ones(rows.shape[0])
     if sample_weight is not None:
         numbers = check_numbers(owner, "sample_weight", sample_weight, weights.shape, finite=True)

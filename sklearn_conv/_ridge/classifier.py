@@ -327,7 +327,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         return self._class_attributes(classes, is_fixed)
 
     def _find_weightless(self, y: Any) -> np.ndarray:
-        """Return the labels in y whose classes have weight 0: they have no rows, but are classes."""
+        """Return the labels in y of weight 0, which are classes without rows."""
         weights = self.class_weight if isinstance(self.class_weight, Mapping) else {}
         if all(weights.values()):
             return np.array([])

@@ -209,8 +209,9 @@ def _choose(problem: Problem, candidates: Iterator[Candidate]) -> tuple[Any, Any
         scores = np.zeros(n_targets) if errors is None else problem.score(errors)
         if not np.isfinite(scores).all() and problem.moments.n_rows > 1:
             raise ValueError(
-                "The leave-one-out errors, which choose alpha, overflow float64; divide the targets "
-                "by their standard deviation and the weights by their mean, or pass one alpha."
+                "The leave-one-out errors, which choose alpha, overflow float64; divide the "
+                "targets by their standard deviation and the weights by their mean, or pass one "
+                "alpha."
             )
         is_better = (scores > best) | (i == 0)
         alphas[is_better], best[is_better] = alpha, scores[is_better]
