@@ -236,8 +236,9 @@ def place_windows(
             f"kernel_size={kernel_size} with dilation={parameters.dilation} covers "
             f"{tuple(windows.extent for windows in geometry)} pixels and does not fit the padded "
             f"image {tuple(len(windows.index) for windows in geometry)}; use images of at least "
-            f"{smallest} pixels, padding='same', or a smaller kernel_size or dilation. Images must have shape (n, h, w, c): if their channels "
-            "come first, use images.transpose(0, 2, 3, 1)."
+            f"{smallest} pixels, padding='same', or a smaller kernel_size or dilation. Images must "
+            "have shape (n, h, w, c): if their channels come first, use "
+            "images.transpose(0, 2, 3, 1)."
         )
     return geometry
 

@@ -514,7 +514,7 @@ class StreamingRidgeBase(RidgeBase, ABC):
 
 @contextmanager
 def explain_nan() -> Iterator[None]:
-    """Say where NaN in features comes from. scikit-learn would name models that accept it."""
+    """Explain NaN in features, for which scikit-learn would advise other models."""
     try:
         yield
     except ValueError as error:
