@@ -207,16 +207,17 @@ def _choose(problem: Problem, candidates: Iterator[Candidate]) -> tuple[Any, Any
     columns: list[Any] = [None] * n_targets
     for i, (alpha, coef, errors) in enumerate(candidates):
         scores = np.zeros(n_targets) if errors is None else problem.score(errors)
-        if not np.isfinite(scores).all() and problem.moments.n_rows > 1:
-            raise ValueError(
-                "The leave-one-out errors, which choose alpha, overflow float64; divide the "
-                "targets by their standard deviation and the weights by their mean, or pass one "
-                "alpha."
-            )
+        if problem.moments.n_rows > 1:  # A single row has no errors. Leverages may be rounded to 1.
+            scores = np.where(np.isfinite(scores), scores, -np.inf)
         is_better = (scores > best) | (i == 0)
         alphas[is_better], best[is_better] = alpha, scores[is_better]
         for j in np.flatnonzero(is_better).tolist():
             columns[j] = coef[:, j]
+    if np.isinf(best).any():
+        raise ValueError(
+            "The leave-one-out errors, which choose alpha, overflow float64; divide the targets by "
+            "their standard deviation and the weights by their mean, or choose larger alphas."
+        )
     if problem.search.per_target and n_targets > 1:
         found: list[Any] = [library.put(values) for values in (alphas, best)]
     else:
