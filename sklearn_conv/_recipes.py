@@ -139,7 +139,9 @@ def make_image_classifier(
         - "few_labels": centered objects with about 20 labels for each class;
         - "defects": even surfaces of which one small place may differ.
 
-        Images may have any size into which the kernels fit, and any number of channels.
+        Images may have any number of channels, and any size from 6 x 6 pixels for "natural" and
+        "textures", 5 x 5 for "defects", 21 x 21 for "satellite", or 6 x 6 with ``effort="fast"``.
+        The other kinds have no smallest size. With ``padding="same"``, none has.
     effort : {"fast", "balanced", "best"}, default="balanced"
         How much time to spend. More effort means more kernels, views and symmetries. With "best",
         the last step for "natural", "objects", "tiny" and "few_labels" is a
@@ -261,9 +263,11 @@ def _make_features(
     views = efforts[check_name(owner, "effort", effort, efforts)]
     unknown = sorted({*parameters} - {*signature(StridedConv2DTransformer).parameters})
     if unknown:
+        step = owner.removeprefix("make_image_")
         raise TypeError(
             f"{owner} has no parameter {unknown[0]!r}; beside kind, effort, random_state and "
-            "n_jobs, it has those of StridedConv2DTransformer."
+            "n_jobs, it has those of StridedConv2DTransformer. Parameters of the last step are set "
+            f"afterwards, for example with model.set_params({step}__{unknown[0]}=...)."
         )
     transformers = [
         (name, StridedConv2DTransformer(**{**deepcopy(view), **parameters}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -10,7 +11,7 @@ import joblib
 import sklearn
 
 INTERNAL = tuple(
-    str(folder) for folder in (Path(__file__).parent, *sklearn.__path__, *joblib.__path__)
+    f"{folder}{os.sep}" for folder in (Path(__file__).parent, *sklearn.__path__, *joblib.__path__)
 )
 IMPORT = "<frozen importlib"
 """Frames of an import, which `warnings.warn` does not count."""

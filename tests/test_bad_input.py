@@ -335,7 +335,9 @@ def test_bad_parameter_is_found_before_any_work(name, value, error, message):
 
 @pytest.mark.parametrize("kernel_size", [9, (9, 1), (1, 9)])
 def test_kernels_that_do_not_fit(kernel_size):
-    with pytest.raises(ValueError, match=r"kernel_size=.* the padded image \(8, 8\); use padding"):
+    with pytest.raises(
+        ValueError, match=r"kernel_size=.* the padded image \(8, 8\); use images of"
+    ):
         fit_quietly(IMAGES, kernel_size=kernel_size, padding="valid")
 
 

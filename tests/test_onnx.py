@@ -414,10 +414,34 @@ def test_decisions_are_the_same_or_refused(last_steps, offset, kernels):
         assert not message
     elif offset == 60_000 or message:
         assert re.search(
-            r"for example, (feature \d+ has|an inter).*X.astype\(np.float64\)", message
+            r"for example, (feature \d+ has|an inter|a decision).*X.astype\(np.float64\)", message
         )
         if "ridge" not in last_steps:  # In skl2onnx, RidgeClassifier needs float32.
             assert_same_decisions(last_steps, X.astype(np.float64), labels, kernels=kernels)
+
+
+@pytest.mark.parametrize("factor", [1, 15])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("activation", ["identity", "square", "relu"])
+def test_collinear_features_have_the_same_decisions_or_are_refused(activation, dtype, factor):
+    images = (factor * DIGITS.images).astype(dtype)
+    transformer = StridedConv2DTransformer(random_state=0, activation=activation, pooling="sum")
+    model = make_pipeline(transformer, RidgeClassifier()).fit(images, DIGITS.target)
+    options = {id(model[-1]): {"zipmap": False, "raw_scores": True}}
+    if (activation, factor) != ("square", 15):
+        answers, scores = run(model, images, options=options)
+        np.testing.assert_allclose(scores, model.decision_function(images), rtol=0, atol=1e-3)
+        np.testing.assert_array_equal(answers, model.predict(images))
+        return
+    with pytest.raises(ValueError, match=r"terms, whose norm.*StandardScaler.*'zipmap': False"):
+        skl2onnx.to_onnx(model, images[:1], options=options)
+    scaled = make_pipeline(transformer, StandardScaler(), RidgeClassifier())
+    classifiers = StreamingRidgeClassifier(), LogisticRegression(max_iter=50, tol=0.1)
+    doubles = [make_pipeline(transformer, StandardScaler(), last) for last in classifiers]
+    for remedy, X in (scaled, images), *((double, images.astype(float)) for double in doubles):
+        options = {id(remedy[-1]): {"zipmap": False}}
+        answers, _ = run(remedy.fit(X, DIGITS.target), X, options=options)
+        np.testing.assert_array_equal(answers, remedy.predict(X))
 
 
 PRECISE = {"padding_mode": "edge"}

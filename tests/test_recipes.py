@@ -127,8 +127,36 @@ def test_bad_arguments(make, arguments, options, error, message):
 @makers
 def test_images_that_do_not_fit(make):
     with pytest.raises(
-        ValueError, match=r"kernel_size=\(6, 6\) .* does not fit .* \(4, 4\); use padd"
+        ValueError,
+        match=r"kernel_size=\(6, 6\) .* does not fit .* \(4, 4\); use images of at least 6 x 6",
     ):
         make("natural").fit(IMAGES[:, :4, :4], LABELS)
+    with pytest.raises(ValueError, match=r"at least 21 x 21 pixels, padding='same'"):
+        make("satellite").fit(IMAGES[:, :12, :12], LABELS)
     with pytest.raises(ValueError, match="'stride' parameter"):
         make("natural", stride=0).fit(IMAGES, LABELS)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("kind", RECIPES)
+def test_the_smallest_images_are_those_of_the_documents(kind, effort):
+    smallest = {"natural": 6, "textures": 6, "defects": 5, "satellite": 21}.get(kind, 1)
+    if (kind, effort) == ("satellite", "fast"):
+        smallest = 6
+    images = np.random.default_rng(0).normal(size=(9, smallest, smallest))
+    model = make_image_classifier(kind, effort=effort, n_kernels=2, random_state=0)
+    assert model["features"].fit_transform(images).shape[0] == 9
+    if smallest > 1:
+        with pytest.raises(ValueError, match="images of at least"):
+            model["features"].fit(images[:, 1:])
+        model = make_image_classifier(kind, effort=effort, n_kernels=2, padding="same")
+        assert model["features"].fit_transform(images[:, :3, :3]).shape[0] == 9
+
+
+def test_parameters_of_the_last_step_are_named_as_set_params_needs_them():
+    with pytest.raises(TypeError, match=r"model.set_params\(classifier__class_weight=...\)"):
+        make_image_classifier(class_weight="balanced")
+    with pytest.raises(TypeError, match=r"model.set_params\(regressor__alphas=...\)"):
+        make_image_regressor(alphas=3)
+    model = make_image_classifier().set_params(classifier__class_weight="balanced")
+    assert model["classifier"].class_weight == "balanced"

@@ -6,13 +6,14 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import Ridge, RidgeClassifierCV, RidgeCV
+from sklearn.linear_model import Ridge, RidgeClassifier, RidgeClassifierCV, RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import compute_sample_weight
 
-from sklearn_conv import StreamingRidge, StreamingRidgeClassifier
+from sklearn_conv import RBFRidge, RBFRidgeClassifier, StreamingRidge, StreamingRidgeClassifier
 from sklearn_conv._ridge import products, solving
 
 da = pytest.importorskip("dask.array")
@@ -131,6 +132,26 @@ def test_agrees_with_weighted_ridge_classifier(size, weighted, class_weight):
         np.testing.assert_allclose(model.decision_function(X), scores, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("names", [[0, 1, 2], ["a", "b", "c"], [0, 1, 0]])
+@sizes
+def test_a_class_of_weight_0_is_a_class_without_rows(size, names):
+    X, *_ = data(*size)
+    y, class_weight = np.array(names)[np.arange(len(X)) % 3], {names[1]: 0, names[2]: 3}
+    total = compute_sample_weight(class_weight, y)
+    scaler = StandardScaler().fit(X, sample_weight=total)
+    expected = RidgeClassifier(10.0).fit(scaler.transform(X), y, sample_weight=total)
+    scores = expected.decision_function(scaler.transform(X))
+    model = StreamingRidgeClassifier(10.0, class_weight=class_weight)
+    for rows in (slice(9), slice(9, None)):
+        model.partial_fit(X[rows], y[rows])
+    lazy = da.from_array(X, (13, 7)), da.from_array(y, 20)
+    for fitted in (model, *(clone(model).fit(*arguments) for arguments in ((X, [*y]), lazy))):
+        assert fitted.classes_.tolist() == expected.classes_.tolist()
+        np.testing.assert_allclose(fitted.decision_function(X), scores, rtol=1e-7, atol=1e-9)
+    with pytest.raises(ValueError, match="All rows belong to classes whose weight in class_weight"):
+        model.partial_fit(X[y == names[1]], y[y == names[1]])
+
+
 # Bad input
 
 X, Y, WEIGHTS = data(30, 4)
@@ -188,6 +209,24 @@ def test_bad_targets(y, message, method):
         getattr(StreamingRidge(), method)(X, y)
 
 
+@pytest.mark.parametrize(
+    "model", [StreamingRidge(), StreamingRidgeClassifier(), RBFRidge(), RBFRidgeClassifier()]
+)
+def test_nan_in_features_is_explained(model):
+    missing = np.where(np.arange(4) == 2, np.nan, X)
+    message = r"X contains NaN.*missing='ignore'.*leave such images out.*insert\(1, \('impute'"
+    calls = [
+        lambda: model.fit(missing, LABELS),
+        lambda: clone(model).fit(X, LABELS).predict(missing),
+    ]
+    if isinstance(model, StreamingRidge | StreamingRidgeClassifier):
+        calls.append(lambda: model.fit(da.from_array(missing, 10), da.from_array(LABELS, 10)))
+    for call in calls:
+        with pytest.raises(ValueError, match=message) as error:
+            call()
+        assert "HistGradientBoosting" not in str(error.value)
+
+
 def test_other_numbers_of_targets():
     model = fitted(StreamingRidge)
     message = r"number of columns of the first batch, which is 3\. Got 1 columns instead; fit"
@@ -204,8 +243,58 @@ def test_other_numbers_of_targets():
 
 
 def test_targets_that_overflow():
+    for factor in (1e150, 1e160, 1e300):
+        with pytest.raises(
+            ValueError, match=r"y are not between -1e\+150 and 1e\+150; divide them"
+        ):
+            StreamingRidge().fit(X, Y * factor)
+        with pytest.raises(ValueError, match="not between"):
+            StreamingRidge().fit(da.from_array(X, 10), da.from_array(Y * factor, 10))
+    with pytest.raises(ValueError, match="leave-one-out errors, which choose alpha, overflow"):
+        StreamingRidge().fit(X, Y * 1e144, sample_weight=WEIGHTS * 1e20)
     with pytest.raises(ValueError, match="products of features and targets overflow float64"):
-        StreamingRidge().fit(np.vander(np.arange(1.0, 31), 4), Y * 1e304)
+        StreamingRidge().fit(X * 1e120, Y * 1e144, sample_weight=WEIGHTS * 1e45)
+
+
+def leave_one_out_score(X, y, weights, alpha):
+    """Return minus the mean squared error of refits without each row; scale and center are kept."""
+    mean = np.average(X, axis=0, weights=weights)
+    ridge = alpha * np.average((X - mean) ** 2, axis=0, weights=weights)
+    total = 0.0
+    for i in range(len(X)):
+        rows, targets, rest = (np.delete(array, i, axis=0) for array in (X, y, weights))
+        center, level = (np.average(array, axis=0, weights=rest) for array in (rows, targets))
+        products = (rows - center).T * rest
+        coef = np.linalg.solve(
+            products @ (rows - center) + np.diag(ridge), products @ (targets - level)
+        )
+        total += weights[i] * (y[i] - level - (X[i] - center) @ coef) ** 2
+    return -total / len(X)
+
+
+@pytest.mark.parametrize("n_heavy", [1, 3])
+@sizes
+def test_leave_one_out_errors_of_heavy_rows_are_right_or_an_error(size, n_heavy):
+    X, y, _ = data(*size)
+    for weight in (1, 1e4, 1e8, 1e12, 1e15, 1e25):
+        weights = np.where(np.arange(len(X)) < n_heavy, weight, 1)
+        model = StreamingRidge([1.0, 2.0])
+        if weight > 1e10:
+            with pytest.raises(ValueError, match=r"weights more than 1e|smaller weights if they"):
+                model.fit(X, y[:, 0], sample_weight=weights)
+            continue
+        model.fit(X, y[:, 0], sample_weight=weights)
+        expected = leave_one_out_score(X, y[:, 0], weights, model.alpha_)
+        assert model.best_score_ == pytest.approx(expected, rel=1e-4)
+
+
+def test_rows_with_hardly_any_weight_are_no_error():
+    X, Y, _ = data(300, 20)
+    weights = 0.8 ** np.arange(300)
+    model = StreamingRidge().fit(X, Y[:, 0], sample_weight=weights)
+    fewer = StreamingRidge().fit(X[:150], Y[:150, 0], sample_weight=weights[:150])
+    assert model.alpha_ == fewer.alpha_
+    np.testing.assert_allclose(model.coef_, fewer.coef_, rtol=1e-9)
 
 
 def test_unknown_classes_in_class_weight():

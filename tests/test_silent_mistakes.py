@@ -45,6 +45,19 @@ def test_channels_first_in_fit(shape):
     assert not warnings_of(lambda: fit(RNG.random(shape).transpose(0, 2, 3, 1)))
 
 
+@pytest.mark.parametrize("image_shape", [None, "any"])
+@pytest.mark.parametrize(
+    ("shape", "n"), [((5, 13, 64, 64), 1), ((5, 6, 12, 12), 1), ((5, 3, 9, 9), 0)]
+)
+def test_many_channels_first_in_transform(shape, n, image_shape):
+    X = RNG.random(shape)
+    with pytest.warns(UserWarning, match="moves the channels"):
+        transformer = StridedConv2DTransformer(4, image_shape=image_shape, random_state=0).fit(X)
+    found = warnings_of(lambda: transformer.transform(X))
+    assert len(found) == n
+    assert all("moves the channels" in str(each) for each in found)
+
+
 @pytest.mark.parametrize(
     "shape",
     [

@@ -2,12 +2,15 @@
 
 import warnings
 
+import joblib
 import numpy as np
 import pytest
+import sklearn
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import cross_validate
 from sklearn.pipeline import make_pipeline
 
+import sklearn_conv
 from sklearn_conv import StridedConv2DTransformer
 
 ROWS = np.random.default_rng(0).random((12, 7))
@@ -27,6 +30,15 @@ CALLS = {
     "output as a table": lambda: ONES.fit(HUGE).set_output(transform="pandas").transform(HUGE),
     "batches": lambda: list(ONES.fit(HUGE).transform_batches(HUGE)),
 }
+
+
+def test_packages_with_a_longer_name_are_those_of_the_user():
+    for package in (sklearn, joblib, sklearn_conv):
+        path = f"{package.__path__[0]}ex/model.py"
+        names = {"fit": StridedConv2DTransformer().fit, "rows": ROWS}
+        with pytest.warns(UserWarning, match="not a square number") as caught:
+            exec(compile("fit(rows)", path, "exec"), names)
+        assert caught[0].filename == path
 
 
 @pytest.mark.parametrize("name", CALLS)

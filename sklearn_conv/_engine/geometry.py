@@ -228,12 +228,17 @@ def place_windows(
         )
     )
     if min(geometry.output_shape) < 1:
+        smallest = " x ".join(
+            str(length + max(0, windows.extent - len(windows.index)))
+            for length, windows in zip(image, geometry, strict=True)
+        )
         raise ValueError(
             f"kernel_size={kernel_size} with dilation={parameters.dilation} covers "
             f"{tuple(windows.extent for windows in geometry)} pixels and does not fit the padded "
-            f"image {tuple(len(windows.index) for windows in geometry)}; use padding='same' or a "
-            "smaller kernel or dilation. Images must have shape (n, h, w, c): if their channels "
-            "come first, use images.transpose(0, 2, 3, 1)."
+            f"image {tuple(len(windows.index) for windows in geometry)}; use images of at least "
+            f"{smallest} pixels, padding='same', or a smaller kernel_size or dilation. Images must "
+            "have shape (n, h, w, c): if their channels come first, use "
+            "images.transpose(0, 2, 3, 1)."
         )
     return geometry
 

@@ -107,8 +107,8 @@ class Images(ABC):
             raise kind(f"{error} {RULE}") from error
         shape = tuple(values.shape)
         image = check_shape(request, shape)
-        if request.is_fit and len(shape) > 2:
-            warn_of_layout(shape, image)
+        if len(shape) > 2:
+            warn_of_layout(shape, image, request.is_fit)
         if not request.is_fit and not request.is_any and not hasattr(X, "columns"):
             remember_columns(request.estimator, X, shape, reset=False)
         return cls(values, image, request.ignores_missing)

@@ -79,19 +79,21 @@ def warn_of_mistakes(
     return _describe_values(values)
 
 
-def warn_of_layout(X_shape: tuple[int, ...], shape: ImageShape) -> None:
-    """Warn if the axes of X do not seem to be those of images; ``shape`` is that of an image."""
+def warn_of_layout(X_shape: tuple[int, ...], shape: ImageShape, is_fit: bool) -> None:
+    """Warn if the axes of X do not seem to be those of images; ``shape`` is that of an image.
+
+    Square images with more than four channels are so clear that ``transform`` warns as well.
+    """
     h, w, c = shape
-    looks_square = min(w, c) >= MIN_SIDE and (
-        (1 < h <= 4 and max(w, c) <= 2 * min(w, c)) or (w == c and 2 * h <= w)
-    )
-    if len(X_shape) == 4 and looks_square:
+    is_square = w == c >= MIN_SIDE and 2 * h <= w
+    looks_square = 1 < h <= 4 and max(w, c) <= 2 * min(w, c) and min(w, c) >= MIN_SIDE
+    if len(X_shape) == 4 and ((is_square and h > 4) or (is_fit and (is_square or looks_square))):
         warn(
             f"X of shape {X_shape} is interpreted as images of {h} x {w} pixels with {c} channels. "
             f"If these are images of {w} x {c} pixels with {h} channel{'s' * (h > 1)}, pass "
             "X.transpose(0, 2, 3, 1), which moves the channels to the end."
         )
-    if len(X_shape) == 3 and w in (3, 4) and min(X_shape[:2]) >= MIN_SIDE:
+    if is_fit and len(X_shape) == 3 and w in (3, 4) and min(X_shape[:2]) >= MIN_SIDE:
         warn(
             f"X of shape {X_shape} is interpreted as {X_shape[0]} images of {h} x {w} pixels with "
             f"one channel. If X is a single color image, pass X[np.newaxis]; if its last axis "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -437,6 +438,11 @@ class StreamingRidgeBase(RidgeBase, ABC):
                 sums.merge(batch)
         else:
             rows = check(X, y, sample_weight, partial(self._validate, reset=reset))
+            if not len(rows.weights) and sample_weight is None:
+                raise ValueError(
+                    "All rows belong to classes whose weight in class_weight is 0; pass rows of "
+                    "other classes, too."
+                )
             if not len(rows.weights):
                 raise weight_error(type(self).__name__, "that are not all zero", sample_weight)
             if sums is None:
@@ -491,7 +497,8 @@ class StreamingRidgeBase(RidgeBase, ABC):
         """
         require_unmasked(X)
         require_same_library(type(self).__name__, method, X, self._place())
-        rows = self._validate(X, dtype="numeric", reset=False)
+        with explain_nan():
+            rows = self._validate(X, dtype="numeric", reset=False)
         check_features(rows)
         solution = self._solve()
         return solution.predict(rows), solution
@@ -503,6 +510,21 @@ class StreamingRidgeBase(RidgeBase, ABC):
         model.__dict__.update(self.__dict__)
         model.__dict__.pop("_sums", None)
         return model
+
+
+@contextmanager
+def explain_nan() -> Iterator[None]:
+    """Explain NaN in features, for which scikit-learn would advise other models."""
+    try:
+        yield
+    except ValueError as error:
+        if "Input X contains NaN" not in str(error):
+            raise
+        raise ValueError(
+            "Input X contains NaN. With missing='ignore', the features of an image are NaN if all "
+            "windows of a cell have missing pixels: leave such images out, or fill their features, "
+            "for example with model.steps.insert(1, ('impute', SimpleImputer())) in a pipeline."
+        ) from error
 
 
 def require_unmasked(*arrays: Any) -> None:
@@ -529,7 +551,8 @@ def check_rows(
             f"The 'y' parameter of {owner} must have one target for each row of X. Got "
             f"inconsistent numbers of samples instead: {n_rows} rows and {n_targets} targets."
         )
-    rows, targets, factors = check_targets(X, y, check or check_X_y)
+    with explain_nan():
+        rows, targets, factors = check_targets(X, y, check or check_X_y)
     weights = np.ones(rows.shape[0])
     if sample_weight is not None:
         numbers = check_numbers(owner, "sample_weight", sample_weight, weights.shape, finite=True)
@@ -551,6 +574,15 @@ def check_features(X: Any) -> None:
     """Raise an error if features are not numbers."""
     if kind_of(X) not in "biuf":
         raise TypeError(f"X has dtype {X.dtype}; convert it to numbers first.")
+
+
+def check_target_sizes(targets: np.ndarray) -> None:
+    """Raise an error if the mean of targets, or the squares of errors, may overflow float64."""
+    if targets.size and not np.abs(targets).max() < 1e150:
+        raise ValueError(
+            "Some targets in y are not between -1e+150 and 1e+150; divide them by their standard "
+            "deviation."
+        )
 
 
 def weight_error(owner: str, rule: str, sample_weight: Any) -> Exception:

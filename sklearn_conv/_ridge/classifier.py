@@ -60,9 +60,10 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         chooses an alpha again, without the rows.
     class_weight : dict or "balanced", default=None
         Weights of the classes, with which the weights of their rows are multiplied, as in
-        `sklearn.linear_model.RidgeClassifier`. Classes that are not in a dict have weight 1.
-        "balanced" weights classes inversely to their frequencies in y. It is for `fit` only,
-        because the frequencies are unknown in `partial_fit`.
+        `sklearn.linear_model.RidgeClassifier`. Classes that are not in a dict have weight 1. A
+        class of weight 0 is in ``classes_``, but its rows are ignored. "balanced" weights classes
+        inversely to their frequencies in y. It is for `fit` only, because the frequencies are
+        unknown in `partial_fit`.
     scoring : {None, "neg_log_loss"}, default=None
         What chooses alpha. If None, it is the mean squared leave-one-out error, as in
         `sklearn.linear_model.RidgeClassifierCV`. Squared errors also count rows that are far on the
@@ -292,7 +293,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         self, y: Any, targets: np.ndarray, reset: bool, is_fit: bool, given: Any
     ) -> dict[str, Any]:
         """Check the classes of a batch against those of earlier rows, or those given."""
-        batch_classes = np.unique(targets)
+        batch_classes = union_labels(np.unique(targets), self._find_weightless(y))
         if given is not None:
             given = np.unique(column_or_1d(from_library(given)))
             check_exact(given)
@@ -324,6 +325,19 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
                     f"{show_labels(classes)}, the classes of y; remove them from class_weight."
                 )
         return self._class_attributes(classes, is_fixed)
+
+    def _find_weightless(self, y: Any) -> np.ndarray:
+        """Return the labels in y of weight 0, which are classes without rows."""
+        weights = self.class_weight if isinstance(self.class_weight, Mapping) else {}
+        if all(weights.values()):
+            return np.array([])
+        if is_dask(y):
+            from sklearn_conv._dask import da
+
+            labels = da.unique(y).compute()
+        else:
+            labels = np.unique(column_or_1d(y))
+        return labels[[weights.get(label) == 0 for label in labels.tolist()]]
 
     def _class_attributes(self, classes: np.ndarray, is_fixed: bool) -> dict[str, Any]:
         """Return the fitted attributes; labels that are numbers are where the model is."""

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sklearn_conv._array_api import require_numpy
 from sklearn_conv._callbacks import fit_steps, with_callbacks
 from sklearn_conv._parameters import check_random_state, make_generator
-from sklearn_conv._ridge.base import RidgeBase, require_unmasked
+from sklearn_conv._ridge.base import RidgeBase, check_target_sizes, explain_nan, require_unmasked
 from sklearn_conv._ridge.labels import check_labels, show_label
 from sklearn_conv._ridge.rbf_solving import (
     N_SAMPLE,
@@ -79,7 +79,8 @@ class _RBFModel(RidgeBase, ABC):
             alphas = check_strengths(owner, "alphas", self.alphas)
             gammas = check_strengths(owner, "gammas", self.gammas)
             n_landmarks = check_integer(owner, "n_landmarks", self.n_landmarks, 1)
-            rows, targets = model._check_rows(X, y)
+            with explain_nan():
+                rows, targets = model._check_rows(X, y)
             model._fit_targets(rows, targets, alphas, gammas, n_landmarks, step)
         self._take_over(model)
         return self
@@ -145,7 +146,8 @@ class _RBFModel(RidgeBase, ABC):
         """Return the predicted targets ``(n, k)``."""
         check_is_fitted(self)
         _check_arrays(type(self).__name__, X)
-        rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        with explain_nan():
+            rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         # The dtype of the model decides, so that the same rows have the same predictions.
         rows = rows.astype(self.landmarks_.dtype, copy=False)
         gamma = self.gamma_ / self.median_distance_
@@ -386,12 +388,7 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
             self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=True
         )
         targets = targets.astype(np.float64)
-        # The mean, and the square of the errors, must not overflow float64.
-        if targets.size and not np.abs(targets).max() < 1e150:
-            raise ValueError(
-                "Some targets in y are not between -1e+150 and 1e+150; divide them by their "
-                "standard deviation."
-            )
+        check_target_sizes(targets)
         self._is_single = targets.ndim == 1
         return rows, targets.reshape(len(rows), -1)
 

@@ -16,6 +16,7 @@ from sklearn_conv._ridge.base import (
     CheckTargets,
     StreamingRidgeBase,
     check_features,
+    check_target_sizes,
 )
 from sklearn_conv._ridge.solving import Search, check_strengths
 from sklearn_conv._validation import is_dask, parameter_error
@@ -204,4 +205,6 @@ def _check_targets(X: Any, y: Any, check: CheckArrays) -> tuple[Any, np.ndarray,
             f"The 'y' parameter of {OWNER} must be an array of real numbers. Got dtype "
             f"{targets.dtype} instead."
         )
-    return rows, targets.reshape(rows.shape[0], -1).astype(np.float64), None
+    targets = targets.reshape(rows.shape[0], -1).astype(np.float64)
+    check_target_sizes(targets)
+    return rows, targets, None

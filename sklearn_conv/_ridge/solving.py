@@ -36,6 +36,11 @@ TIE = 1e-5
 """Relative difference of scores that is not trusted in float32."""
 
 
+WEIGHT_RANGE = 1e10
+"""Ratio of weights above which rounding may spoil the errors of heavy rows: beside them, all other
+rows are as small as the rounding of their sums."""
+
+
 class Search(NamedTuple):
     """The alphas from which one is chosen, or one for each column of the targets."""
 
@@ -165,6 +170,14 @@ class Problem(NamedTuple):
             rows[:, i] = 0
         return rows
 
+    def resolves(self, complements: np.ndarray, limit: float = 1 / WEIGHT_RANGE) -> bool:
+        """Return whether 1 minus the leverages of the kept rows are above their rounding errors.
+
+        Without very different weights, small ones belong to features that explain all targets.
+        """
+        weights = self.moments.kept.weights
+        return bool(weights.max() <= WEIGHT_RANGE * weights.min() or complements.min() > limit)
+
     def score(self, errors: np.ndarray) -> np.ndarray:
         """Return the score of each target for leave-one-out errors; one score for all of them.
 
@@ -194,10 +207,17 @@ def _choose(problem: Problem, candidates: Iterator[Candidate]) -> tuple[Any, Any
     columns: list[Any] = [None] * n_targets
     for i, (alpha, coef, errors) in enumerate(candidates):
         scores = np.zeros(n_targets) if errors is None else problem.score(errors)
+        if problem.moments.n_rows > 1:  # A single row has no errors. Leverages may be rounded to 1.
+            scores = np.where(np.isfinite(scores), scores, -np.inf)
         is_better = (scores > best) | (i == 0)
         alphas[is_better], best[is_better] = alpha, scores[is_better]
         for j in np.flatnonzero(is_better).tolist():
             columns[j] = coef[:, j]
+    if np.isinf(best).any():
+        raise ValueError(
+            "The leave-one-out errors, which choose alpha, overflow float64; divide the targets by "
+            "their standard deviation and the weights by their mean, or choose larger alphas."
+        )
     if problem.search.per_target and n_targets > 1:
         found: list[Any] = [library.put(values) for values in (alphas, best)]
     else:
@@ -238,6 +258,8 @@ def solve_by_rows(problem: Problem) -> Iterator[Candidate]:
         errors = None
         if problem.has_errors:
             diagonal = vectors**2 @ inverse - intercept**2 / (total + alpha)
+            if not problem.resolves(to_numpy(alpha * diagonal)):
+                raise too_different()
             errors = to_numpy(dual / (roots * diagonal)[:, None])
         yield alpha, (rows.T @ dual) / problem.scale[:, None], errors
 
@@ -315,6 +337,10 @@ def _solve_products(
     leverages = to_numpy(xp.linalg.vecdot(solved, solved, axis=-2))
     residuals = targets.kept - targets.mean - predicted
     leverages = moments.kept.weights * (leverages + 1 / moments.sums.weight)
+    if scale is not None and not problem.resolves(1 - leverages, 1e-3):
+        return None
+    if not problem.resolves(1 - leverages):
+        raise too_different()
     return coef, residuals / (1 - leverages)[:, np.newaxis]
 
 
@@ -322,7 +348,16 @@ def too_small(alpha: float) -> ValueError:
     """Return the error for an alpha with which the products are not positive definite."""
     return ValueError(
         f"alpha={alpha} is too small for these features, some of which depend linearly on the "
-        "others; choose a larger alpha."
+        "others; choose a larger alpha, or smaller weights if they are far above 1."
+    )
+
+
+def too_different() -> ValueError:
+    """Return the error for weights of rows that spoil the leave-one-out errors."""
+    return ValueError(
+        f"Some rows have weights more than {WEIGHT_RANGE:.0e} times those of other rows, so that "
+        "rounding spoils the leave-one-out errors, which choose alpha. Pass sample_weight or "
+        "class_weight that differ less, or a single alpha."
     )
 
 

@@ -9,6 +9,7 @@ errors by ``mean / scale``: images of 60,000 +- 2 with zeros as padding have fea
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ EPS = 2.0**-24
 LIMIT = 4e-5
 """Largest estimate of the error of a decision, relative to its spread, that is exported. In trials
 with 700 images each, the largest error of a decision was usually 2 to 10 times the estimate, and at
-most 23 times for features that are nearly collinear, so that it stays below 1e-3."""
+most 28 times for features that are nearly collinear, so that it stays near 1e-3."""
 
 TARGETS_OF_1 = (StreamingRidgeClassifier, RidgeClassifier, RidgeClassifierCV)
 """Classifiers that predict targets of +1 and -1, so that the spread of a decision is at most 1."""
@@ -48,19 +49,60 @@ def require_precision(operator: Any, owner: str) -> None:
             # The features are not standardized, and their mean is unknown. The intercept balances
             # its product with the coefficients. The product has errors of its own.
             intercept = np.abs(model.intercept_).max()
-            error = 4 * intercept
+            terms = _measure_terms(operator.raw_operator, np.atleast_2d(model.coef_)[:, columns])
+            error = max(4 * intercept, terms)
             example = f"an intercept of {intercept:.7g} balances them in a decision of about 1"
+            if terms > 4 * intercept:
+                example = f"a decision of about 1 is a sum of terms, whose norm is {terms:.2g}"
         else:
             continue
         if EPS * power_factor * error > LIMIT:
             raise ValueError(
                 f"{owner} in float32 would not lead to the decisions of scikit-learn, because the "
                 f"features are too large beside their spread: for example, {example}. "
-                "This happens if the images have a large offset that the kernels do not remove. "
-                "Fit again with padding='valid' or padding_mode='edge' and kernels with zero mean, "
-                "with normalize_patches=True, or on images whose offset has been subtracted; or "
-                "fit and export in float64, with X.astype(np.float64)."
+                f"{_remedy(model, mean is not None)}"
             )
+
+
+def _remedy(model: Any, is_standardized: bool) -> str:
+    """Return what can be done about features that are too large, for a model that follows them."""
+    remedy = (
+        "This happens if the images have a large offset that the kernels do not remove. "
+        "Fit again with padding='valid' or padding_mode='edge' and kernels with zero mean, "
+        "with normalize_patches=True, or on images whose offset has been subtracted; "
+    )
+    if not is_standardized:
+        remedy = (
+            "This happens if features that are not standardized depend on each other, or if the "
+            "images have a large offset. Fit again with a StandardScaler before the classifier, or "
+            "with kernels of zero mean and padding='valid' or padding_mode='edge'; "
+        )
+    return (
+        f"{remedy}or fit a StreamingRidgeClassifier or a LogisticRegression in float64, with "
+        "X.astype(np.float64), and export it with options={'zipmap': False}. skl2onnx does not "
+        "export RidgeClassifier in float64."
+    )
+
+
+def _measure_terms(transformer: Any, coef: np.ndarray) -> float:
+    """Return the largest norm of the terms of a decision, ``coef * features``.
+
+    The features are those of noise with the values of the training images. Terms that cancel in a
+    decision of about 1 leave their rounding errors.
+    """
+    seen = transformer._values_seen
+    if seen is None:
+        return 0.0
+    typical, largest, *_ = seen
+    noise = np.random.default_rng(0).uniform(-1, 1, (8, *transformer.image_shape_))
+    images = typical + min(typical, largest - typical) * noise
+    if transformer.activation == "identity":  # Responses that cancel in a cell leave their errors.
+        transformer = copy(transformer).set_params(activation="abs")
+    features = np.asarray(transformer.transform(images.astype(np.float32)))
+    sizes = np.sqrt(np.mean(np.square(features.reshape(8, -1), dtype=np.float64), axis=0))
+    if coef.shape[1] != len(sizes):
+        return 0.0
+    return float(np.linalg.norm(coef * sizes, axis=1).max())
 
 
 def _relative_error(step: Any, columns: slice, ratios: np.ndarray, scale: np.ndarray) -> float:
