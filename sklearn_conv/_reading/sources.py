@@ -58,7 +58,12 @@ def find_images(source: Any, is_loaded: bool) -> Source:
             f"{path!r} does not exist; source must be {SOURCES}. Relative paths start at "
             f"{os.getcwd()!r}."
         )
-    found = [name for name in glob(path, recursive=True) if not os.path.isdir(name)]
+    # Broken links are images that cannot be read; pipes and devices are not images.
+    found = [
+        name
+        for name in glob(path, recursive=True)
+        if os.path.isfile(name) or not os.path.exists(name)
+    ]
     if not found:
         raise FileNotFoundError(
             f"The pattern {path!r} matches no files; append '/*' for the files in folders."
