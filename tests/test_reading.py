@@ -19,7 +19,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from helpers import run_python
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, features
 from sklearn.linear_model import RidgeClassifier
@@ -28,6 +28,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import resample
 
 from sklearn_conv import ImageFiles, ImageReader, StridedConv2DTransformer, read_images
+from sklearn_conv._lazy import LazyImages
 from sklearn_conv._reading import formats, image_files, pillow_images, sources
 from sklearn_conv._reading.pillow_images import place_image
 
@@ -966,6 +967,49 @@ def test_selections_are_lazy(index, files, array, monkeypatch):
     np.testing.assert_array_equal(selected.paths, files.paths[rows])
     np.testing.assert_array_equal(selected.labels, files.labels[rows])
     np.testing.assert_array_equal(selected[::-1], expected[::-1])
+
+
+class Stored(LazyImages):
+    """Lazy images of an array."""
+
+    def __init__(self, array):
+        super().__init__(len(array), array.shape[1:], array.dtype)
+        self.array = array
+
+    def _read(self, rows):
+        return self.array[rows]
+
+
+NUMBERS = np.arange(5 * 3 * 4 * 3).reshape(5, 3, 4, 3)
+INDEX = st.one_of(
+    st.integers(-6, 5),
+    st.integers(-6, 5).map(np.array),
+    st.sampled_from([None, ..., slice(None), slice(1, None), slice(None, None, -2)]),
+    st.lists(st.integers(-3, 2), max_size=3),
+    st.lists(st.booleans(), min_size=3, max_size=5),
+    st.just([[0, 1], [1, 0]]),
+)
+
+
+@given(st.lists(INDEX, max_size=6).map(tuple) | INDEX)
+@example((-4, ..., None, [True, True, False]))
+@example((2, None, [2, 0]))
+@example((0, slice(None), [0, 1]))
+@example((..., ...))
+def test_indices_select_what_they_select_in_an_array(index):
+    images = Stored(NUMBERS)
+    try:
+        expected = NUMBERS[index]
+    except IndexError:
+        with pytest.raises(IndexError):
+            images[index]
+        return
+    first = index[0] if isinstance(index, tuple) and index else index
+    if isinstance(first, list) and np.ndim(first) == 2:
+        with pytest.raises(IndexError, match="index with one axis"):
+            images[index]
+        return
+    np.testing.assert_array_equal(np.asarray(images[index]), expected, strict=True)
 
 
 @pytest.mark.parametrize("n_jobs", [2, -1])
