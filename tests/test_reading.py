@@ -753,6 +753,20 @@ def test_what_a_folder_leaves_out(tmp_path):
         read_images(tmp_path / "a" / "deep")
 
 
+def test_links_between_class_folders_lead_to_each_folder_once(tmp_path):
+    names = "abcdefghij"
+    for name in names:
+        (tmp_path / name).mkdir()
+        Image.fromarray(PIXELS).save(tmp_path / name / "1.png")
+    for name in names:
+        for other in names:
+            (tmp_path / name / f"to_{other}").symlink_to(tmp_path / other)
+    files = read_images(tmp_path, size=(4, 4))
+    for name in names:
+        paths = files.paths[files.labels == name]
+        assert len(paths) == len({os.path.realpath(path) for path in paths}) == len(names)
+
+
 def test_one_class_and_one_image(tmp_path):
     save(tmp_path / "only" / "1.png")
     files = read_images(tmp_path)

@@ -197,9 +197,10 @@ def read_images(
           of files, as bytes or as files that were opened in binary mode.
 
         In folders, images are files with the usual suffixes, such as ".png", ".jpg" and ".tif".
-        Other files, and hidden files and folders, are left out. Symbolic links are followed. Files
-        are in natural order: "tile2.png" comes before "tile10.png". The content of a file
-        determines how it is decoded, whatever its suffix.
+        Other files, and hidden files and folders, are left out. Symbolic links are followed, but
+        to each folder only once for each class. Files are in natural order: "tile2.png" comes
+        before "tile10.png". The content of a file determines how it is decoded, whatever its
+        suffix.
     size : (height, width), "any" or None, default=None
         Size to which images are scaled, in pixels. If None, all images must have the same size.
         With "any", images keep their sizes. To find the sizes, None and "any" read the beginning of
