@@ -936,6 +936,14 @@ def test_what_load_func_may_not_return(result, error, match):
     np.testing.assert_array_equal(files[0], PIXELS)
 
 
+def test_load_func_that_lacks_another_file(tmp_path):
+    (tmp_path / "1.raw").touch()
+    other = tmp_path / "header.txt"
+    message = r"1\.raw' cannot be read: load_func raised FileNotFoundError: .*header\.txt"
+    with pytest.raises(OSError, match=message):
+        read(tmp_path / "1.raw", mode=None, load_func=lambda path: other.read_bytes())
+
+
 def test_load_func_that_lacks_a_library():
     def choose(path):
         raise ImportError("a library")
@@ -1430,8 +1438,9 @@ def test_libraries_that_are_not_installed(library, module, extra, content, monke
     name = f"sklearn_conv._reading.{module}"
     monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ImportError, match=rf'pip install "sklearn_conv\[{extra}\]"'):
+    with pytest.raises(ImportError, match=rf'pip install "sklearn_conv\[{extra}\]"') as caught:
         read(content, mode=None)
+    assert caught.value.__notes__ == ["This error was raised while image 0 was read."]
     with pytest.raises(ImportError, match=extra):  # It is not a reason to skip an image.
         read_images([content], mode=None, on_error="skip")
 

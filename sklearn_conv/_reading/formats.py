@@ -179,9 +179,7 @@ def _name_errors(item: Any, name: str) -> Iterator[None]:
         yield
     except UnsuitableImageError as error:
         raise ValueError(f"{name} cannot be read: {error}.") from error
-    except ImportError:
-        raise
-    except MemoryError as error:
+    except (ImportError, MemoryError) as error:
         error.add_note(f"This error was raised while {name} was read.")
         raise
     except OSError as error:
@@ -233,10 +231,12 @@ def _load(path: str, load_func: Callable[[str], Any]) -> np.ndarray:
     try:
         result = load_func(path)
         array = np.asanyarray(result)
-    except (ImportError, MemoryError, OSError):
+    except (ImportError, MemoryError):
         raise
     except Exception as error:
-        if is_of_signal(error):
+        # An error about the file itself says enough.
+        is_plain = isinstance(error, OSError) and str(error.filename or path) == path
+        if is_plain or is_of_signal(error):
             raise
         raise OSError(f"load_func raised {type(error).__name__}: {error}") from error
     if array.dtype.kind not in "buif":
