@@ -463,6 +463,14 @@ def test_compression_that_tifffile_cannot_decode(tmp_path):
         read(path, mode=None)
 
 
+@pytest.mark.skipif(find_spec("imagecodecs") is not None, reason="imagecodecs is installed")
+@pytest.mark.usefixtures("without_rasterio")
+def test_depth_that_tifffile_cannot_decode(tmp_path):
+    path = write_raster(tmp_path / "raster.tif", WIDE.transpose(2, 0, 1) // 16, nbits=12)
+    with pytest.raises(ValueError, match=r"raster.tif.* depth of 12 bits requires imagecodecs"):
+        read(path, mode=None)
+
+
 def test_nodata_that_is_not_a_number():
     content = tiff(WIDE, photometric="rgb", extratags=[(42113, "s", 0, "none", True)])
     with pytest.raises(ValueError, match=r"image 0 .*GDAL_NODATA is 'none'"):

@@ -67,12 +67,14 @@ def _decode(page: TiffPage) -> np.ndarray:
     """Return the pixels of a page, (h, w, c)."""
     try:
         array = page.asarray(maxworkers=1)
-    except (ImportError, ValueError) as error:
-        if isinstance(error, ImportError) or "imagecodecs" in str(error):
-            compression = COMPRESSION(page.compression).name
+    except (ImportError, NotImplementedError, ValueError) as error:
+        if isinstance(error, NotImplementedError):
+            what = f"its depth of {page.bitspersample} bits"
+        else:
+            what = f"its compression {COMPRESSION(page.compression).name}"
+        if not isinstance(error, ValueError) or "imagecodecs" in str(error):
             raise UnsuitableImageError(
-                f"its compression {compression} requires imagecodecs, which is not installed; run "
-                "pip install imagecodecs"
+                f"{what} requires imagecodecs, which is not installed; run pip install imagecodecs"
             ) from error
         raise
     axis = CHANNEL_AXES[page.axes]
