@@ -234,6 +234,15 @@ def test_tiff_has_the_pixels_of_tifffile(dtype, planar, compression, byteorder):
     np.testing.assert_array_equal(decoded, expected)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_levels_of_which_0_is_white_are_as_stored(dtype):
+    levels = WIDE[..., 0].astype(dtype)
+    content = tiff(levels, photometric="miniswhite")
+    np.testing.assert_array_equal(read(content, mode=None)[..., 0], levels)
+    if dtype == np.uint8:
+        np.testing.assert_array_equal(read(content, mode="L")[..., 0], 255 - levels)
+
+
 @pytest.mark.parametrize("maximum", [1, 7, 100, 255, 256, 4095, 65535])
 @pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
 def test_values_of_pgm_and_ppm_are_as_stored(kind, maximum):

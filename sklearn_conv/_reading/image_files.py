@@ -215,8 +215,9 @@ def read_images(
         - "RGBA": 4 channels of 8 bits; the last one is the opacity, 255 if there is none.
         - None: all channels in the dtype of the file, for images of 16 bits, floats and many bands.
           All files must agree in channels and dtype. Only palettes and transparent colors are
-          resolved, and images of 1 bit become 0 and 255. If a TIFF file declares a number for
-          missing pixels (nodata), pixels are floats, with NaN where they are missing: float32, or
+          resolved, images of 1 bit become 0 and 255, and gray levels of 2 and 4 bits in PNG and
+          TIFF files are multiplied by 85 and 17. If a TIFF file declares a number for missing
+          pixels (nodata), pixels are floats, with NaN where they are missing: float32, or
           float64 for integers of more than 16 bits.
 
         Files of more than 8 bits, floats, and bands that are not colors raise an error unless the

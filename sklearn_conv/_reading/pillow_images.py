@@ -296,12 +296,22 @@ def _read(
     image.load()
     if orientation != 1:
         ImageOps.exif_transpose(image, in_place=True)
+    if settings.mode is None and image.mode == "L" and _is_white_zero(image):
+        image = ImageOps.invert(image)
     image = _convert(image, settings.mode)
     if settings.mode is None and image.mode not in ("L", "RGB"):
         return open_array(_as_array(image), settings).read()
     if size is not None and placement is not None:
         image = _scale(image, size, placement)
     return _as_array(image)
+
+
+def _is_white_zero(image: Image.Image) -> bool:
+    """Return whether 0 is white in a TIFF file, whose levels Pillow inverts."""
+    return (
+        isinstance(image, TiffImagePlugin.TiffImageFile)
+        and image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    )
 
 
 def _keep_values(image: Any) -> None:
