@@ -50,8 +50,11 @@ class LazyImages(ABC):
     def __getitem__(self, key: Any) -> Any:
         key = key if isinstance(key, tuple) else (key,)
         n_axes = sum(index is not Ellipsis for index in key)
-        selects_images = n_axes <= self.ndim and all(map(_is_all, key[1:]))
+        is_valid = n_axes <= self.ndim and len(key) - n_axes <= 1
+        selects_images = is_valid and all(map(_is_all, key[1:]))
         first: Any = key[0] if key else slice(None)
+        if isinstance(first, np.ndarray) and first.ndim == 0:
+            first = first[()]
         if first is Ellipsis and selects_images:
             first = slice(None)
         if first is Ellipsis or first is None:

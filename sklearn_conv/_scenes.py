@@ -275,6 +275,9 @@ class SceneTiles(LazyImages):
             If ``values`` or ``resolution`` are not as described.
         """
         owner = "SceneTiles.to_map"
+        if np.ma.is_masked(values):
+            rule = "an array without masked values; fill them first, for example with numpy.nan"
+            raise parameter_error(ValueError, owner, "values", rule, values)
         values = np.asarray(values)
         if values.dtype.kind != "f":
             raise TypeError(

@@ -253,6 +253,22 @@ def test_closed_and_full_outputs(pictures, tmp_path):
         assert subprocess.run(command, shell=True, stderr=subprocess.DEVNULL).returncode == code
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pipes of Unix")
+def test_work_goes_on_if_nobody_reads_the_warnings(tmp_path):
+    for name in "ab":
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "a" / "1.png")
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "pictures" / "a" / "2.png")
+    out = str(tmp_path / "a.npy")
+    arguments = ["features", str(tmp_path / "pictures"), "-o", out, "--n-kernels", "2"]
+    ends = os.pipe()
+    os.close(ends[0])
+    done = subprocess.run([*PROGRAM, *arguments, "--kernel-size", "3,3"], stderr=ends[1])
+    os.close(ends[1])
+    assert done.returncode == 0
+    assert len(np.load(out)) == 2
+
+
 def compute(pictures, **parameters):
     """Compute features with the classes of the package."""
     images = np.asarray(read_images(pictures, size=(8, 8)))

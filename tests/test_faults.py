@@ -184,6 +184,19 @@ def test_a_process_that_is_killed_leaves_no_file_that_looks_whole(tmp_path):
     assert left[0].endswith(".part")
     with pytest.raises(ValueError, match="pickled"):  # It is not a .npy file.
         np.load(tmp_path / left[0])
+    for _ in range(2):  # What killed processes left is removed by the next one.
+        run_python(KILLED, path)
+        assert len(os.listdir(tmp_path)) == 1
+
+    def batches():
+        assert len(os.listdir(tmp_path)) == 1
+        save_batches(path, [(slice(0, 1), np.zeros((1, 1)))])
+        assert len(os.listdir(tmp_path)) == 2  # The file of a writer that lives is still there.
+        yield slice(0, 1), np.ones((1, 1))
+
+    save_batches(path, batches())
+    assert os.listdir(tmp_path) == ["features.npy"]
+    assert np.load(path) == 1
 
 
 def test_kernels_that_do_not_fit_into_memory():

@@ -4,10 +4,13 @@ import io
 import os
 import pickle
 import re
+import signal
 import struct
 import sys
+import time
 import types
 import warnings
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,15 +19,16 @@ import pandas as pd
 import polars as pl
 import pytest
 from helpers import run_python
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import resample
 
 from sklearn_conv import ImageFiles, ImageReader, StridedConv2DTransformer, read_images
+from sklearn_conv._lazy import LazyImages
 from sklearn_conv._reading import formats, image_files, pillow_images, sources
 from sklearn_conv._reading.pillow_images import place_image
 
@@ -211,6 +215,194 @@ def test_gray_png_and_pgm_of_16_bits():
         np.testing.assert_array_equal(decoded[..., 0], WIDE[..., 0])
 
 
+@pytest.mark.parametrize("byteorder", "<>")
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("planar", ["contig", "separate", None])
+@pytest.mark.parametrize("dtype", [*"?bBhHiIlLefd"], ids=lambda name: np.dtype(name).name)
+def test_tiff_has_the_pixels_of_tifffile(dtype, planar, compression, byteorder):
+    pixels = RNG.integers(256, size=(3, 20, 30) if planar == "separate" else (20, 30, 3))
+    pixels = (pixels[..., 0] if planar is None else pixels).astype(dtype)
+    options = {"photometric": "minisblack"} if planar is None else {"photometric": "rgb"}
+    content = tiff(
+        pixels, byteorder=byteorder, compression=compression, planarconfig=planar, **options
+    )
+    expected = tifffile.imread(io.BytesIO(content))
+    expected = np.moveaxis(expected, 0, 2) if planar == "separate" else expected.reshape(20, 30, -1)
+    expected = expected.astype(np.uint8) * np.uint8(255) if dtype == "?" else expected
+    decoded = read(content, mode=None)
+    assert decoded.dtype == expected.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_levels_of_which_0_is_white_are_as_stored(dtype):
+    levels = WIDE[..., 0].astype(dtype)
+    content = tiff(levels, photometric="miniswhite")
+    np.testing.assert_array_equal(read(content, mode=None)[..., 0], levels)
+    if dtype == np.uint8:
+        np.testing.assert_array_equal(read(content, mode="L")[..., 0], 255 - levels)
+
+
+@pytest.mark.parametrize("maximum", [1, 7, 100, 255, 256, 4095, 65535])
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+def test_values_of_pgm_and_ppm_are_as_stored(kind, maximum):
+    n_channels = 3 if kind in ("P3", "P6") else 1
+    values = RNG.integers(maximum, size=(20, 30, n_channels), endpoint=True)
+    content = f"{kind} 30 20 {maximum}\n".encode()
+    if kind in ("P2", "P3"):
+        content += " ".join(map(str, values.ravel())).encode() + b"\n"
+    else:
+        content += values.astype(">u2" if maximum > 255 else np.uint8).tobytes()
+    if kind == "P3" and maximum > 255:
+        with pytest.raises(ValueError, match=r"as text.*P6"):
+            read(content, mode=None)
+        return
+    decoded = read(content, mode=None)
+    assert decoded.dtype == (np.uint8 if maximum < 256 else np.uint16)
+    np.testing.assert_array_equal(decoded, values)
+    if maximum < 256:  # The maximum is white.
+        np.testing.assert_allclose(
+            read(content), np.broadcast_to(values * 255 / maximum, (20, 30, 3)), atol=0.501
+        )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"),
+    [("uint8", 4), ("uint16", 12), ("uint16", 16), ("int16", 12), ("int16", 16)],
+)
+@pytest.mark.parametrize("n_channels", [1, 3])
+@pytest.mark.parametrize("codec", ["JP2", "J2K"])
+def test_jpeg_2000_of_many_depths(codec, n_channels, dtype, bits, tmp_path):
+    low = -(2 ** (bits - 1)) if dtype == "int16" else 0
+    bands = RNG.integers(low, low + 2**bits, size=(n_channels, 64, 64)).astype(dtype)
+    options = {"QUALITY": "100", "REVERSIBLE": "YES", "YCBCR420": "NO", "CODEC": codec}
+    options |= {} if bits == 16 else {"NBITS": bits}
+    try:
+        path = write_raster(tmp_path / f"image.{codec.lower()}", bands, "JP2OpenJPEG", **options)
+    except rasterio.errors.RasterioError as error:
+        pytest.skip(f"rasterio cannot write this JPEG 2000 file: {error}")
+    decoded = read(path, mode=None)
+    assert decoded.dtype == dtype
+    np.testing.assert_array_equal(decoded, bands.transpose(1, 2, 0))
+    with pytest.raises(ValueError, match=r"set mode=None"):
+        read(path)
+    np.testing.assert_array_equal(read(encoded(Image.fromarray(PIXELS), "JPEG2000")), PIXELS)
+
+
+def test_avif_of_more_than_8_bits(monkeypatch):
+    if not features.check("avif"):
+        pytest.skip("Pillow was built without AVIF")
+    content = bytearray(encoded(Image.fromarray(PIXELS), "avif"))
+    assert read(bytes(content)).shape == PIXELS.shape
+    # Pillow writes 8 bits only, and would find a wrong header.
+    monkeypatch.setattr(pillow_images, "_content", lambda image: bytes(content))
+    content[content.index(b"av1C") + 6] |= 64
+    for mode in ("RGB", None):
+        with pytest.raises(ValueError, match=r"10 or 12 bits.*load_func"):
+            read(encoded(Image.fromarray(PIXELS), "avif"), mode=mode)
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png(array, bits=8, before=b"", after=b""):
+    """Return a PNG file with chunks before and after the pixels of 8 or 16 bits."""
+    height, width = array.shape[:2]
+    array = array.astype(">u2" if bits == 16 else np.uint8)
+    rows = b"".join(b"\0" + row.tobytes() for row in array)
+    header = struct.pack(">IIBBBBB", width, height, bits, 2 * (array.ndim == 3), 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(rows))
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    return start + before + pixels + after + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("stored", ["RGB", "L"])
+def test_transparent_color_of_a_png(stored):
+    pixels = PIXELS // 128 * 255 if stored == "RGB" else PIXELS[..., 0] // 16
+    color = pixels[0, 0]
+    levels = np.atleast_1d(color).astype(">u2").tobytes()
+    content = png(pixels, before=chunk(b"tRNS", levels))
+    is_clear = (pixels == color).reshape(20, 30, -1).all(axis=2, keepdims=True)
+    pixels, opacity = pixels.reshape(20, 30, -1), np.where(is_clear, 0, 255)
+    colors = np.broadcast_to(pixels, (20, 30, 3))
+    np.testing.assert_array_equal(read(content), np.where(is_clear, 255, colors))
+    np.testing.assert_array_equal(read(content, mode="RGBA"), np.dstack([colors, opacity]))
+    np.testing.assert_array_equal(read(content, mode=None), np.dstack([pixels, opacity]))
+    assert read_images([content], mode=None).shape == (1, 20, 30, pixels.shape[2] + 1)
+    if stored == "L":
+        np.testing.assert_array_equal(read(content, mode="L"), np.where(is_clear, 255, pixels))
+        # The same levels in 4 bits, two in each byte.
+        packed = pixels[:, ::2, 0] * 16 + pixels[:, 1::2, 0]
+        content = png(packed, before=chunk(b"tRNS", levels)).replace(
+            chunk(b"IHDR", struct.pack(">IIBBBBB", 15, 20, 8, 0, 0, 0, 0)),
+            chunk(b"IHDR", struct.pack(">IIBBBBB", 30, 20, 4, 0, 0, 0, 0)),
+        )
+        np.testing.assert_array_equal(read(content, mode=None), np.dstack([pixels * 17, opacity]))
+
+
+@pytest.mark.parametrize("pixels", [WIDE, WIDE[..., 0]], ids=["RGB", "L"])
+def test_transparent_color_of_16_bits_is_refused(pixels):
+    levels = np.atleast_1d(pixels[0, 0]).astype(">u2").tobytes()
+    with pytest.raises(ValueError, match=r"a transparent color; save it with.*load_func"):
+        read(png(pixels, 16, before=chunk(b"tRNS", levels)), mode=None)
+
+
+@pytest.mark.parametrize("is_after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("kind", ["eXIf", "iTXt"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_orientation_in_chunks_of_a_png(bits, kind, is_after):
+    for orientation, turn in TURNS.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        xmp = f'<rdf:Description tiff:Orientation="{orientation}"/>'.encode()
+        data = {"eXIf": exif.tobytes()[6:], "iTXt": b"XML:com.adobe.xmp\0\0\0\0\0" + xmp}[kind]
+        pixels = WIDE if bits == 16 else PIXELS
+        place = {"after" if is_after else "before": chunk(kind.encode(), data)}
+        mode = None if bits == 16 else "RGB"
+        files = read_images([png(pixels, bits, **place)], mode=mode)
+        assert files.shape[1:] == files[0].shape
+        np.testing.assert_array_equal(files[0], turn(pixels))
+        cut = [read(png(turn(pixels), bits), mode=mode, size=(10, 10))]
+        np.testing.assert_array_equal(
+            read(png(pixels, bits, **place), mode=mode, size=(10, 10)), cut[0]
+        )
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("options", [{}, {"compress": "lzw"}, {"BIGTIFF": "YES"}, {"nbits": 4}])
+def test_palette_of_a_raster(options, is_late, tmp_path):
+    """GDAL declares images as gray if their palette comes after their pixels."""
+    colors = RNG.integers(256, size=(16, 3), dtype=np.uint8)
+    indices = RNG.integers(16, size=(8, 9), dtype=np.uint8)
+    shape = {"count": 1, "height": 8, "width": 9, "dtype": np.uint8, "crs": "EPSG:32632"}
+    for nodata in (None, 3):
+        path = tmp_path / f"{nodata}.tif"
+        with rasterio.open(
+            path, "w", driver="GTiff", transform=PLACE, nodata=nodata, **shape, **options
+        ) as dataset:
+            steps = [
+                lambda: dataset.write_colormap(1, dict(enumerate(map(tuple, colors.tolist())))),
+                lambda: dataset.write(indices, 1),
+            ]
+            for step in steps[::-1] if is_late else steps:
+                step()
+        np.testing.assert_array_equal(read(path), colors[indices])
+        expected = colors[indices]
+        if nodata is not None:
+            expected = np.where(indices[..., np.newaxis] == nodata, np.nan, expected)
+        files = read_images([path], mode=None)
+        assert files.shape == (1, 8, 9, 3)
+        assert files.dtype == files[0].dtype == (np.uint8 if nodata is None else np.float32)
+        np.testing.assert_array_equal(files[0], expected)
+
+
+@pytest.mark.usefixtures("without_rasterio")
+def test_palette_without_rasterio(tmp_path):
+    for is_late in (False, True):
+        test_palette_of_a_raster({}, is_late, tmp_path)
+
+
 def test_bitmap_of_5_6_and_5_bits():
     bits = RNG.integers(2**16, size=(3, 4), dtype=np.uint16)
     size = struct.pack("<IiiHHIIiiII", 40, 4, -3, 1, 16, 3, 24, 0, 0, 0, 0)
@@ -277,6 +469,14 @@ def test_raster_without_missing_pixels(library, tmp_path):
 def test_compression_that_tifffile_cannot_decode(tmp_path):
     path = write_raster(tmp_path / "raster.tif", WIDE.transpose(2, 0, 1), compress="lzw")
     with pytest.raises(ValueError, match=r"raster.tif.* LZW requires imagecodecs.*pip install"):
+        read(path, mode=None)
+
+
+@pytest.mark.skipif(find_spec("imagecodecs") is not None, reason="imagecodecs is installed")
+@pytest.mark.usefixtures("without_rasterio")
+def test_depth_that_tifffile_cannot_decode(tmp_path):
+    path = write_raster(tmp_path / "raster.tif", WIDE.transpose(2, 0, 1) // 16, nbits=12)
+    with pytest.raises(ValueError, match=r"raster.tif.* depth of 12 bits requires imagecodecs"):
         read(path, mode=None)
 
 
@@ -570,6 +770,20 @@ def test_what_a_folder_leaves_out(tmp_path):
         read_images(tmp_path / "a" / "deep")
 
 
+def test_links_between_class_folders_lead_to_each_folder_once(tmp_path):
+    names = "abcdefghij"
+    for name in names:
+        (tmp_path / name).mkdir()
+        Image.fromarray(PIXELS).save(tmp_path / name / "1.png")
+    for name in names:
+        for other in names:
+            (tmp_path / name / f"to_{other}").symlink_to(tmp_path / other)
+    files = read_images(tmp_path, size=(4, 4))
+    for name in names:
+        paths = files.paths[files.labels == name]
+        assert len(paths) == len({os.path.realpath(path) for path in paths}) == len(names)
+
+
 def test_one_class_and_one_image(tmp_path):
     save(tmp_path / "only" / "1.png")
     files = read_images(tmp_path)
@@ -739,6 +953,14 @@ def test_what_load_func_may_not_return(result, error, match):
     np.testing.assert_array_equal(files[0], PIXELS)
 
 
+def test_load_func_that_lacks_another_file(tmp_path):
+    (tmp_path / "1.raw").touch()
+    other = tmp_path / "header.txt"
+    message = r"1\.raw' cannot be read: load_func raised FileNotFoundError: .*header\.txt"
+    with pytest.raises(OSError, match=message):
+        read(tmp_path / "1.raw", mode=None, load_func=lambda path: other.read_bytes())
+
+
 def test_load_func_that_lacks_a_library():
     def choose(path):
         raise ImportError("a library")
@@ -784,6 +1006,49 @@ def test_selections_are_lazy(index, files, array, monkeypatch):
     np.testing.assert_array_equal(selected.paths, files.paths[rows])
     np.testing.assert_array_equal(selected.labels, files.labels[rows])
     np.testing.assert_array_equal(selected[::-1], expected[::-1])
+
+
+class Stored(LazyImages):
+    """Lazy images of an array."""
+
+    def __init__(self, array):
+        super().__init__(len(array), array.shape[1:], array.dtype)
+        self.array = array
+
+    def _read(self, rows):
+        return self.array[rows]
+
+
+NUMBERS = np.arange(5 * 3 * 4 * 3).reshape(5, 3, 4, 3)
+INDEX = st.one_of(
+    st.integers(-6, 5),
+    st.integers(-6, 5).map(np.array),
+    st.sampled_from([None, ..., slice(None), slice(1, None), slice(None, None, -2)]),
+    st.lists(st.integers(-3, 2), max_size=3),
+    st.lists(st.booleans(), min_size=3, max_size=5),
+    st.just([[0, 1], [1, 0]]),
+)
+
+
+@given(st.lists(INDEX, max_size=6).map(tuple) | INDEX)
+@example((-4, ..., None, [True, True, False]))
+@example((2, None, [2, 0]))
+@example((0, slice(None), [0, 1]))
+@example((..., ...))
+def test_indices_select_what_they_select_in_an_array(index):
+    images = Stored(NUMBERS)
+    try:
+        expected = NUMBERS[index]
+    except IndexError:
+        with pytest.raises(IndexError):
+            images[index]
+        return
+    first = index[0] if isinstance(index, tuple) and index else index
+    if isinstance(first, list) and np.ndim(first) == 2:
+        with pytest.raises(IndexError, match="index with one axis"):
+            images[index]
+        return
+    np.testing.assert_array_equal(np.asarray(images[index]), expected, strict=True)
 
 
 @pytest.mark.parametrize("n_jobs", [2, -1])
@@ -974,6 +1239,63 @@ def test_a_file_that_vanishes(tmp_path):
         transformer.transform(files)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="The system has no named pipes")
+def test_pipes_are_not_images(tmp_path):
+    os.mkfifo(tmp_path / "1.png")
+    with pytest.raises(OSError, match=r"1.png' cannot be read: it is not a regular file"):
+        read(tmp_path / "1.png")
+    with pytest.raises(FileNotFoundError, match="matches no files"):
+        read_images(str(tmp_path / "*.png"))
+    Image.fromarray(PIXELS).save(tmp_path / "2.png")
+    assert len(read_images(str(tmp_path / "*.png"))) == 1
+    paths = sorted(tmp_path.iterdir())
+    assert [path for path, _ in read_images(paths, on_error="skip").skipped] == [str(paths[0])]
+
+
+class AlarmError(Exception):
+    """An error that the handler of a signal raises."""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="The system has no alarms")
+@pytest.mark.parametrize("error", [AlarmError, RuntimeError, TimeoutError, ValueError])
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_errors_of_signal_handlers_are_not_those_of_files(is_loaded, error, tmp_path, monkeypatch):
+    def stop(number, frame):
+        raise error("time is over")
+
+    def decode(*args):
+        os.kill(os.getpid(), signal.SIGALRM)
+        time.sleep(10)
+
+    Image.fromarray(PIXELS).save(tmp_path / "1.png")
+    monkeypatch.setattr(Image.Image, "tobytes", decode)  # while an image becomes an array
+    previous = signal.signal(signal.SIGALRM, stop)
+    options = {"load_func": decode, "mode": None} if is_loaded else {}
+    try:
+        for on_error in ("skip", "raise"):
+            with pytest.raises(error, match="time is over"):
+                np.asarray(read_images([tmp_path / "1.png"], on_error=on_error, **options))
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+
+
+def test_too_many_channels_for_the_memory(tmp_path):
+    path = tmp_path / "1.tif"
+    tifffile.imwrite(path, np.zeros((2, 2, 5), np.uint8), photometric="minisblack", planarconfig=1)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        tags = file.pages[0].tags
+        for code, value in [(256, 10**4), (257, 10**4), (277, 60000)]:
+            tag = tags[code]
+            size = {"H": 2, "I": 4}[tag.dataformat[-1]]
+            content[tag.valueoffset : tag.valueoffset + size] = value.to_bytes(size, "little")
+    path.write_bytes(content)
+    Image.fromarray(PIXELS[..., 0]).save(tmp_path / "2.tif")
+    files = read_images(str(tmp_path / "*.tif"), mode=None, on_error="skip")
+    assert len(files) == 1
+    assert files.skipped[0][0] == str(path)
+
+
 def test_a_file_that_changes(tmp_path):
     path = save(tmp_path / "image.png")
     files = read_images([path])
@@ -1133,8 +1455,9 @@ def test_libraries_that_are_not_installed(library, module, extra, content, monke
     name = f"sklearn_conv._reading.{module}"
     monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ImportError, match=rf'pip install "sklearn_conv\[{extra}\]"'):
+    with pytest.raises(ImportError, match=rf'pip install "sklearn_conv\[{extra}\]"') as caught:
         read(content, mode=None)
+    assert caught.value.__notes__ == ["This error was raised while image 0 was read."]
     with pytest.raises(ImportError, match=extra):  # It is not a reason to skip an image.
         read_images([content], mode=None, on_error="skip")
 

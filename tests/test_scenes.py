@@ -422,6 +422,13 @@ def test_dtypes_of_maps(dtype, expected):
     assert np.isnan(tiles[:0].to_map(np.zeros((0, 2)))).all()
 
 
+def test_masked_values_are_not_drawn_into_a_map():
+    values = np.ma.array(np.ones(12), mask=[True] + 11 * [False])
+    with pytest.raises(ValueError, match="without masked values; fill them first"):
+        tile_scene(SCENE, 16).to_map(values)
+    assert np.isnan(tile_scene(SCENE, 16).to_map(values.filled(np.nan))[0, 0])
+
+
 @pytest.mark.parametrize("dims", [("y", "x"), ("band", "x", "y")])
 @pytest.mark.parametrize("k", [None, 2])
 def test_maps_of_xarray(dims, k):

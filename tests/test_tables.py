@@ -222,6 +222,7 @@ TWICE = r"distinct, but \['kernel003_mean_r0_c1'\] is repeated in .* columns and
         ({"columns": {"a": np.array(3)}}, ValueError, r"one axis. Got shape \(\)"),
         ({"columns": {"a": ROWS}}, ValueError, r"shape \(10, 7\); make a column of each"),
         ({"columns": {"a": [1, "a"]}}, TypeError, r"columns\['a'\] cannot be a column.*one kind"),
+        ({"columns": {"a": [*DAYS, datetime.datetime(2020, 1, 1, 12)]}}, TypeError, "have a time"),
         ({"columns": {"a": ["\udcff"]}}, ValueError, r"columns\['a'\] cannot be .* surrogates"),
         ({"columns": {"a": [2**70]}}, ValueError, r"columns\['a'\] .*too large"),
         ({"estimator": "a"}, TypeError, "'estimator' parameter of save_batches must be .*Got 'a'"),

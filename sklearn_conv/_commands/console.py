@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from time import monotonic
+from typing import Any
 
 from rich import console, progress
 
@@ -12,12 +13,23 @@ PERIOD = 10.0
 """Seconds between two lines of progress if standard error is not a terminal."""
 
 
+class _StandardError(console.Console):
+    """Standard error, which nobody may read: the work goes on without messages."""
+
+    def out(self, *objects: Any, **options: Any) -> None:
+        with suppress(OSError):
+            super().out(*objects, **options)
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Console:
     """Standard error: messages, and below them on a terminal a bar of progress."""
 
     def __init__(self, is_quiet: bool) -> None:
         self._is_quiet = is_quiet
-        self._console = console.Console(stderr=True)
+        self._console = _StandardError(stderr=True)
         self.seconds: dict[str, float] = {}
         """Duration of each work whose progress was shown."""
 

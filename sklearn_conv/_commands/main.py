@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 import warnings
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     description = "Features and classifiers of images, from the command line."
     version = f"sklearn-conv {import_module('sklearn_conv').__version__}"
     app = options.make_program(commands, description, version)
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # Otherwise, a file that is written would take the place of a closed standard error.
+    os.close(number)
     if isinstance(sys.stdout, TextIOWrapper):  # It may not be able to encode names of files.
         sys.stdout.reconfigure(errors="backslashreplace")
     command, running, console = None, options.RUNNING, Console(is_quiet=False)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from os.path import getsize
+from signal import getsignal, valid_signals
+from stat import S_ISDIR, S_ISREG
+from traceback import walk_tb
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -175,19 +179,27 @@ def _name_errors(item: Any, name: str) -> Iterator[None]:
         yield
     except UnsuitableImageError as error:
         raise ValueError(f"{name} cannot be read: {error}.") from error
-    except ImportError:
-        raise
-    except MemoryError as error:
+    except (ImportError, MemoryError) as error:
         error.add_note(f"This error was raised while {name} was read.")
         raise
     except OSError as error:
+        if is_of_signal(error):
+            raise
         if error.filename is not None:  # It is that of the system, which may follow links.
             raise OSError(error.errno, error.strerror, item) from error
         raise OSError(f"{name} cannot be read: {error}") from error
     except Exception as error:
         # Libraries raise errors of many types for damaged files.
+        if is_of_signal(error):
+            raise
         reason = f"{type(error).__name__}: {error}"
         raise OSError(f"{name} cannot be read: it is probably damaged; {reason}") from error
+
+
+def is_of_signal(error: BaseException) -> bool:
+    """Return whether the handler of a signal raised an error, which says nothing about a file."""
+    handlers = {getattr(getsignal(number), "__code__", None) for number in valid_signals()}
+    return any(frame.f_code in handlers for frame, _ in walk_tb(error.__traceback__))
 
 
 def _open(item: Any, settings: Settings, stack: ExitStack) -> OpenedImage:
@@ -197,6 +209,12 @@ def _open(item: Any, settings: Settings, stack: ExitStack) -> OpenedImage:
         return open_array(item, settings)
     if not isinstance(item, str | bytes):  # Decoding and turning change an image of Pillow.
         return _pillow().open_image(item.copy(), settings)
+    if isinstance(item, str):
+        kind = os.stat(item).st_mode
+        if not (S_ISREG(kind) or S_ISDIR(kind)):
+            raise OSError(
+                "it is not a regular file but a pipe, a socket or a device; copy it to one"
+            )
     for format in FORMATS:
         if not format.begins or _read_start(item).startswith(format.begins):
             module = import_reader(format.module, format.library, format.extra)
@@ -213,9 +231,13 @@ def _load(path: str, load_func: Callable[[str], Any]) -> np.ndarray:
     try:
         result = load_func(path)
         array = np.asanyarray(result)
-    except (ImportError, MemoryError, OSError):
+    except (ImportError, MemoryError):
         raise
     except Exception as error:
+        # An error about the file itself says enough.
+        is_plain = isinstance(error, OSError) and str(error.filename or path) == path
+        if is_plain or is_of_signal(error):
+            raise
         raise OSError(f"load_func raised {type(error).__name__}: {error}") from error
     if array.dtype.kind not in "buif":
         raise UnsuitableImageError(
@@ -271,23 +293,30 @@ def open_bands(
     settings: Settings,
     nodata: float | None = None,
     orientation: int = 1,
+    palette: np.ndarray | None = None,
 ) -> OpenedImage:
     """Return an image whose channels a library decodes as they are stored.
 
     ``decode`` returns an array (h, w, c). ``nodata`` is the number that marks missing pixels, which
-    become NaN. ``orientation`` is that of EXIF.
+    become NaN. ``orientation`` is that of EXIF. ``palette`` contains the colors of an image with a
+    single channel, (k, 3).
     """
     _pillow().check_pixels(shape)
-    dtype = dtype.newbyteorder("=")
+    h, w, c = shape
+    stored, dtype = dtype.newbyteorder("="), dtype.newbyteorder("=")
+    if palette is not None:
+        c, dtype = 3, palette.dtype
+    elif dtype.kind == "b":  # `open_array` makes 0 and 255 of them.
+        dtype = np.dtype(np.uint8)
 
     def read() -> np.ndarray:
-        array = turn_upright(decode(), orientation).astype(dtype, copy=False)
+        array = turn_upright(decode(), orientation).astype(stored, copy=False)
+        values = array if palette is None else palette[array[..., 0]]
         if nodata is not None:
             with np.errstate(all="ignore"):  # The number may overflow in the dtype of the array.
-                array = np.where(array == nodata, np.nan, array.astype(with_nan))
-        return open_array(array, settings).read()
+                values = np.where(array == nodata, np.nan, values.astype(with_nan))
+        return open_array(values, settings).read()
 
-    h, w, c = shape
     with_nan = np.promote_types(dtype, np.float32)  # It holds these numbers exactly, and NaN.
     return OpenedImage(
         shape=(*((w, h) if orientation in TURNED else (h, w)), MODES.get(settings.mode or "", c)),

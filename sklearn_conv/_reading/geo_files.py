@@ -9,6 +9,7 @@ from threading import Lock
 
 import numpy as np
 import rasterio
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
@@ -27,11 +28,17 @@ def open_raster(
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         opened = rasterio.open(source) if isinstance(source, Path) else source.open()
     dataset = stack.enter_context(opened)
+    palette = None
+    if dataset.colorinterp == (ColorInterp.palette,):
+        palette = np.array([*dataset.colormap(1).values()], np.uint8)[:, :3]
     return open_bands(
         lambda: dataset.read().transpose(1, 2, 0),
         (*dataset.shape, dataset.count),
         np.result_type(*dataset.dtypes),
         settings,
-        next((value for value in dataset.nodatavals if value is not None), None),
+        next((value for value in dataset.nodatavals if value is not None), None)
+        if settings.mode is None
+        else None,
         orientation,
+        palette,
     )

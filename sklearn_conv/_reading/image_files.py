@@ -18,6 +18,7 @@ from sklearn_conv._reading.formats import (
     Settings,
     check_settings,
     describe_image,
+    is_of_signal,
     read_image,
 )
 from sklearn_conv._reading.sources import Source, find_images, list_some
@@ -196,9 +197,10 @@ def read_images(
           of files, as bytes or as files that were opened in binary mode.
 
         In folders, images are files with the usual suffixes, such as ".png", ".jpg" and ".tif".
-        Other files, and hidden files and folders, are left out. Symbolic links are followed. Files
-        are in natural order: "tile2.png" comes before "tile10.png". The content of a file
-        determines how it is decoded, whatever its suffix.
+        Other files, and hidden files and folders, are left out. Symbolic links are followed, but
+        to each folder only once for each class. Files are in natural order: "tile2.png" comes
+        before "tile10.png". The content of a file determines how it is decoded, whatever its
+        suffix.
     size : (height, width), "any" or None, default=None
         Size to which images are scaled, in pixels. If None, all images must have the same size.
         With "any", images keep their sizes. To find the sizes, None and "any" read the beginning of
@@ -207,14 +209,16 @@ def read_images(
         Channels of the images:
 
         - "RGB": 3 channels of 8 bits. Gray images are repeated, palettes are resolved, and
-          transparent images are composited onto white.
+          transparent images are composited onto white. The largest value of a PGM or PPM file
+          is white.
         - "L": 1 channel of 8 bits, the brightness; transparent images are composited onto white.
         - "RGBA": 4 channels of 8 bits; the last one is the opacity, 255 if there is none.
         - None: all channels in the dtype of the file, for images of 16 bits, floats and many bands.
-          All files must agree in channels and dtype. Only palettes are resolved, and images of 1
-          bit become 0 and 255. If a TIFF file declares a number for missing pixels (nodata), pixels
-          are floats, with NaN where they are missing: float32, or float64 for integers of more than
-          16 bits.
+          All files must agree in channels and dtype. Only palettes and transparent colors are
+          resolved, images of 1 bit become 0 and 255, and gray levels of 2 and 4 bits in PNG and
+          TIFF files are multiplied by 85 and 17. If a TIFF file declares a number for missing
+          pixels (nodata), pixels are floats, with NaN where they are missing: float32, or
+          float64 for integers of more than 16 bits.
 
         Files of more than 8 bits, floats, and bands that are not colors raise an error unless the
         mode is None.
@@ -313,7 +317,9 @@ def read_images(
         item, name = found.at(i)
         try:
             image = read_image(item, name, settings)
-        except (OSError, ValueError) as error:
+        except (MemoryError, OSError, ValueError) as error:
+            if is_of_signal(error):
+                raise
             reason = str(error).removeprefix(f"{name} cannot be read: ")
             reason = getattr(error, "strerror", None) or reason
             return item if found.has_paths else name, reason

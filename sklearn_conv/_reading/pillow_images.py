@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from contextlib import ExitStack
 from io import BytesIO
 from math import ceil
@@ -57,13 +59,21 @@ def open_file(item: str | bytes, settings: Settings, stack: ExitStack) -> Opened
         return None
     except BOMBS as error:
         raise _too_large(str(error)) from error
+    _scale_transparent_gray(image)
     lost, mode = _what_is_lost(image), settings.mode
     if lost and mode is not None:
         raise not_as_stored(lost, mode)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        if lost or (mode is None and NODATA in image.tag_v2):
+        # Pillow does not resolve palettes of images that are declared as gray.
+        has_palette = image.mode == "L" and TiffImagePlugin.COLORMAP in image.tag_v2
+        if lost or has_palette or (mode is None and NODATA in image.tag_v2):
             return None
     elif lost:
+        _check_transparency(image, lost)
+        if image.tile[0][0] == "ppm_plain":
+            raise UnsuitableImageError(
+                f"it has {lost}, which are written as text; convert it to the binary format P6"
+            )
         if settings.page:
             raise UnsuitableImageError(f"it has {lost}, of which only page=0 can be read")
         geo = import_reader("geo_files", "rasterio", "geo")
@@ -100,9 +110,44 @@ def _what_is_lost(image: Image.Image) -> str:
     tile = getattr(image, "tile", None)
     layout = tile[0][3] if tile else ""
     parts = layout if isinstance(layout, tuple) else (layout,)
+    if image.format == "JPEG2000":
+        return _what_is_lost_of_jpeg2000(image)
+    if image.format == "AVIF":
+        _check_avif(image)
     is_wide = ";16" in str(parts[0]) or (image.format == "PPM" and max(parts[1:], default=0) > 255)
     is_exact = image.mode.startswith("I") or str(parts[0]).startswith("BGR;16")  # 5, 6 and 5 bits
     return "channels of 16 bits" if is_wide and not is_exact else ""
+
+
+def _what_is_lost_of_jpeg2000(image: Image.Image) -> str:
+    """Return the channels that Pillow scales to 8 or 16 bits, without their sign."""
+    content = _content(image)
+    start = content.find(b"\xff\x4f\xff\x51") + 40  # where the number of channels is
+    (n_channels,) = struct.unpack_from(">H", content, start)
+    depths = {*content[start + 2 : start + 2 + 3 * n_channels : 3]}
+    if depths == {7} or (depths == {15} and n_channels == 1):
+        return ""
+    bits, sign = max((depth & 127) + 1 for depth in depths), "signed " * (max(depths) > 127)
+    return f"{sign}channels of {bits} bits"
+
+
+def _check_avif(image: Image.Image) -> None:
+    """Raise an error for channels of more than 8 bits, which Pillow reduces to 8 bits."""
+    # The seventh bit of the third byte of the configuration says so.
+    if re.search(rb"av1C\x81.[\x40-\x7f\xc0-\xff]", _content(image), re.DOTALL):
+        raise UnsuitableImageError(
+            "it has channels of 10 or 12 bits, which Pillow reduces to 8 bits; convert it to a PNG "
+            "file of 16 bits, or read it with load_func"
+        )
+
+
+def _content(image: Any) -> bytes:
+    """Return the whole content of an opened file."""
+    position = image.fp.tell()
+    image.fp.seek(0)
+    content: bytes = image.fp.read()
+    image.fp.seek(position)
+    return content
 
 
 def _what_is_lost_of_tiff(image: TiffImagePlugin.TiffImageFile) -> str:
@@ -111,7 +156,9 @@ def _what_is_lost_of_tiff(image: TiffImagePlugin.TiffImageFile) -> str:
     kind = max(tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)))
     n_channels = tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)
     if image.mode in ("I", "F"):
-        is_exact = (bits, kind) == (32, 2 if image.mode == "I" else 3)
+        # Pillow exchanges the bytes of compressed numbers twice.
+        is_swapped = tags.prefix == b"MM" and tags.get(TiffImagePlugin.COMPRESSION, 1) != 1
+        is_exact = (bits, kind) == (32, 2 if image.mode == "I" else 3) and not is_swapped
     else:
         is_exact = bits <= (16 if image.mode.startswith("I;16") else 8) and kind in (1, 4)
     if is_exact and n_channels == len(image.getbands()):
@@ -124,6 +171,8 @@ def open_image(image: Image.Image, settings: Settings) -> OpenedImage:
     """Return an image that was opened, and may be changed, as it is to be read."""
     mode = settings.mode
     n_channels, dtype = _stored(image)
+    if mode is None and dtype == np.uint16:
+        _check_transparency(image, "channels of 16 bits")
     if mode is not None:
         if dtype != np.uint8:
             raise not_as_stored(f"pixels of dtype {dtype}", mode)
@@ -145,11 +194,47 @@ def open_image(image: Image.Image, settings: Settings) -> OpenedImage:
     )
 
 
+def _scale_transparent_gray(image: Any) -> None:
+    """Scale the transparent gray level of 2 or 4 bits as Pillow scales the pixels."""
+    level = image.info.get("transparency")
+    factor = {"L;2": 85, "L;4": 17}.get(image.tile[0][3] if image.tile else "")
+    if image.format == "PNG" and isinstance(level, int) and factor:
+        image.info["transparency"] = level * factor
+
+
+def _check_transparency(image: Image.Image, what: str) -> None:
+    """Raise an error for a transparent color of more than 8 bits, which no library resolves."""
+    if "transparency" in image.info:
+        raise UnsuitableImageError(
+            f"it has {what} and a transparent color; save it with a channel for the opacity, or "
+            "read it with load_func"
+        )
+
+
 def find_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation of an image that is not decoded yet."""
-    if image.format == "PNG" and "exif" not in image.info:
-        return 1  # Pillow would decode the image to search for EXIF data behind the pixels.
-    return image.getexif().get(ExifTags.Base.Orientation, 1)
+    if image.format == "PNG" and _has_text_behind_pixels(image):
+        image.load()
+    # The method of PNG files would decode all images without EXIF data.
+    return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+
+
+def _has_text_behind_pixels(image: Any) -> bool:
+    """Return whether an opened PNG file has EXIF or XMP data behind its pixels."""
+    if image.fp is None or not getattr(image, "tile", None):  # It is decoded.
+        return False
+    position = image.fp.tell()
+    image.fp.seek(8)
+    is_behind, kind = False, b""
+    while kind not in (b"IEND", b"eXIf", b"iTXt", b"tEXt", b"zTXt") or not is_behind:
+        header = image.fp.read(8)
+        if len(header) < 8 or kind == b"IEND":
+            break
+        length, kind = struct.unpack(">I4s", header)
+        is_behind = is_behind or kind == b"IDAT"
+        image.fp.seek(length + 4, 1)
+    image.fp.seek(position)
+    return is_behind and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
 
 
 def open_colors(array: np.ndarray, settings: Settings) -> OpenedImage:
@@ -186,14 +271,15 @@ def _stored(image: Image.Image) -> tuple[int, np.dtype]:
         return 1, np.dtype(np.int32)
     if image.mode.startswith("I"):
         return 1, np.dtype(np.uint16)
-    return len(_palette_colors(image) or image.getbands()), np.dtype(np.uint8)
+    return Image.getmodebands(_resolved(image)), np.dtype(np.uint8)
 
 
-def _palette_colors(image: Image.Image) -> str:
-    """Return the mode into which palettes, and images of 1 bit, are resolved; "" for others."""
-    if image.mode in ("P", "PA"):
-        return "RGBA" if image.has_transparency_data else "RGB"
-    return "L" if image.mode == "1" else ""
+def _resolved(image: Image.Image) -> str:
+    """Return the mode into which palettes, transparent colors and images of 1 bit are resolved."""
+    mode = {"P": "RGB", "PA": "RGB", "1": "L"}.get(image.mode, image.mode)
+    if image.has_transparency_data:
+        return {"RGB": "RGBA", "L": "LA"}.get(mode, mode)
+    return mode
 
 
 def _read(
@@ -205,15 +291,35 @@ def _read(
         placement = place_image(shape, size, settings.resize)
         if image.format in ("JPEG", "MPO"):
             placement = _draft(image, placement, shape, orientation)
+    if image.format == "PPM" and settings.mode is None:
+        _keep_values(image)
     image.load()
-    if orientation != 1 or image.format == "PNG":
+    if orientation != 1:
         ImageOps.exif_transpose(image, in_place=True)
+    if settings.mode is None and image.mode == "L" and _is_white_zero(image):
+        image = ImageOps.invert(image)
     image = _convert(image, settings.mode)
     if settings.mode is None and image.mode not in ("L", "RGB"):
         return open_array(_as_array(image), settings).read()
     if size is not None and placement is not None:
         image = _scale(image, size, placement)
     return _as_array(image)
+
+
+def _is_white_zero(image: Image.Image) -> bool:
+    """Return whether 0 is white in a TIFF file, whose levels Pillow inverts."""
+    return (
+        isinstance(image, TiffImagePlugin.TiffImageFile)
+        and image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
+    )
+
+
+def _keep_values(image: Any) -> None:
+    """Let Pillow decode the values of a PGM or PPM file as they are, whatever their maximum."""
+    for i, tile in enumerate(image.tile):
+        if tile[0] in ("ppm", "ppm_plain") and isinstance(tile[3], tuple):
+            maximum = 65535 if image.mode == "I" else 255
+            image.tile[i] = (*tile[:3], (tile[3][0], maximum))
 
 
 def _draft(
@@ -236,14 +342,14 @@ def _draft(
 
 def _convert(image: Image.Image, mode: str | None) -> Image.Image:
     """Convert a decoded image to a mode; opacity is kept or composited onto white."""
-    mode = mode or _palette_colors(image) or image.mode
-    if image.mode == mode:
+    mode = mode or _resolved(image)
+    if image.mode == mode and "transparency" not in image.info:
         return image
     if not image.has_transparency_data:
         return image.convert(mode)
     image = image.convert("RGBA")
-    if mode == "RGBA":
-        return image
+    if mode in ("RGBA", "LA"):
+        return image.convert(mode)
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image)
     return white.convert(mode)

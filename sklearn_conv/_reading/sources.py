@@ -58,7 +58,12 @@ def find_images(source: Any, is_loaded: bool) -> Source:
             f"{path!r} does not exist; source must be {SOURCES}. Relative paths start at "
             f"{os.getcwd()!r}."
         )
-    found = [name for name in glob(path, recursive=True) if not os.path.isdir(name)]
+    # Broken links are images that cannot be read; pipes and devices are not images.
+    found = [
+        name
+        for name in glob(path, recursive=True)
+        if os.path.isfile(name) or not os.path.exists(name)
+    ]
     if not found:
         raise FileNotFoundError(
             f"The pattern {path!r} matches no files; append '/*' for the files in folders."
@@ -149,7 +154,7 @@ def _find_in_folder(folder: str, suffixes: tuple[str, ...]) -> Source:
     """Find the images of a folder with one folder for each class, or with images itself."""
     root = os.path.realpath(folder)
     folders, files = _list_folder(folder, suffixes)
-    found = {name: _walk(name, (root,), suffixes) for name in folders}
+    found = {name: _walk(name, {root}, suffixes) for name in folders}
     if files:
         mixed = next((name for name, inside in found.items() if any(inside)), None)
         if mixed is not None:
@@ -174,15 +179,16 @@ def _find_in_folder(folder: str, suffixes: tuple[str, ...]) -> Source:
     return Source(np.array([path for inside in classes.values() for path in inside]), labels)
 
 
-def _walk(folder: str, parents: tuple[str, ...], suffixes: tuple[str, ...]) -> Iterator[str]:
+def _walk(folder: str, seen: set[str], suffixes: tuple[str, ...]) -> Iterator[str]:
     """Yield the images in a folder and in the folders in it, in natural order."""
     real = os.path.realpath(folder)
-    if real in parents:  # A symbolic link leads back to a folder that contains it.
+    if real in seen:  # Symbolic links may lead to a folder in several ways, and back to itself.
         return
+    seen.add(real)
     folders, files = _list_folder(folder, suffixes)
     yield from files
     for name in folders:
-        yield from _walk(name, (*parents, real), suffixes)
+        yield from _walk(name, seen, suffixes)
 
 
 def _list_folder(folder: str, suffixes: tuple[str, ...]) -> tuple[list[str], list[str]]:

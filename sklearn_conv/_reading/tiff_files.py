@@ -20,8 +20,8 @@ from sklearn_conv._reading.formats import (
     open_bands,
 )
 
-ORIENTATION = 274
-"""Number of the tag."""
+ORIENTATION, COLORMAP = 274, 320
+"""Numbers of tags."""
 
 CHANNEL_AXES = {"YX": None, "YXS": 2, "SYX": 0}
 """Position of the channels among the axes of a page."""
@@ -37,7 +37,9 @@ def open_file(item: str | bytes, settings: Settings, stack: ExitStack) -> Opened
         raise no_such_page(settings.page, len(file.pages))
     page = file.pages[settings.page]
     assert isinstance(page, TiffPage)
-    is_raster = mode is None and settings.page == 0 and page.is_geotiff
+    c = page.samplesperpixel
+    colors = page.tags.valueof(COLORMAP) if c == 1 else None
+    is_raster = (mode is None or colors is not None) and settings.page == 0 and page.is_geotiff
     if is_raster and find_spec("rasterio") is not None:
         geo = import_reader("geo_files", "rasterio", "geo")
         return geo.open_raster(item, settings, stack)
@@ -46,9 +48,8 @@ def open_file(item: str | bytes, settings: Settings, stack: ExitStack) -> Opened
             f"its page={settings.page} has axes {page.axes!r} and dtype {page.dtype}; pages must "
             "have rows, columns and channels of real numbers"
         )
-    c = page.samplesperpixel
     is_gray = c == 1 and page.photometric == PHOTOMETRIC.MINISBLACK
-    is_color = is_gray or page.photometric == PHOTOMETRIC.RGB
+    is_color = is_gray or colors is not None or page.photometric == PHOTOMETRIC.RGB
     if mode is not None and (page.dtype != np.uint8 or not is_color):
         raise not_as_stored(f"{c} channels of dtype {page.dtype.newbyteorder('=')}", mode)
     return open_bands(
@@ -58,6 +59,7 @@ def open_file(item: str | bytes, settings: Settings, stack: ExitStack) -> Opened
         settings,
         _find_nodata(page) if mode is None else None,
         page.tags.valueof(ORIENTATION, 1),
+        None if colors is None else (np.reshape(colors, (3, -1)).T >> 8).astype(np.uint8),
     )
 
 
@@ -65,12 +67,14 @@ def _decode(page: TiffPage) -> np.ndarray:
     """Return the pixels of a page, (h, w, c)."""
     try:
         array = page.asarray(maxworkers=1)
-    except (ImportError, ValueError) as error:
-        if isinstance(error, ImportError) or "imagecodecs" in str(error):
-            compression = COMPRESSION(page.compression).name
+    except (ImportError, NotImplementedError, ValueError) as error:
+        if isinstance(error, NotImplementedError):
+            what = f"its depth of {page.bitspersample} bits"
+        else:
+            what = f"its compression {COMPRESSION(page.compression).name}"
+        if not isinstance(error, ValueError) or "imagecodecs" in str(error):
             raise UnsuitableImageError(
-                f"its compression {compression} requires imagecodecs, which is not installed; run "
-                "pip install imagecodecs"
+                f"{what} requires imagecodecs, which is not installed; run pip install imagecodecs"
             ) from error
         raise
     axis = CHANNEL_AXES[page.axes]

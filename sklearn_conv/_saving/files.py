@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EACCES, EINVAL, EISDIR, ELOOP, ENOENT
 from io import FileIO
 from pathlib import Path
 from secrets import token_hex
 from stat import S_IMODE, S_ISDIR, S_ISLNK, S_ISREG
 from typing import Any
+
+if sys.platform != "win32":
+    import fcntl
 
 
 class NewFile(FileIO):
@@ -72,16 +77,24 @@ def replace_file(path: str) -> Iterator[NewFile]:
     target, mode = check_path(path)
     # The name is random, so that writers of the same file and links that others created are not in
     # the way. Its beginning shows to which file a part belongs if the process was killed.
-    part = target.with_name(f"{target.name[:32]}.{token_hex(8)}.part")
+    beginning = target.name[:32]
+    part = target.with_name(f"{beginning}.{token_hex(8)}.part")
     # The permissions are passed to os.open, so that they are never wider than the final ones.
     permissions = 0o666 if mode is None else mode
+    _remove_left_parts(target.parent, beginning)
+    is_new = True
     try:
-        file = NewFile(part, "x", opener=lambda name, flags: os.open(name, flags, permissions))
-    except OSError as error:  # Its path is that of the temporary file.
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    try:
+        try:
+            file = NewFile(part, "x", opener=lambda name, flags: os.open(name, flags, permissions))
+        except OSError as error:  # Its path is that of the temporary file.
+            is_new = not isinstance(error, FileExistsError)
+            raise OSError(error.errno, error.strerror, str(target)) from error
         with file:
             file.target = target
+            with suppress(OSError):  # Some network drives have no locks.
+                _lock(file)
+                file.write(b"\0")  # From now on, the file is removed if it is not locked.
+                file.seek(0)
             if mode is not None and hasattr(os, "fchmod"):
                 os.fchmod(file.fileno(), mode)  # os.open removes the bits of the umask.
             yield file
@@ -89,4 +102,27 @@ def replace_file(path: str) -> Iterator[NewFile]:
                 os.fsync(file.fileno())
         part.replace(target)
     finally:
-        part.unlink(missing_ok=True)
+        if is_new:
+            part.unlink(missing_ok=True)
+
+
+def _lock(file: FileIO) -> None:
+    """Lock a file as long as it is open; raise OSError if another process has locked it."""
+    if sys.platform != "win32":
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove_left_parts(folder: Path, beginning: str) -> None:
+    """Remove the temporary files of processes that were killed, which are no longer locked."""
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    name = re.compile(rf"{re.escape(beginning)}\.[0-9a-f]{{16}}\.part")
+    with suppress(OSError):
+        for part in filter(name.fullmatch, os.listdir(folder)):
+            with suppress(OSError):
+                if sys.platform == "win32":  # It does not remove files that are open.
+                    (folder / part).unlink()
+                    continue
+                with FileIO(folder / part, opener=lambda path, _: os.open(path, flags)) as file:
+                    _lock(file)
+                    if os.fstat(file.fileno()).st_size:  # An empty file is about to be locked.
+                        (folder / part).unlink()

@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from datetime import date, datetime
 from hashlib import sha256
 from importlib import import_module
 from itertools import chain
@@ -252,10 +253,14 @@ def _to_arrow(name: str, values: Any) -> Any:
     check_memory_map(values)
     if isinstance(values, np.ndarray) and not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
+    has_time: set[bool] = set()
     # These may be paths, which pyarrow does not know.
     if isinstance(values, list | tuple) or getattr(values, "dtype", None) == np.dtype(object):
         values = [os.fspath(v) if isinstance(v, os.PathLike) else v for v in values]
+        has_time = {isinstance(v, datetime) for v in values if isinstance(v, date) and v == v}
     try:
+        if len(has_time) > 1:  # pyarrow would drop the time.
+            raise TypeError("some dates have a time, others do not")
         return pa.array(values, from_pandas=True)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         kind = ValueError if isinstance(error, UnicodeError | OverflowError) else TypeError

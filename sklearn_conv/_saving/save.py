@@ -33,7 +33,8 @@ def save_batches(
         the first batch is computed: its folder must exist and be writable, and it must not be a
         folder, a symbolic link or a file that may not be overwritten. Rows are written to a new
         file with a random name that ends in ".part", in the same folder. At the end it is renamed
-        to ``path``, which replaces an existing file and keeps its permissions.
+        to ``path``, which replaces an existing file and keeps its permissions. A process that is
+        killed leaves its ".part" file, which is removed when ``path`` is written again.
     batches : iterable of (slice, ndarray)
         Batches as yielded by `transform_batches`: the first slice begins at 0, each other slice
         begins where the previous one ended, and the arrays contain numbers and differ only in their
