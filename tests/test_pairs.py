@@ -312,13 +312,14 @@ def map_shapes_of(row, images):
 def rounding_of_responses(row, images, kernels, offset, bias, dtype):
     """Return a bound of the rounding of a response, a small multiple of the sum of its terms.
 
-    Large offsets are subtracted from the pixels, unless zeros are added around them.
+    In float32, large offsets are subtracted from the pixels, unless zeros are added around them.
     """
     weights = np.abs(kernels).sum(axis=(0, 1, 2)).max()
     uncentered = np.abs(kernels.sum(axis=(0, 1, 2))).max()
     values = np.concatenate([image[~np.isnan(image)] for image in images]).astype(float)
     spread, largest = np.abs(values - values.mean()).max(), np.abs(values).max()
-    if row["padding"] != "valid" and row["padding_mode"] == "constant":
+    has_zeros = row["padding"] != "valid" and row["padding_mode"] == "constant"
+    if has_zeros or dtype == np.float64:
         spread = largest
     if row["normalize_patches"]:
         spread, largest = 10, 0
