@@ -434,17 +434,7 @@ def test_offsets_of_images_with_missing_pixels():
     np.testing.assert_allclose(*features, atol=1e-5)
 
 
-TWO_CORNERS = "two corners of the padded images, which are 0, say that there is no offset"
-IN_LIBRARIES = [
-    pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=TWO_CORNERS))
-    if DISPATCHES
-    else name
-    for name in SPACE["library"]
-    if name != "list"
-]
-
-
-@pytest.mark.parametrize("library", IN_LIBRARIES)
+@pytest.mark.parametrize("library", [name for name in SPACE["library"] if name != "list"])
 @pytest.mark.parametrize("padding", ["same", (2, 3)])
 def test_offsets_beside_zeros(library, padding, monkeypatch):
     """Windows without padding are as precise as without the padding around them."""

@@ -183,11 +183,10 @@ class ArrayApiEngine:
         if self._layer.eps:
             responses = self._normalize(windows) @ self._matrix
             responses += self._shift
-        elif self._has_offset(images, pixels):
+        elif self._has_offset(images, pixels[:, rows.inside, columns.inside, 0]):
             # The large offset of each window (positions, 1), 0 if it has none
             low, high = (f(windows, axis=1, keepdims=True) for f in (xp.min, xp.max))
-            is_large = xp.maximum(low, -high) / OFFSET_TO_RANGE > high - low
-            offset = xp.where(is_large, low, xp.zeros_like(low))
+            offset = xp.where(self._is_offset(low, high), low, xp.zeros_like(low))
             responses = (windows - offset) @ self._matrix + (offset * self._sums + self._shift)
         else:
             responses = windows @ self._matrix
@@ -206,13 +205,22 @@ class ArrayApiEngine:
         return windows / xp.sqrt(xp.clip(variance, min=0) + self._layer.eps / scale / scale)
 
     def _has_offset(self, images: Any, pixels: Any) -> bool:
-        """Return whether pixels in float32 may have a large offset, as in `may_have_offset`."""
+        """Return whether pixels in float32 may have a large offset, as in `may_have_offset`.
+
+        ``pixels`` are those of a channel without the padding, ``(b, rows, columns)``.
+        """
         xp = self._library.xp
         names = {str(dtype).rpartition(".")[2] for dtype in (images.dtype, pixels.dtype)}
-        if names & {"float64", "uint8", "int8", "bool"}:
+        if names & {"float64", "uint8", "int8", "bool"} or not prod(pixels.shape):
             return False
-        first, last = pixels[:, 0, 0, 0], pixels[:, -1, -1, -1]
-        return bool(xp.any(xp.abs(first - last) * OFFSET_TO_RANGE < xp.abs(first)))
+        last_row, last_column = (max(1, length - 1) for length in pixels.shape[1:])
+        corners = pixels[:, ::last_row, ::last_column]
+        low, high = (f(corners, axis=(1, 2)) for f in (xp.min, xp.max))
+        return bool(xp.any(self._is_offset(low, high)))
+
+    def _is_offset(self, low: Any, high: Any) -> Any:
+        """Return whether all pixels between two values are near each other and far from 0."""
+        return self._library.xp.maximum(low, -high) / OFFSET_TO_RANGE > high - low
 
     @cached_property
     def _sums(self) -> Any:
