@@ -451,6 +451,21 @@ def test_offsets_beside_zeros(library, padding, monkeypatch):
     np.testing.assert_allclose(maps, alone, atol=1e-4)
 
 
+@pytest.mark.parametrize("library", ["torch", "strict"] if DISPATCHES else ["native"])
+def test_offsets_beside_zeros_in_images(library):
+    """Pixels in the corners of the images say nothing about the windows between them."""
+    images = [RNG.normal(size=(12, 13, 1)).astype(np.float32) + np.float32(60_000)] * 4
+    beside_zeros = [np.pad(image[2:-1], ((2, 1), (0, 0), (0, 0))) for image in images]
+    row = {"image_shape": None, "order": "C", "library": library}
+    options = {"pooling": None, "flatten": False, "activation": "identity", "padding": "valid"}
+    with sklearn.config_context(array_api_dispatch=DISPATCHES):
+        transformer = fitted(put(images, row), **options)
+        expected, found = (
+            np.asarray(transformer.transform(put(X, row)))[:, 2:9] for X in (images, beside_zeros)
+        )
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("symmetries", ["mirror", "dihedral"])
 def test_evidence_of_cells_that_are_empty_in_some_views(symmetries):
     images = GAPS.copy()

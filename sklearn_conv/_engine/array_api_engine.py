@@ -183,7 +183,7 @@ class ArrayApiEngine:
         if self._layer.eps:
             responses = self._normalize(windows) @ self._matrix
             responses += self._shift
-        elif self._has_offset(images, pixels[:, rows.inside, columns.inside, 0]):
+        elif self._has_offset(images, [parts[i] for i in (0, columns.size - 1, -columns.size, -1)]):
             # The large offset of each window (positions, 1), 0 if it has none
             low, high = (f(windows, axis=1, keepdims=True) for f in (xp.min, xp.max))
             offset = xp.where(self._is_offset(low, high), low, xp.zeros_like(low))
@@ -204,18 +204,16 @@ class ArrayApiEngine:
         variance = xp.mean(windows * windows, axis=1, keepdims=True) - mean * mean
         return windows / xp.sqrt(xp.clip(variance, min=0) + self._layer.eps / scale / scale)
 
-    def _has_offset(self, images: Any, pixels: Any) -> bool:
-        """Return whether pixels in float32 may have a large offset, as in `may_have_offset`.
-
-        ``pixels`` are those of a channel without the padding, ``(b, rows, columns)``.
-        """
+    def _has_offset(self, images: Any, corners: list[Any]) -> bool:
+        """Return whether windows in float32 may have a large offset, given their corners."""
         xp = self._library.xp
-        names = {str(dtype).rpartition(".")[2] for dtype in (images.dtype, pixels.dtype)}
-        if names & {"float64", "uint8", "int8", "bool"} or not prod(pixels.shape):
+        names = {str(dtype).rpartition(".")[2] for dtype in (images.dtype, self._matrix.dtype)}
+        if names & {"float64", "uint8", "int8", "bool"}:
             return False
-        last_row, last_column = (max(1, length - 1) for length in pixels.shape[1:])
-        corners = pixels[:, ::last_row, ::last_column]
-        low, high = (f(corners, axis=(1, 2)) for f in (xp.min, xp.max))
+        low, *others = (corner[:, :, :, 0] for corner in corners)
+        high = low
+        for corner in others:
+            low, high = xp.minimum(low, corner), xp.maximum(high, corner)
         return bool(xp.any(self._is_offset(low, high)))
 
     def _is_offset(self, low: Any, high: Any) -> Any:
