@@ -41,7 +41,7 @@ class PixelTaker:
     """Select the pixels under the windows of rectangles, for arrays of all libraries."""
 
     def __init__(self, geometry: Geometry, library: Library) -> None:
-        self._xp = library.xp
+        self._library = library
 
         @cache
         def place(axis: int, span: Span) -> tuple[Reach, Any, Any]:
@@ -62,14 +62,14 @@ class PixelTaker:
 
         The reaches along both axes say which pixels are under which window.
         """
-        xp, reaches = self._xp, []
+        xp, reaches = self._library.xp, []
         for axis, span in enumerate(rectangle):
             reach, index, is_inside = self._place(axis, span)
             reaches.append(reach)
             if isinstance(index, slice):
                 images = images[:, index, ...] if axis == 0 else images[:, :, index, :]
             else:
-                images = xp.take(images, index, axis=axis + 1)
+                images = self._library.take(images, index, axis + 1)
             if is_inside is not None:
                 images = xp.where(is_inside, images, xp.zeros_like(images))
         return images, reaches
