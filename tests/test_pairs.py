@@ -23,6 +23,7 @@ from sklearn_conv import StreamingRidge, StreamingRidgeClassifier, StridedConv2D
 from sklearn_conv._engine import choice
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
+from sklearn_conv._engine.pooling import POOLINGS, Pooling
 from sklearn_conv._engine.symmetry import SYMMETRIES
 from sklearn_conv.inspection import (
     ClassActivationDisplay,
@@ -466,6 +467,40 @@ def test_offsets_beside_zeros_in_images(library):
             np.asarray(transformer.transform(put(X, row)))[:, 2:9] for X in (images, beside_zeros)
         )
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+OTHERS = {
+    "min": (Pooling(np.minimum, lambda joined, n: joined), np.min),
+    "root mean": (
+        Pooling(np.add, lambda joined, n: (joined / n) ** 0.5),
+        lambda x: x.mean() ** 0.5,
+    ),
+    "twice": (Pooling(np.maximum, lambda joined, n: 2 * joined), lambda x: 2 * x.max()),
+}
+"""Poolings that may be added, and their formulas."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("images", [WHOLE[:4], GAPS[:4]], ids=["whole", "gaps"])
+@pytest.mark.parametrize("library", [name for name in SPACE["library"] if name != "list"])
+def test_poolings_that_are_added_are_computed_or_refused(library, images, name, monkeypatch):
+    pooling, formula = OTHERS[name]
+    monkeypatch.setitem(POOLINGS, name, pooling)
+    if library == "numpy":
+        monkeypatch.setattr(choice, "LIBRARY", None)
+    small_blocks(monkeypatch, 1000)
+    X = put([*images], {"image_shape": None, "order": "C", "library": library})
+    options = {"missing": "ignore", "activation": "square", "flatten": False}
+    with sklearn.config_context(array_api_dispatch=DISPATCHES):
+        maps = np.asarray(fitted(X, pooling=None, **options).transform(X))
+        transformer = fitted(X, pooling=name, pool_grid=1, **options)
+        if name == "min" and (DISPATCHES or np.isnan(images).any()):
+            with pytest.raises(NotImplementedError, match=r"joined by numpy\.minimum only"):
+                np.asarray(transformer.transform(X))
+            return
+        found = np.asarray(transformer.transform(X))
+    expected = [[formula(z[~np.isnan(z)]) for z in np.moveaxis(image, 2, 0)] for image in maps]
+    np.testing.assert_allclose(found.reshape(4, 4), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("symmetries", ["mirror", "dihedral"])

@@ -24,7 +24,7 @@ from sklearn_conv._engine.geometry import (
     pool_cells,
 )
 from sklearn_conv._engine.layer import Advance, Engine, Layer, ignore
-from sklearn_conv._engine.pooling import REDUCTIONS, join_windows
+from sklearn_conv._engine.pooling import find_reduction, join_windows
 from sklearn_conv._engine.threads import count_threads, run_tasks
 from sklearn_conv._pixels import find_missing
 
@@ -92,7 +92,7 @@ class MissingEngine:
         xp, layer, widest = self._library.xp, self._layer, self._library.widest
         shape = layer.geometry.output_shape
         totals = [
-            xp.full_like(out[:, :, :, 0, ...], REDUCTIONS[join][1], dtype=widest)
+            xp.full_like(out[:, :, :, 0, ...], find_reduction(join)[1], dtype=widest)
             for join, _ in layer.poolings or ()
         ]  # each (b, grid rows, grid columns, outputs, k)
         n_counted = self._library.zeros(out.shape[:3], widest)
@@ -118,7 +118,7 @@ class MissingEngine:
                 counted = xp.astype(xp.logical_not(is_missing[part]), widest)
                 n_counted[cell] += xp.sum(counted, axis=(1, 2))
             for (join, _), total in zip(layer.poolings, totals, strict=True):
-                maps[is_missing] = REDUCTIONS[join][1]
+                maps[is_missing] = find_reduction(join)[1]
                 for cell, part in parts:
                     values = maps[*part, 0, :, :]
                     if not prod(values.shape):
