@@ -95,7 +95,8 @@ class MissingEngine:
             xp.full_like(out[:, :, :, 0, ...], find_reduction(join)[1], dtype=widest)
             for join, _ in layer.poolings or ()
         ]  # each (b, grid rows, grid columns, outputs, k)
-        n_counted = self._library.zeros(out.shape[:3], widest)
+        n_cells = 0 if layer.poolings is None else out.shape[0]
+        n_counted = self._library.zeros((n_cells, *out.shape[1:3]), widest)
         cells = [*product(*map(enumerate, map(pool_cells, shape, layer.pool_grid)))]
         for rectangle in cut_rectangle((0, shape[0]), (0, shape[1]), self._n_windows):
             maps = out
@@ -158,9 +159,11 @@ class MissingEngine:
 
     @property
     def _n_windows(self) -> int:
-        """Number of windows that are computed at once: their pixels, and twice their responses."""
-        kh, kw, c, k = self._layer.kernels.shape
-        n_numbers = kh * kw * c + 2 * k * len(self._layer.sides) * self._layer.bias.shape[0]
+        """Number of windows of a block: four copies of their pixels, and twice their responses."""
+        *_, c, k = self._layer.kernels.shape
+        n_pixels = prod(min(axis.stride, axis.size) for axis in self._layer.geometry)
+        n_outputs = len(self._layer.sides) * self._layer.bias.shape[0]
+        n_numbers = 4 * n_pixels * c + 2 * k * n_outputs
         itemsize = 8 if str(self._layer.kernels.dtype).endswith("float64") else 4
         return max(1, self._library.block_bytes // (n_numbers * itemsize))
 
