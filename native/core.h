@@ -68,6 +68,12 @@ struct Run {
 constexpr int64_t MAX_TILES = 8;  // of Call::n_tiles
 constexpr int64_t MAX_OUTPUTS = 32;  // of Layer::n_outputs
 
+// If all pixels of a window are near a large number, this number is subtracted from them: the
+// rounding of its products would be larger than the differences between the pixels. "Near" means
+// that their range, multiplied by this factor, is below the smallest absolute value. In float32,
+// the rounding of other windows is below 1e-5 of the range.
+constexpr int64_t OFFSET_TO_RANGE = 64;
+
 // A layer. "Number" is float or double; kernels are padded to full vectors.
 struct Layer {
   int64_t is_double;

@@ -46,12 +46,6 @@ constexpr int POSITIONS = 5;  // 10 responses, 2 weights, 1 product, pixels: of 
 // number of terms of a sum.
 constexpr int64_t TERMS = 256;
 
-// If all pixels of a window are near a large number, this number is subtracted from them: the
-// rounding of its products would be larger than the differences between the pixels. "Near" means
-// that their range, multiplied by this factor, is below the smallest absolute value. In float32,
-// the rounding of other windows is below 1e-5 of the range.
-constexpr int OFFSET_TO_RANGE = 64;
-
 // Maximum number of kernels of a panel, which are two vectors of float
 constexpr int MAX_WIDTH = 2 * VECTOR_BYTES / 4;
 

@@ -121,6 +121,12 @@ class Library(NamedTuple):
         """Return an array of zeros."""
         return self.xp.zeros(shape, dtype=dtype, device=self.device)
 
+    def take(self, array: Any, index: Any, axis: int) -> Any:
+        """Return the parts of an array at indices along an axis, in C order."""
+        if self.xp is np and not array.flags.c_contiguous:  # `take` would copy the whole array.
+            return np.ascontiguousarray(array[(slice(None),) * axis + (index,)])
+        return self.xp.take(array, self.put(index), axis=axis)
+
     def dtype(self, dtype: Any) -> Any:
         """Return a dtype of NumPy as one of this library."""
         is_other = isinstance(dtype, np.dtype) and self.xp is not np

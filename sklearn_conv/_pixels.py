@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -63,14 +64,25 @@ def find_missing(images: Any) -> np.ndarray:
     return _find("isnan", images)
 
 
+def find_infinite(images: Any) -> np.ndarray:
+    """Return whether each image contains infinity, ``(n, ...) -> (n,)``."""
+    return _find("isinf", images)
+
+
 def _find(test: str, images: Any) -> np.ndarray:
     """Return whether a pixel of each image passes a test, ``(n, ...) -> (n,)``."""
-    n, xp, axes = images.shape[0], namespace(images), tuple(range(1, images.ndim))
+    n, height, *others = images.shape
+    xp, axes = namespace(images), tuple(range(1, images.ndim))
     found = np.zeros(n, bool)
-    step = max(1, CHECK_BYTES // max(1, prod(images.shape[1:])))
-    for start in range(0, n if kind_of(images) == "f" else 0, step):
-        rows = slice(start, min(start + step, n))
-        found[rows] = to_numpy(xp.any(getattr(xp, test)(images[rows, ...]), axis=axes))
+    if kind_of(images) != "f":
+        return found
+    n_images, n_rows = (
+        max(1, CHECK_BYTES // max(1, prod(shape))) for shape in ((height, *others), others)
+    )
+    for start, top in product(range(0, n, n_images), range(0, height, n_rows)):
+        block = slice(start, min(start + n_images, n))
+        part = images[block, top : min(top + n_rows, height), ...]
+        found[block] |= to_numpy(xp.any(getattr(xp, test)(part), axis=axes))
     return found
 
 
@@ -86,7 +98,7 @@ def find_not_finite(
     ``numbers`` are those of the images in X. ``{}`` in ``problem`` stands for what was found.
     Return None if nothing was found.
     """
-    is_bad = _find("isinf", images)
+    is_bad = find_infinite(images)
     what = "infinity or a value that is too large"
     if not ignores_missing:
         has_nan = find_missing(images)

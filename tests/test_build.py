@@ -10,6 +10,7 @@ import pytest
 from helpers import PYPROJECT, ROOT
 
 from sklearn_conv._engine import native_library as library
+from sklearn_conv._engine.numpy_engine import OFFSET_TO_RANGE
 
 NATIVE = ROOT / "native"
 CMAKE = (ROOT / "CMakeLists.txt").read_text()
@@ -34,9 +35,13 @@ def test_structures_have_the_fields_of_the_header():
     assert {*bodies} == {"Run", "Code"}
 
 
-def test_limits_are_those_of_the_header():
-    limits = dict(re.findall(r"int64_t (MAX_\w+) = (\d+);", (NATIVE / "core.h").read_text()))
-    assert limits == {name: str(getattr(library, name)) for name in ("MAX_TILES", "MAX_OUTPUTS")}
+def test_constants_are_those_of_the_header():
+    constants = dict(re.findall(r"int64_t ([A-Z_]+) = (\d+);", (NATIVE / "core.h").read_text()))
+    assert constants == {
+        "MAX_TILES": str(library.MAX_TILES),
+        "MAX_OUTPUTS": str(library.MAX_OUTPUTS),
+        "OFFSET_TO_RANGE": str(OFFSET_TO_RANGE),
+    }
 
 
 def test_the_library_has_the_name_that_cmake_gives_it():

@@ -1,5 +1,7 @@
 """Missing pixels: windows that contain one do not count, as `test_pairs` shows by plain loops."""
 
+import tracemalloc
+
 import dask.array as da
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv._engine.missing import MissingEngine
 from sklearn_conv.inspection import class_activation_map
 
 RNG = np.random.default_rng(0)
@@ -71,6 +74,43 @@ def test_user_defined_activations_never_see_missing_pixels(pooling, normalize_pa
         5, bias=0.2, random_state=0, activation=lambda z: np.maximum(z, 0), **options
     ).fit(GAPS)
     np.testing.assert_allclose(own.transform(GAPS), named.transform(GAPS), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"stride": 4}, {"pooling": None}, {"pool_grid": 2}])
+def test_memory_beyond_the_features_does_not_grow_with_the_images(options):
+    transformer = StridedConv2DTransformer(
+        2, kernels="gaussian", missing="ignore", random_state=0, **options
+    )
+    images = np.zeros((1, 3000, 2000, 1), np.float32)
+    images[0, 5, 5] = np.nan
+    transformer.fit(images)
+    tracemalloc.start()
+    try:
+        features = transformer.transform(images)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak - features.nbytes < 26e6
+
+
+def test_images_with_missing_pixels_are_computed_in_blocks(monkeypatch):
+    """Images without missing pixels may be between them."""
+    sizes = []
+    compute = MissingEngine._compute_block
+
+    def watch(self, images, *others):
+        sizes.append(len(images))
+        compute(self, images, *others)
+
+    monkeypatch.setattr(MissingEngine, "_compute_block", watch)
+    images = np.random.default_rng(0).random((40, 9, 9, 1))
+    transformer = StridedConv2DTransformer(2, missing="ignore", random_state=0).fit(images)
+    images[::2, 4, 4] = np.nan
+    features = transformer.transform(images)
+    assert sizes == [20]
+    for i in range(4):
+        alone = transformer.transform(images[i : i + 1])
+        np.testing.assert_allclose(features[i : i + 1], alone, rtol=1e-12)
 
 
 def test_a_maximum_below_0():

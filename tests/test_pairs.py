@@ -23,6 +23,7 @@ from sklearn_conv import StreamingRidge, StreamingRidgeClassifier, StridedConv2D
 from sklearn_conv._engine import choice
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
+from sklearn_conv._engine.pooling import POOLINGS, Pooling
 from sklearn_conv._engine.symmetry import SYMMETRIES
 from sklearn_conv.inspection import (
     ClassActivationDisplay,
@@ -87,11 +88,6 @@ def is_possible(row):
             row.get("image_shape") == "many sizes" and row.get("library") == "dask",
             row.get("normalize_patches") and row.get("kernel_size") == (1, 1),
             row.get("library") == "strict" and row.get("dtype") == "float16",
-            # The engine in NumPy subtracts no offset if the pixels that replace missing ones, which
-            # are 0, are in the block.
-            row.get("missing") in ("few", "many")
-            and row.get("units") == "large offset"
-            and row.get("dtype") != "float64",
             row.get("magnitude", 1) != 1 and row.get("dtype") in ("uint8", "float16"),
             # Squares of squares overflow.
             row.get("magnitude") == 1e12 and row.get("power") == 2,
@@ -441,31 +437,77 @@ def test_offsets_of_images_with_missing_pixels():
     np.testing.assert_allclose(*features, atol=1e-5)
 
 
-TWO_CORNERS = "two corners of the padded images, which are 0, say that there is no offset"
-IN_LIBRARIES = [
-    pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=TWO_CORNERS))
-    if DISPATCHES
-    else name
-    for name in SPACE["library"]
-    if name != "list"
-]
-
-
-@pytest.mark.parametrize("library", IN_LIBRARIES)
+@pytest.mark.parametrize("library", [name for name in SPACE["library"] if name != "list"])
 @pytest.mark.parametrize("padding", ["same", (2, 3)])
-def test_offsets_beside_zeros(library, padding, monkeypatch):
-    """Windows without padding are as precise as without the padding around them."""
+@pytest.mark.parametrize("missing", ["raise", "ignore"])
+def test_offsets_beside_zeros(library, padding, missing, monkeypatch):
+    """Windows are as precise as without the padding and the missing pixels beside them."""
     images = [RNG.normal(size=(12, 13, 1)).astype(np.float32) + np.float32(60_000)] * 4
-    X = put(images, {"image_shape": None, "order": "C", "library": library})
+    row = {"image_shape": None, "order": "C", "library": library}
+    X = put(images, row)
     if library == "numpy":
         monkeypatch.setattr(choice, "LIBRARY", None)
     top, left = (1, 1) if padding == "same" else padding
-    options = {"pooling": None, "flatten": False, "activation": "identity"}
+    options = {"pooling": None, "flatten": False, "activation": "identity", "missing": missing}
     with sklearn.config_context(array_api_dispatch=DISPATCHES):
         transformer = fitted(X, padding=padding, **options)
-        maps = np.asarray(transformer.transform(X))[:, top : top + 10, left : left + 11]
-        alone = np.asarray(transformer.set_params(padding="valid").transform(X))
-    np.testing.assert_allclose(maps, alone, atol=1e-4)
+        alone = np.asarray(transformer.set_params(padding="valid").transform(X)).copy()
+        if missing == "ignore":
+            images = [image.copy() for image in images]
+            for i, image in enumerate(images[:3]):
+                image[4, i + 4] = np.nan
+                alone[i, 2:5, i + 2 : i + 5] = np.nan
+        maps = np.asarray(transformer.set_params(padding=padding).transform(put(images, row)))
+    np.testing.assert_allclose(maps[:, top : top + 10, left : left + 11], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("library", ["torch", "strict"] if DISPATCHES else ["native"])
+def test_offsets_beside_zeros_in_images(library):
+    """Pixels in the corners of the images say nothing about the windows between them."""
+    images = [RNG.normal(size=(12, 13, 1)).astype(np.float32) + np.float32(60_000)] * 4
+    beside_zeros = [np.pad(image[2:-1], ((2, 1), (0, 0), (0, 0))) for image in images]
+    row = {"image_shape": None, "order": "C", "library": library}
+    options = {"pooling": None, "flatten": False, "activation": "identity", "padding": "valid"}
+    with sklearn.config_context(array_api_dispatch=DISPATCHES):
+        transformer = fitted(put(images, row), **options)
+        expected, found = (
+            np.asarray(transformer.transform(put(X, row)))[:, 2:9] for X in (images, beside_zeros)
+        )
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+OTHERS = {
+    "min": (Pooling(np.minimum, lambda joined, n: joined), np.min),
+    "root mean": (
+        Pooling(np.add, lambda joined, n: (joined / n) ** 0.5),
+        lambda x: x.mean() ** 0.5,
+    ),
+    "twice": (Pooling(np.maximum, lambda joined, n: 2 * joined), lambda x: 2 * x.max()),
+}
+"""Poolings that may be added, and their formulas."""
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("images", [WHOLE[:4], GAPS[:4]], ids=["whole", "gaps"])
+@pytest.mark.parametrize("library", [name for name in SPACE["library"] if name != "list"])
+def test_poolings_that_are_added_are_computed_or_refused(library, images, name, monkeypatch):
+    pooling, formula = OTHERS[name]
+    monkeypatch.setitem(POOLINGS, name, pooling)
+    if library == "numpy":
+        monkeypatch.setattr(choice, "LIBRARY", None)
+    small_blocks(monkeypatch, 1000)
+    X = put([*images], {"image_shape": None, "order": "C", "library": library})
+    options = {"missing": "ignore", "activation": "square", "flatten": False}
+    with sklearn.config_context(array_api_dispatch=DISPATCHES):
+        maps = np.asarray(fitted(X, pooling=None, **options).transform(X))
+        transformer = fitted(X, pooling=name, pool_grid=1, **options)
+        if name == "min" and (DISPATCHES or np.isnan(images).any()):
+            with pytest.raises(NotImplementedError, match=r"joined by numpy\.minimum only"):
+                np.asarray(transformer.transform(X))
+            return
+        found = np.asarray(transformer.transform(X))
+    expected = [[formula(z[~np.isnan(z)]) for z in np.moveaxis(image, 2, 0)] for image in maps]
+    np.testing.assert_allclose(found.reshape(4, 4), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("symmetries", ["mirror", "dihedral"])

@@ -1,5 +1,7 @@
 """Symmetries, several biases and powers; `test_pairs` compares their features with plain loops."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from helpers import LEARNED
@@ -173,3 +175,17 @@ def test_dask_and_batches_give_the_same():
     np.testing.assert_allclose(lazy.compute(), features, rtol=1e-12)
     for rows, batch in transformer.transform_batches(images, batch_size=9):
         np.testing.assert_allclose(batch, features[rows], rtol=1e-12)
+
+
+def test_the_features_of_one_other_view_are_in_memory():
+    images = np.zeros((1, 1000, 1000, 1), np.float32)
+    transformer = StridedConv2DTransformer(
+        4, kernels="gaussian", symmetries="dihedral", pooling=None, random_state=0
+    ).fit(images)
+    tracemalloc.start()
+    try:
+        features = transformer.transform(images)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak - 2 * features.nbytes < 10e6

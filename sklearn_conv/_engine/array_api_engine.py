@@ -41,7 +41,7 @@ class PixelTaker:
     """Select the pixels under the windows of rectangles, for arrays of all libraries."""
 
     def __init__(self, geometry: Geometry, library: Library) -> None:
-        self._xp = library.xp
+        self._library = library
 
         @cache
         def place(axis: int, span: Span) -> tuple[Reach, Any, Any]:
@@ -62,14 +62,14 @@ class PixelTaker:
 
         The reaches along both axes say which pixels are under which window.
         """
-        xp, reaches = self._xp, []
+        xp, reaches = self._library.xp, []
         for axis, span in enumerate(rectangle):
             reach, index, is_inside = self._place(axis, span)
             reaches.append(reach)
             if isinstance(index, slice):
                 images = images[:, index, ...] if axis == 0 else images[:, :, index, :]
             else:
-                images = xp.take(images, index, axis=axis + 1)
+                images = self._library.take(images, index, axis + 1)
             if is_inside is not None:
                 images = xp.where(is_inside, images, xp.zeros_like(images))
         return images, reaches
@@ -183,11 +183,10 @@ class ArrayApiEngine:
         if self._layer.eps:
             responses = self._normalize(windows) @ self._matrix
             responses += self._shift
-        elif self._has_offset(images, pixels):
+        elif self._has_offset(images, [parts[i] for i in (0, columns.size - 1, -columns.size, -1)]):
             # The large offset of each window (positions, 1), 0 if it has none
             low, high = (f(windows, axis=1, keepdims=True) for f in (xp.min, xp.max))
-            is_large = xp.maximum(low, -high) / OFFSET_TO_RANGE > high - low
-            offset = xp.where(is_large, low, xp.zeros_like(low))
+            offset = xp.where(self._is_offset(low, high), low, xp.zeros_like(low))
             responses = (windows - offset) @ self._matrix + (offset * self._sums + self._shift)
         else:
             responses = windows @ self._matrix
@@ -205,14 +204,21 @@ class ArrayApiEngine:
         variance = xp.mean(windows * windows, axis=1, keepdims=True) - mean * mean
         return windows / xp.sqrt(xp.clip(variance, min=0) + self._layer.eps / scale / scale)
 
-    def _has_offset(self, images: Any, pixels: Any) -> bool:
-        """Return whether pixels in float32 may have a large offset, as in `may_have_offset`."""
+    def _has_offset(self, images: Any, corners: list[Any]) -> bool:
+        """Return whether windows in float32 may have a large offset, given their corners."""
         xp = self._library.xp
-        names = {str(dtype).rpartition(".")[2] for dtype in (images.dtype, pixels.dtype)}
+        names = {str(dtype).rpartition(".")[2] for dtype in (images.dtype, self._matrix.dtype)}
         if names & {"float64", "uint8", "int8", "bool"}:
             return False
-        first, last = pixels[:, 0, 0, 0], pixels[:, -1, -1, -1]
-        return bool(xp.any(xp.abs(first - last) * OFFSET_TO_RANGE < xp.abs(first)))
+        low, *others = (corner[:, :, :, 0] for corner in corners)
+        high = low
+        for corner in others:
+            low, high = xp.minimum(low, corner), xp.maximum(high, corner)
+        return bool(xp.any(self._is_offset(low, high)))
+
+    def _is_offset(self, low: Any, high: Any) -> Any:
+        """Return whether all pixels between two values are near each other and far from 0."""
+        return self._library.xp.maximum(low, -high) / OFFSET_TO_RANGE > high - low
 
     @cached_property
     def _sums(self) -> Any:

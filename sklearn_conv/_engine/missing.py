@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, reduce
-from itertools import pairwise, product
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from sklearn_conv._array_api import Library
 from sklearn_conv._engine.array_api_engine import PixelTaker
 from sklearn_conv._engine.geometry import (
+    OUTSIDE,
     Geometry,
     Rectangle,
     Span,
@@ -23,7 +24,7 @@ from sklearn_conv._engine.geometry import (
     pool_cells,
 )
 from sklearn_conv._engine.layer import Advance, Engine, Layer, ignore
-from sklearn_conv._engine.pooling import REDUCTIONS, join_windows
+from sklearn_conv._engine.pooling import find_reduction, join_windows
 from sklearn_conv._engine.threads import count_threads, run_tasks
 from sklearn_conv._pixels import find_missing
 
@@ -33,8 +34,9 @@ class MissingEngine:
 
     Images without missing pixels are left to the engine that ``make`` makes for the layer. For the
     others, engines for layers that do not pool compute the responses of rectangles of the map,
-    whose missing pixels are replaced by 0. Windows with missing pixels are then left out of the
-    pooling; a cell without others is NaN. If maps are not pooled, these windows are NaN.
+    whose missing pixels are replaced by the pixel that is farthest from 0, so that they do not hide
+    a large offset. Windows with missing pixels are then left out of the pooling; a cell without
+    others is NaN. If maps are not pooled, these windows are NaN.
     """
 
     def __init__(self, layer: Layer, make: Callable[[Layer], Engine]) -> None:
@@ -44,11 +46,8 @@ class MissingEngine:
         self._engine = make(layer)
 
         @cache
-        def unpooled(*axes: tuple[int, int, int, int]) -> Engine:
-            rows, columns = (
-                Windows.place(length, size, stride=stride, dilation=dilation)
-                for length, size, stride, dilation in axes
-            )
+        def unpooled(*axes: tuple[int, int, int, bytes]) -> Engine:
+            rows, columns = (_place(*axis) for axis in axes)
             return make(replace(layer, geometry=Geometry(rows, columns), poolings=None))
 
         self._unpooled = unpooled
@@ -62,18 +61,29 @@ class MissingEngine:
             self._engine.compute(images, out, n_jobs, advance)
             return
         # Blocks of images that all have missing pixels or all have none
-        cuts = [0, *(np.flatnonzero(np.diff(has_missing)) + 1).tolist(), len(has_missing)]
         length = max(1, self._n_windows // prod(self._layer.geometry.output_shape))
-        blocks = [block for run in pairwise(cuts) for block in cut_span(run, length)]
+        blocks = [
+            (indices[start:stop],)
+            for indices in (np.flatnonzero(has_missing), np.flatnonzero(~has_missing))
+            for start, stop in cut_span((0, len(indices)), length)
+        ]
         workers = count_threads(n_jobs) if self._library.xp is np and len(blocks) > 1 else 1
 
-        def compute(start: int, stop: int) -> None:
-            block, n_threads = slice(start, stop), n_jobs if workers == 1 else 1
-            if has_missing[start]:
-                self._compute_block(images[block, ...], out[block, ...], n_threads)
-                advance(stop - start)
+        def compute(indices: np.ndarray) -> None:
+            n_threads = n_jobs if workers == 1 else 1
+            place = slice(int(indices[0]), int(indices[-1]) + 1)
+            block, features = images[place, ...], out[place, ...]
+            is_whole = len(indices) == block.shape[0]
+            if not is_whole:  # There are others between these images.
+                block = self._library.take(images, indices, 0)
+                features = self._library.empty((len(indices), *out.shape[1:]), out.dtype)
+            if has_missing[indices[0]]:
+                self._compute_block(block, features, n_threads)
+                advance(len(indices))
             else:
-                self._engine.compute(images[block, ...], out[block, ...], n_threads, advance)
+                self._engine.compute(block, features, n_threads, advance)
+            for i, index in enumerate([] if is_whole else indices.tolist()):
+                out[index, ...] = features[i, ...]
 
         run_tasks(compute, blocks, workers)
 
@@ -82,10 +92,11 @@ class MissingEngine:
         xp, layer, widest = self._library.xp, self._layer, self._library.widest
         shape = layer.geometry.output_shape
         totals = [
-            xp.full_like(out[:, :, :, 0, ...], REDUCTIONS[join][1], dtype=widest)
+            xp.full_like(out[:, :, :, 0, ...], find_reduction(join)[1], dtype=widest)
             for join, _ in layer.poolings or ()
         ]  # each (b, grid rows, grid columns, outputs, k)
-        n_counted = self._library.zeros(out.shape[:3], widest)
+        n_cells = 0 if layer.poolings is None else out.shape[0]
+        n_counted = self._library.zeros((n_cells, *out.shape[1:3]), widest)
         cells = [*product(*map(enumerate, map(pool_cells, shape, layer.pool_grid)))]
         for rectangle in cut_rectangle((0, shape[0]), (0, shape[1]), self._n_windows):
             maps = out
@@ -108,7 +119,7 @@ class MissingEngine:
                 counted = xp.astype(xp.logical_not(is_missing[part]), widest)
                 n_counted[cell] += xp.sum(counted, axis=(1, 2))
             for (join, _), total in zip(layer.poolings, totals, strict=True):
-                maps[is_missing] = REDUCTIONS[join][1]
+                maps[is_missing] = find_reduction(join)[1]
                 for cell, part in parts:
                     values = maps[*part, 0, :, :]
                     if not prod(values.shape):
@@ -132,25 +143,38 @@ class MissingEngine:
         pixels, (rows, columns) = self._taker.take(images, rectangle)
         is_missing = xp.isnan(pixels)
         pixels = xp.where(is_missing, xp.zeros_like(pixels), pixels)
-        is_missing = xp.any(is_missing, axis=3)
+        low, high = (f(pixels, axis=(1, 2, 3), keepdims=True) for f in (xp.min, xp.max))
+        pixels = xp.where(is_missing, xp.where(high > -low, high, low), pixels)
         for parts in (
+            [(..., channel) for channel in range(pixels.shape[3])],
             [(slice(None), rows.under(i), slice(None)) for i in range(rows.size)],
             [(slice(None), slice(None), columns.under(j)) for j in range(columns.size)],
         ):
             is_missing = reduce(xp.logical_or, [is_missing[part] for part in parts])
         engine = self._unpooled(
-            *((r.n_pixels, r.size, r.stride, r.dilation) for r in (rows, columns))
+            *((r.size, r.stride, r.dilation, (r.pixels >= 0).tobytes()) for r in (rows, columns))
         )
         engine.compute(pixels, maps, n_jobs)
         return is_missing
 
     @property
     def _n_windows(self) -> int:
-        """Number of windows that are computed at once: their pixels, and twice their responses."""
-        kh, kw, c, k = self._layer.kernels.shape
-        n_numbers = kh * kw * c + 2 * k * len(self._layer.sides) * self._layer.bias.shape[0]
+        """Number of windows of a block: four copies of their pixels, and twice their responses."""
+        *_, c, k = self._layer.kernels.shape
+        n_pixels = prod(min(axis.stride, axis.size) for axis in self._layer.geometry)
+        n_outputs = len(self._layer.sides) * self._layer.bias.shape[0]
+        n_numbers = 4 * n_pixels * c + 2 * k * n_outputs
         itemsize = 8 if str(self._layer.kernels.dtype).endswith("float64") else 4
         return max(1, self._library.block_bytes // (n_numbers * itemsize))
+
+
+def _place(size: int, stride: int, dilation: int, is_inside: bytes) -> Windows:
+    """Place windows on the pixels of a rectangle, where those outside of the image are zeros."""
+    n_pixels = len(is_inside)
+    index = np.where(np.frombuffer(is_inside, bool), np.arange(n_pixels), OUTSIDE)
+    return Windows(
+        length=n_pixels, size=size, stride=stride, dilation=dilation, n_before=0, index=index
+    )
 
 
 def _part(cell: Span, windows: Span) -> slice:

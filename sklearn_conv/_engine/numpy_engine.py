@@ -67,8 +67,9 @@ BLOCKS_PER_WORKER = 4
 """Number of blocks per thread below which blocks are divided, because threads that have no more
 blocks would wait for the last one."""
 
-OFFSET_TO_RANGE = 16
-"""Ratio of an offset to the range of the pixels above which the offset is subtracted."""
+OFFSET_TO_RANGE = 64
+"""Ratio of an offset to the range of the pixels above which the offset is subtracted, as in
+``native/core.h``."""
 
 
 class NumpyEngine:

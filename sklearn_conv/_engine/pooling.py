@@ -20,7 +20,7 @@ class Pooling(NamedTuple):
     """
 
     join: np.ufunc
-    """A key of `REDUCTIONS`."""
+    """A key of `REDUCTIONS`; the engine in NumPy has others, too."""
     finish: Callable[[Any, Any], Any]
 
 
@@ -37,6 +37,16 @@ POOLINGS: dict[str, Pooling] = {
 
 REDUCTIONS: dict[Any, tuple[str, float]] = {np.add: ("sum", 0.0), np.maximum: ("max", -np.inf)}
 """Name of the function of the array API that reduces an axis, and its result for no responses."""
+
+
+def find_reduction(join: np.ufunc) -> tuple[str, float]:
+    """Return an item of `REDUCTIONS`; NotImplementedError says that there is none."""
+    if join not in REDUCTIONS:
+        raise NotImplementedError(
+            f"Responses are joined by numpy.{join.__name__} only for arrays of NumPy without "
+            f"missing pixels; add it to REDUCTIONS in {__name__} for others."
+        )
+    return REDUCTIONS[join]
 
 
 GROUP = 16
@@ -74,7 +84,7 @@ def join_windows(xp: Any, join: np.ufunc, values: Any, dtype: Any) -> Any:
     This is `join_positions` for arrays of all libraries.
     """
     if join is not np.add:
-        return getattr(xp, REDUCTIONS[join][0])(values, axis=1)
+        return getattr(xp, find_reduction(join)[0])(values, axis=1)
     b, n, k = values.shape
     n_groups = n // GROUP
     if values.dtype == dtype or n_groups < 2:

@@ -93,8 +93,9 @@ class SymmetricEngine:
     def _compute_block(self, images: Any, out: Any, n_jobs: int | None, advance: Advance) -> None:
         xp, n_views = namespace(out), len(self._views)
         n_counted: Any = n_views
+        of_view = out if n_views == 1 else xp.empty_like(out)
         for i, (view, engine) in enumerate(self._views):
-            features = out if i == 0 else xp.empty_like(out)
+            features = out if i == 0 else of_view
             engine.compute(
                 view.apply(images), features, n_jobs, lambda m: advance(Fraction(m) / n_views)
             )

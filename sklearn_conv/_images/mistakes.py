@@ -13,9 +13,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklearn_conv._array_api import namespace, to_numpy
+from sklearn_conv._array_api import namespace
 from sklearn_conv._images.checks import ImageShape
-from sklearn_conv._pixels import MIN_PLACES, find_missing, find_not_finite, sample_pixels
+from sklearn_conv._pixels import (
+    MIN_PLACES,
+    find_infinite,
+    find_missing,
+    find_not_finite,
+    sample_pixels,
+)
 from sklearn_conv._warnings import warn
 
 FILL_VALUES = frozenset(
@@ -145,11 +151,10 @@ def find_overflow(features: Any, images: Any, ignores_missing: bool) -> np.ndarr
     xp = namespace(features)
     if bool(xp.isfinite(xp.sum(features))):
         return np.array([], int)
-    axes = tuple(range(1, features.ndim))
-    is_found = to_numpy(xp.any(~xp.isfinite(features), axis=axes))
+    is_nan = find_missing(features)
     if ignores_missing:
-        is_found &= to_numpy(xp.any(xp.isinf(features), axis=axes)) | ~find_missing(images)
-    return np.flatnonzero(is_found)
+        is_nan &= ~find_missing(images)
+    return np.flatnonzero(is_nan | find_infinite(features))
 
 
 def warn_of_overflow(
