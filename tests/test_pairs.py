@@ -523,7 +523,6 @@ def test_evidence_of_cells_that_are_empty_in_some_views(symmetries):
     np.testing.assert_allclose(maps.sum(axis=(1, 2)), decisions, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.xfail(strict=True, reason="minima and quantiles of NaN are NaN")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_displays_of_images_with_missing_pixels(dtype):
     """Everything but the missing pixels, and the windows that contain one, is shown."""

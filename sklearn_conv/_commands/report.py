@@ -33,6 +33,7 @@ from sklearn_conv.inspection._class_activation import (
     ClassActivationDisplay,
     class_activation_map,
 )
+from sklearn_conv.inspection._drawing import show_image
 from sklearn_conv.inspection._kernels import KernelDisplay
 
 N_MISTAKES = 6
@@ -221,16 +222,11 @@ def _describe_mistake(
     true, predicted = printable(str(labels[mistake.row])), printable(mistake.predicted)
     image, evidence = np.asarray(images[mistake.row]), mistake.evidence
     figure = Figure(figsize=(3, 3) if evidence is None else (6.8, 3.3), layout="constrained")
-    ax = figure.subplots()
-    if evidence is None:
-        # Colors, or the mean of other channels, as numbers from 0 to 1
-        pixels = image[..., :3] if image.shape[2] >= 3 else image.mean(axis=2)
-        low, high = float(pixels.min()), float(pixels.max())
-        ax.imshow((pixels - low) / ((high - low) or 1.0), cmap="gray")
-        ax.set_axis_off()
-    else:
+    axes = figure.subplots(1, 1 if evidence is None else 2, squeeze=False)[0]
+    show_image(axes[0], image)
+    if evidence is not None:
         classes = predicted[:SHOWN_LETTERS], true[:SHOWN_LETTERS]
-        ClassActivationDisplay(image, evidence, *classes).plot(ax=ax)
+        ClassActivationDisplay(image, evidence, *classes).plot(ax=axes[1])
     return {
         "true": true,
         "predicted": predicted,

@@ -245,7 +245,7 @@ class ClassActivationDisplay:
     figure_, ax_ : matplotlib Figure and Axes
         The figure, and the axes that hold the panels.
     axes_ : list of matplotlib Axes
-        The panels of the image and of the evidence.
+        The panels of the image and of the evidence; of the evidence only with given axes.
 
     See Also
     --------
@@ -357,7 +357,8 @@ class ClassActivationDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw into. If None, a figure is made.
+            Axes to draw the evidence into, without the image beside it. If None, a figure of both
+            is made.
         cmap : str, default="PuOr_r"
             Diverging color map, whose center stands for no evidence.
 
@@ -369,10 +370,12 @@ class ClassActivationDisplay:
         self.figure_, self.ax_ = make_axes(type(self).__name__, ax, (6.8, 3.3))
         versus = "" if self.versus_name is None else f"\nversus {self.versus_name}"
         title = f"evidence for {self.class_name}{versus}: {self.evidence.sum():+.3g}"
-        titles = ["image", title]
-        bounds = [(0, 0, 0.49, 1), (0.51, 0, 0.49, 1)]
-        left, right = self.axes_ = add_panels(self.ax_, bounds, titles)
-        show_image(left, self.image)
+        if ax is None:
+            bounds = [(0, 0, 0.49, 1), (0.51, 0, 0.49, 1)]
+            left, right = self.axes_ = add_panels(self.ax_, bounds, ["image", title])
+            show_image(left, self.image)
+        else:
+            (right,) = self.axes_ = add_panels(self.ax_, [(0, 0, 1, 1)], [title])
         show_image(right, self.image, as_background=True)
         strength = np.abs(self.evidence)
         limit = float(strength.max()) or 1.0

@@ -13,6 +13,9 @@ TITLE_SIZE = 10
 SMALL_SIZE = 8
 """Font sizes in points."""
 
+MISSING_COLOR = (0.89, 0.47, 0.76)
+"""Pink, for missing pixels and for maps of windows that contain one."""
+
 PLAIN = {"parse_math": False, "usetex": False}
 """Options of texts that contain names or values of the user, which may have dollar signs."""
 
@@ -63,29 +66,47 @@ def add_color_bar(ax: Any, shown: Any, label: str) -> Any:
 
 
 def show(panel: Any, values: np.ndarray, **options: Any) -> Any:
-    """Show an image or a map without ticks, and stretch it if it is very narrow."""
+    """Show an image or a map without ticks, and stretch it if it is very narrow; NaN is pink."""
     h, w = values.shape[:2]
     aspect = "auto" if max(h / w, w / h) > 4 else "equal"
     shown = panel.imshow(values, aspect=aspect, **options)
+    shown.set_cmap(shown.get_cmap().with_extremes(bad=MISSING_COLOR))
     panel.set(xticks=[], yticks=[])
     return shown
 
 
-def show_image(panel: Any, image: np.ndarray, *, as_background: bool = False) -> None:
-    """Show an image, scaled so that its smallest value is black and its largest white.
+def find_ends(values: np.ndarray) -> tuple[float, float]:
+    """Return the smallest and the largest value that is not NaN; 0 and 1 if there is none."""
+    known = values[~np.isnan(values)]
+    return (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
 
-    Three channels are shown as red, green and blue, scaled together. For any other number of
-    channels, each channel is scaled, and their mean is shown in gray. A background is always gray,
-    and lighter, so that the colors over it are visible.
+
+def show_image(panel: Any, image: np.ndarray, *, as_background: bool = False) -> None:
+    """Show an image: three channels as red, green and blue, others as their mean in gray.
+
+    Gray or color images of uint8 are shown as they are. All others are scaled, so that the smallest
+    value is black and the largest white: colors together, and each of other channels. A background
+    is always gray, and lighter, so that the colors over it are visible. The title says how an image
+    that is not a background was scaled, and that missing pixels are pink.
     """
     pixels = np.asarray(image, np.float64)  # (h, w, c)
-    is_color = pixels.shape[2] == 3
-    axes = (0, 1, 2) if is_color else (0, 1)
-    low, high = pixels.min(axis=axes), pixels.max(axis=axes)
+    n_channels = pixels.shape[2]
+    is_color = n_channels == 3
+    is_as_stored = np.asarray(image).dtype == np.uint8 and n_channels in (1, 3)
+    parts = [pixels] if is_color else [*np.moveaxis(pixels, 2, 0)]
+    ends = [(0.0, 255.0) if is_as_stored else find_ends(part) for part in parts]
+    low, high = np.array(ends).T
     scaled = (pixels - low) / np.where(high > low, high - low, 1)
-    shown = scaled if is_color and not as_background else scaled.mean(axis=2)
+    is_missing = np.isnan(pixels).any(axis=2)
     black = 0.35 if as_background else 0.0
-    show(panel, black + (1 - black) * shown, cmap="gray", vmin=0, vmax=1)
+    if is_color and not as_background:
+        scaled[is_missing] = MISSING_COLOR
+        show(panel, scaled)
+    else:
+        show(panel, black + (1 - black) * scaled.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+    if not as_background:
+        title = "image" if is_as_stored else f"image\n{low.min():.3g} to {high.max():.3g}"
+        panel.title.set_text(title + "\nmissing: pink" * bool(is_missing.any()))
 
 
 def check_single_image(owner: str, estimator: Any, image: Any) -> tuple[Any, Any, np.ndarray]:

@@ -17,6 +17,7 @@ from sklearn_conv.inspection._drawing import (
     add_color_bar,
     add_panels,
     check_single_image,
+    find_ends,
     make_axes,
     show,
     show_image,
@@ -151,7 +152,7 @@ class FeatureMapDisplay:
             This display.
         """
         maps = np.moveaxis(np.asarray(self.maps, np.float64), 2, 0)  # (n_maps, rows, columns)
-        is_signed = bool(maps.min() < 0)
+        is_signed = bool(find_ends(maps)[0] < 0)
         ranges = [_find_range(values, is_signed) for values in maps]
         ends = [f"{low:.2g} to {high:.2g}" for low, high in ranges]
         pairs = zip(self.names, ends, strict=True)
@@ -181,12 +182,13 @@ class FeatureMapDisplay:
 
 def _find_range(values: np.ndarray, is_signed: bool) -> tuple[float, float]:
     """Return the ends of the scale of a map; 0 is in the middle if responses are signed."""
-    strengths = np.abs(values)
-    high = float(np.quantile(strengths, 0.99)) or float(strengths.max())
+    low, largest = find_ends(values)
+    strengths = np.abs(values[~np.isnan(values)])
+    largest = max(-low, largest)
+    high = (float(np.quantile(strengths, 0.99)) if strengths.size else 0) or largest
     if is_signed:
         return -high, high
-    low = float(values.min())
-    return low, high if high > low else float(strengths.max())
+    return low, high if high > low else largest
 
 
 def _draw_cuts(panel: Any, cuts: Sequence[np.ndarray], shape: tuple[int, ...], color: str) -> None:
