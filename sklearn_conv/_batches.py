@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_conv._array_api import library_name
 from sklearn_conv._pixels import WIDEST
 from sklearn_conv._validation import check_integer, is_dask, parameter_error
+from sklearn_conv._warnings import say_once
 
 BATCH_BYTES = 2**24
 """Approximate size of the rows of X, or of their features, in a batch."""
@@ -102,7 +103,15 @@ def transform_batches(
         n_bytes = max(_size(first), _size(estimator.transform(first)))
         batch_size = max(1, BATCH_BYTES // max(1, n_bytes))
     length = check_integer(owner, "batch_size", batch_size, 1)
-    return ((rows, estimator.transform(_rows(X, rows))) for rows in gen_batches(n, length))
+    return _transform(estimator, X, gen_batches(n, length))
+
+
+def _transform(estimator: Any, X: Any, batches: Iterator[slice]) -> Iterator[tuple[slice, Any]]:
+    said: set[str] = set()
+    for rows in batches:
+        with say_once(said):
+            features = estimator.transform(_rows(X, rows))
+        yield rows, features
 
 
 def _rows(X: Any, rows: slice) -> Any:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import joblib
@@ -13,6 +17,9 @@ import sklearn
 INTERNAL = tuple(
     f"{folder}{os.sep}" for folder in (Path(__file__).parent, *sklearn.__path__, *joblib.__path__)
 )
+_SAID: ContextVar[set[str] | None] = ContextVar("_SAID", default=None)
+"""Messages without their numbers, which `say_once` does not repeat."""
+
 IMPORT = "<frozen importlib"
 """Frames of an import, which `warnings.warn` does not count."""
 
@@ -23,8 +30,23 @@ def warn(message: str) -> None:
     The number of frames to skip is not constant: scikit-learn wraps ``fit`` and ``transform``
     differently in each version, and a Pipeline adds further calls.
     """
+    if (said := _SAID.get()) is not None:
+        text = re.sub(r"[\d.,]+", "", message)
+        if text in said:
+            return
+        said.add(text)
     frame, stacklevel = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith((*INTERNAL, IMPORT)):
         stacklevel += not frame.f_code.co_filename.startswith(IMPORT)
         frame = frame.f_back
     warnings.warn(message, UserWarning, stacklevel=stacklevel)
+
+
+@contextmanager
+def say_once(said: set[str]) -> Iterator[None]:
+    """Leave out warnings that differ from those in ``said`` in their numbers only."""
+    token = _SAID.set(said)
+    try:
+        yield
+    finally:
+        _SAID.reset(token)

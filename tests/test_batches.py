@@ -99,3 +99,13 @@ def test_dask_arrays_are_refused():
     dask_array = pytest.importorskip("dask.array")
     with pytest.raises(TypeError, match="as a lazy Dask array"):
         transform_batches(union().fit(IMAGES), dask_array.from_array(IMAGES))
+
+
+def test_a_warning_is_issued_once_for_all_batches():
+    images = np.random.default_rng(0).random((60, 8, 8))
+    steps = make_pipeline(StridedConv2DTransformer(4, random_state=0), StandardScaler()).fit(images)
+    with pytest.warns(UserWarning, match="The values of X are typically about") as caught:
+        list(transform_batches(steps, 255 * images, batch_size=7))
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match="The values of X are typically about"):
+        steps.transform(255 * images)
