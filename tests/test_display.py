@@ -535,3 +535,20 @@ def test_every_display_keeps_scikit_learns_convention():
     for cls in displays:
         assert callable(cls.from_estimator)
         assert "ax : " in cls.plot.__doc__ or "ax\n" in cls.plot.__doc__
+
+
+def test_images_of_8_bits_are_shown_as_they_are_and_others_say_how_they_are_scaled():
+    images = np.random.default_rng(0).integers(60, 90, (6, 8, 8, 3), np.uint8)
+    for X, title in ((images, "image"), (images / 255, "image\n0.235 to 0.349")):
+        pipeline = make_pipeline(StridedConv2DTransformer(3, random_state=0), RidgeClassifier())
+        pipeline.fit(X, [0, 1, 2] * 2)
+        for display in (FeatureMapDisplay, ClassActivationDisplay):
+            panel = display.from_estimator(pipeline, X[0]).axes_[0]
+            assert panel.get_title() == title
+            shown = panel.images[0].get_array()
+            low, high = (0, 255) if X is images else (60, 89)
+            np.testing.assert_allclose(shown, (images[0] - low) / (high - low), atol=0.01)
+        _, ax = plt.subplots()
+        given = ClassActivationDisplay.from_estimator(pipeline, X[0], ax=ax)
+        assert len(given.axes_) == len(ax.child_axes) == 1
+        plt.close("all")

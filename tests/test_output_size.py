@@ -61,7 +61,12 @@ def test_an_unknown_shape_raises_an_error():
         ({}, (8, 8.0), TypeError, r"must be \(h, w\) or \(h, w, c\), integers"),
         ({}, (2, 8, 8, 3), ValueError, r"must be \(h, w\) or \(h, w, c\)"),
         ({}, (8, 0), ValueError, "at least 1"),
-        ({"padding": "valid", "kernel_size": 9}, (8, 8), ValueError, "use padding='same'"),
+        (
+            {"padding": "valid", "kernel_size": 9},
+            (8, 8),
+            ValueError,
+            "padding='same', or a smaller",
+        ),
         ({"kernels": np.ones((3, 3, 3, 2))}, (8, 8), ValueError, "see 3 channels, but the images"),
         ({"stride": 0}, (8, 8), ValueError, "'stride' parameter"),
     ],

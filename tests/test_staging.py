@@ -106,7 +106,7 @@ def test_normalized_patches():
     [
         (np.full(81, 30_000), 30_000),
         (30_000 + np.arange(81), 30_000),
-        (-500 - np.arange(10), -509),
+        (-5000 - np.arange(10), -5009),
         (np.arange(81), 0),
         (np.zeros(81), 0),
         (np.full(9, np.inf), 0),

@@ -357,8 +357,9 @@ class ClassActivationDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw the evidence into, without the image beside it. If None, a figure of both
-            is made.
+            Axes to draw the evidence into, without the image beside it, best in a figure with
+            ``layout="constrained"``, which has room for the color bar. If None, a figure of both is
+            made.
         cmap : str, default="PuOr_r"
             Diverging color map, whose center stands for no evidence.
 
@@ -381,6 +382,7 @@ class ClassActivationDisplay:
         limit = float(strength.max()) or 1.0
         # The square root makes weak evidence visible as well.
         alpha = 0.9 * np.sqrt(strength / limit)
+        alpha[np.isnan(np.asarray(self.image, np.float64)).any(axis=2)] = 0  # They stay pink.
         shown = show(right, self.evidence, cmap=cmap, vmin=-limit, vmax=limit, alpha=alpha)
         add_color_bar(self.ax_, shown, "evidence per pixel")
         return self
