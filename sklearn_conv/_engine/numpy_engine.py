@@ -421,10 +421,10 @@ def normalize_patches(patches: np.ndarray, eps: float) -> None:
     patches /= deviation
 
 
-def is_offset(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def is_offset(low: np.ndarray, high: np.ndarray, ratio: float = OFFSET_TO_RANGE) -> np.ndarray:
     """Return whether all pixels between two values are near each other and far from 0."""
     # For infinite or very large pixels, the difference overflows, and there is no offset.
-    return np.maximum(low, -high) / OFFSET_TO_RANGE > high - low
+    return np.maximum(low, -high) / ratio > high - low
 
 
 def may_have_offset(windows: BlockWindows, pixels: np.ndarray) -> bool:
@@ -436,7 +436,8 @@ def may_have_offset(windows: BlockWindows, pixels: np.ndarray) -> bool:
     last_row, last_column = (max(1, length - 1) for length in pixels.shape[1:3])
     for part in (pixels[:, ::last_row, ::last_column, :1], pixels[:, :1], pixels):
         low, high = part.min(axis=(1, 2, 3)), part.max(axis=(1, 2, 3))
-        if not is_offset(low, high).any():
+        # The range of a window is smaller than that of its image.
+        if not is_offset(low, high, OFFSET_TO_RANGE / 4).any():
             return False
     return True
 
