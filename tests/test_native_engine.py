@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from time import monotonic
 
@@ -21,7 +20,7 @@ from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES, WindowParameters, place_windows
 from sklearn_conv._engine.layer import Layer, compute_dtype
 from sklearn_conv._engine.native_engine import NativeEngine, divide_map
-from sklearn_conv._engine.native_library import NativeLibrary, library_path
+from sklearn_conv._engine.native_library import NativeLibrary
 from sklearn_conv._engine.numpy_engine import NumpyEngine
 from sklearn_conv._engine.pooling import POOLINGS
 
@@ -376,22 +375,6 @@ sklearn_conv.show_versions()
     monkeypatch.setenv("SKLEARN_CONV_LIBRARY", str(path))
     with pytest.raises(ImportError, match=r"^SKLEARN_CONV_ENGINE=native, but .*library\.so"):
         choice.load("native")
-
-
-@needs_library
-@pytest.mark.skipif(sys.platform != "linux", reason="Libraries of Linux are checked")
-@pytest.mark.parametrize("n_bytes", [0, 1, 19, 63, 64, 1000, 20_000, -1])
-def test_a_library_that_was_cut(n_bytes, tmp_path):
-    """Loading it would end the process with SIGBUS."""
-    path = tmp_path / "library.so"
-    path.write_bytes(library_path().read_bytes()[:n_bytes])
-    with pytest.raises(OSError, match=r"library\.so"):
-        NativeLibrary(path)
-    if n_bytes == 1000:
-        result = run_with(SKLEARN_CONV_LIBRARY=str(path))
-        assert "so NumPy is used instead: " in result.stderr
-        assert "is incomplete: it was cut to 1000 bytes" in result.stderr
-        assert "engine: NumPy" in result.stdout
 
 
 def test_a_missing_library(monkeypatch, tmp_path):

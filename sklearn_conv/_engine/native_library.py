@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from ctypes import CDLL, CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_double, c_int64, c_void_p
 from pathlib import Path
-from struct import unpack_from
 from typing import Any, ClassVar
 
 import numpy as np
@@ -96,7 +95,6 @@ class NativeLibrary:
     """A loaded library; OSError says that it is missing, for other systems or another version."""
 
     def __init__(self, path: Path) -> None:
-        _check_length(path)
         library = CDLL(str(path))
         try:
             library.sklearn_conv_interface.restype = c_int64
@@ -142,22 +140,6 @@ class NativeLibrary:
             and all(side.function in self.functions for side in layer.sides.values())
             and all(pooling in self.poolings for pooling in layer.poolings or ())
         )
-
-
-def _check_length(path: Path) -> None:
-    """Raise OSError if the end of a library of Linux is missing; loading it would end the process.
-
-    The table of the sections, of which the header says where it is, is at the end of the file.
-    """
-    with path.open("rb") as file:
-        header = file.read(64)
-        length = file.seek(0, os.SEEK_END)
-    if header.startswith(b"\x7fELF\x02\x01"):  # 64 bits, little-endian
-        if len(header) == 64:
-            (start,), (entry, n) = unpack_from("<Q", header, 40), unpack_from("<HH", header, 58)
-            if start + entry * n <= length:
-                return
-        raise OSError(f"{path} is incomplete: it was cut to {length} bytes")
 
 
 def library_path() -> Path:
