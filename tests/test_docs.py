@@ -142,6 +142,16 @@ def test_the_table_of_parameters_has_each_of_them_and_its_default():
     assert rows == {name: repr(parameter.default) for name, parameter in parameters.items()}
 
 
+def test_the_page_on_reproducibility_has_all_parameters_and_the_types_of_all_estimators():
+    page = (ROOT / "docs" / "guide" / "reproducibility.md").read_text()
+    lists = page.split("## Parameters changed after fit")[1].split("```")[0]
+    parameters = inspect.signature(StridedConv2DTransformer).parameters
+    assert set(parameters) <= set(re.findall(r"`(\w+)`", lists))
+    ridge = [StreamingRidgeClassifier, StreamingRidge, RBFRidgeClassifier, RBFRidge]
+    for estimator in [StridedConv2DTransformer, *ridge]:
+        assert f"`{estimator.__module__}.{estimator.__qualname__}`" in page
+
+
 def entry_of(name, function):
     """Return the text of a parameter in a docstring."""
     return inspect.getdoc(function).split(f"\n{name} : ")[1].split(" : ")[0]
