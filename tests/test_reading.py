@@ -290,7 +290,7 @@ def test_jpeg_2000_of_many_depths(codec, n_channels, dtype, bits, tmp_path):
 
 
 def test_avif_of_more_than_8_bits(monkeypatch):
-    if not features.check("avif"):
+    if "avif" not in features.modules or not features.check("avif"):
         pytest.skip("Pillow was built without AVIF")
     content = bytearray(encoded(Image.fromarray(PIXELS), "avif"))
     assert read(bytes(content)).shape == PIXELS.shape

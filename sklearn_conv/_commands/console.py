@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from time import monotonic
@@ -17,11 +18,15 @@ class _StandardError(console.Console):
     """Standard error, which nobody may read: the work goes on without messages."""
 
     def out(self, *objects: Any, **options: Any) -> None:
-        with suppress(OSError):
+        try:
             super().out(*objects, **options)
+        except OSError:
+            self.on_broken_pipe()
 
-    def on_broken_pipe(self) -> None:
+    def on_broken_pipe(self) -> None:  # Recent versions of rich call it.
         self.quiet = True
+        with suppress(OSError):  # What is left in a buffer would be written at the end of Python.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 class Console:
