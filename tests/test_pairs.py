@@ -366,7 +366,14 @@ def test_evidence_adds_up_to_decisions(evidence_row):
         if not len(X):
             return
         decide = getattr(pipeline, "decision_function", pipeline.predict)
-        maps, decisions = class_activation_map(pipeline, X), decide(X).reshape(len(X), -1)
+        decisions = decide(X).reshape(len(X), -1)
+        try:
+            maps = class_activation_map(pipeline, X)
+        except UserWarning as warning:
+            # A scaler divides features that are constant but for their rounding by this rounding.
+            if row["dtype"] == "float64" or "only roughly" not in str(warning):
+                raise
+            return
     rounding = 1e-5 * np.abs(maps).sum(axis=(1, 2)) + 1e-5 * np.abs(decisions)
     assert (np.abs(maps.sum(axis=(1, 2)) - decisions) <= rounding).all()
 
