@@ -238,6 +238,18 @@ def test_without_the_extra_a_line_says_what_to_install(run, monkeypatch):
     assert err.count("\n") == 1
 
 
+def test_an_interrupt_during_the_imports_is_one_line(run, monkeypatch):
+    class Interrupt:
+        def find_spec(self, name, path, target=None):
+            raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "sklearn_conv._commands.features")
+    monkeypatch.delattr("sklearn_conv._commands.features")
+    monkeypatch.setattr(sys, "meta_path", [Interrupt()])
+    monkeypatch.setattr("sklearn_conv._commands.main.find_spec", lambda name: name)
+    assert run("features", "--help") == (130, "", "sklearn-conv: interrupted\n")
+
+
 @pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
 def test_closed_and_full_outputs(pictures, tmp_path):

@@ -32,8 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if find_spec("cyclopts") is None:
         print(f"sklearn-conv: error: Cyclopts is not installed; {INSTALL}", file=sys.stderr)
         return FAILED
-    from sklearn_conv._commands import classify, features, options
-    from sklearn_conv._commands.console import Console
+    try:
+        from sklearn_conv._commands import classify, features, options
+        from sklearn_conv._commands.console import Console
+    except KeyboardInterrupt:  # The imports take a second or more.
+        print("sklearn-conv: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
     arguments = sys.argv[1:] if arguments is None else arguments
     commands = {features.features: features.EXAMPLES, classify.classify: classify.EXAMPLES}
