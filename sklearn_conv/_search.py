@@ -30,13 +30,14 @@ from sklearn_conv._warnings import warn
 LEADING = (StridedConv2DTransformer, ImageReader, FeatureUnion, ColumnTransformer, Pipeline)
 """Steps whose results may be shared, if all that they contain are such steps."""
 
-NEVER = ("n_jobs", "verbose", "verbose_feature_names_out")
+NEVER = ("n_jobs", "verbose")
 """Parameters that do not change features."""
 
 METHODS = ["predict", "predict_proba", "predict_log_proba", "decision_function", "score"]
 METHODS += ["score_samples", "transform"]
 
 MEMORY_FRACTION = 0.25
+"""Default of ``max_bytes``, as a fraction of the memory of the machine."""
 
 
 class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
@@ -316,7 +317,9 @@ class _Store:
         """Return a hashable description of a parameter."""
         if hasattr(value, "get_params"):
             params = value.get_params(deep=False)
-            return type(value), *((k, self._describe(params[k])) for k in params if k not in NEVER)
+            output = str(getattr(value, "_sklearn_output_config", ""))  # of set_output
+            described = ((k, self._describe(params[k])) for k in params if k not in NEVER)
+            return type(value), output, *described
         if isinstance(value, list | tuple):
             return type(value), *map(self._describe, value)
         if isinstance(value, str | Integral | float | type(None)):
@@ -382,8 +385,9 @@ def _parts(step: Any) -> list[Any]:
 
 
 def _is_leading(step: Any) -> bool:
-    is_known = step in ("passthrough", "drop", None) if isinstance(step, str | None) else False
-    return is_known or (isinstance(step, LEADING) and all(map(_is_leading, _parts(step))))
+    if isinstance(step, str | None):
+        return step in ("passthrough", "drop", None)
+    return isinstance(step, LEADING) and all(map(_is_leading, _parts(step)))
 
 
 def _is_learned(step: Any) -> bool:

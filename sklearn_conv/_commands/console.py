@@ -15,7 +15,7 @@ PERIOD = 10.0
 
 
 class _StandardError(console.Console):
-    """Standard error, which nobody may read: the work goes on without messages."""
+    """Standard error; if it is a broken pipe, the work goes on without messages."""
 
     def out(self, *objects: Any, **options: Any) -> None:
         try:
