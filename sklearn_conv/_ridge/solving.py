@@ -21,6 +21,7 @@ from sklearn_conv._ridge.moments import Moments, NoSolutionError, Targets
 from sklearn_conv._ridge.products import (
     BLOCK_BYTES,
     SINGLE_FEATURES,
+    Factor,
     correlate,
     factorize,
     multiply,
@@ -32,9 +33,11 @@ SMALLEST_PIVOT = 100 * float(np.finfo(np.float32).eps)
 """Smallest square on the diagonal of a factor of correlations that is trusted in float32. Rounding
 changes it by about a hundredth."""
 
+SMALLEST_COMPLEMENT = 0.01
+"""Smallest difference of 1 and a leverage that is trusted in float32, if float64 is used else."""
+
 TIE = 1e-5
 """Relative difference of scores that is not trusted in float32."""
-
 
 WEIGHT_RANGE = 1e10
 """Ratio of weights above which rounding may spoil the errors of heavy rows: beside them, all other
@@ -269,42 +272,73 @@ def solve_by_products(problem: Problem) -> Iterator[Candidate]:
 
     Ridge regression with ``alpha`` on standardized features is equivalent to ridge regression with
     ``alpha * variance`` on the original features, so the products need not be scaled.
-
-    Of three or more alphas for float32 features, those that may be the best are found by factors of
-    the correlations in float32, which take less time.
     """
     library, sums, alphas = problem.moments.library, problem.moments.sums, problem.search.alphas
-    is_single = problem.moments.kept.rows.dtype == library.xp.float32 and library.has_float64
-    if len(alphas) >= 3 and is_single and problem.scale.shape[0] >= SINGLE_FEATURES:
-        alphas = shortlist_alphas(problem)
-    gram, squares = sums.gram, sums.squares
-    if sums.rest is not None:
-        gram = gram + sums.rest
-    for alpha in alphas:
-        diagonal = squares + alpha * problem.scale**2
-        found = _solve_products(problem, gram, diagonal)
+    gram = sums.gram if sums.rest is None else sums.gram + sums.rest
+
+    def solve_exactly(alpha: float) -> Candidate:
+        found = _solve_products(problem, gram, sums.squares + alpha * problem.scale**2)
         if found is None:
             raise too_small(alpha)
-        yield alpha, *found
+        return alpha, *found
+
+    is_large = problem.scale.shape[0] >= SINGLE_FEATURES and library.has_float64
+    if len(alphas) >= 3 and is_large:
+        yield from _compare_alphas(problem, solve_exactly)
+    else:
+        yield from map(solve_exactly, alphas)
 
 
-def shortlist_alphas(problem: Problem) -> tuple[float, ...]:
-    """Return the alphas that may have the best score, by factors in float32.
+def _compare_alphas(
+    problem: Problem, solve_exactly: Callable[[float], Candidate]
+) -> Iterator[Candidate]:
+    """Solve for the alphas that may have the best score, found by few factors in float32.
 
-    Alphas that are too small for float32 are returned as well.
+    Leave-one-out errors are computed for few alphas. Those for others are interpolated by a
+    polynomial of the logarithm of alpha. The alpha with the best interpolated score is computed
+    next, until no other can be the best if its interpolation is as wrong as the last one was.
+
+    Alphas that are too small for float32 are solved exactly.
     """
-    sums, (alphas, *_) = problem.moments.sums, problem.search
+    alphas, sums = sorted({*problem.search.alphas}), problem.moments.sums
     correlations = correlate(sums.gram, problem.scale)
-    squares = sums.squares / problem.scale**2
-    table = np.full((len(alphas), len(problem.targets.mean)), np.nan)
-    for scores, alpha in zip(table, alphas, strict=True):
-        found = _solve_products(problem, correlations, squares + alpha, problem.scale)
+    squares, last = sums.squares / problem.scale**2, len(alphas) - 1
+    logs = np.log(alphas)
+    errors: dict[int, np.ndarray] = {}
+    scores: dict[int, np.ndarray] = {}
+    unknown = set(range(last + 1))
+
+    def compute(i: int) -> None:
+        unknown.remove(i)
+        found = _solve_products(problem, correlations, squares + alphas[i], problem.scale)
         if found is not None:
-            scores[:] = problem.score(found[1])
-    is_unknown = ~np.isfinite(table)
-    best = np.where(is_unknown, -np.inf, table).max(axis=0)
-    is_possible = is_unknown | (table >= best * (1 + TIE))  # The scores are negative.
-    return tuple(np.array(alphas)[is_possible.any(axis=1)].tolist())
+            errors[i] = found[1]
+            scores[i] = problem.score(found[1])
+
+    def interpolate(i: int) -> np.ndarray:
+        total = np.zeros(())
+        for j in errors:
+            others = [logs[k] for k in errors if k != j]
+            total = total + errors[j] * np.prod((logs[i] - others) / (logs[j] - others))
+        return problem.score(total)
+
+    for i in {1, len(alphas) // 2, last - 1} if last > 2 else range(last + 1):
+        compute(i)
+    margin = np.full(len(problem.targets.mean), np.inf)
+    while unknown and scores:
+        best = np.max([*scores.values()], axis=0)
+        gains = {i: interpolate(i) - best for i in unknown}
+        i = max(gains, key=lambda i: float(np.max(gains[i] + margin)))
+        if (gains[i] + margin < 0).all():
+            break
+        compute(i)
+        if i in scores:
+            margin = np.abs(gains[i] + best - scores[i])
+    left_out = unknown if scores else set()
+    best = np.max([*scores.values()], axis=0, initial=-np.inf)
+    for i in sorted({*range(last + 1)} - left_out):
+        if i not in scores or (scores[i] >= best * (1 + TIE)).any():  # The scores are negative.
+            yield solve_exactly(alphas[i])
 
 
 def _solve_products(
@@ -312,7 +346,8 @@ def _solve_products(
 ) -> tuple[Any, Any] | None:
     """Return coefficients and leave-one-out errors for products of features with a diagonal.
 
-    The leave-one-out error of a row is its residual, divided by 1 minus its leverage.
+    The leave-one-out error of a row is its residual, divided by 1 minus its leverage. Leverages of
+    rows in float32 are computed in float32.
     ``scale`` is what the features of a matrix in float32 were divided by; its factor must have no
     small pivot. Return None if there is no factor.
 
@@ -332,16 +367,26 @@ def _solve_products(
     if not problem.has_errors:
         return coef, None
     kept = xp.astype(problem.center(scale), dtype, copy=False)
-    predicted = to_numpy(multiply(kept, coef))
-    solved = factor.half_solve(kept.T)  # (d, m)
-    leverages = to_numpy(xp.linalg.vecdot(solved, solved, axis=-2))
-    residuals = targets.kept - targets.mean - predicted
-    leverages = moments.kept.weights * (leverages + 1 / moments.sums.weight)
+    residuals = targets.kept - targets.mean - to_numpy(multiply(kept, coef))
+    is_large = kept.shape[1] >= SINGLE_FEATURES and moments.library.has_float64
+    is_single = is_large and moments.kept.rows.dtype == xp.float32
+    leverages = _find_leverages(problem, factor, kept, xp.float32 if is_single else dtype)
+    if scale is None and is_single and not (1 - leverages).min() > SMALLEST_COMPLEMENT:
+        leverages = _find_leverages(problem, factor, kept, dtype)
     if scale is not None and not problem.resolves(1 - leverages, 1e-3):
         return None
     if not problem.resolves(1 - leverages):
         raise too_different()
     return coef, residuals / (1 - leverages)[:, np.newaxis]
+
+
+def _find_leverages(problem: Problem, factor: Factor, kept: Any, dtype: Any) -> np.ndarray:
+    """Return the leverages of the kept rows ``(m,)``, computed in a dtype."""
+    xp, moments = problem.moments.library.xp, problem.moments
+    factor = Factor(xp.astype(factor.triangle, dtype, copy=False))
+    solved = factor.half_solve(xp.astype(kept, dtype).T)  # (d, m)
+    leverages = to_numpy(xp.linalg.vecdot(solved, solved, axis=-2))
+    return moments.kept.weights * (leverages + 1 / moments.sums.weight)
 
 
 def too_small(alpha: float) -> ValueError:
