@@ -276,7 +276,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         n_patches: int = 100_000,
         activation: str | Callable[[np.ndarray], np.ndarray] = "relu",
         pooling: str | Sequence[str] | None = "mean",
-        pool_grid: int | tuple[int, int] = 2,
+        pool_grid: int | tuple[int, int] | list[Any] = 2,
         symmetries: str | None = None,
         power: float = 1.0,
         missing: str = "raise",
@@ -653,7 +653,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
     def _feature_shape(self, parameters: Parameters) -> tuple[int, int, int, int, int]:
         """Return (grid rows, grid columns, poolings, sides * biases, kernels) of the features."""
-        kernels, n_biases, maps = self.kernels_.shape, self._n_biases, parameters.pool_grid
+        kernels, n_biases, maps = self.kernels_.shape, self._n_biases, (1, 1)
         if None in self.image_shape_:
             require_pooling(parameters)
         else:

@@ -86,7 +86,7 @@ def test_features_agree_with_plain_loops(engine, data):
         geometry=place_windows(image, size, windows),
         sides=ACTIVATIONS[activation],
         poolings=None if pooling is None else [POOLINGS[pooling]],
-        pool_grid=grid,
+        pool_grids=[grid],
         eps=eps,
     )
     kernels = layer.kernels - (layer.kernels.mean(axis=(0, 1, 2)) if eps else 0)

@@ -72,7 +72,7 @@ def layers(draw):
         sides=ACTIVATIONS[draw(st.sampled_from(sorted(set(ACTIVATIONS) - {"step"})))],
         eps=eps,
         poolings=None if poolings is None else [POOLINGS[name] for name in poolings],
-        pool_grid=draw(st.tuples(st.integers(1, 5), st.integers(1, 5))),
+        pool_grids=[draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))],
     )
     images = rng.normal(0, 30, (draw(st.integers(1, 5)), *image, c))
     offset = draw(st.sampled_from([0, 20_000]))
@@ -126,7 +126,7 @@ def test_nan_and_infinity_stay_where_they_are(level, activation, pooling):
         geometry=place_windows((6, 30), (2, 2), WindowParameters((1, 1), (0, 0), "edge", (1, 1))),
         sides=ACTIVATIONS[activation],
         poolings=None if pooling is None else [POOLINGS[pooling]],
-        pool_grid=(1, 3),
+        pool_grids=[(1, 3)],
     )
     with np.errstate(all="ignore"):
         expected = compute(NumpyEngine(layer), layer, images)
@@ -151,7 +151,7 @@ def test_nan_in_any_tile_is_the_maximum_of_the_cell(level, place):
         geometry=place_windows((60, 60), (2, 2), WindowParameters((1, 1), (0, 0), "edge", (1, 1))),
         sides=ACTIVATIONS["identity"],
         poolings=[POOLINGS["max"]],
-        pool_grid=(1, 1),
+        pool_grids=[(1, 1)],
     )
     assert np.isnan(compute(NativeEngine(layer, choice.LIBRARY, level), layer, images)).all()
 
@@ -170,7 +170,7 @@ def test_normalized_windows_with_a_large_offset(level):
         sides=ACTIVATIONS["identity"],
         eps=0.01,
         poolings=None,
-        pool_grid=(1, 1),
+        pool_grids=[(1, 1)],
     )
     exact = replace(
         layer, **{name: getattr(layer, name).astype("f8") for name in ("kernels", "offset", "bias")}
