@@ -17,7 +17,7 @@ from sklearn_conv._engine.geometry import Grid, Span, cut_span
 from sklearn_conv._engine.layer import Advance, Engine, Layer, ignore
 from sklearn_conv._engine.pooling import Pooling, as_joined, find_reduction
 
-BLOCK_BYTES = 2**22
+BLOCK_BYTES = 2**21
 """Approximate size of the elementary cells of a block of images."""
 
 MAX_RATIO = 4
@@ -61,6 +61,7 @@ class PyramidEngine:
                     n_jobs,
                     lambda m: advance(Fraction(m) / n_passes),
                 )
+                joined = self._library.xp.astype(joined, self._library.widest)
                 for grid in grids:
                     last = first + prod(map(len, grid))
                     self._finish(
@@ -74,12 +75,9 @@ class PyramidEngine:
         n_positions = self._library.put(np.multiply.outer(rows, columns).astype(np.float64))
         for p, (join, finish) in enumerate(self._layer.poolings or ()):
             values = joined[:, :, :, self._joins.index(join), ...]
-            values = self._library.xp.astype(values, self._library.widest)
             for axis, cells in enumerate(grid):
                 starts = [start for start, _ in elementary[axis]]
-                spans = [
-                    (bisect_left(starts, start), bisect_left(starts, stop)) for start, stop in cells
-                ]
+                spans = [tuple(bisect_left(starts, edge) for edge in cell) for cell in cells]
                 values = self._join(join, values, axis + 1, spans)
             features = finish(values, n_positions[:, :, None, None])
             features = self._library.xp.astype(features, out.dtype, copy=False)
