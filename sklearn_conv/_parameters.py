@@ -247,15 +247,16 @@ def _check_pooling(owner: str, pooling: Any) -> list[str] | None:
 
 def _check_pool_grids(owner: str, pool_grid: Any) -> list[tuple[int, int]]:
     """Check a grid or a list of grids, and return the (rows, columns) of each."""
-    otherwise = ", or a list of different grids, of which each is an integer or a tuple"
-    if not isinstance(pool_grid, list):
-        return [check_pair(owner, "pool_grid", pool_grid, 1, otherwise=otherwise)]
-    rule = "an integer, a tuple (rows, columns)" + otherwise
-    has_type = not any(isinstance(grid, list) for grid in pool_grid)
-    require(owner, "pool_grid", pool_grid, rule, has_type)
-    grids = [check_pair(owner, "pool_grid", grid, 1, otherwise=otherwise) for grid in pool_grid]
-    require(owner, "pool_grid", pool_grid, rule, True, 0 < len(grids) == len({*grids}))
-    return grids
+    otherwise = ", or a list of different grids, each an integer or a tuple (rows, columns)"
+    grids = pool_grid if isinstance(pool_grid, list) else [pool_grid]
+    has_type = not any(isinstance(grid, list) for grid in grids)
+    pairs = [
+        check_pair(owner, "pool_grid", grid, 1, otherwise=otherwise) for grid in grids if has_type
+    ]
+    is_valid = 0 < len(pairs) == len({*pairs})
+    rule = f"an integer of at least 1 or a (rows, columns) pair of such integers{otherwise}"
+    require(owner, "pool_grid", pool_grid, rule, has_type, is_valid)
+    return pairs
 
 
 def check_random_state(owner: str, random_state: Any) -> None:
