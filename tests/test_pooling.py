@@ -4,18 +4,15 @@ import pytest
 from helpers import small_blocks
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_engine_interface import empty_result, make_layer
 
 from sklearn_conv import StridedConv2DTransformer
 from sklearn_conv._engine import choice
 from sklearn_conv._engine.activation import ACTIVATIONS
-from sklearn_conv._engine.numpy_engine import NumpyEngine
 from sklearn_conv._engine.pooling import (
     POOLINGS,
     join_parts,
     join_positions,
 )
-from sklearn_conv._engine.pyramid import PyramidEngine
 
 VALUES = np.random.default_rng(0).standard_normal((10, 3, 4))  # (positions, b, k)
 
@@ -109,29 +106,3 @@ def test_one_grid_in_a_list_is_this_grid(engine, missing, monkeypatch):
     expected = transformer.transform(images)
     features = transformer.set_params(pool_grid=[(2, 3)]).transform(images)
     np.testing.assert_array_equal(features, expected)
-
-
-@pytest.mark.parametrize(
-    ("grids", "n_engines"),
-    [([(1, 1), (2, 2), (4, 4)], 1), ([(4, 6), (5, 7)], 1), ([(1, 8), (9, 1)], 2)],
-)
-def test_responses_are_computed_once_unless_there_would_be_too_many_cells(grids, n_engines):
-    made = []
-
-    def make(layer):
-        made.append(layer)
-        return NumpyEngine(layer)
-
-    poolings = [POOLINGS["max"], POOLINGS["mean"], POOLINGS["sum"]]
-    layer = make_layer(poolings=poolings, pool_grids=grids)
-    out, n_done = empty_result(layer, 3), []
-    images = np.random.default_rng(0).normal(size=(3, 9, 8, 2))
-    PyramidEngine(layer, make).compute(images, out, advance=n_done.append)
-    assert len(made) == n_engines
-    assert sum(n_done) == 3
-    for grid, place in zip(grids, np.cumsum([np.prod(grid) for grid in grids]), strict=True):
-        single = make_layer(poolings=poolings, pool_grids=[grid])
-        expected = empty_result(single, 3)
-        NumpyEngine(single).compute(images, expected)
-        part = out[:, 0, place - np.prod(grid) : place].reshape(expected.shape)
-        np.testing.assert_allclose(part, expected, rtol=1e-12, atol=1e-12)

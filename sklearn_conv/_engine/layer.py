@@ -65,9 +65,9 @@ class Layer:
     poolings: Sequence[Pooling] | None = None
     """If None, maps are not pooled."""
     pool_grids: Sequence[tuple[Axis, Axis]] = ((1, 1),)
-    """Cells of each grid along rows and columns. Features of several grids have a single row, with
-    the cells of one grid after those of the other. `PyramidEngine` makes such layers from others.
-    """
+    """Cells of each grid along rows and columns. Features of several grids have a single row: the
+    cells of the first grid, then those of the next one. `PyramidEngine` and `MissingEngine` alone
+    support several grids."""
 
     @property
     def base(self) -> Any:

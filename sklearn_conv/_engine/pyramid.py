@@ -21,8 +21,8 @@ BLOCK_BYTES = 2**22
 """Approximate size of the elementary cells of a block of images."""
 
 JOINED_BYTES = 2**18
-"""Approximate size of the elementary cells that are joined at a time, so that they stay in the
-cache."""
+"""Approximate size of the elementary cells that are joined at a time, for arrays of NumPy, so that
+they stay in the cache."""
 
 MAX_RATIO = 4
 """Maximum number of elementary cells for each cell of the grids. With more, which takes grids such
@@ -47,8 +47,8 @@ class PyramidEngine:
     """Engine for several pool grids.
 
     The edges of all grids divide the map into elementary cells, over which an engine that ``make``
-    makes joins the responses. Their sums and maxima are joined to those of the finest grid, and
-    these to those of coarser grids, if their edges allow it.
+    makes joins the responses. The cells of each grid are joined from those of the coarsest finer
+    grid that has all of its edges, or from the elementary cells.
     """
 
     def __init__(self, layer: Layer, make: Callable[[Layer], Engine]) -> None:
@@ -73,7 +73,7 @@ class PyramidEngine:
         n_numbers = max(prod(joining.out_shape(1)) for joining, _, _ in self._passes)
         length, n_joined = (
             max(1, n_bytes // (n_numbers * np.dtype(np.float32).itemsize))
-            for n_bytes in (BLOCK_BYTES, JOINED_BYTES)
+            for n_bytes in (BLOCK_BYTES, JOINED_BYTES if self._library.xp is np else BLOCK_BYTES)
         )
         for start, stop in cut_span((0, out.shape[0]), length):
             for joining, engine, steps in self._passes:
@@ -88,9 +88,10 @@ class PyramidEngine:
                     self._finish(joined[i:j, ...], steps, out[start + i : start + j, ...])
 
     def _plan(self, elementary: Grid, group: Sequence[tuple[Grid, slice]]) -> list[Step]:
+        """Return the steps for grids and their places in the features, the finest grid first."""
         grids, steps = [elementary], []
         for grid, place in sorted(group, key=lambda each: each[1].start - each[1].stop):
-            # The coarsest grid that has all edges; grids whose cells overlap are no sources.
+            # A grid whose cells overlap differs from what is cut, so it is never a source.
             source = max(i for i, other in enumerate(grids) if _cut([other, grid]) == other)
             rows, columns = (
                 [(bisect_left(axis, (start,)), bisect_left(axis, (stop,))) for start, stop in spans]
