@@ -53,7 +53,7 @@ class BatchComputer:
                 poolings=None
                 if parameters.poolings is None
                 else [POOLINGS[name] for name in parameters.poolings],
-                pool_grid=parameters.pool_grid,
+                pool_grids=parameters.pool_grids,
             )
             if len(geometries) == 1 and parameters.power == 1:
                 return make(layer)

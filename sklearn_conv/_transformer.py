@@ -129,10 +129,15 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Reduction of the activated responses in a cell to one number. A list produces one feature
         for each of its elements. With None, responses are not pooled, ``pool_grid`` is ignored, and
         each activated response is a feature.
-    pool_grid : int or (rows, columns), default=2
+    pool_grid : int, (rows, columns) or list of these, default=2
         Number of cells into which each map is divided along each axis. Along an axis with L
         responses, cell i of m is ``[i*L//m, max(i*L//m + 1, (i+1)*L//m))``. Cells are never empty,
-        and overlap only if L < m.
+        and overlap only if L < m. A list contains several different grids.
+
+        With ``[1, 2, 4]``, a spatial pyramid, features are pooled over 1 + 4 + 16 cells, from
+        responses that are computed once. A tuple is always a single grid: ``(2, 4)`` has two rows
+        and four columns, and ``[2, 4]`` means ``(2, 2)`` and ``(4, 4)``. Several grids need
+        ``flatten=True``.
     symmetries : {"mirror", "dihedral"} or None, default=None
         Images over which each feature is averaged: with "mirror", the image and its mirror image
         with left and right exchanged; with "dihedral", the eight mirrored and turned images of a
@@ -154,7 +159,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     flatten : bool, default=True
         Whether each image becomes one row of features. If False, the features keep the shape of
         the grid, ``(n, rows, columns, features of a cell)``, and can be passed as images to a
-        second transformer; use a fine ``pool_grid`` in the first one.
+        second transformer; use a single, fine ``pool_grid`` in the first one.
     image_shape : (h, w), (h, w, c), "any" or None, default=None
         Shape of the images in a 2-D X. If None, a row of s*s numbers is interpreted as an image of
         shape ``(s, s, 1)``, and any other row of d numbers as an image with a single row of pixels,
@@ -211,7 +216,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     -----
     The features of an image are an array of shape ``(grid rows, grid columns, poolings, sides,
     n_biases, n_kernels)``, flattened in C order. "split" has two sides; all other activations have
-    one. `get_feature_names_out` returns the name of each feature.
+    one. With several grids, the features of each grid follow those of the grid before it in the
+    list. `get_feature_names_out` returns the name of each feature.
 
     Changing a parameter that only ``fit`` uses has no effect on a fitted transformer:
     ``n_kernels``, ``kernel_size``, ``kernels``, ``bias``, ``n_biases``, ``normalize_patches``,
@@ -232,6 +238,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     Deep Convolutional Kernels Methods" (2021).
     F. Perronnin, J. Sánchez and T. Mensink, "Improving the Fisher Kernel for Large-Scale Image
     Classification" (2010): powers of features.
+    S. Lazebnik, C. Schmid and J. Ponce, "Beyond Bags of Features: Spatial Pyramid Matching for
+    Recognizing Natural Scene Categories" (2006): several grids.
 
     Examples
     --------
@@ -276,7 +284,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         n_patches: int = 100_000,
         activation: str | Callable[[np.ndarray], np.ndarray] = "relu",
         pooling: str | Sequence[str] | None = "mean",
-        pool_grid: int | tuple[int, int] = 2,
+        pool_grid: int | tuple[int, int] | list[Any] = 2,
         symmetries: str | None = None,
         power: float = 1.0,
         missing: str = "raise",
@@ -555,7 +563,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         -------
         names : ndarray of str
             Names such as "kernel003_mean_r0_c1", in the order of the flattened features. With
-            several biases, they are such as "kernel003_bias0_mean_r0_c1".
+            several biases, they are such as "kernel003_bias0_mean_r0_c1", and with several grids
+            such as "kernel003_mean_2x2_r0_c1".
 
         Raises
         ------
@@ -653,7 +662,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
     def _feature_shape(self, parameters: Parameters) -> tuple[int, int, int, int, int]:
         """Return (grid rows, grid columns, poolings, sides * biases, kernels) of the features."""
-        kernels, n_biases, maps = self.kernels_.shape, self._n_biases, parameters.pool_grid
+        kernels, n_biases, maps = self.kernels_.shape, self._n_biases, (1, 1)
         if None in self.image_shape_:
             require_pooling(parameters)
         else:
