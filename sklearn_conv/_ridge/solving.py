@@ -282,11 +282,46 @@ def solve_by_products(problem: Problem) -> Iterator[Candidate]:
             raise too_small(alpha)
         return alpha, *found
 
-    is_large = problem.scale.shape[0] >= SINGLE_FEATURES and library.has_float64
-    if len(alphas) >= 3 and is_large:
-        yield from _compare_alphas(problem, solve_exactly)
-    else:
+    if len(alphas) < 3 or not library.has_float64:
         yield from map(solve_exactly, alphas)
+    elif problem.scale.shape[0] < SINGLE_FEATURES:
+        yield from _diagonalize(problem, gram) or map(solve_exactly, alphas)
+    else:
+        yield from _compare_alphas(problem, solve_exactly)
+
+
+def _diagonalize(problem: Problem, gram: Any) -> list[Candidate]:
+    """Solve for all alphas by the eigenvectors of the correlations of few features.
+
+    Return an empty list if an alpha is too small to be told from the rounding of the eigenvalues.
+    """
+    moments, targets, scale = problem.moments, problem.targets, problem.scale
+    library, alphas = moments.library, problem.search.alphas
+    xp, (d,) = library.xp, scale.shape
+    correlations = gram / scale / scale[:, None]  # The lower triangle is used.
+    for i in problem.constant:
+        correlations[i, :] = correlations[:, i] = 0
+    is_diagonal = xp.eye(d, dtype=xp.bool, device=library.device)
+    squares = (moments.sums.squares / scale**2)[:, None]
+    values, vectors = xp.linalg.eigh(xp.where(is_diagonal, squares, correlations))
+    if min(alphas) < d * float(xp.finfo(values.dtype).eps) * float(values[-1]):
+        return []
+    right = vectors.T @ (targets.products.T / scale[:, None])  # (d, k)
+    rows = problem.center(scale) @ vectors  # (m, d)
+    squared = rows**2
+    candidates: list[Candidate] = []
+    for alpha in alphas:
+        inverse = 1 / (values + alpha)
+        residuals = targets.kept - targets.mean - to_numpy(rows @ (inverse[:, None] * right))
+        leverages = to_numpy(squared @ inverse) + 1 / moments.sums.weight
+        complements = 1 - moments.kept.weights * leverages
+        if not problem.resolves(complements):
+            raise too_different()
+        coef = (vectors @ (inverse[:, None] * right)) / scale[:, None]
+        for i in problem.constant:
+            coef[i, :] = 0
+        candidates.append((alpha, coef, residuals / complements[:, np.newaxis]))
+    return candidates
 
 
 def _compare_alphas(
