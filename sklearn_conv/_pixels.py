@@ -18,6 +18,9 @@ N_VALUES = 8192
 MIN_PLACES = 64
 """Minimum number of pixels in a sample, whatever the number of channels."""
 
+GRID = 4
+"""Number of rows and columns of the pixels that `grid_pixels` takes of each image."""
+
 PLACES = np.arange(N_VALUES) * np.power(1.2207440846057596, [[-1], [-2], [-3]]) % 1
 """Evenly spread points of the unit cube, (3, N_VALUES).
 
@@ -152,6 +155,15 @@ def sample_pixels(images: Any) -> np.ndarray:
     *axes, c = images.shape
     places = _spread_places(tuple(axes), max(MIN_PLACES, N_VALUES // c))
     return take_pixels(images, *places)
+
+
+def grid_pixels(images: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of some images, all if they are few, and 16 pixels of each, (n, 16, c)."""
+    n, h, w, _ = images.shape
+    numbers = np.arange(n) if n <= N_VALUES else np.linspace(0, n - 1, N_VALUES, dtype=np.intp)
+    y, x = ((np.arange(GRID) + 0.5) * [[h], [w]] / GRID).astype(np.intp)
+    places = numbers[:, np.newaxis], np.repeat(y, GRID), np.tile(x, GRID)
+    return numbers, take_pixels(images, *np.broadcast_arrays(*places))
 
 
 @lru_cache(maxsize=8)

@@ -9,6 +9,7 @@ warning is a UserWarning.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,9 @@ from sklearn_conv._pixels import (
     find_infinite,
     find_missing,
     find_not_finite,
+    grid_pixels,
     sample_pixels,
+    to_numpy,
 )
 from sklearn_conv._warnings import warn
 
@@ -48,6 +51,31 @@ FEW_IMAGES = 3
 MANY_IMAGES = 8
 """Number of images that are not all dark by chance."""
 
+BLANK = 0.9
+"""Fraction of equal pixels in images that are nearly constant."""
+
+MIN_COLORS = 32
+"""Number of images in ``fit`` whose colors show how different the colors of images may be."""
+
+DARK = 0.1
+"""Fraction of the mean color that is added before the logarithm, because black has none."""
+
+MAX_CHANNELS = 4
+"""Number of channels up to which each order is tried."""
+
+FAR_COLORS = 2
+"""Colors in another order have squared distances that are larger by this factor than in ``fit``,
+and than in the right order."""
+
+FEW_FAR, FAR_FRACTION = 2, 0.15
+"""Number and fraction of images whose colors must be farther away than those of any in ``fit``."""
+
+FEW_BRIGHTER, BRIGHTER_FRACTION = 3, 0.25
+"""Number and fraction of images that must be brighter, or darker, than all in ``fit``."""
+
+MIN_FACTOR = 1.5
+"""Factor by which images are brighter or darker than in ``fit``."""
+
 
 class Values(NamedTuple):
     """What `sample_pixels` found, as numbers that can be stored on an estimator."""
@@ -58,6 +86,25 @@ class Values(NamedTuple):
     """Largest absolute value."""
     is_whole: bool
     """Whether all values are whole numbers."""
+    has_blank: bool = False
+    """Whether some images are constant, or nearly so."""
+    colors: tuple | None = None
+    """`Colors` as a tuple; None if there are too few images, or negative values."""
+
+
+class Colors(NamedTuple):
+    """The colors of images, which are the logarithms of the means of their channels."""
+
+    level: float
+    """Mean over all channels, before the logarithm."""
+    center: tuple[float, ...]
+    """Mean color, (c,)."""
+    precision: tuple[tuple[float, ...], ...]
+    """Inverse of the covariance matrix, (c, c)."""
+    farthest: float
+    """Largest squared Mahalanobis distance of an image."""
+    darkest: float
+    brightest: float
 
 
 def warn_of_mistakes(
@@ -82,7 +129,17 @@ def warn_of_mistakes(
     message, values = _split_fill(pixels)
     if message:
         warn(message)
-    return _describe_values(values)
+    found = _describe_values(values)
+    if found is None:
+        return None
+    numbers, grid = grid_pixels(images)
+    blank = np.zeros(len(grid))
+    if tuple(images.shape) == tuple(shape):  # and not windows
+        blank = _measure_blank(images, numbers, grid)
+        if (blank < 1).any():
+            warn_of_constant(blank, numbers, "")
+    colors = None if message else _describe_colors(_mean_colors(grid[blank < 1]))
+    return found._replace(has_blank=bool((blank > BLANK).any()), colors=colors)
 
 
 def warn_of_layout(X_shape: tuple[int, ...], shape: ImageShape, is_fit: bool) -> None:
@@ -142,6 +199,127 @@ def warn_of_units(seen: Values, values: Values, n_images: int) -> bool:
     return True
 
 
+def warn_of_colors(seen: Colors, colors: np.ndarray) -> bool:
+    """Warn if channels are in another order than in ``fit``, or images brighter or darker.
+
+    ``colors`` are the means of the channels of each image, (n, c). Return whether there was a
+    warning. Another class also has other colors, but images of all classes were in ``fit``, so some
+    images must be beyond all that were seen there.
+    """
+    if len(colors) < MANY_IMAGES:
+        return False
+    logs = _log_colors(colors, seen.level)
+    center = np.array(seen.center)
+    distances = _square_distances(logs, seen)
+    n_far = np.count_nonzero(distances > seen.farthest)
+    if (
+        distances.mean() > FAR_COLORS * len(center)  # In fit, their mean is the number of channels.
+        and n_far >= max(FEW_FAR, FAR_FRACTION * len(logs))
+    ):
+        orders = [list(order) for order in permutations(range(len(center)))]
+        means = [_square_distances(logs[:, order], seen).mean() for order in orders]
+        best = int(np.argmin(means))
+        if means[best] < means[0] / FAR_COLORS:
+            warn(
+                f"The channels of X seem to be in another order than in fit: their means are about "
+                f"{_shown(logs.mean(axis=0), seen)}, but were {_shown(center, seen)} in fit. Use "
+                "the same order in both, for example RGB; X[..., "
+                f"{orders[best]}] has the order of fit."
+            )
+            return True
+    shifts = logs.mean(axis=0) - center
+    shift, brightness = shifts.mean(), logs.mean(axis=1)
+    is_far = brightness > seen.brightest if shift > 0 else brightness < seen.darkest
+    if (
+        abs(shift) < np.log(MIN_FACTOR)
+        or np.ptp(shifts) > abs(shift) / 3
+        or is_far.sum() < max(FEW_BRIGHTER, BRIGHTER_FRACTION * len(logs))
+    ):
+        return False
+    word = "brighter" if shift > 0 else "darker"
+    warn(
+        f"The images of X are {word} than in fit: the means of their channels are about "
+        f"{_shown(logs.mean(axis=0), seen)}, but were {_shown(center, seen)} in fit, and "
+        f"{is_far.mean():.0%} of the images are {word} than all in fit. Scale X as in fit, or fit "
+        "on images of this brightness, too."
+    )
+    return True
+
+
+def _shown(logs: np.ndarray, seen: Colors) -> str:
+    """Return a mean color as numbers."""
+    return ", ".join(f"{value:.3g}" for value in np.exp(logs) - DARK * seen.level)
+
+
+def _square_distances(logs: np.ndarray, seen: Colors) -> np.ndarray:
+    """Return the squared Mahalanobis distances of colors, (n, c) -> (n,)."""
+    if not seen.precision:
+        return np.zeros(len(logs))
+    differences = logs - seen.center
+    return np.einsum("ni,ij,nj->n", differences, seen.precision, differences)
+
+
+def _log_colors(colors: np.ndarray, level: float) -> np.ndarray:
+    return np.log(np.maximum(colors, 0) + DARK * level)
+
+
+def _mean_colors(grid: np.ndarray) -> np.ndarray:
+    """Return the means of pixels, (n, p, c) -> (n, c), of images whose pixels are all finite."""
+    colors = grid.mean(axis=1, dtype=np.float64)
+    return colors[np.isfinite(colors).all(axis=1)]
+
+
+def _describe_colors(colors: np.ndarray) -> tuple | None:
+    """Return `Colors` of images as a tuple, so that a file of an estimator refers to no class."""
+    if len(colors) < MIN_COLORS or colors.min() < 0 or not colors.any():
+        return None
+    level = colors.mean()
+    logs = _log_colors(colors, level)
+    found = Colors(float(level), tuple(logs.mean(axis=0).tolist()), (), 0.0, *_range(logs))
+    if 1 < colors.shape[1] <= MAX_CHANNELS:
+        noise = 0.02**2 * np.eye(colors.shape[1])
+        precision = np.linalg.inv(np.cov(logs, rowvar=False) + noise)
+        found = found._replace(precision=tuple(map(tuple, precision.tolist())))
+        found = found._replace(farthest=float(_square_distances(logs, found).max()))
+    return tuple(found)
+
+
+def _range(logs: np.ndarray) -> tuple[float, float]:
+    brightness = logs.mean(axis=1)
+    return float(brightness.min()), float(brightness.max())
+
+
+def warn_of_constant(blank: np.ndarray, names: np.ndarray, unlike: str) -> bool:
+    """Warn of images whose pixels are all equal; return whether there was a warning.
+
+    ``blank`` is the fraction of equal pixels in the images with the numbers ``names``. If some are
+    nearly constant, such images are usual: small parts of masks, for example.
+    """
+    found = names[blank == 1]
+    if not len(found) or ((blank > BLANK) & (blank < 1)).any():
+        return False
+    shown = ", ".join(f"X[{i}]" for i in found[:5]) + " and others" * (len(found) > 5)
+    warn(
+        f"X contains constant images, {len(found)} of {len(names)}{unlike}: {shown}. All pixels of "
+        "each are equal, as in files that are black, empty or damaged. Check these images, and "
+        "leave them out, because their features say nothing about a class."
+    )
+    return True
+
+
+def _measure_blank(images: Any, numbers: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """Return which fraction of the pixels of ``images[numbers]`` is equal, (n,).
+
+    It is 0 if ``grid``, a few pixels of each image, shows that it is small.
+    """
+    blank = (np.isfinite(grid) & (grid == grid[:, :1])).all(axis=(1, 2)).astype(np.float64)
+    if min(images.shape[1:3]) < MIN_SIDE:
+        blank[:] = 0
+    for i in np.flatnonzero(blank):
+        blank[i] = (to_numpy(images[int(numbers[i])]) == grid[i, 0]).mean()
+    return blank
+
+
 def find_overflow(features: Any, images: Any, ignores_missing: bool) -> np.ndarray:
     """Return the indices of images with features that are not finite.
 
@@ -178,9 +356,27 @@ class TransformWatch:
         self._seen = None if seen is None else Values(*seen)
         self._has_warned_of_fill = False
         self._has_warned_of_units = False
+        self._has_warned_of_constant = self._seen is not None and self._seen.has_blank
+        self._has_warned_of_colors = self._seen is None or self._seen.colors is None
 
-    def look(self, images: Any) -> None:
-        """Look at a batch, (b, h, w, c)."""
+    def look(self, images: Any, names: Sequence[int]) -> None:
+        """Look at a batch, (b, h, w, c); ``names`` are the numbers of its images in X."""
+        self._look_at_values(images)
+        if self._has_warned_of_constant and self._has_warned_of_colors:
+            return
+        numbers, grid = grid_pixels(images)
+        blank = _measure_blank(images, numbers, grid)
+        if not self._has_warned_of_constant:
+            self._has_warned_of_constant = warn_of_constant(
+                blank, np.asarray(names)[numbers], ", but there were none in fit"
+            )
+        if not (self._has_warned_of_colors or self._has_warned_of_fill or self._has_warned_of_units):
+            self._has_warned_of_colors = warn_of_colors(
+                Colors(*self._seen.colors), _mean_colors(grid[blank < 1])
+            )
+
+    def _look_at_values(self, images: Any) -> None:
+        """Look for fill values and other units."""
         if self._has_warned_of_fill and self._has_warned_of_units:
             return
         message, values = _split_fill(sample_pixels(images))
