@@ -19,7 +19,7 @@ MIN_PLACES = 64
 """Minimum number of pixels in a sample, whatever the number of channels."""
 
 GRID = 4
-"""Number of rows and columns of the pixels that `grid_pixels` takes of each image."""
+"""Number of rows and columns of the pixels of each image that are compared."""
 
 PLACES = np.arange(N_VALUES) * np.power(1.2207440846057596, [[-1], [-2], [-3]]) % 1
 """Evenly spread points of the unit cube, (3, N_VALUES).
@@ -157,13 +157,42 @@ def sample_pixels(images: Any) -> np.ndarray:
     return take_pixels(images, *places)
 
 
-def grid_pixels(images: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of some images, all if they are few, and 16 pixels of each, (n, 16, c)."""
-    n, h, w, _ = images.shape
-    numbers = np.arange(n) if n <= N_VALUES else np.linspace(0, n - 1, N_VALUES, dtype=np.intp)
-    y, x = ((np.arange(GRID) + 0.5) * [[h], [w]] / GRID).astype(np.intp)
-    places = numbers[:, np.newaxis], np.repeat(y, GRID), np.tile(x, GRID)
-    return numbers, take_pixels(images, *np.broadcast_arrays(*places))
+def grid_pixels(images: Any, most: int) -> np.ndarray:
+    """Return 16 pixels of each image, (n, 16, c), or of ``most`` evenly spread images."""
+    n = images.shape[0]
+    # Fractions of the golden ratio do not meet the same class each time where classes alternate.
+    numbers = np.arange(n) if n <= most else np.arange(most) * 0.6180339887498949 % 1 * n
+    places = numbers.astype(np.intp)[:, np.newaxis], *_grid(images)
+    return take_pixels(images, *np.broadcast_arrays(*places))
+
+
+def measure_blank(images: Any) -> np.ndarray:
+    """Return which fraction of its pixels equals the others in each image, (n,).
+
+    It is 0 if 16 pixels of the image differ.
+    """
+    numbers, pixels = np.arange(images.shape[0]), None
+    y, x = _grid(images)
+    for k in np.arange(y.size) * 7 % y.size:  # Neighbors are more similar.
+        others = take_pixels(
+            images, numbers, np.full_like(numbers, y[k]), np.full_like(numbers, x[k])
+        )
+        pixels = others if pixels is None else pixels
+        is_same = (others == pixels).all(axis=1)
+        numbers, pixels = numbers[is_same], pixels[is_same]
+        if not len(numbers):
+            break
+    blank = np.zeros(images.shape[0])
+    for i, pixel in zip(numbers.tolist(), pixels, strict=True):
+        blank[i] = np.isfinite(pixel).all() * (to_numpy(images[i, ...]) == pixel).mean()
+    return blank
+
+
+def _grid(images: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows and columns of 16 evenly spread pixels of an image."""
+    _, h, w, _ = images.shape
+    y, x = (np.arange(0.5, GRID) * [[h], [w]] / GRID).astype(np.intp)
+    return np.repeat(y, GRID), np.tile(x, GRID)
 
 
 @lru_cache(maxsize=8)

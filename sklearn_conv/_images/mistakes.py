@@ -22,8 +22,8 @@ from sklearn_conv._pixels import (
     find_missing,
     find_not_finite,
     grid_pixels,
+    measure_blank,
     sample_pixels,
-    to_numpy,
 )
 from sklearn_conv._warnings import warn
 
@@ -53,6 +53,9 @@ MANY_IMAGES = 8
 
 BLANK = 0.9
 """Fraction of equal pixels in images that are nearly constant."""
+
+COLORS_IN_FIT, COLORS = 4096, 128
+"""Largest numbers of images whose colors are compared: those in ``fit``, and of a batch."""
 
 MIN_COLORS = 32
 """Number of images in ``fit`` whose colors show how different the colors of images may be."""
@@ -132,13 +135,12 @@ def warn_of_mistakes(
     found = _describe_values(values)
     if found is None:
         return None
-    numbers, grid = grid_pixels(images)
-    blank = np.zeros(len(grid))
+    blank = np.zeros(1)
     if tuple(images.shape) == tuple(shape):  # and not windows
-        blank = _measure_blank(images, numbers, grid)
+        blank = _measure_blank(images)
         if (blank < 1).any():
-            warn_of_constant(blank, numbers, "")
-    colors = None if message else _describe_colors(_mean_colors(grid[blank < 1]))
+            warn_of_constant(blank, range(len(blank)), "")
+    colors = None if message else _describe_colors(_mean_colors(images, COLORS_IN_FIT))
     return found._replace(has_blank=bool((blank > BLANK).any()), colors=colors)
 
 
@@ -240,8 +242,8 @@ def warn_of_colors(seen: Colors, colors: np.ndarray) -> bool:
     warn(
         f"The images of X are {word} than in fit: the means of their channels are about "
         f"{_shown(logs.mean(axis=0), seen)}, but were {_shown(center, seen)} in fit, and "
-        f"{is_far.mean():.0%} of the images are {word} than all in fit. Scale X as in fit, or fit "
-        "on images of this brightness, too."
+        f"about {is_far.mean():.0%} of the images are {word} than all in fit. Scale X as in fit, "
+        "or fit on images of this brightness, too."
     )
     return True
 
@@ -263,10 +265,11 @@ def _log_colors(colors: np.ndarray, level: float) -> np.ndarray:
     return np.log(np.maximum(colors, 0) + DARK * level)
 
 
-def _mean_colors(grid: np.ndarray) -> np.ndarray:
-    """Return the means of pixels, (n, p, c) -> (n, c), of images whose pixels are all finite."""
+def _mean_colors(images: Any, most: int) -> np.ndarray:
+    """Return the means of the channels, (n, c), of images that are neither constant nor missing."""
+    grid = grid_pixels(images, most)
     colors = grid.mean(axis=1, dtype=np.float64)
-    return colors[np.isfinite(colors).all(axis=1)]
+    return colors[np.isfinite(colors).all(axis=1) & (grid != grid[:, :1]).any(axis=(1, 2))]
 
 
 def _describe_colors(colors: np.ndarray) -> tuple | None:
@@ -289,14 +292,14 @@ def _range(logs: np.ndarray) -> tuple[float, float]:
     return float(brightness.min()), float(brightness.max())
 
 
-def warn_of_constant(blank: np.ndarray, names: np.ndarray, unlike: str) -> bool:
+def warn_of_constant(blank: np.ndarray, names: Sequence[int], unlike: str) -> bool:
     """Warn of images whose pixels are all equal; return whether there was a warning.
 
     ``blank`` is the fraction of equal pixels in the images with the numbers ``names``. If some are
     nearly constant, such images are usual: small parts of masks, for example.
     """
-    found = names[blank == 1]
-    if not len(found) or ((blank > BLANK) & (blank < 1)).any():
+    found = [names[i] for i in np.flatnonzero(blank == 1)]
+    if not found or ((blank > BLANK) & (blank < 1)).any():
         return False
     shown = ", ".join(f"X[{i}]" for i in found[:5]) + " and others" * (len(found) > 5)
     warn(
@@ -307,17 +310,10 @@ def warn_of_constant(blank: np.ndarray, names: np.ndarray, unlike: str) -> bool:
     return True
 
 
-def _measure_blank(images: Any, numbers: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Return which fraction of the pixels of ``images[numbers]`` is equal, (n,).
-
-    It is 0 if ``grid``, a few pixels of each image, shows that it is small.
-    """
-    blank = (np.isfinite(grid) & (grid == grid[:, :1])).all(axis=(1, 2)).astype(np.float64)
+def _measure_blank(images: Any) -> np.ndarray:
     if min(images.shape[1:3]) < MIN_SIDE:
-        blank[:] = 0
-    for i in np.flatnonzero(blank):
-        blank[i] = (to_numpy(images[int(numbers[i])]) == grid[i, 0]).mean()
-    return blank
+        return np.zeros(images.shape[0])
+    return measure_blank(images)
 
 
 def find_overflow(features: Any, images: Any, ignores_missing: bool) -> np.ndarray:
@@ -357,23 +353,22 @@ class TransformWatch:
         self._has_warned_of_fill = False
         self._has_warned_of_units = False
         self._has_warned_of_constant = self._seen is not None and self._seen.has_blank
-        self._has_warned_of_colors = self._seen is None or self._seen.colors is None
+        self._has_warned_of_colors = False
 
     def look(self, images: Any, names: Sequence[int]) -> None:
         """Look at a batch, (b, h, w, c); ``names`` are the numbers of its images in X."""
         self._look_at_values(images)
-        if self._has_warned_of_constant and self._has_warned_of_colors:
-            return
-        numbers, grid = grid_pixels(images)
-        blank = _measure_blank(images, numbers, grid)
         if not self._has_warned_of_constant:
             self._has_warned_of_constant = warn_of_constant(
-                blank, np.asarray(names)[numbers], ", but there were none in fit"
+                _measure_blank(images), names, ", but there were none in fit"
             )
-        if not (self._has_warned_of_colors or self._has_warned_of_fill or self._has_warned_of_units):
-            self._has_warned_of_colors = warn_of_colors(
-                Colors(*self._seen.colors), _mean_colors(grid[blank < 1])
-            )
+        if self._seen is None or self._seen.colors is None or images.shape[0] < MANY_IMAGES:
+            return
+        if not (
+            self._has_warned_of_colors or self._has_warned_of_fill or self._has_warned_of_units
+        ):
+            seen = Colors(*self._seen.colors)
+            self._has_warned_of_colors = warn_of_colors(seen, _mean_colors(images, COLORS))
 
     def _look_at_values(self, images: Any) -> None:
         """Look for fill values and other units."""
