@@ -63,6 +63,9 @@ MIN_COLORS = 32
 DARK = 0.1
 """Fraction of the mean color that is added before the logarithm, because black has none."""
 
+NOISE = 0.02**2
+"""Variance that is added to those of the logarithms, because gray images differ in no channel."""
+
 MAX_CHANNELS = 4
 """Number of channels up to which each order is tried."""
 
@@ -70,11 +73,11 @@ FAR_COLORS = 2
 """Colors in another order have squared distances that are larger by this factor than in ``fit``,
 and than in the right order."""
 
-FEW_FAR, FAR_FRACTION = 2, 0.15
-"""Number and fraction of images whose colors must be farther away than those of any in ``fit``."""
+BEYOND = 0.15, 1.25
+"""Minimum fraction of images whose squared distance exceeds all in ``fit`` by this factor."""
 
-FEW_BRIGHTER, BRIGHTER_FRACTION = 3, 0.25
-"""Number and fraction of images that must be brighter, or darker, than all in ``fit``."""
+BRIGHTER = 0.2, 0.05
+"""Minimum fraction of images that are brighter, or darker, than all in ``fit`` by 5 percent."""
 
 MIN_FACTOR = 1.5
 """Factor by which images are brighter or darker than in ``fit``."""
@@ -89,8 +92,8 @@ class Values(NamedTuple):
     """Largest absolute value."""
     is_whole: bool
     """Whether all values are whole numbers."""
-    has_blank: bool = False
-    """Whether some images are constant, or nearly so."""
+    has_blank: bool | None = None
+    """Whether some images are constant, or nearly so; None if only windows are known."""
     colors: tuple | None = None
     """`Colors` as a tuple; None if there are too few images, or negative values."""
 
@@ -103,7 +106,7 @@ class Colors(NamedTuple):
     center: tuple[float, ...]
     """Mean color, (c,)."""
     precision: tuple[tuple[float, ...], ...]
-    """Inverse of the covariance matrix, (c, c)."""
+    """Inverse of the covariance matrix, (c, c); 0 if orders of channels are not compared."""
     farthest: float
     """Largest squared Mahalanobis distance of an image."""
     darkest: float
@@ -135,13 +138,15 @@ def warn_of_mistakes(
     found = _describe_values(values)
     if found is None:
         return None
-    blank = np.zeros(1)
     if tuple(images.shape) == tuple(shape):  # and not windows
         blank = _measure_blank(images)
+        found = found._replace(has_blank=bool((blank > BLANK).any()))
         if (blank < 1).any():
             warn_of_constant(blank, range(len(blank)), "")
-    colors = None if message else _describe_colors(_mean_colors(images, COLORS_IN_FIT))
-    return found._replace(has_blank=bool((blank > BLANK).any()), colors=colors)
+    if message:
+        return found
+    with np.errstate(all="ignore"):
+        return found._replace(colors=_describe_colors(_mean_colors(images, COLORS_IN_FIT)))
 
 
 def warn_of_layout(X_shape: tuple[int, ...], shape: ImageShape, is_fit: bool) -> None:
@@ -212,14 +217,15 @@ def warn_of_colors(seen: Colors, colors: np.ndarray) -> bool:
         return False
     logs = _log_colors(colors, seen.level)
     center = np.array(seen.center)
-    distances = _square_distances(logs, seen)
-    n_far = np.count_nonzero(distances > seen.farthest)
-    if (
-        distances.mean() > FAR_COLORS * len(center)  # In fit, their mean is the number of channels.
-        and n_far >= max(FEW_FAR, FAR_FRACTION * len(logs))
-    ):
+    distances = _square_distances(logs, center, seen.precision)
+    n_far = np.count_nonzero(distances > BEYOND[1] * seen.farthest)
+    # In fit, the mean of the distances is about the number of channels.
+    is_far = distances.mean() > FAR_COLORS * len(center)
+    if is_far and n_far >= max(2, BEYOND[0] * len(logs)):
         orders = [list(order) for order in permutations(range(len(center)))]
-        means = [_square_distances(logs[:, order], seen).mean() for order in orders]
+        means = [
+            _square_distances(logs[:, order], center, seen.precision).mean() for order in orders
+        ]
         best = int(np.argmin(means))
         if means[best] < means[0] / FAR_COLORS:
             warn(
@@ -231,19 +237,18 @@ def warn_of_colors(seen: Colors, colors: np.ndarray) -> bool:
             return True
     shifts = logs.mean(axis=0) - center
     shift, brightness = shifts.mean(), logs.mean(axis=1)
-    is_far = brightness > seen.brightest if shift > 0 else brightness < seen.darkest
-    if (
-        abs(shift) < np.log(MIN_FACTOR)
-        or np.ptp(shifts) > abs(shift) / 3
-        or is_far.sum() < max(FEW_BRIGHTER, BRIGHTER_FRACTION * len(logs))
-    ):
+    beyond = brightness - seen.brightest if shift > 0 else seen.darkest - brightness
+    n_beyond = np.count_nonzero(beyond > BRIGHTER[1])
+    is_same_color = np.ptp(shifts) <= abs(shift) / 3
+    is_other = abs(shift) >= np.log(MIN_FACTOR) and is_same_color
+    if not is_other or n_beyond < max(3, BRIGHTER[0] * len(logs)):
         return False
     word = "brighter" if shift > 0 else "darker"
     warn(
         f"The images of X are {word} than in fit: the means of their channels are about "
         f"{_shown(logs.mean(axis=0), seen)}, but were {_shown(center, seen)} in fit, and "
-        f"about {is_far.mean():.0%} of the images are {word} than all in fit. Scale X as in fit, "
-        "or fit on images of this brightness, too."
+        f"about {n_beyond / len(logs):.0%} of the images are {word} than all in fit. Scale X as in "
+        "fit, or fit on images of this brightness, too."
     )
     return True
 
@@ -253,12 +258,10 @@ def _shown(logs: np.ndarray, seen: Colors) -> str:
     return ", ".join(f"{value:.3g}" for value in np.exp(logs) - DARK * seen.level)
 
 
-def _square_distances(logs: np.ndarray, seen: Colors) -> np.ndarray:
+def _square_distances(logs: np.ndarray, center: Any, precision: Any) -> np.ndarray:
     """Return the squared Mahalanobis distances of colors, (n, c) -> (n,)."""
-    if not seen.precision:
-        return np.zeros(len(logs))
-    differences = logs - seen.center
-    return np.einsum("ni,ij,nj->n", differences, seen.precision, differences)
+    differences = logs - center
+    return np.einsum("ni,ij,nj->n", differences, precision, differences)
 
 
 def _log_colors(colors: np.ndarray, level: float) -> np.ndarray:
@@ -274,22 +277,22 @@ def _mean_colors(images: Any, most: int) -> np.ndarray:
 
 def _describe_colors(colors: np.ndarray) -> tuple | None:
     """Return `Colors` of images as a tuple, so that a file of an estimator refers to no class."""
-    if len(colors) < MIN_COLORS or colors.min() < 0 or not colors.any():
+    level = float(colors.mean()) if len(colors) >= MIN_COLORS else 0.0
+    if not 0 < level < np.inf or colors.min() < 0:
         return None
-    level = colors.mean()
     logs = _log_colors(colors, level)
-    found = Colors(float(level), tuple(logs.mean(axis=0).tolist()), (), 0.0, *_range(logs))
-    if 1 < colors.shape[1] <= MAX_CHANNELS:
-        noise = 0.02**2 * np.eye(colors.shape[1])
-        precision = np.linalg.inv(np.cov(logs, rowvar=False) + noise)
-        found = found._replace(precision=tuple(map(tuple, precision.tolist())))
-        found = found._replace(farthest=float(_square_distances(logs, found).max()))
-    return tuple(found)
-
-
-def _range(logs: np.ndarray) -> tuple[float, float]:
-    brightness = logs.mean(axis=1)
-    return float(brightness.min()), float(brightness.max())
+    center, brightness, c = logs.mean(axis=0), logs.mean(axis=1), colors.shape[1]
+    precision = np.zeros((c, c))
+    if 1 < c <= MAX_CHANNELS:
+        precision = np.linalg.inv(np.cov(logs, rowvar=False) + NOISE * np.eye(c))
+    return (
+        level,
+        tuple(center.tolist()),
+        tuple(map(tuple, precision.tolist())),
+        float(_square_distances(logs, center, precision).max()),
+        float(brightness.min()),
+        float(brightness.max()),
+    )
 
 
 def warn_of_constant(blank: np.ndarray, names: Sequence[int], unlike: str) -> bool:
@@ -358,17 +361,16 @@ class TransformWatch:
     def look(self, images: Any, names: Sequence[int]) -> None:
         """Look at a batch, (b, h, w, c); ``names`` are the numbers of its images in X."""
         self._look_at_values(images)
+        seen = self._seen
         if not self._has_warned_of_constant:
-            self._has_warned_of_constant = warn_of_constant(
-                _measure_blank(images), names, ", but there were none in fit"
-            )
-        if self._seen is None or self._seen.colors is None or images.shape[0] < MANY_IMAGES:
-            return
-        if not (
-            self._has_warned_of_colors or self._has_warned_of_fill or self._has_warned_of_units
-        ):
-            seen = Colors(*self._seen.colors)
-            self._has_warned_of_colors = warn_of_colors(seen, _mean_colors(images, COLORS))
+            is_known = seen is not None and seen.has_blank is not None
+            unlike = ", but there were none in fit" if is_known else ""
+            self._has_warned_of_constant = warn_of_constant(_measure_blank(images), names, unlike)
+        is_other = self._has_warned_of_fill or self._has_warned_of_units
+        if seen is not None and seen.colors and not (is_other or self._has_warned_of_colors):
+            with np.errstate(all="ignore"):
+                colors = _mean_colors(images, COLORS)
+                self._has_warned_of_colors = warn_of_colors(Colors(*seen.colors), colors)
 
     def _look_at_values(self, images: Any) -> None:
         """Look for fill values and other units."""
