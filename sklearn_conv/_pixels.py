@@ -18,8 +18,11 @@ N_VALUES = 8192
 MIN_PLACES = 64
 """Minimum number of pixels in a sample, whatever the number of channels."""
 
-GRID = 4
-"""Number of rows and columns of the pixels of each image that are compared."""
+N_PIXELS = 16
+"""Number of pixels of each image that are compared."""
+
+MAX_OTHERS = 2
+"""Number of these pixels that may differ in images that are nearly constant."""
 
 PLACES = np.arange(N_VALUES) * np.power(1.2207440846057596, [[-1], [-2], [-3]]) % 1
 """Evenly spread points of the unit cube, (3, N_VALUES).
@@ -157,42 +160,38 @@ def sample_pixels(images: Any) -> np.ndarray:
     return take_pixels(images, *places)
 
 
-def grid_pixels(images: Any, most: int) -> np.ndarray:
-    """Return 16 pixels of each image, (n, 16, c), or of ``most`` evenly spread images."""
-    n = images.shape[0]
+def sample_images(images: Any, most: int) -> np.ndarray:
+    """Return 16 pixels of each image, (n, 16, c), or of ``most`` evenly spread images.
+
+    The pixels of each image are in other places, and evenly spread in all images together.
+    """
+    n, h, w, _ = images.shape
     # Fractions of the golden ratio do not meet the same class each time where classes alternate.
     numbers = np.arange(n) if n <= most else np.arange(most) * 0.6180339887498949 % 1 * n
-    places = numbers.astype(np.intp)[:, np.newaxis], *_grid(images)
-    return take_pixels(images, *np.broadcast_arrays(*places))
+    y, x = (np.resize(each, (len(numbers), N_PIXELS)) for each in PLACES[1:])
+    image = np.repeat(numbers.astype(np.intp)[:, np.newaxis], N_PIXELS, axis=1)
+    return take_pixels(images, image, (y * h).astype(np.intp), (x * w).astype(np.intp))
 
 
 def measure_blank(images: Any) -> np.ndarray:
-    """Return which fraction of its pixels equals the others in each image, (n,).
+    """Return which fraction of its values equals those of one pixel in each image, (n,).
 
-    It is 0 if 16 pixels of the image differ.
+    It is 0 if more than two of 16 pixels differ from the first.
     """
-    numbers, pixels = np.arange(images.shape[0]), None
-    y, x = _grid(images)
-    for k in np.arange(y.size) * 7 % y.size:  # Neighbors are more similar.
-        others = take_pixels(
-            images, numbers, np.full_like(numbers, y[k]), np.full_like(numbers, x[k])
-        )
+    n, h, w, _ = images.shape
+    numbers, n_others = np.arange(n), np.zeros(n, int)
+    pixels = None
+    for y, x in (PLACES[1:, 1 : N_PIXELS + 1].T * (h, w)).astype(np.intp):
+        others = take_pixels(images, numbers, np.full_like(numbers, y), np.full_like(numbers, x))
         pixels = others if pixels is None else pixels
-        is_same = (others == pixels).all(axis=1)
-        numbers, pixels = numbers[is_same], pixels[is_same]
-        if not len(numbers):
-            break
-    blank = np.zeros(images.shape[0])
+        n_others += (others != pixels).any(axis=1)
+        is_blank = n_others <= MAX_OTHERS
+        if not is_blank.all():
+            numbers, pixels, n_others = numbers[is_blank], pixels[is_blank], n_others[is_blank]
+    blank = np.zeros(n)
     for i, pixel in zip(numbers.tolist(), pixels, strict=True):
         blank[i] = np.isfinite(pixel).all() * (to_numpy(images[i, ...]) == pixel).mean()
     return blank
-
-
-def _grid(images: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows and columns of 16 evenly spread pixels of an image."""
-    _, h, w, _ = images.shape
-    y, x = (np.arange(0.5, GRID) * [[h], [w]] / GRID).astype(np.intp)
-    return np.repeat(y, GRID), np.tile(x, GRID)
 
 
 @lru_cache(maxsize=8)

@@ -360,8 +360,7 @@ def test_the_colors_that_are_remembered():
     X = colored(60, (40, 90, 60), 0)
     X[7] = 5
     level, center, precision, farthest, darkest, brightest = fit_silently(X)._values_seen[-1]
-    y, x = (np.arange(0.5, 4) * [[12], [10]] / 4).astype(int)
-    means = np.delete(X, 7, axis=0)[:, y][:, :, x].mean(axis=(1, 2))
+    means = np.delete(_pixels.sample_images(X, 60), 7, axis=0).mean(axis=1)
     logs = np.log(means + means.mean() / 10)
     covariance = EmpiricalCovariance().fit(logs)
     np.testing.assert_allclose(center, covariance.location_)
@@ -489,6 +488,34 @@ def test_the_sample_is_small_and_evenly_spread():
         counts = np.bincount(index[axis], minlength=length)
         assert counts.min() > 0.9 * counts.mean()
         assert counts.max() < 1.1 * counts.mean()
+
+
+@pytest.mark.parametrize(
+    ("n", "most", "n_seen"), [(500, 500, 500), (500, 600, 500), (4000, 500, 500)]
+)
+def test_the_sample_of_each_image_is_evenly_spread(n, most, n_seen):
+    images = np.arange(n * 16 * 20).reshape(n, 16, 20, 1)
+    pixels = _pixels.sample_images(images, most)
+    assert pixels.shape == (n_seen, 16, 1)
+    image, y, x = np.unravel_index(pixels[..., 0], images.shape[:3])
+    assert (image == image[:, :1]).all()
+    assert len(np.unique(image[:, 0])) == n_seen
+    for period in (2, 4):  # Classes may alternate, and textures may be periodic.
+        for index in (image[:, 0], y, x):
+            counts = np.bincount(np.ravel(index) % period)
+            assert counts.min() > 0.9 * counts.mean()
+
+
+@pytest.mark.parametrize("parameters", [{}, LEARNED])
+def test_stripes_are_as_bright_as_their_windows(parameters, tmp_path):
+    stripes = np.tile(np.uint8([0, 200]), (60, 16, 8)) + RNG.integers(
+        50, size=(60, 16, 16), dtype=np.uint8
+    )
+    stripes[::2] = stripes[::2].swapaxes(1, 2)
+    np.save(tmp_path / "stripes.npy", stripes)
+    transformer = fit(np.load(tmp_path / "stripes.npy", mmap_mode="r"), **parameters)
+    assert not warnings_of(lambda: transformer.transform(stripes))
+    assert not warnings_of(lambda: transformer.transform(stripes[::2]))
 
 
 def column(*images):

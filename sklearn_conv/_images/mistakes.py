@@ -21,8 +21,8 @@ from sklearn_conv._pixels import (
     find_infinite,
     find_missing,
     find_not_finite,
-    grid_pixels,
     measure_blank,
+    sample_images,
     sample_pixels,
 )
 from sklearn_conv._warnings import warn
@@ -270,9 +270,9 @@ def _log_colors(colors: np.ndarray, level: float) -> np.ndarray:
 
 def _mean_colors(images: Any, most: int) -> np.ndarray:
     """Return the means of the channels, (n, c), of images that are neither constant nor missing."""
-    grid = grid_pixels(images, most)
-    colors = grid.mean(axis=1, dtype=np.float64)
-    return colors[np.isfinite(colors).all(axis=1) & (grid != grid[:, :1]).any(axis=(1, 2))]
+    pixels = sample_images(images, most)
+    colors = pixels.mean(axis=1, dtype=np.float64)
+    return colors[np.isfinite(colors).all(axis=1) & (pixels != pixels[:, :1]).any(axis=(1, 2))]
 
 
 def _describe_colors(colors: np.ndarray) -> tuple | None:
