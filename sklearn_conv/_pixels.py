@@ -179,17 +179,17 @@ def measure_blank(images: Any) -> np.ndarray:
     It is 0 if more than two of 16 pixels differ from the first.
     """
     n, h, w, _ = images.shape
-    numbers, n_others = np.arange(n), np.zeros(n, int)
-    pixels = None
-    for y, x in (PLACES[1:, 1 : N_PIXELS + 1].T * (h, w)).astype(np.intp):
-        others = take_pixels(images, numbers, np.full_like(numbers, y), np.full_like(numbers, x))
-        pixels = others if pixels is None else pixels
-        n_others += (others != pixels).any(axis=1)
-        is_blank = n_others <= MAX_OTHERS
-        if not is_blank.all():
-            numbers, pixels, n_others = numbers[is_blank], pixels[is_blank], n_others[is_blank]
+    numbers = np.arange(n)
+    for n_pixels in (MAX_OTHERS + 2, N_PIXELS):  # Most images differ in the first pixels.
+        y, x = (PLACES[1:, 1 : n_pixels + 1] * [[h], [w]]).astype(np.intp)
+        places = np.broadcast_arrays(numbers[:, np.newaxis], y, x)
+        pixels = take_pixels(images, *places)
+        n_others = (pixels != pixels[:, :1]).any(axis=2).sum(axis=1)
+        numbers, first = (each[n_others <= MAX_OTHERS] for each in (numbers, pixels[:, 0]))
+        if not len(numbers):
+            break
     blank = np.zeros(n)
-    for i, pixel in zip(numbers.tolist(), pixels, strict=True):
+    for i, pixel in zip(numbers.tolist(), first, strict=True):
         blank[i] = np.isfinite(pixel).all() * (to_numpy(images[i, ...]) == pixel).mean()
     return blank
 

@@ -282,7 +282,7 @@ def _describe_colors(colors: np.ndarray) -> tuple | None:
         return None
     logs = _log_colors(colors, level)
     center, brightness, c = logs.mean(axis=0), logs.mean(axis=1), colors.shape[1]
-    precision = np.zeros((c, c))
+    precision: Any = np.zeros((c, c))
     if 1 < c <= MAX_CHANNELS:
         precision = np.linalg.inv(np.cov(logs, rowvar=False) + NOISE * np.eye(c))
     return (
@@ -301,7 +301,7 @@ def warn_of_constant(blank: np.ndarray, names: Sequence[int], unlike: str) -> bo
     ``blank`` is the fraction of equal pixels in the images with the numbers ``names``. If some are
     nearly constant, such images are usual: small parts of masks, for example.
     """
-    found = [names[i] for i in np.flatnonzero(blank == 1)]
+    found = [names[i] for i in np.flatnonzero(blank == 1).tolist()]
     if not found or ((blank > BLANK) & (blank < 1)).any():
         return False
     shown = ", ".join(f"X[{i}]" for i in found[:5]) + " and others" * (len(found) > 5)
