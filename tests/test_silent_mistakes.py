@@ -406,6 +406,7 @@ def test_constant_images_that_are_usual():
     X[3] = 0
     transformer = fit_silently(X)
     assert not warnings_of(lambda: transformer.transform(X))  # They were reported in fit.
+    assert not warnings_of(lambda: fit(X[:7]).transform(X))
     assert not warnings_of(lambda: fit(np.ones((5, 9, 9))).transform(np.ones((5, 9, 9))))
     X = BYTES.copy()
     X[3], X[5], X[5, :5, 0] = 0, 0, 200  # The latter is nearly constant.

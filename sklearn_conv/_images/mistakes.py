@@ -49,7 +49,7 @@ MIN_SIDE = 8
 FEW_IMAGES = 3
 
 MANY_IMAGES = 8
-"""Number of images that are not all dark by chance."""
+"""Number of images that are not all dark, or of one color, by chance."""
 
 BLANK = 0.9
 """Fraction of equal pixels in images that are nearly constant."""
@@ -141,7 +141,7 @@ def warn_of_mistakes(
     if tuple(images.shape) == tuple(shape):  # and not windows
         blank = _measure_blank(images)
         found = found._replace(has_blank=bool((blank > BLANK).any()))
-        if (blank < 1).any():
+        if len(blank) >= MANY_IMAGES and (blank < 1).any():
             warn_of_constant(blank, range(len(blank)), "")
     if message:
         return found
