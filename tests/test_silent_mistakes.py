@@ -1,9 +1,9 @@
 """Mistakes with images that would pass silently raise a warning or an error with a remedy."""
 
+import itertools
 import os
 import re
 import warnings
-from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -310,7 +310,7 @@ def test_channels_in_another_order(color, parameters, tmp_path):
     transformer, X = fit(colored(60, color, 0), **parameters), colored(40, color, 1)
     np.save(tmp_path / "images.npy", colored(60, color, 0))
     windows = fit(np.load(tmp_path / "images.npy", mmap_mode="r"), kernels="patches")
-    for order in permutations(range(len(color))):
+    for order in itertools.permutations(range(len(color))):
         swapped = X[..., list(order)]
         found = warnings_of(lambda swapped=swapped: transformer.transform(swapped))
         assert len(found) == (order != tuple(sorted(order)))
@@ -391,23 +391,28 @@ def test_constant_images(make, value, tmp_path):
     assert message.startswith(start.format(10))
     (message,) = warnings_of(lambda: [*transformer.transform_batches(X, 6)])
     assert "1 of 6, but there were none in fit: X[4]." in message
-    # Images in a memory map are not read in fit.
+    # Images in a memory map are not read in fit, but for windows.
     np.save(tmp_path / "images.npy", X)
     stored = np.load(tmp_path / "images.npy", mmap_mode="r")
-    (message,) = warnings_of(lambda: fit(stored).transform(stored))
+    assert not warnings_of(lambda: fit(stored).transform(stored))
+    (message,) = warnings_of(lambda: fit(stored, **LEARNED).transform(stored))
     assert message.startswith("X contains constant images, 2 of 30: X[4], X[9].")
     X[2:8] = value
     (message,) = warnings_of(lambda: fit(X))
     assert "7 of 30: X[2], X[3], X[4], X[5], X[6] and others." in message
 
 
-def test_constant_images_that_are_usual():
+def test_constant_images_that_are_usual(tmp_path):
     X = BYTES.copy()
     X[3] = 0
     transformer = fit_silently(X)
     assert not warnings_of(lambda: transformer.transform(X))  # They were reported in fit.
     assert not warnings_of(lambda: fit(X[:7]).transform(X))
-    assert not warnings_of(lambda: fit(np.ones((5, 9, 9))).transform(np.ones((5, 9, 9))))
+    for images in (np.ones((9, 9, 9)), np.zeros((9, 9, 9))):
+        np.save(tmp_path / "images.npy", images)
+        stored = np.load(tmp_path / "images.npy", mmap_mode="r")
+        for X, parameters in itertools.product((images, stored), ({}, {"kernels": "patches"})):
+            assert not warnings_of(lambda X=X, options=parameters: fit(X, **options).transform(X))
     X = BYTES.copy()
     X[3], X[5], X[5, :5, 0] = 0, 0, 200  # The latter is nearly constant.
     assert not warnings_of(lambda: fit(X).transform(X))

@@ -138,6 +138,8 @@ def warn_of_mistakes(
     found = _describe_values(values)
     if found is None:
         return None
+    if (pixels == pixels[0]).all():
+        return found._replace(has_blank=True)
     if tuple(images.shape) == tuple(shape):  # and not windows
         blank = _measure_blank(images)
         found = found._replace(has_blank=bool((blank > BLANK).any()))
@@ -362,12 +364,13 @@ class TransformWatch:
         """Look at a batch, (b, h, w, c); ``names`` are the numbers of its images in X."""
         self._look_at_values(images)
         seen = self._seen
+        if seen is None:
+            return
         if not self._has_warned_of_constant:
-            is_known = seen is not None and seen.has_blank is not None
-            unlike = ", but there were none in fit" if is_known else ""
+            unlike = "" if seen.has_blank is None else ", but there were none in fit"
             self._has_warned_of_constant = warn_of_constant(_measure_blank(images), names, unlike)
         is_other = self._has_warned_of_fill or self._has_warned_of_units
-        if seen is not None and seen.colors and not (is_other or self._has_warned_of_colors):
+        if seen.colors and not (is_other or self._has_warned_of_colors):
             with np.errstate(all="ignore"):
                 colors = _mean_colors(images, COLORS)
                 self._has_warned_of_colors = warn_of_colors(Colors(*seen.colors), colors)
