@@ -1,9 +1,9 @@
 """Warn of images that are probably not what the user meant.
 
-docs/guide/mistakes.md describes the rules. They look at the shape of X, and at a sample of a few
-thousand pixels. They do not read images that are not read anyway, so images that are stored
-elsewhere are judged by the training patches in ``fit``, and by each batch in ``transform``. Every
-warning is a UserWarning.
+docs/guide/mistakes.md describes the rules. They look at the shape of X, at a sample of a few
+thousand pixels, and at a few pixels of each image. They do not read images that are not read
+anyway, so images that are stored elsewhere are judged by the training patches in ``fit``, and by
+each batch in ``transform``. Every warning is a UserWarning.
 """
 
 from __future__ import annotations
