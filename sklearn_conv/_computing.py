@@ -76,7 +76,7 @@ class BatchComputer:
             is_whole = batch.shape[0] == out.shape[0]
             part = out if is_whole else np.empty((len(batch), *out.shape[1:]), out.dtype)
             engine = self._find_engine(batch.shape[1:3])
-            self._watch.look(batch)
+            self._watch.look(batch, numbers)
             with np.errstate(all="ignore"):  # The settings of NumPy do not change the result.
                 try:
                     engine.compute(batch, part, self._n_jobs, self._progress.advance)

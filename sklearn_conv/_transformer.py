@@ -342,7 +342,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         UserWarning
             If the shape and a sample of a few thousand pixels show that X is probably not what was
             meant: channels first, a single color image, an opaque alpha channel, a fill value such
-            as -9999, or 1 to 3 small images to learn from.
+            as -9999, 1 to 3 small images to learn from, or constant images among others.
 
         Raises
         ------
@@ -442,7 +442,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         UserWarning
             If features are infinite or NaN, because they overflow or, with ``assume_finite``, X
             contains NaN. If a sample of pixels contains a fill value such as -9999, or values that
-            differ grossly from those seen in ``fit``, for example 0 to 1 instead of 0 to 255.
+            differ grossly from those seen in ``fit``, for example 0 to 1 instead of 0 to 255. If
+            the channels of X seem to be in another order, or if images are brighter, darker or
+            constant, unlike those in ``fit``.
 
         Raises
         ------
