@@ -45,6 +45,10 @@ from sklearn_conv._versions import API_LINK
 from sklearn_conv.kernels._initializers import KERNELS
 from sklearn_conv.kernels._patches import TrainingPatches
 
+TRANSFORM_ONLY = ["stride", "activation", "pooling", "pool_grid", "power", "flatten"]
+TRANSFORM_ONLY += ["n_jobs", "verbose"]
+"""Parameters on which kernels, biases and whitening do not depend."""
+
 
 class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Turn images into features: strided convolution, activation and pooling.
@@ -358,66 +362,24 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         if request.is_any:
             require_pooling(parameters)
         shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
-        sizes, n_biases = images.distinct_sizes(), parameters.n_biases
-        geometries = place_on_all(parameters, sizes, shape, n_biases)
-        dtype = images.compute_dtype
-        rng = make_generator(self.random_state)
-        patches = TrainingPatches(
-            images=images,
-            place=lambda image: place_views(parameters, image, shape[:2])[0],
-            kernel_size=parameters.kernel_size,
-            views=parameters.views,
-            n_patches=parameters.n_patches,
-            normalize=self.normalize_patches,
-            whiten=parameters.whiten,
-            dtype=dtype,
-            rng=rng,
-        )
+        geometries = place_on_all(parameters, images.distinct_sizes(), shape, parameters.n_biases)
         size = measure_output(parameters, geometries, shape)
         if callable(self.activation):  # An invalid function raises here, not only in transform.
             with np.errstate(all="ignore"):  # As in transform.
                 ones = images.library.put(np.ones((2, parameters.n_kernels)))
                 call_function(self.activation, ones)
-        remedy = (
-            f"fit makes {parameters.n_kernels:,} kernels of shape {shape[:3]}, and may draw "
-            f"{parameters.n_patches:,} training patches of this shape; use smaller n_kernels, "
-            "kernel_size or n_patches."
-        )
-        with (
-            fit_steps(self, X, y, 3) as step,
-            as_memory_error(remedy),
-            np.errstate(all="ignore"),  # `cast_numbers` raises for overflow.
-        ):
-            # Kernels are made first, because whitening draws patches from the same random stream.
-            with step("kernels"):
-                kernels = self._make_kernels(shape, rng, patches).reshape(-1, shape[3])
-            with step("preprocessing"):
-                folded, offset = patches.preprocessing.fold(kernels)
-            with step("bias"):
-                bias = from_library(self.bias)
-                if isinstance(bias, str):
-                    bias = -patches.thresholds(kernels, n_biases)
-        folded = cast_numbers("kernels", folded.reshape(shape), dtype)
-        offset = cast_numbers("offset_", offset, dtype)
-        bias = np.broadcast_to(bias, (n_biases, parameters.n_kernels))
-        bias = cast_numbers("bias", bias[0] if n_biases == 1 else bias, dtype)
-        seen = warn_of_mistakes(images.shape, images.known(patches.windows), patches.are_all)
+        learned = self._learn(X, y, images, parameters)
         # All steps that can fail are done, so a failed fit leaves the estimator as it was.
         if request.is_any:  # They may be those of an earlier fit.
             for name in ("n_features_in_", "feature_names_in_"):
                 self.__dict__.pop(name, None)
         else:
             remember_columns(self, X, images.shape)
-        self.kernels_ = images.library.put(folded)
-        self.offset_ = images.library.put(offset)
-        self.eps_ = patches.preprocessing.eps
-        self.bias_ = images.library.put(bias)
+        self.__dict__.update(learned)
         self.image_shape_ = (None, None, images.shape[3]) if request.is_any else images.shape[1:]
         self.maps_shape_ = (None, None, size.maps[2]) if request.is_any else size.maps
         self.n_features_out_ = size.features
         self.multiply_adds_ = None if request.is_any else size.multiply_adds
-        self._values_seen = None if seen is None else tuple(seen)
-        self._is_learned = patches.windows is not None
         return self
 
     def transform(self, X: npt.ArrayLike) -> np.ndarray:
@@ -643,6 +605,55 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.array_api_support = True
         return tags
+
+    def _learn(self, X: Any, y: Any, images: Images, parameters: Parameters) -> dict[str, Any]:
+        """Return those fitted attributes that do not depend on `TRANSFORM_ONLY` parameters."""
+        shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
+        dtype, n_biases = images.compute_dtype, parameters.n_biases
+        rng = make_generator(self.random_state)
+        patches = TrainingPatches(
+            images=images,
+            place=lambda image: place_views(parameters, image, shape[:2])[0],
+            kernel_size=parameters.kernel_size,
+            views=parameters.views,
+            n_patches=parameters.n_patches,
+            normalize=self.normalize_patches,
+            whiten=parameters.whiten,
+            dtype=dtype,
+            rng=rng,
+        )
+        remedy = (
+            f"fit makes {parameters.n_kernels:,} kernels of shape {shape[:3]}, and may draw "
+            f"{parameters.n_patches:,} training patches of this shape; use smaller n_kernels, "
+            "kernel_size or n_patches."
+        )
+        with (
+            fit_steps(self, X, y, 3) as step,
+            as_memory_error(remedy),
+            np.errstate(all="ignore"),  # `cast_numbers` raises for overflow.
+        ):
+            # Kernels are made first, because whitening draws patches from the same random stream.
+            with step("kernels"):
+                kernels = self._make_kernels(shape, rng, patches).reshape(-1, shape[3])
+            with step("preprocessing"):
+                folded, offset = patches.preprocessing.fold(kernels)
+            with step("bias"):
+                bias = from_library(self.bias)
+                if isinstance(bias, str):
+                    bias = -patches.thresholds(kernels, n_biases)
+        folded = cast_numbers("kernels", folded.reshape(shape), dtype)
+        offset = cast_numbers("offset_", offset, dtype)
+        bias = np.broadcast_to(bias, (n_biases, parameters.n_kernels))
+        bias = cast_numbers("bias", bias[0] if n_biases == 1 else bias, dtype)
+        seen = warn_of_mistakes(images.shape, images.known(patches.windows), patches.are_all)
+        return {
+            "kernels_": images.library.put(folded),
+            "offset_": images.library.put(offset),
+            "eps_": patches.preprocessing.eps,
+            "bias_": images.library.put(bias),
+            "_values_seen": None if seen is None else tuple(seen),
+            "_is_learned": patches.windows is not None,
+        }
 
     @property
     def _n_biases(self) -> int:
