@@ -179,15 +179,16 @@ def measure_blank(images: Any) -> np.ndarray:
     It is 0 if more than two of 16 pixels differ from the first.
     """
     n, h, w, _ = images.shape
-    numbers = np.arange(n)
-    for n_pixels in (MAX_OTHERS + 2, N_PIXELS):  # Most images differ in the first pixels.
-        y, x = (PLACES[1:, 1 : n_pixels + 1] * [[h], [w]]).astype(np.intp)
-        places = np.broadcast_arrays(numbers[:, np.newaxis], y, x)
-        pixels = take_pixels(images, *places)
+    y, x = (PLACES[1:, 1 : N_PIXELS + 1] * [[h], [w]]).astype(np.intp)
+    # Most images differ in the first pixels.
+    places = zip(y[: MAX_OTHERS + 2].tolist(), x[: MAX_OTHERS + 2].tolist(), strict=True)
+    first, *others = (to_numpy(images[:, i, j, :]) for i, j in places)
+    numbers = np.flatnonzero(~np.all([(each != first).any(axis=1) for each in others], axis=0))
+    first = first[numbers]
+    if len(numbers):
+        pixels = take_pixels(images, *np.broadcast_arrays(numbers[:, np.newaxis], y, x))
         n_others = (pixels != pixels[:, :1]).any(axis=2).sum(axis=1)
-        numbers, first = (each[n_others <= MAX_OTHERS] for each in (numbers, pixels[:, 0]))
-        if not len(numbers):
-            break
+        numbers, first = numbers[n_others <= MAX_OTHERS], first[n_others <= MAX_OTHERS]
     blank = np.zeros(n)
     for i, pixel in zip(numbers.tolist(), first, strict=True):
         blank[i] = np.isfinite(pixel).all() * (to_numpy(images[i, ...]) == pixel).mean()
