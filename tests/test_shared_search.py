@@ -204,7 +204,7 @@ def test_threads_that_fail_leave_the_work_to_others(monkeypatch):
 
     monkeypatch.setattr(StridedConv2DTransformer, "transform", fail_once)
     search = GridSearchCV(pipeline(), GRID, cv=3, n_jobs=2)
-    with pytest.warns(FitFailedWarning, match="1 fits failed"):
+    with pytest.warns(FitFailedWarning, match="1 fits failed"), pytest.warns(UserWarning):
         shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS)
     assert np.isnan([shared.cv_results_[f"split{i}_test_score"] for i in range(3)]).sum() == 1
 
