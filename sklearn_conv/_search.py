@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from functools import partial, wraps
 from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,17 +14,19 @@ from typing import Any, Self
 
 import joblib
 import numpy as np
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
 from sklearn.compose import ColumnTransformer
+from sklearn.model_selection import check_cv
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 from threadpoolctl import threadpool_limits
 
+from sklearn_conv._progress import Progress
 from sklearn_conv._reading.image_reader import ImageReader
 from sklearn_conv._transformer import TRANSFORM_ONLY, StridedConv2DTransformer
-from sklearn_conv._validation import require
+from sklearn_conv._validation import check_integer, require
 from sklearn_conv._warnings import warn
 
 LEADING = (StridedConv2DTransformer, ImageReader, FeatureUnion, ColumnTransformer, Pipeline)
@@ -66,6 +68,10 @@ class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
         Size of the features in bytes that are held in memory. Further features are written to
         temporary files, which are removed at the end. If None, a quarter of the memory of the
         machine.
+    verbose : int, default=0
+        If above 0, the number of finished fits and the estimated time left are printed to stderr,
+        at most once a second; if at least 10, after every fit. The ``verbose`` of the search prints
+        what scikit-learn does.
 
     Attributes
     ----------
@@ -117,11 +123,17 @@ class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
     """
 
     def __init__(
-        self, search: Any, *, share_kernels: bool = False, max_bytes: int | None = None
+        self,
+        search: Any,
+        *,
+        share_kernels: bool = False,
+        max_bytes: int | None = None,
+        verbose: int = 0,
     ) -> None:
         self.search = search
         self.share_kernels = share_kernels
         self.max_bytes = max_bytes
+        self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Run the search.
@@ -150,6 +162,8 @@ class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
         is_int = self.max_bytes is None or isinstance(self.max_bytes, Integral)
         is_valid = self.max_bytes is None or (is_int and self.max_bytes >= 0)
         require(owner, "max_bytes", self.max_bytes, "None or an integer >= 0", is_int, is_valid)
+        if not isinstance(self.verbose, bool):
+            check_integer(owner, "verbose", self.verbose, 0)
         search = clone(self.search)
         if not isinstance(estimator, Pipeline):
             warn(
@@ -161,17 +175,38 @@ class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
         with _Store(X, bool(self.share_kernels), int(limit)) as store:
             search.estimator = _RowsPipeline(**search.estimator.get_params(deep=False))
             search.estimator.store = store
+            rows = np.arange(store.n)
+            if self.verbose:
+                search.cv = check_cv(search.cv, y, classifier=is_classifier(estimator))
+                n_folds = search.cv.get_n_splits(rows, y, params.get("groups"))
+                search._run_search = self._count(store, n_folds, search._run_search)
             with _threads(search.n_jobs):
-                search.fit(np.arange(_num_samples(X)), y, **params)
+                search.fit(rows, y, **params)
             if hasattr(search, "best_estimator_"):
                 search.best_estimator_ = search.best_estimator_.as_pipeline()
                 if hasattr(search.best_estimator_, "feature_names_in_"):
                     search.feature_names_in_ = search.best_estimator_.feature_names_in_
             for reason in sorted(store.reasons):
                 warn(f"Features of some settings are computed again in each fit: {reason}.")
-        search.estimator = clone(estimator)
+        search.set_params(estimator=clone(estimator), cv=self.search.cv)
+        vars(search).pop("_run_search", None)
         self.search_ = search
         return self
+
+    def _count(self, store: _Store, n_folds: int, run: Any) -> Any:
+        """Return the ``_run_search`` of a search such that its fits are counted."""
+
+        @wraps(run)
+        def run_and_count(evaluate: Any, **options: Any) -> None:
+            def evaluate_and_count(candidates: Any, *more: Any, **options: Any) -> Any:
+                candidates = list(candidates)
+                store.progress = Progress(self, n_folds * len(candidates), "fits")
+                return evaluate(candidates, *more, **options)
+
+            run(evaluate_and_count, **options)
+            store.progress = None  # To fit the best setting again does not count.
+
+        return run_and_count
 
     def __getattr__(self, name: str) -> Any:
         # Only called for what is not found; fitted attributes are those of the search.
@@ -285,6 +320,8 @@ class _Features:
 class _Store:
     """Features for each setting of the leading steps, in memory or in temporary files."""
 
+    progress: Progress | None = None
+
     def __init__(self, X: Any, shares_kernels: bool, max_bytes: int) -> None:
         self.X, self.n = X, _num_samples(X)
         self.reasons: set[str] = set()
@@ -396,6 +433,8 @@ class _RowsPipeline(Pipeline):
         later = {name: getattr(self, name) for name in ("transform_input", "memory", "verbose")}
         self._later = Pipeline(steps[n_leading:], **later)
         self._later.fit(self._leading.take(X), y, **params)
+        if self.store.progress:
+            self.store.progress.advance(1)
         self.steps = [*steps[:n_leading], *self._later.steps]
         return self
 

@@ -204,7 +204,10 @@ def test_threads_that_fail_leave_the_work_to_others(monkeypatch):
 
     monkeypatch.setattr(StridedConv2DTransformer, "transform", fail_once)
     search = GridSearchCV(pipeline(), GRID, cv=3, n_jobs=2)
-    with pytest.warns(FitFailedWarning, match="1 fits failed"), pytest.warns(UserWarning):
+    with (
+        pytest.warns(FitFailedWarning, match="1 fits failed"),
+        pytest.warns(UserWarning, match="non-finite"),
+    ):
         shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS)
     assert np.isnan([shared.cv_results_[f"split{i}_test_score"] for i in range(3)]).sum() == 1
 
@@ -369,9 +372,28 @@ def test_tables_of_columns():
     assert_same_results(shared.fit(table, LABELS), search)
 
 
+@pytest.mark.parametrize("name", ["grid", "random halving", "threads"])
+def test_progress_counts_fits(name, capfd):
+    search = SEARCHES[name](pipeline())
+    shared = SharedFeaturesSearch(search, verbose=10).fit(IMAGES, LABELS)
+    lines = capfd.readouterr().err.splitlines()
+    results = shared.cv_results_
+    sizes = np.bincount(results.get("iter", np.zeros(len(results["params"]), int))) * 3
+    expected = [f"Done {i + 1} out of {n} fits" for n in sizes for i in range(n)]
+    assert [
+        line.partition(": ")[2].partition(" |")[0] for line in lines if "fits" in line
+    ] == expected
+    assert "remaining: " in lines[0]
+    assert_same_results(shared, search.fit(IMAGES, LABELS))
+    assert shared.search_.cv == 3
+    pickle.dumps(shared)
+
+
 @pytest.mark.parametrize(
     ("parameters", "error"),
     [
+        ({"verbose": -1}, ValueError),
+        ({"verbose": "yes"}, TypeError),
         ({"search": pipeline()}, TypeError),
         ({"search": 3}, TypeError),
         ({"share_kernels": 1}, TypeError),
