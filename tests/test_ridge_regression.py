@@ -446,4 +446,4 @@ def test_alphas_that_are_left_out_are_not_better(seed, spectrum, noise, alphas, 
         assert factorize.call_count <= 12
     scores = [StreamingRidge([a, a]).fit(X, Y).best_score_ for a in alphas]
     if not per_target:
-        assert model.best_score_ >= max(scores) * (1 + 1e-3)
+        assert model.best_score_ >= max(scores) * (1 + 1e-2)  # negative

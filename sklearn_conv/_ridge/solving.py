@@ -23,6 +23,7 @@ from sklearn_conv._ridge.products import (
     SINGLE_FEATURES,
     Factor,
     correlate,
+    diagonalize,
     factorize,
     multiply,
     row_blocks,
@@ -249,9 +250,7 @@ def solve_by_rows(problem: Problem) -> Iterator[Candidate]:
     if min(alphas) < total * float(xp.finfo(rows.dtype).eps):
         raise too_small(min(alphas))
     intercept = roots / weight**0.5  # of unit length
-    values, vectors = xp.linalg.eigh(
-        rows @ rows.T + total * intercept[:, None] * intercept[None, :]
-    )
+    values, vectors = diagonalize(rows @ rows.T + total * intercept[:, None] * intercept[None, :])
     values = xp.where(values > 0, values, xp.zeros_like(values))
     targets = library.put(problem.targets.kept - problem.targets.mean) * roots[:, None]
     projected = vectors.T @ targets
@@ -303,21 +302,21 @@ def _diagonalize(problem: Problem, gram: Any) -> list[Candidate]:
         correlations[i, :] = correlations[:, i] = 0
     is_diagonal = xp.eye(d, dtype=xp.bool, device=library.device)
     squares = (moments.sums.squares / scale**2)[:, None]
-    values, vectors = xp.linalg.eigh(xp.where(is_diagonal, squares, correlations))
+    values, vectors = diagonalize(xp.where(is_diagonal, squares, correlations))
     if min(alphas) < d * float(xp.finfo(values.dtype).eps) * float(values[-1]):
         return []
-    right = vectors.T @ (targets.products.T / scale[:, None])  # (d, k)
-    rows = problem.center(scale) @ vectors  # (m, d)
+    right = multiply(vectors.T, targets.products.T / scale[:, None])  # (d, k)
+    rows = multiply(problem.center(scale), vectors)  # (m, d)
     squared = rows**2
     candidates: list[Candidate] = []
     for alpha in alphas:
         inverse = 1 / (values + alpha)
-        residuals = targets.kept - targets.mean - to_numpy(rows @ (inverse[:, None] * right))
-        leverages = to_numpy(squared @ inverse) + 1 / moments.sums.weight
+        residuals = targets.kept - targets.mean - to_numpy(multiply(rows, inverse[:, None] * right))
+        leverages = to_numpy(multiply(squared, inverse[:, None]))[:, 0] + 1 / moments.sums.weight
         complements = 1 - moments.kept.weights * leverages
         if not problem.resolves(complements):
             raise too_different()
-        coef = (vectors @ (inverse[:, None] * right)) / scale[:, None]
+        coef = multiply(vectors, inverse[:, None] * right) / scale[:, None]
         for i in problem.constant:
             coef[i, :] = 0
         candidates.append((alpha, coef, residuals / complements[:, np.newaxis]))
