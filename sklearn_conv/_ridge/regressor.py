@@ -135,7 +135,7 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
         check_is_fitted(self)
         if is_dask(X):
             shape = () if self._is_single else (self._n_targets,)
-            return self._map_chunks("predict", X, shape, np.float64)
+            return self._map_chunks("predict", X, shape)
         predicted, _ = self._predict(X, "predict")
         return predicted[:, 0] if self._is_single else predicted
 

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 from sklearn_conv._array_api import Library, as_memory_error, kind_of, to_numpy
 from sklearn_conv._ridge.labels import show_label
@@ -35,6 +34,8 @@ changes it by about a hundredth."""
 TIE = 1e-5
 """Relative difference of scores that is not trusted in float32."""
 
+FACTORS = (1e-4, 20)
+"""Range of the inverse of the temperature. The best one has no bound if all rows are right."""
 
 WEIGHT_RANGE = 1e10
 """Ratio of weights above which rounding may spoil the errors of heavy rows: beside them, all other
@@ -69,6 +70,13 @@ class Solution(NamedTuple):
     """Mean of each target ``(k,)``, which is the prediction at the mean of the features."""
     scale: Any
     """Standard deviation of each feature ``(d,)``."""
+    temperature: Any = None
+    """What decisions of a classifier are divided by before the softmax; None if not computed."""
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether it has what depends on leave-one-out errors."""
+        return self.temperature is not None
 
     def move(self, library: Library) -> Solution:
         """Return the solution in another library, or on another device."""
@@ -117,10 +125,13 @@ def check_scoring(owner: str, value: Any) -> str | None:
     return value if value is None else check_name(owner, "scoring", value, names, " or None")
 
 
-def solve(moments: Moments, classes: np.ndarray | None, search: Search) -> Solution:
+def solve(
+    moments: Moments, classes: np.ndarray | None, search: Search, with_errors: bool = False
+) -> Solution:
     """Return the solution for the alpha with the best leave-one-out score, or one for each target.
 
-    No other thread may use the moments. ``classes`` are the labels of a classifier.
+    No other thread may use the moments. ``classes`` are the labels of a classifier. What depends on
+    leave-one-out errors is computed if there are several alphas, or if ``with_errors`` is True.
     """
     if classes is not None and len(classes) < 2:
         raise NoSolutionError(
@@ -136,11 +147,17 @@ def solve(moments: Moments, classes: np.ndarray | None, search: Search) -> Solut
         scale = xp.sqrt(xp.where(variances > 0, variances, xp.ones_like(variances)))
         products = xp.where(variances > 0, targets.products, xp.zeros_like(targets.products))
         constant = np.flatnonzero(to_numpy(variances) == 0).tolist()
-        problem = Problem(moments, targets._replace(products=products), scale, constant, search)
+        targets = targets._replace(products=products)
+        has_errors = with_errors or len(search.alphas) > 1
+        problem = Problem(moments, targets, scale, constant, search, has_errors)
         solver = next(solver for solver, is_for in SOLVERS.items() if is_for(moments))
-        alpha, score, coef = _choose(problem, solver(problem))
+        alpha, score, coef, errors = _choose(problem, solver(problem))
         level = library.put(targets.mean)
-    return Solution(search, alpha, score, classes, coef, moments.sums.mean, level, scale)
+        solution = Solution(search, alpha, score, classes, coef, moments.sums.mean, level, scale)
+        if classes is not None and errors is not None:
+            temperature = find_temperature(errors, targets.kept, moments.kept.weights)
+            solution = solution._replace(temperature=temperature)
+    return solution
 
 
 class Problem(NamedTuple):
@@ -153,11 +170,8 @@ class Problem(NamedTuple):
     constant: list[int]
     """Numbers of the constant features, whose coefficients are 0."""
     search: Search
-
-    @property
-    def has_errors(self) -> bool:
-        """Whether leave-one-out errors are needed."""
-        return len(self.search.alphas) > 1
+    has_errors: bool
+    """Whether leave-one-out errors are needed."""
 
     def center(self, scale: Any) -> Any:
         """Return the kept rows ``(m, d)``, centered and divided by ``scale`` if it is not None."""
@@ -200,19 +214,28 @@ Solver = Callable[[Problem], Iterator[Candidate]]
 """Function that yields a candidate for each alpha that may be the best."""
 
 
-def _choose(problem: Problem, candidates: Iterator[Candidate]) -> tuple[Any, Any, Any]:
-    """Return the best alpha and its score, or one for each target, and the coefficients."""
+def _choose(
+    problem: Problem, candidates: Iterator[Candidate]
+) -> tuple[Any, Any, Any, np.ndarray | None]:
+    """Return the best alpha and its score, or one for each target, coefficients and errors."""
     n_targets, library = len(problem.targets.mean), problem.moments.library
+    is_choice = len(problem.search.alphas) > 1
     alphas, best = np.empty(n_targets), np.full(n_targets, -np.inf)
     columns: list[Any] = [None] * n_targets
+    kept = np.empty_like(problem.targets.kept) if problem.has_errors else None
     for i, (alpha, coef, errors) in enumerate(candidates):
-        scores = np.zeros(n_targets) if errors is None else problem.score(errors)
+        scores = np.zeros(n_targets)
+        if is_choice:
+            assert errors is not None
+            scores = problem.score(errors)
         if problem.moments.n_rows > 1:  # A single row has no errors. Leverages may be rounded to 1.
             scores = np.where(np.isfinite(scores), scores, -np.inf)
         is_better = (scores > best) | (i == 0)
         alphas[is_better], best[is_better] = alpha, scores[is_better]
         for j in np.flatnonzero(is_better).tolist():
             columns[j] = coef[:, j]
+        if kept is not None and errors is not None:
+            kept[:, is_better] = errors[:, is_better]
     if np.isinf(best).any():
         raise ValueError(
             "The leave-one-out errors, which choose alpha, overflow float64; divide the targets by "
@@ -222,7 +245,9 @@ def _choose(problem: Problem, candidates: Iterator[Candidate]) -> tuple[Any, Any
         found: list[Any] = [library.put(values) for values in (alphas, best)]
     else:
         found = [float(values[0]) for values in (alphas, best)]
-    return found[0], found[1] if problem.has_errors else None, library.xp.stack(columns)
+    if kept is not None and problem.moments.n_rows == 1:
+        kept[:] = np.nan
+    return found[0], found[1] if is_choice else None, library.xp.stack(columns), kept
 
 
 def solve_by_rows(problem: Problem) -> Iterator[Candidate]:
@@ -356,29 +381,57 @@ def too_different() -> ValueError:
     """Return the error for weights of rows that spoil the leave-one-out errors."""
     return ValueError(
         f"Some rows have weights more than {WEIGHT_RANGE:.0e} times those of other rows, so that "
-        "rounding spoils the leave-one-out errors, which choose alpha. Pass sample_weight or "
-        "class_weight that differ less, or a single alpha."
+        "rounding spoils the leave-one-out errors, which choose alpha and the temperature of "
+        "probabilities. Pass sample_weight or class_weight that differ less, or a single alpha for "
+        "predictions alone."
     )
 
 
 def score_classes(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
-    """Return minus the mean log loss of predicted targets ``(n, k)`` of classes, -1 and +1.
+    """Return minus the mean log loss of predicted targets ``(n, k)`` of classes, -1 and +1."""
+    return -float(_calibrate(predicted, targets, weights).fun)
 
-    The probabilities are the softmax of the predicted targets times a factor, for which the loss is
-    smallest.
+
+def find_temperature(errors: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+    """Return the temperature of probabilities for leave-one-out errors ``(m, k)``.
+
+    Rows without finite errors, because they cannot be left out, are ignored. If there are no other
+    rows, the temperature is 1.
+    """
+    is_known = np.isfinite(errors).all(axis=1)
+    if not is_known.any():
+        return 1.0
+    errors, targets, weights = errors[is_known], targets[is_known], weights[is_known]
+    return 1 / float(_calibrate(targets - errors, targets, weights).x)
+
+
+def _calibrate(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Any:
+    """Minimize the mean log loss of the softmax of predicted targets, times a factor.
 
     Source: C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural
-    Networks" (2017): the factor, which is the inverse of a temperature.
+    Networks" (2017): the factor, which is the inverse of the temperature.
     """
     if targets.shape[1] == 1:
         predicted, targets = (np.hstack([-array, array]) for array in (predicted, targets))
-    margins = predicted - np.sum(predicted, axis=1, where=targets > 0, keepdims=True)
+    peaks = predicted.max(axis=1, keepdims=True)
+    margins = peaks[:, 0] - np.sum(predicted, axis=1, where=targets > 0)
+    below, fractions = predicted - peaks, weights / weights.sum()
 
     def loss(factor: float) -> float:
-        return float(np.average(logsumexp(factor * margins, axis=1), weights=weights))
+        sums = np.exp(factor * below).sum(axis=1)
+        return float(fractions @ (np.log(sums) + factor * margins))
 
     # The loss is a convex function of the factor. Values of a decision function are about -1 to 1.
-    return -float(minimize_scalar(loss, bounds=(0, 20), method="bounded").fun)
+    return minimize_scalar(loss, bounds=FACTORS, method="bounded")
+
+
+def log_softmax(scores: Any, temperature: float) -> Any:
+    """Return the logarithms of probabilities ``(n, k)``; one column of scores is two classes."""
+    xp = Library.of(scores).xp
+    if scores.shape[1] == 1:
+        scores = xp.concat([-scores, scores], axis=1)
+    scaled = (scores - xp.max(scores, axis=1, keepdims=True)) / temperature
+    return scaled - xp.log(xp.sum(xp.exp(scaled), axis=1, keepdims=True))
 
 
 SOLVERS: dict[Solver, Callable[[Moments], bool]] = {
