@@ -346,7 +346,7 @@ class StreamingRidgeBase(RidgeBase, ABC):
         if "_sums" in restored:
             restored["_sums"] = Moments.from_dict(restored["_sums"])
         if restored.get("_solution") is not None:
-            solution = Solution(**restored["_solution"])
+            solution = Solution(**{"later": {}} | restored["_solution"])
             restored["_solution"] = solution._replace(search=Search(*solution.search))
         super().__setstate__(restored)
 
@@ -386,9 +386,12 @@ class StreamingRidgeBase(RidgeBase, ABC):
             return solution
         with self._lock():
             solution = self._solution  # Another thread may have solved the model.
-            if not is_done(solution):
-                solution = solve(self._require_sums(), self._labels, search, with_errors)
-                self._solution = solution
+            if is_done(solution):
+                return solution
+            found = solve(self._require_sums(), self._labels, search, with_errors)
+            if solution is None or solution.search != search:
+                self._solution = solution = found
+            solution.later.update(found.later)
             return solution
 
     def _fitted(self, with_errors: bool = False) -> Solution:
@@ -527,7 +530,7 @@ class StreamingRidgeBase(RidgeBase, ABC):
         solution = self._solve(with_errors)
         return solution.predict(rows), solution
 
-    def _without_sums(self, with_errors: bool) -> Self:
+    def _without_sums(self, with_errors: bool = False) -> Self:
         """Return a solved copy without the sums, which are not sent to the chunks."""
         self._solve(with_errors)
         model = type(self).__new__(type(self))

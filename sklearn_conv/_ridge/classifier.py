@@ -88,8 +88,8 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
     temperature_ : float
         Number by which decisions are divided before the softmax in `predict_proba`, between 0.05
         and 10,000. It minimizes the log loss of the leave-one-out decisions, for ``alpha_``, of the
-        rows that choose alpha, averaged with their weights. If all of them are right, it is the
-        lower bound. With a single alpha, it is computed when it is first needed, from the sums.
+        rows that choose alpha, averaged with their weights. If all of them are right, it is near
+        the lower bound. With a single alpha, it is computed when it is first needed, from the sums.
         Rows that cannot be left out, because rounding makes their leverage 1 or because there are
         no other rows, are ignored; the temperature is 1 if there are only such rows.
     mean_ : ndarray of shape (n_features,)
@@ -294,14 +294,14 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
     @property
     def temperature_(self) -> float:
         """Number that divides decisions before the softmax."""
-        return self._fitted(with_errors=True).temperature
+        return self._fitted(with_errors=True).later["temperature"]
 
     def _predict_log_proba(self, X: Any, method: str) -> Any:
         check_is_fitted(self)
         if is_dask(X):
             return self._map_chunks(method, X, (len(self.classes_),), with_errors=True)
         scores, solution = self._predict(X, method, with_errors=True)
-        logarithms = log_softmax(scores, solution.temperature)
+        logarithms = log_softmax(scores, solution.later["temperature"])
         return Library.of(scores).xp.exp(logarithms) if method == "predict_proba" else logarithms
 
     def predict(self, X: Any) -> Any:

@@ -23,7 +23,13 @@ from sklearn_conv._ridge.rbf_solving import (
     solve_exactly,
     solve_with_landmarks,
 )
-from sklearn_conv._ridge.solving import check_scoring, check_strengths, score_classes
+from sklearn_conv._ridge.solving import (
+    check_scoring,
+    check_strengths,
+    find_temperature,
+    log_softmax,
+    score_classes,
+)
 from sklearn_conv._validation import check_integer, is_dask
 
 
@@ -114,15 +120,14 @@ class _RBFModel(RidgeBase, ABC):
         unscaled = {gamma / self.median_distance_: gamma for gamma in gammas}
         scaled = [*unscaled]
 
+        def unscale(values: np.ndarray) -> np.ndarray:
+            return values.astype(np.float64) * largest + self.intercept_
+
         def score(errors: np.ndarray, kept: np.ndarray) -> float:
             if self.scoring is None:
                 found = -float(np.square(errors).mean()) * largest**2
             else:
-                predicted, true = (
-                    array.astype(np.float64) * largest + self.intercept_
-                    for array in (kept - errors, kept)
-                )
-                found = score_classes(predicted, true, np.ones(len(true)))
+                found = score_classes(unscale(kept - errors), unscale(kept), np.ones(len(kept)))
             return found if np.isfinite(found) else -np.inf  # Rounding may make errors infinite.
 
         with step("gammas"):
@@ -141,6 +146,11 @@ class _RBFModel(RidgeBase, ABC):
         self.gamma_ = unscaled[best.gamma]
         self.best_score_ = best.score
         self.dual_coef_ = best.dual * largest
+        self._use_errors(best.errors.astype(np.float64) * largest, unscale(best.kept))
+
+    @abstractmethod
+    def _use_errors(self, errors: np.ndarray, targets: np.ndarray) -> None:
+        """Set the attributes that leave-one-out errors ``(n, k)`` and targets decide."""
 
     def _predict_targets(self, X: Any) -> np.ndarray:
         """Return the predicted targets ``(n, k)``."""
@@ -201,6 +211,9 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
     best_score_ : float
         Minus the mean squared leave-one-out error for ``alpha_`` and ``gamma_``, or minus the log
         loss if this is the ``scoring``.
+    temperature_ : float
+        Number by which decisions are divided before the softmax in `predict_proba`, as in
+        `StreamingRidgeClassifier`.
     median_distance_ : float
         Median of the squared distances between all rows, or 2,000 random rows, without the
         distances of equal rows; 1 if all rows are equal.
@@ -240,7 +253,7 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
     C. K. I. Williams and M. Seeger, "Using the Nyström Method to Speed Up Kernel Machines" (2001):
     landmarks.
     C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural Networks"
-    (2017): the factor of the softmax.
+    (2017): the temperature of the softmax.
 
     Examples
     --------
@@ -250,6 +263,8 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
     >>> model = RBFRidgeClassifier(random_state=0).fit(X[:1000], y[:1000])
     >>> model.gamma_, round(model.score(X[1000:], y[1000:]), 2)
     (1.0, 0.97)
+    >>> model.predict_proba(X[1000:]).shape
+    (797, 10)
     """
 
     classes_: np.ndarray
@@ -298,6 +313,50 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
         """
         scores = self.decision_function(X)
         return self.classes_[scores.argmax(1) if scores.ndim == 2 else (scores > 0).astype(int)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Compute the probabilities of the classes for the samples in X.
+
+        They are the softmax of the decision function, divided by ``temperature_``, so the most
+        probable class is the one that is predicted.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Features.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n, n_classes)
+            Probabilities of the classes in ``classes_``; each row adds up to 1.
+
+        Raises
+        ------
+        AttributeError
+            If the model was saved by an earlier version of this package.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Compute the logarithms of the probabilities of the classes for the samples in X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Features.
+
+        Returns
+        -------
+        logarithms : ndarray of shape (n, n_classes)
+            Natural logarithms of `predict_proba`, which are finite even if probabilities are
+            rounded to 0.
+        """
+        scores = self._predict_targets(X)
+        _require_saved(self, "temperature_")
+        return log_softmax(scores, self.temperature_)
+
+    def _use_errors(self, errors: np.ndarray, targets: np.ndarray) -> None:
+        self.temperature_ = find_temperature(errors, targets, np.ones(len(errors)))
 
     def _check_rows(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         owner = type(self).__name__
@@ -382,6 +441,9 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
         predicted = self._predict_targets(X)
         return predicted[:, 0] if self._is_single else predicted
 
+    def _use_errors(self, errors: np.ndarray, targets: np.ndarray) -> None:
+        self._errors = errors
+
     def _check_rows(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         _check_arrays(type(self).__name__, X, y)
         rows, targets = validate_data(
@@ -391,6 +453,15 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
         check_target_sizes(targets)
         self._is_single = targets.ndim == 1
         return rows, targets.reshape(len(rows), -1)
+
+
+def _require_saved(model: _RBFModel, name: str) -> None:
+    """Raise an error if an attribute is missing, because an earlier version saved the model."""
+    if not hasattr(model, name):
+        raise AttributeError(
+            f"This {type(model).__name__} was saved by an earlier version of sklearn_conv, without "
+            "leave-one-out errors; fit it again."
+        )
 
 
 def _check_arrays(owner: str, *arrays: Any) -> None:

@@ -34,6 +34,10 @@ class RBFSolution(NamedTuple):
     """Leave-one-out score."""
     dual: np.ndarray
     """Coefficients ``(m, k)`` of the landmarks."""
+    errors: np.ndarray
+    """Leave-one-out errors ``(n, k)``."""
+    kept: np.ndarray
+    """Targets ``(n, k)`` of the rows that were left out."""
 
 
 Score = Callable[[np.ndarray, np.ndarray], float]
@@ -134,7 +138,7 @@ def solve_exactly(
             errors = dual[sample].astype(np.float64) / diagonal[:, np.newaxis]
             found = score(errors, targets[sample])
             if best is None or found > best.score:
-                best = RBFSolution(gamma, alpha, found, dual)
+                best = RBFSolution(gamma, alpha, found, dual, errors, targets[sample])
     return _require(best, alphas, landmarks.dtype)
 
 
@@ -200,7 +204,8 @@ def solve_with_landmarks(
         errors = errors / (1 - leverages)[:, np.newaxis]
         found = score(errors, targets[sample])
         if best is None or found > best.score:
-            best = RBFSolution(gamma, alpha, found, factor.back_solve(weights))
+            dual = factor.back_solve(weights)
+            best = RBFSolution(gamma, alpha, found, dual, errors, targets[sample])
     return _require(best, alphas, dtype)
 
 

@@ -70,13 +70,14 @@ class Solution(NamedTuple):
     """Mean of each target ``(k,)``, which is the prediction at the mean of the features."""
     scale: Any
     """Standard deviation of each feature ``(d,)``."""
-    temperature: Any = None
-    """What decisions of a classifier are divided by before the softmax; None if not computed."""
+    later: dict[str, Any]
+    """What may be computed later than the rest. If leave-one-out errors were computed, this is the
+    "temperature", by which the decisions of a classifier are divided before the softmax."""
 
     @property
     def has_errors(self) -> bool:
         """Whether it has what depends on leave-one-out errors."""
-        return self.temperature is not None
+        return "temperature" in self.later
 
     def move(self, library: Library) -> Solution:
         """Return the solution in another library, or on another device."""
@@ -153,11 +154,10 @@ def solve(
         solver = next(solver for solver, is_for in SOLVERS.items() if is_for(moments))
         alpha, score, coef, errors = _choose(problem, solver(problem))
         level = library.put(targets.mean)
-        solution = Solution(search, alpha, score, classes, coef, moments.sums.mean, level, scale)
+        later = {}
         if classes is not None and errors is not None:
-            temperature = find_temperature(errors, targets.kept, moments.kept.weights)
-            solution = solution._replace(temperature=temperature)
-    return solution
+            later["temperature"] = find_temperature(errors, targets.kept, moments.kept.weights)
+    return Solution(search, alpha, score, classes, coef, moments.sums.mean, level, scale, later)
 
 
 class Problem(NamedTuple):
