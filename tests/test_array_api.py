@@ -567,6 +567,11 @@ def test_ridge_is_that_of_numpy(put, model, is_regression, weighted):
             )
         predicted = fitted.predict(X_put)
         assert_is_near(predicted, X_put, expected.predict(X), 1e-6)
+        if not is_regression:
+            assert fitted.temperature_ == pytest.approx(expected.temperature_, rel=1e-5)
+            for method in ("predict_proba", "predict_log_proba"):
+                found = getattr(fitted, method)(X_put)
+                assert_is_near(found, X_put, getattr(expected, method)(X), 1e-5)
         assert fitted.score(X_put, put(y)) == pytest.approx(expected.score(X, y), abs=1e-6)
         parts = clone(model)
         for start in (0, 3, 50) if "balanced" not in str(model) else ():
@@ -604,6 +609,7 @@ def test_labels(put, labels):
         np.testing.assert_allclose(
             to_numpy(fitted.decision_function(X_put)), expected.decision_function(X), atol=1e-7
         )
+        assert_is_near(fitted.predict_proba(X_put), X_put, expected.predict_proba(X), 1e-5)
 
 
 @in_double
@@ -850,6 +856,7 @@ def test_a_moved_model_computes_the_same():
         saved = pickle.loads(pickle.dumps(away))[-1]  # before the first prediction
         assert Library.of(saved._solution.coef) == Library.of(X)
         assert_is_near(away.decision_function(X), X, expected, 1e-9)
+        assert_is_near(away.predict_proba(X), X, model.predict_proba(IMAGES), 1e-9)
         assert to_numpy(away.predict(X)).tolist() == model.predict(IMAGES).tolist()
         back = move(pickle.loads(pickle.dumps(away)), np, "cpu")
         np.testing.assert_allclose(back.decision_function(IMAGES), expected, rtol=1e-9)

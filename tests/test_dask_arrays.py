@@ -252,6 +252,9 @@ def test_sums_over_chunks_are_those_of_all_rows(chunks, n_kept, monkeypatch):
     assert (scores.dtype, predicted.dtype) == (np.float64, y.dtype)
     np.testing.assert_allclose(scores.compute(), expected.decision_function(X), atol=1e-9)
     np.testing.assert_array_equal(predicted.compute(), expected.predict(X))
+    probabilities = model.predict_proba(lazy_X)
+    assert probabilities.chunks == (lazy_X.chunks[0], (3,))
+    np.testing.assert_allclose(probabilities.compute(), expected.predict_proba(X), atol=1e-6)
     assert model.score(lazy_X, da.from_array(y, 77)) == model.score(X, y)
 
 
@@ -286,6 +289,9 @@ def test_two_classes_of_strings():
     model = StreamingRidgeClassifier().fit(da.from_array(X, 100), names)
     scores = model.decision_function(da.from_array(X, 100))
     np.testing.assert_allclose(scores.compute(), model.decision_function(X))
+    single = StreamingRidgeClassifier(1.0).fit(da.from_array(X, 100), names)
+    logarithms = single.predict_log_proba(da.from_array(X, 100))
+    np.testing.assert_allclose(logarithms.compute(), single.predict_log_proba(X), rtol=1e-12)
     assert model.predict(da.from_array(X, 100)).compute().tolist() == model.predict(X).tolist()
 
 

@@ -6,10 +6,11 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import smallest_log_loss
+from helpers import best_factor, smallest_log_loss
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
+from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_regression
 from sklearn.exceptions import NotFittedError
@@ -133,6 +134,40 @@ def test_log_loss_is_that_of_fits_without_the_row(n_classes, n_landmarks):
         losses.append(smallest_log_loss(predicted, y, np.ones(40)))
     assert model.best_score_ == pytest.approx(-min(losses), rel=1e-4)
     assert model.alpha_ == alphas[np.argmin(losses)]
+
+
+@pytest.mark.parametrize("n_landmarks", [40, 20])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_probabilities_have_the_smallest_loss_of_fits_without_the_row(n_classes, n_landmarks):
+    X, y = data(40, n_classes=n_classes)
+    targets = targets_of(RBFRidgeClassifier, y)
+    mean = targets.mean(axis=0)
+    model = RBFRidgeClassifier(0.1, gammas=1.0, n_landmarks=n_landmarks, random_state=0).fit(X, y)
+    nystroem = Nystroem(gamma=1.0 / model.median_distance_, n_components=n_landmarks)
+    rows = nystroem.fit(model.landmarks_).transform(X)
+    predicted = np.empty(targets.shape)
+    for i in range(40):
+        others = np.arange(40) != i
+        ridge = Ridge(0.1, fit_intercept=False).fit(rows[others], (targets - mean)[others])
+        predicted[i] = ridge.predict(rows[i : i + 1]) + mean
+    if n_classes == 2:
+        predicted = np.hstack([-predicted, predicted])
+    assert model.temperature_ == pytest.approx(1 / best_factor(predicted, y, None), rel=1e-3)
+    scores = model.decision_function(X)
+    scores = np.stack([-scores, scores], axis=1) if n_classes == 2 else scores
+    expected = softmax(scores / model.temperature_, axis=1)
+    np.testing.assert_allclose(model.predict_proba(X), expected, rtol=1e-10)
+    np.testing.assert_allclose(model.predict_log_proba(X), np.log(expected), rtol=1e-9)
+    np.testing.assert_array_equal(expected.argmax(axis=1), model.predict(X))
+
+
+def test_models_of_earlier_versions_have_no_probabilities():
+    X, y = data()
+    model = RBFRidgeClassifier(random_state=0).fit(X, y)
+    del model.temperature_
+    assert model.predict(X).shape == (120,)
+    with pytest.raises(AttributeError, match=r"earlier version of sklearn_conv.*fit it again"):
+        model.predict_proba(X)
 
 
 def test_a_sample_of_rows_has_the_same_errors(monkeypatch):
