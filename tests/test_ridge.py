@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 import skops.io
 from helpers import best_factor, smallest_log_loss
 from hypothesis import given
@@ -23,15 +24,24 @@ from hypothesis import strategies as st
 from scipy.linalg import blas
 from scipy.special import softmax
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge, RidgeClassifier, RidgeClassifierCV
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
+from sklearn.utils.fixes import parse_version
 
-from sklearn_conv import RBFRidge, RBFRidgeClassifier, StreamingRidge, StreamingRidgeClassifier
+from sklearn_conv import (
+    RBFRidge,
+    RBFRidgeClassifier,
+    StreamingRidge,
+    StreamingRidgeClassifier,
+    make_image_classifier,
+)
 from sklearn_conv._array_api import Library
 from sklearn_conv._ridge import moments, products, solving
 
@@ -308,6 +318,44 @@ def test_weights_that_spoil_leave_one_out_errors_spoil_probabilities_only():
     with pytest.raises(ValueError, match="Some rows have weights more than"):
         model.predict_proba(X)
     assert model.discard_sums().predict(X).shape == (300,)
+
+
+def some_digits():
+    X, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(y))  # The same people wrote both parts.
+    X, y = X[order], y[order]
+    return X[:1000], y[:1000], X[1000:], y[1000:]
+
+
+def some_tiles():
+    folder = os.environ.get("SKLEARN_CONV_DATA")
+    if folder is None:
+        pytest.skip("SKLEARN_CONV_DATA is not set: the folder with eurosat_small.npz")
+    with np.load(os.path.join(folder, "eurosat_small.npz")) as file:
+        images, y, test_images, test_y = (
+            file[name] for name in ("X_train", "y_train", "X_test", "y_test")
+        )
+    few = {"effort": "fast", "n_kernels": 32, "symmetries": None, "random_state": 0}
+    features = make_image_classifier("satellite", **few)[:-1]
+    return features.fit_transform(images[:1000]), y[:1000], features.transform(test_images), test_y
+
+
+@pytest.mark.parametrize("make", [some_digits, some_tiles])
+@pytest.mark.parametrize(
+    "model", [StreamingRidgeClassifier(), RBFRidgeClassifier(random_state=0)], ids=str
+)
+def test_probabilities_are_as_good_as_those_of_cross_validation(make, model):
+    X, y, test_X, test_y = make()
+    calibrated = CalibratedClassifierCV(model, method="temperature", cv=5, ensemble=False)
+    if parse_version(sklearn.__version__) < parse_version("1.8"):
+        pytest.skip("CalibratedClassifierCV has temperatures since scikit-learn 1.8")
+    expected = log_loss(test_y, calibrated.fit(X, y).predict_proba(test_X))
+    probabilities = clone(model).fit(X, y).predict_proba(test_X)
+    assert log_loss(test_y, probabilities) < 1.02 * expected
+    stated, is_right = probabilities.max(axis=1), probabilities.argmax(axis=1) == test_y
+    bins = np.minimum((15 * stated).astype(int), 14)
+    error = np.abs(np.bincount(bins, stated - is_right)).sum() / len(test_y)
+    assert error < 0.05
 
 
 @pytest.mark.parametrize("scoring", ["neg_log_loss", "roc_auc_ovr"])
