@@ -567,7 +567,10 @@ def test_ridge_is_that_of_numpy(put, model, is_regression, weighted):
             )
         predicted = fitted.predict(X_put)
         assert_is_near(predicted, X_put, expected.predict(X), 1e-6)
-        if not is_regression:
+        if is_regression:
+            intervals = fitted.predict_interval(X_put)
+            assert_is_near(intervals, X_put, expected.predict_interval(X), 1e-5)
+        else:
             assert fitted.temperature_ == pytest.approx(expected.temperature_, rel=1e-5)
             for method in ("predict_proba", "predict_log_proba"):
                 found = getattr(fitted, method)(X_put)

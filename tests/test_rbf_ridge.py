@@ -94,7 +94,7 @@ def test_leave_one_out_errors_are_those_of_fits_without_the_row(cls):
     X, y = data(40)
     targets = targets_of(cls, y)
     model = cls([0.01, 0.1, 1], gammas=[0.1, 1], random_state=0).fit(X, y)
-    means = {}
+    means, found = {}, {}
     for alpha in (0.01, 0.1, 1):
         for gamma in (0.1, 1):
             errors = []
@@ -104,9 +104,14 @@ def test_leave_one_out_errors_are_those_of_fits_without_the_row(cls):
                     alpha=alpha, kernel="rbf", gamma=gamma / model.median_distance_
                 ).fit(X[others], (targets - targets.mean(axis=0))[others])
                 errors.append(fitted.predict(X[i : i + 1]) + targets.mean(axis=0) - targets[i])
-            means[alpha, gamma] = np.square(errors).mean()
+            found[alpha, gamma], means[alpha, gamma] = errors, np.square(errors).mean()
     assert (model.alpha_, pytest.approx(model.gamma_)) == min(means, key=means.get)
     assert model.best_score_ == pytest.approx(-min(means.values()))
+    if cls is RBFRidge:
+        lower, upper = model.predict_interval(X[:1], 0.8)[0]
+        expected = np.sort(np.abs(found[model.alpha_, model.gamma_]).ravel())[32]  # 0.8 * 41
+        assert (upper - lower) / 2 == pytest.approx(expected)
+        assert (upper + lower) / 2 == pytest.approx(model.predict(X[:1])[0])
 
 
 @pytest.mark.parametrize("n_landmarks", [40, 20])
@@ -161,13 +166,16 @@ def test_probabilities_have_the_smallest_loss_of_fits_without_the_row(n_classes,
     np.testing.assert_array_equal(expected.argmax(axis=1), model.predict(X))
 
 
-def test_models_of_earlier_versions_have_no_probabilities():
+def test_models_of_earlier_versions_have_neither_probabilities_nor_intervals():
     X, y = data()
     model = RBFRidgeClassifier(random_state=0).fit(X, y)
     del model.temperature_
     assert model.predict(X).shape == (120,)
-    with pytest.raises(AttributeError, match=r"earlier version of sklearn_conv.*fit it again"):
-        model.predict_proba(X)
+    regressor = RBFRidge(random_state=0).fit(X, y)
+    del regressor._residuals
+    for method in (model.predict_proba, regressor.predict_interval):
+        with pytest.raises(AttributeError, match=r"earlier version of sklearn_conv.*fit it again"):
+            method(X)
 
 
 def test_a_sample_of_rows_has_the_same_errors(monkeypatch):

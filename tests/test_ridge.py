@@ -305,7 +305,7 @@ def test_models_of_earlier_versions_have_probabilities_as_long_as_they_have_sums
     old = StreamingRidgeClassifier()
     old.__setstate__(state)
     np.testing.assert_array_equal(old.predict(X), model.predict(X))
-    with pytest.raises(ValueError, match=r"discarded.*temperature of probabilities, fit again"):
+    with pytest.raises(ValueError, match=r"discarded.*probabilities or intervals, fit again"):
         old.predict_proba(X)
     assert not hasattr(old, "temperature_")
     old.discard_sums()

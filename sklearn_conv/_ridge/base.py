@@ -214,8 +214,8 @@ class StreamingRidgeBase(RidgeBase, ABC):
 
         The sums take most of the memory of the model, and of its file. Without them, rows cannot be
         added, and the model cannot be merged or solved for other ``alphas``, until `fit` is called.
-        The model is solved first, unless it is solved already. So is the temperature of a
-        classifier for its probabilities.
+        The model is solved first, unless it is solved already, and what probabilities or intervals
+        need is computed.
 
         Returns
         -------
@@ -408,15 +408,15 @@ class StreamingRidgeBase(RidgeBase, ABC):
         if not hasattr(self, "_sums"):
             raise NoSolutionError(
                 "The sums of this model were discarded, so it can only predict; to add rows, to "
-                "choose other alphas or to compute what the model was saved without, such as the "
-                "temperature of probabilities, fit again."
+                "choose other alphas or to compute what the model was saved without, such as "
+                "probabilities or intervals, fit again."
             )
         if not self._has_own_sums():
             raise NoSolutionError(
                 f"The sums of this model are in {self._sums.library}, because move_estimator_to "
                 "has only moved what predict needs; to add rows or to choose other alphas, use the "
-                "model before it was moved, or fit again. For probabilities with a single alpha, "
-                "call predict_proba before the model is moved."
+                "model before it was moved, or fit again. With a single alpha, call predict_proba "
+                "or predict_interval before the model is moved, in order to call it afterwards."
             )
         return self._sums
 

@@ -26,6 +26,7 @@ from sklearn_conv._ridge.rbf_solving import (
 from sklearn_conv._ridge.solving import (
     check_scoring,
     check_strengths,
+    find_offsets,
     find_temperature,
     log_softmax,
     score_classes,
@@ -424,6 +425,8 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
     """
 
     _is_single: bool
+    _residuals: np.ndarray
+    """Absolute leave-one-out errors ``(n, n_targets)``."""
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the targets of the samples in X.
@@ -441,8 +444,44 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
         predicted = self._predict_targets(X)
         return predicted[:, 0] if self._is_single else predicted
 
+    def predict_interval(self, X: Any, coverage: float = 0.9) -> np.ndarray:
+        """Predict intervals that contain the targets of the samples in X with a probability.
+
+        The interval of a target is the prediction, plus and minus a quantile of the absolute
+        leave-one-out errors of the rows that choose alpha. `StreamingRidge.predict_interval` says
+        what is guaranteed.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Features.
+        coverage : float, default=0.9
+            Probability that an interval contains its target, above 0 and below 1.
+
+        Returns
+        -------
+        intervals : ndarray of shape (n, 2) or (n, 2, n_targets)
+            Lower and upper ends. They are infinite if there are too few rows for the coverage:
+            fewer than 9 for 0.9.
+
+        Raises
+        ------
+        TypeError
+            If ``coverage`` is not a number.
+        ValueError
+            If ``coverage`` is not between 0 and 1.
+        AttributeError
+            If the model was saved by an earlier version of this package.
+        """
+        predicted = self.predict(X)
+        _require_saved(self, "_residuals")
+        weights = np.ones(len(self._residuals))
+        offsets = find_offsets("RBFRidge", coverage, self._residuals, weights)
+        return predicted[:, np.newaxis] + (offsets[:, 0] if self._is_single else offsets)
+
     def _use_errors(self, errors: np.ndarray, targets: np.ndarray) -> None:
-        self._errors = errors
+        # A single row cannot be left out.
+        self._residuals = np.abs(errors) if len(errors) > 1 else np.full_like(errors, np.inf)
 
     def _check_rows(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         _check_arrays(type(self).__name__, X, y)

@@ -25,7 +25,13 @@ from sklearn_conv._ridge.products import (
     multiply,
     row_blocks,
 )
-from sklearn_conv._validation import check_name, is_finite, is_sequence, parameter_error
+from sklearn_conv._validation import (
+    check_name,
+    is_finite,
+    is_sequence,
+    parameter_error,
+    require,
+)
 
 SMALLEST_PIVOT = 100 * float(np.finfo(np.float32).eps)
 """Smallest square on the diagonal of a factor of correlations that is trusted in float32. Rounding
@@ -72,12 +78,13 @@ class Solution(NamedTuple):
     """Standard deviation of each feature ``(d,)``."""
     later: dict[str, Any]
     """What may be computed later than the rest. If leave-one-out errors were computed, this is the
-    "temperature", by which the decisions of a classifier are divided before the softmax."""
+    "temperature", by which the decisions of a classifier are divided before the softmax, or the
+    "residuals" of a regressor, absolute errors ``(m, k)`` and the weights of their rows."""
 
     @property
     def has_errors(self) -> bool:
         """Whether it has what depends on leave-one-out errors."""
-        return "temperature" in self.later
+        return "temperature" in self.later or "residuals" in self.later
 
     def move(self, library: Library) -> Solution:
         """Return the solution in another library, or on another device."""
@@ -154,9 +161,12 @@ def solve(
         solver = next(solver for solver, is_for in SOLVERS.items() if is_for(moments))
         alpha, score, coef, errors = _choose(problem, solver(problem))
         level = library.put(targets.mean)
-        later = {}
-        if classes is not None and errors is not None:
-            later["temperature"] = find_temperature(errors, targets.kept, moments.kept.weights)
+        later: dict[str, Any] = {}
+        weights = moments.kept.weights
+        if classes is None and errors is not None:
+            later["residuals"] = np.abs(errors), weights
+        elif errors is not None:
+            later["temperature"] = find_temperature(errors, targets.kept, weights)
     return Solution(search, alpha, score, classes, coef, moments.sums.mean, level, scale, later)
 
 
@@ -381,8 +391,8 @@ def too_different() -> ValueError:
     """Return the error for weights of rows that spoil the leave-one-out errors."""
     return ValueError(
         f"Some rows have weights more than {WEIGHT_RANGE:.0e} times those of other rows, so that "
-        "rounding spoils the leave-one-out errors, which choose alpha and the temperature of "
-        "probabilities. Pass sample_weight or class_weight that differ less, or a single alpha for "
+        "rounding spoils the leave-one-out errors, which choose alpha and make probabilities and "
+        "intervals. Pass sample_weight or class_weight that differ less, or a single alpha for "
         "predictions alone."
     )
 
@@ -423,6 +433,27 @@ def _calibrate(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray) 
 
     # The loss is a convex function of the factor. Values of a decision function are about -1 to 1.
     return minimize_scalar(loss, bounds=FACTORS, method="bounded")
+
+
+def find_offsets(
+    owner: str, coverage: Any, residuals: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Return the ends ``(2, k)`` of intervals around 0 that contain a fraction of residuals.
+
+    A new row, of the mean weight, counts as a row outside, so that the fraction holds for few rows.
+    The interval is infinite if there are too few rows, or if rows cannot be left out.
+    """
+    rule = "a number between 0 and 1, both excluded"
+    is_number = isinstance(coverage, Real) and not isinstance(coverage, bool)
+    require(owner, "coverage", coverage, rule, is_number, is_number and 0 < coverage < 1)
+    residuals = np.where(np.isnan(residuals), np.inf, residuals)
+    order = np.argsort(residuals, axis=0)
+    fractions = np.cumsum(weights[order], axis=0) / (weights.sum() + weights.mean())
+    places = (fractions < coverage - 1e-12).sum(axis=0)
+    ordered = np.take_along_axis(residuals, order, axis=0)
+    ordered = np.concatenate([ordered, np.full((1, residuals.shape[1]), np.inf)])
+    ends = ordered[places, np.arange(len(places))]
+    return np.stack([-ends, ends])
 
 
 def log_softmax(scores: Any, temperature: float) -> Any:
