@@ -571,6 +571,7 @@ def test_ridge_is_that_of_numpy(put, model, is_regression, weighted):
             intervals = fitted.predict_interval(X_put)
             assert_is_near(intervals, X_put, expected.predict_interval(X), 1e-5)
         else:
+            assert_is_near(fitted.novelty(X_put), X_put, expected.novelty(X), 1e-7)
             assert fitted.temperature_ == pytest.approx(expected.temperature_, rel=1e-5)
             for method in ("predict_proba", "predict_log_proba"):
                 found = getattr(fitted, method)(X_put)
@@ -666,6 +667,7 @@ def test_few_rows_need_no_products(put):
         model = StreamingRidgeClassifier().fit(put(X), y)
         assert model._sums.sums.gram is None
         assert_is_near(model.coef_, put(X), expected.coef_, 1e-7)
+        assert_is_near(model.novelty(put(X)), put(X), expected.novelty(X), 1e-7)
         more = features_of(1, n=200, d=60)
         model.partial_fit(put(more[0]), more[1])
         expected.partial_fit(*more)
@@ -867,6 +869,8 @@ def test_a_moved_model_computes_the_same():
         features = away[:-1].transform(X)
         with pytest.raises(ValueError, match=r"sums of this model are in numpy.*fit again"):
             away[-1].partial_fit(features, LABELS)
+        with pytest.raises(ValueError, match=r"sums of this model are in numpy"):
+            away[-1].novelty(features)
         assert not hasattr(pickle.loads(pickle.dumps(away))[-1], "_sums")
 
 

@@ -255,6 +255,13 @@ def test_sums_over_chunks_are_those_of_all_rows(chunks, n_kept, monkeypatch):
     probabilities = model.predict_proba(lazy_X)
     assert probabilities.chunks == (lazy_X.chunks[0], (3,))
     np.testing.assert_allclose(probabilities.compute(), expected.predict_proba(X), atol=1e-6)
+    novelty = model.novelty(lazy_X)
+    assert novelty.chunks == (lazy_X.chunks[0],)
+    np.testing.assert_allclose(novelty.compute(), expected.novelty(X), atol=1e-9)
+    with pytest.raises(ValueError, match="NaN"):
+        model.novelty(da.where(lazy_X > 3, np.nan, lazy_X)).compute()
+    with pytest.raises(ValueError, match="features as input"):
+        model.novelty(lazy_X[:, :3])
     assert model.score(lazy_X, da.from_array(y, 77)) == model.score(X, y)
 
 

@@ -14,6 +14,8 @@ from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_regression
 from sklearn.exceptions import NotFittedError
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF
 from sklearn.kernel_approximation import Nystroem
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
@@ -176,6 +178,35 @@ def test_models_of_earlier_versions_have_neither_probabilities_nor_intervals():
     for method in (model.predict_proba, regressor.predict_interval):
         with pytest.raises(AttributeError, match=r"earlier version of sklearn_conv.*fit it again"):
             method(X)
+
+
+@pytest.mark.parametrize("n_landmarks", [40, 25])
+def test_novelty_is_the_rank_among_variances_of_gaussian_processes_without_the_landmark(
+    n_landmarks,
+):
+    X, y = data(40)
+    model = RBFRidgeClassifier(0.1, gammas=1.0, n_landmarks=n_landmarks, random_state=0).fit(X, y)
+    landmarks = model.landmarks_
+    kernel = RBF(np.sqrt(model.median_distance_ / 2), "fixed")  # exp(-distance**2 / median)
+
+    def variance(row, others):
+        process = GaussianProcessRegressor(kernel, alpha=0.1).fit(others, np.zeros(len(others)))
+        return process.predict(row[np.newaxis], return_std=True)[1].item() ** 2
+
+    everything = np.arange(len(landmarks))
+    known = np.array([variance(landmarks[i], landmarks[everything != i]) for i in everything])
+    new, _ = data(30, seed=1)
+    expected = [(known < variance(row, landmarks)).mean() for row in new]
+    np.testing.assert_allclose(model.novelty(new), expected, atol=1e-12)
+    assert model.novelty(100 + new).min() == 1
+    length = len(pickle.dumps(model))
+    model.fit(X, y)
+    assert not model._later
+    model.novelty(new)
+    assert len(pickle.dumps(model)) == length
+    assert not pickle.loads(pickle.dumps(model))._later
+    del model._later  # as in earlier versions
+    np.testing.assert_allclose(model.novelty(new), expected, atol=1e-12)
 
 
 def test_a_sample_of_rows_has_the_same_errors(monkeypatch):

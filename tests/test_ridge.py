@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import blas
 from scipy.special import softmax
+from scipy.stats import kstest
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits
@@ -305,7 +306,7 @@ def test_models_of_earlier_versions_have_probabilities_as_long_as_they_have_sums
     old = StreamingRidgeClassifier()
     old.__setstate__(state)
     np.testing.assert_array_equal(old.predict(X), model.predict(X))
-    with pytest.raises(ValueError, match=r"discarded.*probabilities or intervals, fit again"):
+    with pytest.raises(ValueError, match=r"discarded.*such as probabilities.*fit again"):
         old.predict_proba(X)
     assert not hasattr(old, "temperature_")
     old.discard_sums()
@@ -366,6 +367,91 @@ def test_probabilities_in_a_search(scoring):
     ).fit(X, y)
     assert search.best_params_ == {"alphas": 1.0}
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+# Novelty
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@sizes
+def test_novelty_is_the_rank_among_leverages_of_fits_without_the_row(size, weighted):
+    X, y = data(*size)
+    X[:, 1] = 5  # a constant feature
+    weights = np.random.default_rng(2).uniform(0.5, 2, len(X)) if weighted else np.ones(len(X))
+    model = StreamingRidgeClassifier(3.0).fit(X, y, weights)
+    assert (model._sums.sums.gram is None) == (size[1] >= size[0])
+
+    def leverage(row, others):
+        """Return the squared distance of a row from the mean of others, as the sums weight it."""
+        mean = np.average(X[others], axis=0, weights=weights[others])
+        rows = (X[others] - mean) / model.scale_
+        matrix = rows.T * weights[others] @ rows + 3 * np.eye(X.shape[1])
+        distance = (row - mean) / model.scale_
+        return distance @ np.linalg.solve(matrix, distance) + 1 / weights[others].sum()
+
+    everything = np.arange(len(X))
+    known = np.array([leverage(X[i], everything != i) for i in everything])
+    rng = np.random.default_rng(3)
+    new = X[rng.integers(len(X), size=40)] * rng.uniform(0, 1.5, (40, 1))
+    new += rng.uniform(0, 1, (40, 1)) * rng.normal(size=new.shape)
+    new[:, 1] = 5
+    measured = np.array([leverage(row, everything >= 0) for row in new])
+    expected = [np.average(known < value, weights=weights) for value in measured]
+    assert len({*expected}) > 5
+    np.testing.assert_allclose(model.novelty(new), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [2500, 60], ids=["products", "rows"])
+def test_rows_like_the_training_rows_have_any_novelty_and_outliers_a_high_one(n):
+    X, y = data(n + 1000, 100)
+    X, new, y = X[:n], X[n:], y[:n]
+    model = StreamingRidgeClassifier().fit(X, y)
+    assert kstest(model.novelty(new), "uniform").statistic < (0.06 if n == 2500 else 0.2)
+    assert model.novelty(new[:, ::-1]).mean() > 0.9  # other scales
+    assert (
+        model.novelty(1e200 * new[:2]).tolist() == model.novelty(1e3 * new[:2]).tolist() == [1, 1]
+    )
+
+
+@pytest.mark.parametrize("effort", ["fast", "best"])
+def test_images_of_other_kinds_are_novel(effort):
+    images, labels = load_digits().images, load_digits().target
+    model = make_image_classifier("tiny", effort=effort, n_kernels=16, random_state=0)
+    model.fit(images[:1000], labels[:1000])
+
+    def novelty(images):
+        return model[-1].novelty(model[:-1].transform(images))
+
+    usual = novelty(images[1000:])
+    assert 0.4 < usual.mean() < 0.75  # Other people wrote them.
+    assert novelty(np.random.default_rng(0).uniform(0, 16, (50, 8, 8))).min() > 0.98  # noise
+    assert novelty(16 - images[1000:1050]).mean() > 0.98
+    assert novelty(np.roll(images[1000:1050], 3, axis=1)).mean() > 0.9
+    assert novelty(np.zeros((1, 8, 8))) > 0.9
+
+
+@sizes
+def test_novelty_changes_nothing_and_is_never_saved(size):
+    X, y = data(*size)
+    model = StreamingRidgeClassifier(ALPHAS).fit(X, y)
+    before, length = copy.deepcopy(model), len(pickle.dumps(model))
+    novelty = model.novelty(X)
+    assert len(pickle.dumps(model)) == length
+    assert "leverages" in model._solution.later
+    assert "leverages" not in copy.copy(model)._solution.later
+    for changed in (lambda m: m.set_params(alphas=7.0), lambda m: m.partial_fit(X + 1, y)):
+        changed(model)
+        changed(before)
+        np.testing.assert_array_equal(model.coef_, before.coef_)
+        assert "leverages" not in model._solution.later
+        assert (model.novelty(X) != novelty).any()
+        np.testing.assert_array_equal(model.novelty(X), copy.deepcopy(before).novelty(X))
+    model.discard_sums()
+    assert "leverages" not in model._solution.later
+    with pytest.raises(ValueError, match=r"discarded.*probabilities, intervals or novelty, fit"):
+        model.novelty(X)
+    with pytest.raises(ValueError, match="NaN"):
+        before.novelty(np.full_like(X, np.nan))
 
 
 # The sample of rows that chooses alpha

@@ -191,7 +191,7 @@ def test_intervals_are_part_of_files_without_sums(alphas):
     state = small.__getstate__()
     state["_solution"]["later"] = {}  # as in earlier versions
     small.__setstate__(state)
-    with pytest.raises(ValueError, match=r"discarded.*probabilities or intervals, fit again"):
+    with pytest.raises(ValueError, match=r"discarded.*intervals or novelty, fit again"):
         small.predict_interval(X)
 
 

@@ -234,6 +234,8 @@ class StreamingRidgeBase(RidgeBase, ABC):
             with suppress(ValueError):  # A model whose rows cannot be left out still predicts.
                 self._solve(with_errors=True)
             self.__dict__.pop("_sums", None)
+            solution = self._solve()
+            self._solution = solution._replace(later=solution.saved_later())
         return self
 
     def score(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> float:
@@ -338,7 +340,8 @@ class StreamingRidgeBase(RidgeBase, ABC):
                 state.pop("_sums", None)
             if state.get("_solution") is not None:
                 solution = state["_solution"].move(Library.of(self._place()))
-                state["_solution"] = solution._asdict() | {"search": tuple(solution.search)}
+                plain = {"search": tuple(solution.search), "later": solution.saved_later()}
+                state["_solution"] = solution._asdict() | plain
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -409,7 +412,7 @@ class StreamingRidgeBase(RidgeBase, ABC):
             raise NoSolutionError(
                 "The sums of this model were discarded, so it can only predict; to add rows, to "
                 "choose other alphas or to compute what the model was saved without, such as "
-                "probabilities or intervals, fit again."
+                "probabilities, intervals or novelty, fit again."
             )
         if not self._has_own_sums():
             raise NoSolutionError(
@@ -522,13 +525,18 @@ class StreamingRidgeBase(RidgeBase, ABC):
 
         Another thread may add rows to the model at the same time.
         """
+        rows = self._check_features(X, method)
+        solution = self._solve(with_errors)
+        return solution.predict(rows), solution
+
+    def _check_features(self, X: Any, method: str) -> Any:
+        """Return checked rows for a method that predicts."""
         require_unmasked(X)
         require_same_library(type(self).__name__, method, X, self._place())
         with explain_nan():
             rows = self._validate(X, dtype="numeric", reset=False)
         check_features(rows)
-        solution = self._solve(with_errors)
-        return solution.predict(rows), solution
+        return rows
 
     def _without_sums(self, with_errors: bool = False) -> Self:
         """Return a solved copy without the sums, which are not sent to the chunks."""

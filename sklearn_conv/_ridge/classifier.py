@@ -27,7 +27,13 @@ from sklearn_conv._ridge.labels import (
     show_labels,
     union_labels,
 )
-from sklearn_conv._ridge.solving import Search, check_scoring, check_strengths, log_softmax
+from sklearn_conv._ridge.solving import (
+    Search,
+    check_scoring,
+    check_strengths,
+    find_leverages,
+    log_softmax,
+)
 from sklearn_conv._validation import is_dask, is_finite, parameter_error
 
 OWNER = "StreamingRidgeClassifier"
@@ -290,6 +296,63 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
             rounded to 0.
         """
         return self._predict_log_proba(X, "predict_log_proba")
+
+    def novelty(self, X: Any) -> Any:
+        """Compute how far the samples in X are from the training rows, compared to these.
+
+        The distance of a sample is its leverage for ``alpha_``, which is a squared Mahalanobis
+        distance from the mean of the training rows, regularized as the model is. The novelty is the
+        fraction, by weight, of the rows that choose alpha that were nearer to the others when they
+        were left out. A tenth of samples like the training rows has a novelty above 0.9. Samples of
+        other kinds, for example of another camera, have a high novelty, and their predictions need
+        not be true. Features that are constant in the training rows are ignored.
+
+        Parameters
+        ----------
+        X : array-like or Dask array of shape (n, n_features)
+            Features.
+
+        Returns
+        -------
+        novelty : ndarray or Dask array of shape (n,)
+            Numbers from 0 to 1.
+
+        Raises
+        ------
+        ValueError
+            If X is invalid, if the model has no solution, or if its sums were discarded.
+
+        Notes
+        -----
+        The first call computes a Cholesky factor, which takes as much memory as the sums. It is
+        kept until rows are added, alpha changes, or `discard_sums` is called, and is in no file.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from sklearn_conv import StreamingRidgeClassifier
+        >>> X, y = load_digits(return_X_y=True)
+        >>> model = StreamingRidgeClassifier().fit(X[:1500], y[:1500])
+        >>> round(float((model.novelty(X[1500:]) > 0.9).mean()), 2)
+        0.06
+        >>> model.novelty(16 - X[1500:]).min() > 0.99  # black on white instead of white on black
+        np.True_
+        """
+        check_is_fitted(self)
+        with self._lock():
+            later = self._solve().later
+            if "leverages" not in later:
+                later["leverages"] = find_leverages(self._require_sums(), self.alpha_)
+            leverages = later["leverages"]
+        if is_dask(X):
+            from sklearn_conv._dask import map_rows
+            from sklearn_conv._ridge.dask_rows import check_dask_rows
+
+            check_dask_rows(X)
+            self._check_columns(X, reset=False)
+            return map_rows(leverages, "rank", X, (), np.float64)
+        novelty = leverages.rank(self._check_features(X, "novelty"))
+        return Library.of(self._place()).put(novelty)
 
     @property
     def temperature_(self) -> float:

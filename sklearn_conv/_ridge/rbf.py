@@ -18,6 +18,7 @@ from sklearn_conv._ridge.labels import check_labels, show_label
 from sklearn_conv._ridge.rbf_solving import (
     N_SAMPLE,
     N_SEARCH,
+    find_leverages,
     median_distance,
     predict_rows,
     solve_exactly,
@@ -155,15 +156,19 @@ class _RBFModel(RidgeBase, ABC):
 
     def _predict_targets(self, X: Any) -> np.ndarray:
         """Return the predicted targets ``(n, k)``."""
+        rows = self._check_features(X)
+        gamma = self.gamma_ / self.median_distance_
+        landmarks = self.landmarks_ - self._center
+        return predict_rows(rows, self._center, landmarks, gamma, self.dual_coef_) + self.intercept_
+
+    def _check_features(self, X: Any) -> np.ndarray:
+        """Return checked rows for a method that predicts."""
         check_is_fitted(self)
         _check_arrays(type(self).__name__, X)
         with explain_nan():
             rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         # The dtype of the model decides, so that the same rows have the same predictions.
-        rows = rows.astype(self.landmarks_.dtype, copy=False)
-        gamma = self.gamma_ / self.median_distance_
-        landmarks = self.landmarks_ - self._center
-        return predict_rows(rows, self._center, landmarks, gamma, self.dual_coef_) + self.intercept_
+        return rows.astype(self.landmarks_.dtype, copy=False)
 
 
 class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
@@ -356,7 +361,44 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
         _require_saved(self, "temperature_")
         return log_softmax(scores, self.temperature_)
 
+    @np.errstate(all="ignore")
+    def novelty(self, X: Any) -> np.ndarray:
+        """Compute how far the samples in X are from the landmarks, compared to these.
+
+        The distance of a sample is the part of its kernel value with itself that the landmarks do
+        not explain, regularized with ``alpha_``. The novelty is the fraction of landmarks, of up to
+        2,000 of them, that were nearer to the others when they were left out. A tenth of samples
+        like the training rows has a novelty above 0.9. Samples of other kinds, for example of
+        another camera, have a high novelty, and their predictions need not be true.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Features.
+
+        Returns
+        -------
+        novelty : ndarray of shape (n,)
+            Numbers from 0 to 1.
+
+        Notes
+        -----
+        The first call computes a Cholesky factor, which takes as much memory as an exact fit with
+        the landmarks. It is kept until `fit` is called again, and is in no file.
+        """
+        rows = self._check_features(X)
+        later = self.__dict__.setdefault("_later", {})  # An earlier version has saved none.
+        if "leverages" not in later:
+            gamma = self.gamma_ / self.median_distance_
+            landmarks = self.landmarks_ - self._center
+            later["leverages"] = find_leverages(self._center, landmarks, gamma, self.alpha_)
+        return later["leverages"].rank(rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_later": {}}
+
     def _use_errors(self, errors: np.ndarray, targets: np.ndarray) -> None:
+        self._later: dict[str, Any] = {}
         self.temperature_ = find_temperature(errors, targets, np.ones(len(errors)))
 
     def _check_rows(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -20,6 +20,7 @@ from sklearn_conv._ridge.moments import Moments, NoSolutionError, Targets
 from sklearn_conv._ridge.products import (
     BLOCK_BYTES,
     SINGLE_FEATURES,
+    Factor,
     correlate,
     factorize,
     multiply,
@@ -42,6 +43,8 @@ TIE = 1e-5
 
 FACTORS = (1e-4, 20)
 """Range of the inverse of the temperature. The best one has no bound if all rows are right."""
+
+REMEDY = "The features need this memory on the device; use fewer kernels or grid cells."
 
 WEIGHT_RANGE = 1e10
 """Ratio of weights above which rounding may spoil the errors of heavy rows: beside them, all other
@@ -79,7 +82,8 @@ class Solution(NamedTuple):
     later: dict[str, Any]
     """What may be computed later than the rest. If leave-one-out errors were computed, this is the
     "temperature", by which the decisions of a classifier are divided before the softmax, or the
-    "residuals" of a regressor, absolute errors ``(m, k)`` and the weights of their rows."""
+    "residuals" of a regressor, absolute errors ``(m, k)`` and the weights of their rows. The
+    "leverages" of a classifier are in no file, because of their size."""
 
     @property
     def has_errors(self) -> bool:
@@ -93,7 +97,11 @@ class Solution(NamedTuple):
             for name, value in self._asdict().items()
             if hasattr(value, "shape") and name != "classes"
         }
-        return self._replace(**moved)
+        return self._replace(**moved, later=self.saved_later())
+
+    def saved_later(self) -> dict[str, Any]:
+        """Return a copy of ``later`` without leverages, which are large, and on one device."""
+        return {name: value for name, value in self.later.items() if name != "leverages"}
 
     def predict(self, rows: Any) -> Any:
         """Return the predicted targets ``(n, k)``, in the library of the solution."""
@@ -149,12 +157,10 @@ def solve(
     moments.flush()
     library = moments.library
     xp = library.xp
-    remedy = "The features need this memory on the device; use fewer kernels or grid cells."
-    with np.errstate(all="ignore"), as_memory_error(remedy):
-        variances, targets = moments.variances, moments.targets(classes)
-        scale = xp.sqrt(xp.where(variances > 0, variances, xp.ones_like(variances)))
-        products = xp.where(variances > 0, targets.products, xp.zeros_like(targets.products))
-        constant = np.flatnonzero(to_numpy(variances) == 0).tolist()
+    with np.errstate(all="ignore"), as_memory_error(REMEDY):
+        targets, (scale, constant) = moments.targets(classes), _find_scale(moments)
+        is_constant = library.put(np.isin(np.arange(scale.shape[0]), constant))
+        products = xp.where(is_constant, xp.zeros_like(targets.products), targets.products)
         targets = targets._replace(products=products)
         has_errors = with_errors or len(search.alphas) > 1
         problem = Problem(moments, targets, scale, constant, search, has_errors)
@@ -168,6 +174,24 @@ def solve(
         elif errors is not None:
             later["temperature"] = find_temperature(errors, targets.kept, weights)
     return Solution(search, alpha, score, classes, coef, moments.sums.mean, level, scale, later)
+
+
+def _find_scale(moments: Moments) -> tuple[Any, list[int]]:
+    """Return the standard deviations, 1 for constant features, and the numbers of these."""
+    xp, variances = moments.library.xp, moments.variances
+    scale = xp.sqrt(xp.where(variances > 0, variances, xp.ones_like(variances)))
+    return scale, np.flatnonzero(to_numpy(variances) == 0).tolist()
+
+
+def _center(rows: Any, mean: Any, scale: Any, constant: list[int]) -> Any:
+    """Return rows, centered and divided by ``scale`` if it is not None; constant features are 0."""
+    library = Library.of(mean)
+    rows = library.xp.astype(rows, library.widest, copy=False) - mean
+    if scale is not None:
+        rows /= scale
+    for i in constant:
+        rows[:, i] = 0
+    return rows
 
 
 class Problem(NamedTuple):
@@ -185,14 +209,8 @@ class Problem(NamedTuple):
 
     def center(self, scale: Any) -> Any:
         """Return the kept rows ``(m, d)``, centered and divided by ``scale`` if it is not None."""
-        moments, library = self.moments, self.moments.library
-        rows = library.xp.astype(moments.kept.rows, library.widest, copy=False)
-        rows = rows - moments.sums.mean
-        if scale is not None:
-            rows /= scale
-        for i in self.constant:
-            rows[:, i] = 0
-        return rows
+        moments = self.moments
+        return _center(moments.kept.rows, moments.sums.mean, scale, self.constant)
 
     def resolves(self, complements: np.ndarray, limit: float = 1 / WEIGHT_RANGE) -> bool:
         """Return whether 1 minus the leverages of the kept rows are above their rounding errors.
@@ -377,6 +395,76 @@ def _solve_products(
     if not problem.resolves(1 - leverages):
         raise too_different()
     return coef, residuals / (1 - leverages)[:, np.newaxis]
+
+
+class Leverages(NamedTuple):
+    """Leverages of rows that are left out: squared distances from the mean of the others."""
+
+    mean: Any
+    scale: Any
+    """Standard deviation of each feature ``(d,)``; None for a factor of products."""
+    constant: list[int]
+    alpha: float
+    weight: float
+    """Sum of the weights."""
+    factor: Factor
+    rows: Any = None
+    """Kept rows ``(n, d)``, scaled and weighted, if the factor is that of their products."""
+    known: np.ndarray = np.zeros(0)
+    """Sorted leverages ``(m,)`` of the kept rows."""
+    fractions: np.ndarray = np.zeros(1)
+    """Fraction of the weight ``(m + 1,)`` of the first of the kept rows."""
+
+    def measure(self, rows: Any) -> np.ndarray:
+        """Return the leverages ``(n,)`` of rows that are not among those of the factor."""
+        xp, measured = Library.of(self.mean).xp, np.empty(rows.shape[0])
+        for block in row_blocks(rows.shape[0], 8 * rows.shape[1], BLOCK_BYTES):
+            centered = _center(rows[block, ...], self.mean, self.scale, self.constant)
+            if not bool(xp.all(xp.isfinite(centered))):  # Chunks of Dask are not checked before.
+                raise ValueError("X contains NaN or infinity.")
+            right = centered.T if self.rows is None else multiply(self.rows, centered.T)
+            squares = xp.linalg.vecdot(centered, centered, axis=-1)  # before they are overwritten
+            solved = self.factor.half_solve(right)
+            found = xp.linalg.vecdot(solved, solved, axis=-2)
+            measured[block] = to_numpy(
+                found if self.rows is None else (squares - found) / self.alpha
+            )
+        # Differences of squares that overflow are NaN.
+        return np.where(np.isnan(measured), np.inf, measured) + 1 / self.weight
+
+    @np.errstate(all="ignore")
+    def rank(self, rows: Any) -> np.ndarray:
+        """Return the fraction ``(n,)`` of the kept rows whose leverage is smaller."""
+        return self.fractions[np.searchsorted(self.known, self.measure(rows))]
+
+
+@np.errstate(all="ignore")
+def find_leverages(moments: Moments, alpha: float) -> Leverages:
+    """Return the leverages for an alpha; no other thread may use the moments."""
+    moments.flush()
+    library, sums, kept = moments.library, moments.sums, moments.kept
+    with as_memory_error(REMEDY):
+        scale, constant = _find_scale(moments)
+        if sums.gram is None:
+            rows = _center(kept.rows, sums.mean, scale, constant)
+            rows *= library.put(np.sqrt(kept.weights))[:, None]
+            matrix, diagonal = rows @ rows.T, library.xp.linalg.vecdot(rows, rows) + alpha
+        else:
+            rows, diagonal = None, sums.squares + alpha * scale**2
+            # A factor replaces the upper triangle, which the next solution uses.
+            matrix = sums.gram.copy("K") if library.xp is np else sums.gram
+            matrix = matrix if sums.rest is None else matrix + sums.rest
+        factor = factorize(matrix, diagonal, constant if rows is None else ())
+        if factor is None:
+            raise too_small(alpha)
+        scale = None if rows is None else scale
+        found = Leverages(sums.mean, scale, constant, alpha, sums.weight, factor, rows)
+        values = found.measure(kept.rows)
+    left = 1 - kept.weights * values
+    values = np.where(left > 0, values / left, np.inf)
+    order = np.argsort(values)
+    fractions = np.append(0, np.cumsum(kept.weights[order]) / kept.weights.sum())
+    return found._replace(known=values[order], fractions=fractions)
 
 
 def too_small(alpha: float) -> ValueError:
