@@ -204,7 +204,7 @@ class Problem(NamedTuple):
     constant: list[int]
     """Numbers of the constant features, whose coefficients are 0."""
     search: Search
-    has_errors: bool
+    has_errors: bool = True
     """Whether leave-one-out errors are needed."""
 
     def center(self, scale: Any) -> Any:
