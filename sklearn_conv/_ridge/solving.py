@@ -514,10 +514,11 @@ def _calibrate(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray) 
     peaks = predicted.max(axis=1, keepdims=True)
     margins = peaks[:, 0] - np.sum(predicted, axis=1, where=targets > 0)
     below, fractions = predicted - peaks, weights / weights.sum()
+    values = np.empty_like(below)  # New memory in each step would take longer.
 
     def loss(factor: float) -> float:
-        sums = np.exp(factor * below).sum(axis=1)
-        return float(fractions @ (np.log(sums) + factor * margins))
+        np.exp(np.multiply(below, factor, out=values), out=values)
+        return float(fractions @ (np.log(values.sum(axis=1)) + factor * margins))
 
     # The loss is a convex function of the factor. Values of a decision function are about -1 to 1.
     return minimize_scalar(loss, bounds=FACTORS, method="bounded")
