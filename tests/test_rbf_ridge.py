@@ -176,7 +176,7 @@ def test_models_of_earlier_versions_have_neither_probabilities_nor_intervals():
     regressor = RBFRidge(random_state=0).fit(X, y)
     del regressor._residuals
     for method in (model.predict_proba, regressor.predict_interval):
-        with pytest.raises(AttributeError, match=r"earlier version of sklearn_conv.*fit it again"):
+        with pytest.raises(ValueError, match=r"earlier version of sklearn_conv.*fit it again"):
             method(X)
 
 

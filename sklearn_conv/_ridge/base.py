@@ -230,9 +230,9 @@ class StreamingRidgeBase(RidgeBase, ABC):
             If the model cannot be solved, for example because all rows belong to one class.
         """
         with self._lock():
-            self._solve()
             with suppress(ValueError):  # A model whose rows cannot be left out still predicts.
                 self._solve(with_errors=True)
+            self._solve()
             self.__dict__.pop("_sums", None)
             solution = self._solve()
             self._solution = solution._replace(later=solution.saved_later())

@@ -15,6 +15,7 @@ from sklearn_conv._callbacks import fit_steps, with_callbacks
 from sklearn_conv._parameters import check_random_state, make_generator
 from sklearn_conv._ridge.base import RidgeBase, check_target_sizes, explain_nan, require_unmasked
 from sklearn_conv._ridge.labels import check_labels, show_label
+from sklearn_conv._ridge.moments import NoSolutionError
 from sklearn_conv._ridge.rbf_solving import (
     N_SAMPLE,
     N_SEARCH,
@@ -338,8 +339,8 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
 
         Raises
         ------
-        AttributeError
-            If the model was saved by an earlier version of this package.
+        ValueError
+            If X is invalid, or if the model was saved by an earlier version of this package.
         """
         return np.exp(self.predict_log_proba(X))
 
@@ -511,9 +512,8 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
         TypeError
             If ``coverage`` is not a number.
         ValueError
-            If ``coverage`` is not between 0 and 1.
-        AttributeError
-            If the model was saved by an earlier version of this package.
+            If X is invalid, if ``coverage`` is not between 0 and 1, or if the model was saved by an
+            earlier version of this package.
         """
         predicted = self.predict(X)
         _require_saved(self, "_residuals")
@@ -539,7 +539,7 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
 def _require_saved(model: _RBFModel, name: str) -> None:
     """Raise an error if an attribute is missing, because an earlier version saved the model."""
     if not hasattr(model, name):
-        raise AttributeError(
+        raise NoSolutionError(
             f"This {type(model).__name__} was saved by an earlier version of sklearn_conv, without "
             "leave-one-out errors; fit it again."
         )
