@@ -274,6 +274,19 @@ def test_merging_changes_neither_part():
     assert [pickle.dumps(part) for part in parts] == before
 
 
+@pytest.mark.parametrize("change", ["partial_fit", "solve"])
+def test_what_is_lazy_is_that_of_the_model_at_the_time_of_the_call(change):
+    X, y = rows()
+    model = StreamingRidgeClassifier(1.0).fit(X, y)
+    lazy_X, expected = da.from_array(X, 100), model.novelty(X)
+    novelty = model.novelty(lazy_X)
+    if change == "solve":
+        model.set_params(alphas=100.0).predict(X)
+    else:
+        model.partial_fit(X + 1, y)
+    np.testing.assert_array_equal(novelty.compute(), expected)
+
+
 def test_a_task_sums_at_least_as_many_rows_as_features():
     groups = [(s.start, s.stop) for s in dask_rows._group_chunks([50, 60, 200, 10, 90, 5], 100)]
     assert groups == [(0, 2), (2, 3), (3, 5), (5, 6)]

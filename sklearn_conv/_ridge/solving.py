@@ -451,7 +451,7 @@ def find_leverages(moments: Moments, alpha: float) -> Leverages:
             matrix, diagonal = rows @ rows.T, library.xp.linalg.vecdot(rows, rows) + alpha
         else:
             rows, diagonal = None, sums.squares + alpha * scale**2
-            # A factor replaces the upper triangle, which the next solution uses.
+            # The next factor, and rows that are added, change the triangle of this factor.
             matrix = sums.gram.copy("K") if library.xp is np else sums.gram
             matrix = matrix if sums.rest is None else matrix + sums.rest
         factor = factorize(matrix, diagonal, constant if rows is None else ())
