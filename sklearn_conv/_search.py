@@ -9,7 +9,7 @@ from functools import partial
 from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Lock, RLock
+from threading import Condition, Lock
 from typing import Any, Self
 
 import joblib
@@ -23,7 +23,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 from threadpoolctl import threadpool_limits
 
 from sklearn_conv._reading.image_reader import ImageReader
-from sklearn_conv._transformer import StridedConv2DTransformer
+from sklearn_conv._transformer import TRANSFORM_ONLY, StridedConv2DTransformer
 from sklearn_conv._validation import require
 from sklearn_conv._warnings import warn
 
@@ -35,6 +35,9 @@ NEVER = ("n_jobs", "verbose")
 
 METHODS = ["predict", "predict_proba", "predict_log_proba", "decision_function", "score"]
 METHODS += ["score_samples", "transform"]
+
+PARTS, MIN_CLAIMED = 8, 32
+"""Parts in which threads compute the features of images, and the smallest number of images."""
 
 MEMORY_FRACTION = 0.25
 """Default of ``max_bytes``, as a fraction of the memory of the machine."""
@@ -226,27 +229,57 @@ class _Features:
     """Features of images from fitted steps, computed when they are needed."""
 
     def __init__(self, store: _Store, steps: Pipeline, rows: np.ndarray, y: Any) -> None:
-        self._store, self._lock = store, RLock()
+        self._store, self._change = store, Condition()
         self._values: Any = None
-        self._is_done = np.zeros(store.n, bool)
+        self._is_claimed, self._is_done = np.zeros((2, store.n), bool)
+        learners = [*_learners(steps, store.describe)]
+        for transformer, key in learners:
+            transformer._learn = partial(store.learn, (rows.tobytes(), key), transformer._learn)
         self.steps = steps.fit(store.take(rows), y)
+        for transformer, _ in learners:
+            del transformer._learn
 
     def take(self, rows: np.ndarray) -> Any:
-        """Return the features of images; those that are new are computed."""
-        with self._lock:
-            new = np.unique(rows[~self._is_done[rows]])
-            if len(new):
-                computed = self.steps.transform(self._store.take(new))
-                if not isinstance(computed, np.ndarray):  # a table, or an array of a device
-                    new = np.arange(self._store.n)
-                    self._values = self.steps.transform(self._store.take(new))
-                else:
-                    if self._values is None:
-                        shape = (self._store.n, *computed.shape[1:])
-                        self._values = self._store.empty(shape, computed.dtype)
-                    self._values[new] = computed
-                self._is_done[new] = True
-            return _safe_indexing(self._values, rows)
+        """Return the features of images; those that are new are computed.
+
+        Threads that need the same features share the work.
+        """
+        while len(claimed := self._claim(rows)):
+            try:
+                self._compute(claimed)
+            except BaseException:
+                with self._change:
+                    self._is_claimed[claimed] = False
+                    self._change.notify_all()
+                raise
+        with self._change:
+            self._change.wait_for(lambda: (self._is_done[rows] | ~self._is_claimed[rows]).all())
+            if self._is_done[rows].all():
+                return _safe_indexing(self._values, rows)
+        return self.take(rows)  # Another thread failed.
+
+    def _claim(self, rows: np.ndarray) -> np.ndarray:
+        """Return the numbers of some images, which this thread will compute."""
+        with self._change:
+            new = np.unique(rows[~self._is_claimed[rows]])
+            new = new[: max(MIN_CLAIMED, -(-len(rows) // PARTS))]
+            self._is_claimed[new] = True
+            return new
+
+    def _compute(self, rows: np.ndarray) -> None:
+        computed = self.steps.transform(self._store.take(rows))
+        with self._change:
+            if isinstance(computed, np.ndarray):
+                if self._values is None:
+                    shape = (self._store.n, *computed.shape[1:])
+                    self._values = self._store.empty(shape, computed.dtype)
+                self._values[rows] = computed
+            elif self._values is None:  # a table, or an array of a device
+                rows = np.arange(self._store.n)
+                self._values = self.steps.transform(self._store.take(rows))
+                self._is_claimed[rows] = True
+            self._is_done[rows] = True
+            self._change.notify_all()
 
 
 class _Store:
@@ -259,6 +292,7 @@ class _Store:
         self._lock = Lock()
         self._locks: dict[Any, Lock] = {}
         self._features: dict[Any, _Features] = {}
+        self._learned: dict[Any, dict[str, Any]] = {}
         self._kept: list[Any] = []
         self._folder: TemporaryDirectory[str] | None = None
 
@@ -298,7 +332,7 @@ class _Store:
         if reason := next(filter(None, (_why_random(step) for _, step in steps)), None):
             self.reasons.add(reason)
             return make(rows, y)
-        setting = tuple(self._describe(step) for _, step in steps)
+        setting = tuple(self.describe(step) for _, step in steps)
         everything = np.arange(self.n)
         with self._lock:
             lock = self._locks.setdefault(setting, Lock())
@@ -313,15 +347,24 @@ class _Store:
             self._features[(setting, rows.tobytes()) if is_learned else setting] = features
             return features
 
-    def _describe(self, value: Any) -> Any:
+    def learn(self, key: Any, learn: Callable[..., dict[str, Any]], *arguments: Any) -> Any:
+        """Return what a transformer learns; once for all settings that learn the same."""
+        with self._lock:
+            lock = self._locks.setdefault(key, Lock())
+        with lock:
+            if key not in self._learned:
+                self._learned[key] = learn(*arguments)
+            return self._learned[key]
+
+    def describe(self, value: Any, without: Sequence[str] = NEVER) -> Any:
         """Return a hashable description of a parameter."""
         if hasattr(value, "get_params"):
             params = value.get_params(deep=False)
             output = str(getattr(value, "_sklearn_output_config", ""))  # of set_output
-            described = ((k, self._describe(params[k])) for k in params if k not in NEVER)
+            described = ((k, self.describe(params[k])) for k in params if k not in without)
             return type(value), output, *described
         if isinstance(value, list | tuple):
-            return type(value), *map(self._describe, value)
+            return type(value), *map(self.describe, value)
         if isinstance(value, str | Integral | float | type(None)):
             return type(value), value
         if isinstance(value, np.ndarray) and value.dtype != object:
@@ -382,6 +425,22 @@ def _parts(step: Any) -> list[Any]:
     if isinstance(step, FeatureUnion):
         return [each for _, each in step.transformer_list]
     return [each for _, each in step.steps] if isinstance(step, Pipeline) else []
+
+
+def _learners(step: Any, describe: Callable[..., Any], before: Any = ()) -> Iterator[Any]:
+    """Yield the transformers in a step that `fit` does not clone, and what they learn from.
+
+    ``before`` describes the steps whose features they receive instead of images.
+    """
+    if isinstance(step, StridedConv2DTransformer):
+        yield step, (before, describe(step, TRANSFORM_ONLY))
+    elif isinstance(step, FeatureUnion):
+        for part in _parts(step):
+            yield from _learners(part, describe, before)
+    elif isinstance(step, Pipeline):
+        for part in _parts(step):
+            yield from _learners(part, describe, before)
+            before = (before, describe(part))
 
 
 def _is_leading(step: Any) -> bool:

@@ -13,7 +13,7 @@ from scipy.special import logsumexp
 from threadpoolctl import threadpool_info
 
 from sklearn_conv import _array_api
-from sklearn_conv._engine import native_engine, numpy_engine, symmetry
+from sklearn_conv._engine import native_engine, numpy_engine, pyramid, symmetry
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 """Whether this is make test-long."""
@@ -63,6 +63,8 @@ def small_blocks(patch, n_bytes):
     patch.setattr(numpy_engine, "BLOCK_BYTES", n_bytes)
     patch.setattr(_array_api, "CPU_BLOCK_BYTES", n_bytes)
     patch.setattr(symmetry, "BLOCK_BYTES", n_bytes)
+    patch.setattr(pyramid, "BLOCK_BYTES", n_bytes)
+    patch.setattr(pyramid, "JOINED_BYTES", n_bytes // 2)
     patch.setattr(native_engine, "BAND_BYTES", n_bytes)
     patch.setattr(native_engine, "WINDOW_BYTES", n_bytes)
     patch.setattr(native_engine, "CALL_MULTIPLICATIONS", n_bytes)

@@ -117,7 +117,7 @@ options = st.fixed_dictionaries(
         "whiten": st.booleans(),
         "activation": st.sampled_from(sorted(ACTIVATIONS)),
         "pooling": st.sampled_from([None, "max", "mean", ["sum", "max"]]),
-        "pool_grid": pairs,
+        "pool_grid": pairs | st.sampled_from([[1, 2, 4], [(9, 1), 3, (1, 9)]]),
         "symmetries": st.sampled_from(sorted(SYMMETRIES, key=str)),
         "power": st.sampled_from([1.0, 0.5, 1.3]),
         "missing": st.sampled_from(["raise", "ignore"]),

@@ -84,9 +84,11 @@ def test_padding(padding, padding_mode):
 
 
 @pytest.mark.parametrize("flatten", [True, False])
-@pytest.mark.parametrize("pool_grid", [1, (2, 3), (9, 20)])
+@pytest.mark.parametrize("pool_grid", [1, (2, 3), (9, 20), [1, (3, 2), 9]])
 @pytest.mark.parametrize("pooling", [*POOLINGS, [*POOLINGS], None])
 def test_pooling(pooling, pool_grid, flatten):
+    if isinstance(pool_grid, list) and pooling is not None:
+        flatten = True  # Features of several grids have no common shape.
     options = {"pooling": pooling, "pool_grid": pool_grid, "flatten": flatten}
     assert_same_features(**options, activation="split", stride=(1, 2))
 
@@ -131,7 +133,7 @@ PAIR = st.tuples(st.integers(1, 4), st.integers(1, 4))
     normalize=st.booleans(),
     dtype=st.sampled_from(["float32", "float64", "uint8", "int16", "uint16"]),
     pooling=st.sampled_from([*POOLINGS, [*POOLINGS], None]),
-    pool_grid=PAIR,
+    pool_grid=PAIR | st.sampled_from([[1, 2, 4], [(5, 1), 2]]),
     flatten=st.booleans(),
     symmetries=st.sampled_from([*SYMMETRIES]),
     bias=st.sampled_from([0, [[-0.5], [0.0]], np.outer([0.2, -1], range(6)), "quantile"]),
@@ -147,6 +149,8 @@ def test_any_parameters(dtype, normalize, **parameters):
             parameters[name] = parameters[name][0]
     if isinstance(parameters["bias"], str):
         parameters["n_biases"] = 4
+    if isinstance(parameters["pool_grid"], list):
+        parameters["flatten"] = True
     if normalize and parameters["kernel_size"] in ((1, 1), 1):
         parameters["kernel_size"] = 2
     assert_same_features(images, normalize_patches=normalize, rtol=3e-5, **parameters)

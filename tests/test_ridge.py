@@ -853,8 +853,8 @@ def with_an_overflow():
 
 def test_other_errors_of_attributes_are_raised_as_they_are(monkeypatch):
     wrong, overflow = with_wrong_alphas(), with_an_overflow()
-    full = StreamingRidgeClassifier().partial_fit(*data(300, 20))
-    monkeypatch.setattr(solving, "factorize", no_memory)
+    full = StreamingRidgeClassifier([1, 2]).partial_fit(*data(300, 20))
+    monkeypatch.setattr(solving, "_choose", no_memory)
     for model, error, message in (
         (wrong, TypeError, "'alphas' parameter"),
         (overflow, ValueError, "overflow"),
@@ -878,12 +878,12 @@ def test_displaying_a_model_does_not_solve_it(monkeypatch):
         return {*SOLVED} & {*dir(model)}
 
     with monkeypatch.context() as patch:
-        patch.setattr(solving, "factorize", None)
+        patch.setattr(solving, "_choose", None)
         assert not show()
     model.predict(X)
     assert show() == {*SOLVED}
     with monkeypatch.context() as patch:
-        patch.setattr(solving, "factorize", None)
+        patch.setattr(solving, "_choose", None)
         model.set_params(alphas=7.0)
         assert not show()
     assert model.alpha_ == 7
@@ -1024,7 +1024,7 @@ def test_a_failed_fit_leaves_the_model_as_it_was(options, X, y, error, named):
 @pytest.mark.parametrize(
     "place",
     [
-        (solving, "factorize"),
+        (solving, "_choose"),
         (blas, "dsyrk"),
         (moments, "number_keys"),
         (moments.Moments, "_replace"),
@@ -1394,7 +1394,7 @@ def test_a_solved_model_does_not_wait_for_another_one(blocked, threads, monkeypa
     solved = StreamingRidgeClassifier(ALPHAS).fit(X, y)
     expected = solved.predict(X)
     other = StreamingRidgeClassifier(ALPHAS).partial_fit(X, y)
-    monkeypatch.setattr(solving, "factorize", blocked(solving.factorize))
+    monkeypatch.setattr(solving, "_choose", blocked(solving._choose))
     busy = threads.submit(other.predict, X)
     assert blocked.entered.wait(60)
     np.testing.assert_array_equal(threads.submit(solved.predict, X).result(timeout=10), expected)
@@ -1470,8 +1470,8 @@ def test_threads_that_merge_two_models_with_each_other(threads):
 
 FORK = """
 X, y = data(500, 40)
-expected = StreamingRidgeClassifier().fit(X, y).decision_function(X)
-model = StreamingRidgeClassifier().partial_fit(X, y)
+expected = StreamingRidgeClassifier([1, 10]).fit(X, y).decision_function(X)
+model = StreamingRidgeClassifier([1, 10]).partial_fit(X, y)
 place, target = solving, model.predict
 if name != "factorize":
     place, target = moments.Moments, model.fit(X, y).partial_fit

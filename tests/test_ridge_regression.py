@@ -2,10 +2,13 @@
 
 import pickle
 from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes
 from sklearn.exceptions import NotFittedError
@@ -500,7 +503,7 @@ def shortlist(model, alphas):
     sums, search = model._sums, solving.Search(tuple(alphas), model.alpha_per_target)
     constant = np.flatnonzero(sums.variances == 0).tolist()
     problem = solving.Problem(sums, sums.targets(None), model.scale_, constant, search)
-    return solving.shortlist_alphas(problem)
+    return [alpha for alpha, _, _ in solving._compare_alphas(problem, lambda a: (a, None, None))]
 
 
 @pytest.mark.usefixtures("_single")
@@ -517,6 +520,31 @@ def test_factors_in_float32_find_the_best_alphas(per_target):
     np.testing.assert_array_equal(exact.alpha_, model.alpha_)
     X[:, 6:40] = X[:, 5:6] + X[:, 40:74]  # These features make small alphas unreliable.
     model.fit(X, Y, sample_weight=weights)
-    found = shortlist(model, (1e-5, *ALPHAS))
+    found = shortlist(model, (1e-6, 1e-5, *ALPHAS))
     assert 1e-5 in found
     assert len(found) < 6
+
+
+@pytest.mark.usefixtures("_single")
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    spectrum=st.floats(0.2, 1.5),
+    noise=st.sampled_from([0.01, 0.3, 3.0]),
+    alphas=st.sampled_from([np.logspace(-1, 3, 5), np.logspace(-2, 6, 9), np.logspace(-2, 6, 25)]),
+    n=st.sampled_from([90, 200, 1000]),
+    per_target=st.booleans(),
+)
+def test_alphas_that_are_left_out_are_not_better(seed, spectrum, noise, alphas, n, per_target):
+    rng = np.random.default_rng(seed)
+    turn = np.linalg.qr(rng.normal(size=(60, 60)))[0]
+    X = (rng.normal(size=(n, 60)) * np.arange(1, 61) ** -spectrum @ turn).astype("f4")
+    Y = X @ rng.normal(size=(60, 2)) + noise * X.std() * rng.normal(size=(n, 2))
+    model = StreamingRidge(alphas, alpha_per_target=per_target)
+    with patch.object(solving, "factorize", wraps=solving.factorize) as factorize:
+        model.fit(X, Y)
+    if len(alphas) == 25:
+        assert factorize.call_count <= 12
+    scores = [StreamingRidge([a, a]).fit(X, Y).best_score_ for a in alphas]
+    if not per_target:
+        assert model.best_score_ >= max(scores) * (1 + 1e-3)

@@ -31,8 +31,8 @@ from sklearn_conv._ridge.solving import (
     Search,
     check_scoring,
     check_strengths,
-    find_leverages,
     log_softmax,
+    measure_leverages,
 )
 from sklearn_conv._validation import is_dask, is_finite, parameter_error
 
@@ -118,9 +118,10 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
     small.
 
     For each alpha, one Cholesky factor of the products is computed. The products are symmetric, so
-    the factor is stored in the other half of their array. If there are at least 1,024 float32
-    features, rows are multiplied in float32, and at least three alphas are first compared by
-    factors in float32, in another array. Only those that may be the best are solved in float64.
+    the factor is stored in the other half of their array. If there are at least 1,024 features,
+    float32 rows are multiplied in float32, and at least three alphas are first compared by factors
+    in float32, in another array. The errors for most of many alphas are interpolated. Only alphas
+    that may be the best are solved in float64.
 
     The model is solved by `fit`. After `partial_fit` or `merge`, it is solved by the first method
     or attribute that needs the solution. If rows are missing for a solution, for example because
@@ -342,7 +343,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         with self._lock():
             later = self._solve().later
             if "leverages" not in later:
-                later["leverages"] = find_leverages(self._require_sums(), self.alpha_)
+                later["leverages"] = measure_leverages(self._require_sums(), self.alpha_)
             leverages = later["leverages"]
         if is_dask(X):
             from sklearn_conv._dask import map_rows

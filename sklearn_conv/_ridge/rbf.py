@@ -19,7 +19,7 @@ from sklearn_conv._ridge.moments import NoSolutionError
 from sklearn_conv._ridge.rbf_solving import (
     N_SAMPLE,
     N_SEARCH,
-    find_leverages,
+    measure_leverages,
     median_distance,
     predict_rows,
     solve_exactly,
@@ -392,7 +392,7 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
         if "leverages" not in later:
             gamma = self.gamma_ / self.median_distance_
             landmarks = self.landmarks_ - self._center
-            later["leverages"] = find_leverages(self._center, landmarks, gamma, self.alpha_)
+            later["leverages"] = measure_leverages(self._center, landmarks, gamma, self.alpha_)
         return later["leverages"].rank(rows)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -227,7 +227,7 @@ class LandmarkLeverages(NamedTuple):
         return np.searchsorted(self.known, measured) / len(self.known)
 
 
-def find_leverages(
+def measure_leverages(
     center: np.ndarray, landmarks: np.ndarray, gamma: float, alpha: float
 ) -> LandmarkLeverages:
     """Return the leverages for centered landmarks; up to `N_SAMPLE` of them are left out.

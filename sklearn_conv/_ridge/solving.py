@@ -38,6 +38,9 @@ SMALLEST_PIVOT = 100 * float(np.finfo(np.float32).eps)
 """Smallest square on the diagonal of a factor of correlations that is trusted in float32. Rounding
 changes it by about a hundredth."""
 
+SMALLEST_COMPLEMENT = 0.01
+"""Smallest difference of 1 and a leverage that is trusted in float32, if float64 is used else."""
+
 TIE = 1e-5
 """Relative difference of scores that is not trusted in float32."""
 
@@ -322,42 +325,108 @@ def solve_by_products(problem: Problem) -> Iterator[Candidate]:
 
     Ridge regression with ``alpha`` on standardized features is equivalent to ridge regression with
     ``alpha * variance`` on the original features, so the products need not be scaled.
-
-    Of three or more alphas for float32 features, those that may be the best are found by factors of
-    the correlations in float32, which take less time.
     """
     library, sums, alphas = problem.moments.library, problem.moments.sums, problem.search.alphas
-    is_single = problem.moments.kept.rows.dtype == library.xp.float32 and library.has_float64
-    if len(alphas) >= 3 and is_single and problem.scale.shape[0] >= SINGLE_FEATURES:
-        alphas = shortlist_alphas(problem)
-    gram, squares = sums.gram, sums.squares
-    if sums.rest is not None:
-        gram = gram + sums.rest
-    for alpha in alphas:
-        diagonal = squares + alpha * problem.scale**2
-        found = _solve_products(problem, gram, diagonal)
+    gram = sums.gram if sums.rest is None else sums.gram + sums.rest
+
+    def solve_exactly(alpha: float) -> Candidate:
+        found = _solve_products(problem, gram, sums.squares + alpha * problem.scale**2)
         if found is None:
             raise too_small(alpha)
-        yield alpha, *found
+        return alpha, *found
+
+    if len(alphas) < 3 or not library.has_float64:
+        yield from map(solve_exactly, alphas)
+    elif problem.scale.shape[0] < SINGLE_FEATURES:
+        yield from _diagonalize(problem, gram) or map(solve_exactly, alphas)
+    else:
+        yield from _compare_alphas(problem, solve_exactly)
 
 
-def shortlist_alphas(problem: Problem) -> tuple[float, ...]:
-    """Return the alphas that may have the best score, by factors in float32.
+def _diagonalize(problem: Problem, gram: Any) -> list[Candidate]:
+    """Solve for all alphas by the eigenvectors of the correlations of few features.
 
-    Alphas that are too small for float32 are returned as well.
+    Return an empty list if an alpha is too small to be told from the rounding of the eigenvalues.
     """
-    sums, (alphas, *_) = problem.moments.sums, problem.search
+    moments, targets, scale = problem.moments, problem.targets, problem.scale
+    library, alphas = moments.library, problem.search.alphas
+    xp, (d,) = library.xp, scale.shape
+    correlations = gram / scale / scale[:, None]  # The lower triangle is used.
+    for i in problem.constant:
+        correlations[i, :] = correlations[:, i] = 0
+    is_diagonal = xp.eye(d, dtype=xp.bool, device=library.device)
+    squares = (moments.sums.squares / scale**2)[:, None]
+    values, vectors = xp.linalg.eigh(xp.where(is_diagonal, squares, correlations))
+    if min(alphas) < d * float(xp.finfo(values.dtype).eps) * float(values[-1]):
+        return []
+    right = vectors.T @ (targets.products.T / scale[:, None])  # (d, k)
+    rows = problem.center(scale) @ vectors  # (m, d)
+    squared = rows**2
+    candidates: list[Candidate] = []
+    for alpha in alphas:
+        inverse = 1 / (values + alpha)
+        residuals = targets.kept - targets.mean - to_numpy(rows @ (inverse[:, None] * right))
+        leverages = to_numpy(squared @ inverse) + 1 / moments.sums.weight
+        complements = 1 - moments.kept.weights * leverages
+        if not problem.resolves(complements):
+            raise too_different()
+        coef = (vectors @ (inverse[:, None] * right)) / scale[:, None]
+        for i in problem.constant:
+            coef[i, :] = 0
+        candidates.append((alpha, coef, residuals / complements[:, np.newaxis]))
+    return candidates
+
+
+def _compare_alphas(
+    problem: Problem, solve_exactly: Callable[[float], Candidate]
+) -> Iterator[Candidate]:
+    """Solve for the alphas that may have the best score, found by few factors in float32.
+
+    Leave-one-out errors are computed for few alphas. Those for others are interpolated by a
+    polynomial of the logarithm of alpha. The alpha with the best interpolated score is computed
+    next, until no other can be the best if its interpolation is as wrong as the last one was.
+
+    Alphas that are too small for float32 are solved exactly.
+    """
+    alphas, sums = sorted({*problem.search.alphas}), problem.moments.sums
     correlations = correlate(sums.gram, problem.scale)
-    squares = sums.squares / problem.scale**2
-    table = np.full((len(alphas), len(problem.targets.mean)), np.nan)
-    for scores, alpha in zip(table, alphas, strict=True):
-        found = _solve_products(problem, correlations, squares + alpha, problem.scale)
+    squares, last = sums.squares / problem.scale**2, len(alphas) - 1
+    logs = np.log(alphas)
+    errors: dict[int, np.ndarray] = {}
+    scores: dict[int, np.ndarray] = {}
+    unknown = set(range(last + 1))
+
+    def compute(i: int) -> None:
+        unknown.remove(i)
+        found = _solve_products(problem, correlations, squares + alphas[i], problem.scale)
         if found is not None:
-            scores[:] = problem.score(found[1])
-    is_unknown = ~np.isfinite(table)
-    best = np.where(is_unknown, -np.inf, table).max(axis=0)
-    is_possible = is_unknown | (table >= best * (1 + TIE))  # The scores are negative.
-    return tuple(np.array(alphas)[is_possible.any(axis=1)].tolist())
+            errors[i] = found[1]
+            scores[i] = problem.score(found[1])
+
+    def interpolate(i: int) -> np.ndarray:
+        total = np.zeros(())
+        for j in errors:
+            others = [logs[k] for k in errors if k != j]
+            total = total + errors[j] * np.prod((logs[i] - others) / (logs[j] - others))
+        return problem.score(total)
+
+    for i in {1, len(alphas) // 2, last - 1} if last > 2 else range(last + 1):
+        compute(i)
+    margin = np.full(len(problem.targets.mean), np.inf)
+    while unknown and scores:
+        best = np.max([*scores.values()], axis=0)
+        gains = {i: interpolate(i) - best for i in unknown}
+        i = max(gains, key=lambda i: float(np.max(gains[i] + margin)))
+        if (gains[i] + margin < 0).all():
+            break
+        compute(i)
+        if i in scores:
+            margin = np.abs(gains[i] + best - scores[i])
+    left_out = unknown if scores else set()
+    best = np.max([*scores.values()], axis=0, initial=-np.inf)
+    for i in sorted({*range(last + 1)} - left_out):
+        if i not in scores or (scores[i] >= best * (1 + TIE)).any():  # The scores are negative.
+            yield solve_exactly(alphas[i])
 
 
 def _solve_products(
@@ -365,7 +434,8 @@ def _solve_products(
 ) -> tuple[Any, Any] | None:
     """Return coefficients and leave-one-out errors for products of features with a diagonal.
 
-    The leave-one-out error of a row is its residual, divided by 1 minus its leverage.
+    The leave-one-out error of a row is its residual, divided by 1 minus its leverage. Leverages of
+    rows in float32 are computed in float32.
     ``scale`` is what the features of a matrix in float32 were divided by; its factor must have no
     small pivot. Return None if there is no factor.
 
@@ -385,16 +455,26 @@ def _solve_products(
     if not problem.has_errors:
         return coef, None
     kept = xp.astype(problem.center(scale), dtype, copy=False)
-    predicted = to_numpy(multiply(kept, coef))
-    solved = factor.half_solve(kept.T)  # (d, m)
-    leverages = to_numpy(xp.linalg.vecdot(solved, solved, axis=-2))
-    residuals = targets.kept - targets.mean - predicted
-    leverages = moments.kept.weights * (leverages + 1 / moments.sums.weight)
+    residuals = targets.kept - targets.mean - to_numpy(multiply(kept, coef))
+    is_large = kept.shape[1] >= SINGLE_FEATURES and moments.library.has_float64
+    is_single = is_large and moments.kept.rows.dtype == xp.float32
+    leverages = _find_leverages(problem, factor, kept, xp.float32 if is_single else dtype)
+    if scale is None and is_single and not (1 - leverages).min() > SMALLEST_COMPLEMENT:
+        leverages = _find_leverages(problem, factor, kept, dtype)
     if scale is not None and not problem.resolves(1 - leverages, 1e-3):
         return None
     if not problem.resolves(1 - leverages):
         raise too_different()
     return coef, residuals / (1 - leverages)[:, np.newaxis]
+
+
+def _find_leverages(problem: Problem, factor: Factor, kept: Any, dtype: Any) -> np.ndarray:
+    """Return the leverages of the kept rows ``(m,)``, computed in a dtype."""
+    xp, moments = problem.moments.library.xp, problem.moments
+    factor = Factor(xp.astype(factor.triangle, dtype, copy=False))
+    solved = factor.half_solve(xp.astype(kept, dtype).T)  # (d, m)
+    leverages = to_numpy(xp.linalg.vecdot(solved, solved, axis=-2))
+    return moments.kept.weights * (leverages + 1 / moments.sums.weight)
 
 
 class Leverages(NamedTuple):
@@ -439,7 +519,7 @@ class Leverages(NamedTuple):
 
 
 @np.errstate(all="ignore")
-def find_leverages(moments: Moments, alpha: float) -> Leverages:
+def measure_leverages(moments: Moments, alpha: float) -> Leverages:
     """Return the leverages for an alpha; no other thread may use the moments."""
     moments.flush()
     library, sums, kept = moments.library, moments.sums, moments.kept
