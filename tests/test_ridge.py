@@ -413,6 +413,7 @@ def test_rows_like_the_training_rows_have_any_novelty_and_outliers_a_high_one(n)
     )
 
 
+@pytest.mark.filterwarnings("ignore:The images of X are", "ignore:X contains constant")
 @pytest.mark.parametrize("effort", ["fast", "best"])
 def test_images_of_other_kinds_are_novel(effort):
     images, labels = load_digits().images, load_digits().target
