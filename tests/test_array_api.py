@@ -567,6 +567,15 @@ def test_ridge_is_that_of_numpy(put, model, is_regression, weighted):
             )
         predicted = fitted.predict(X_put)
         assert_is_near(predicted, X_put, expected.predict(X), 1e-6)
+        if is_regression:
+            intervals = fitted.predict_interval(X_put)
+            assert_is_near(intervals, X_put, expected.predict_interval(X), 1e-5)
+        else:
+            assert_is_near(fitted.novelty(X_put), X_put, expected.novelty(X), 1e-7)
+            assert fitted.temperature_ == pytest.approx(expected.temperature_, rel=1e-5)
+            for method in ("predict_proba", "predict_log_proba"):
+                found = getattr(fitted, method)(X_put)
+                assert_is_near(found, X_put, getattr(expected, method)(X), 1e-5)
         assert fitted.score(X_put, put(y)) == pytest.approx(expected.score(X, y), abs=1e-6)
         parts = clone(model)
         for start in (0, 3, 50) if "balanced" not in str(model) else ():
@@ -604,6 +613,7 @@ def test_labels(put, labels):
         np.testing.assert_allclose(
             to_numpy(fitted.decision_function(X_put)), expected.decision_function(X), atol=1e-7
         )
+        assert_is_near(fitted.predict_proba(X_put), X_put, expected.predict_proba(X), 1e-5)
 
 
 @in_double
@@ -657,6 +667,7 @@ def test_few_rows_need_no_products(put):
         model = StreamingRidgeClassifier().fit(put(X), y)
         assert model._sums.sums.gram is None
         assert_is_near(model.coef_, put(X), expected.coef_, 1e-7)
+        assert_is_near(model.novelty(put(X)), put(X), expected.novelty(X), 1e-7)
         more = features_of(1, n=200, d=60)
         model.partial_fit(put(more[0]), more[1])
         expected.partial_fit(*more)
@@ -850,6 +861,7 @@ def test_a_moved_model_computes_the_same():
         saved = pickle.loads(pickle.dumps(away))[-1]  # before the first prediction
         assert Library.of(saved._solution.coef) == Library.of(X)
         assert_is_near(away.decision_function(X), X, expected, 1e-9)
+        assert_is_near(away.predict_proba(X), X, model.predict_proba(IMAGES), 1e-9)
         assert to_numpy(away.predict(X)).tolist() == model.predict(IMAGES).tolist()
         back = move(pickle.loads(pickle.dumps(away)), np, "cpu")
         np.testing.assert_allclose(back.decision_function(IMAGES), expected, rtol=1e-9)
@@ -857,6 +869,8 @@ def test_a_moved_model_computes_the_same():
         features = away[:-1].transform(X)
         with pytest.raises(ValueError, match=r"sums of this model are in numpy.*fit again"):
             away[-1].partial_fit(features, LABELS)
+        with pytest.raises(ValueError, match=r"sums of this model are in numpy"):
+            away[-1].novelty(features)
         assert not hasattr(pickle.loads(pickle.dumps(away))[-1], "_sums")
 
 

@@ -305,25 +305,28 @@ def test_options_of_streaming_ridge(names, dtype):
     labels = np.array(names)[DIGITS.target[:200] % len(names)]
     model = make_pipeline(StridedConv2DTransformer(8, random_state=0), StreamingRidgeClassifier())
     expected = model.fit(images, labels).predict(images)
-    scores = model.decision_function(images)
+    probabilities, scores = model.predict_proba(images), model.decision_function(images)
     if len(names) == 2:
         scores = np.stack([-scores, scores], axis=1)
     indices = np.searchsorted(model.classes_, expected)
 
-    def check(answers, table, expected=expected):
+    def check(answers, table, expected=expected, values=probabilities):
         np.testing.assert_array_equal(answers, expected)
-        np.testing.assert_allclose(table, scores, atol=1e-4)
+        np.testing.assert_allclose(table, values, atol=1e-4)
 
     def as_table(rows, names):
         return [[row[name] for name in names] for row in rows]
 
-    for options in None, {"zipmap": True}, {id(model[-1]): {"raw_scores": True}}:
+    for options in None, {"zipmap": True}:
         answers, rows = run(model, images, options=options)
         check(answers, as_table(rows, sorted(names)))
+    answers, rows = run(model, images, options={id(model[-1]): {"raw_scores": True}})
+    check(answers, as_table(rows, sorted(names)), values=scores)
     answers, rows = run(model, images, options={"nocl": True})
     check(answers, as_table(rows, range(len(names))), indices)
     check(*run(model, images, options={"zipmap": False, "nocl": True}), indices)
-    check(*run(model, images, options={id(model[-1]): {"zipmap": False, "raw_scores": True}}))
+    options = {id(model[-1]): {"zipmap": False, "raw_scores": True}}
+    check(*run(model, images, options=options), values=scores)
     answers, *columns = run(model, images, options={"zipmap": "columns"})
     check(answers, np.stack(columns, axis=1))
     if isinstance(names[0], float):  # As class labels of an output, skl2onnx does not support them.
