@@ -121,7 +121,7 @@ def split_page(page):
 
 def test_pages_are_what_the_benchmarks_write(program, monkeypatch, tmp_path):
     name = Path(program.__file__).stem
-    page = tmp_path / "page.md"
+    page = tmp_path / f"{Path(PAGES[name]).name}.md"
     copy(ROOT / "docs" / f"{PAGES[name]}.md", page)
     before = split_page(page)
     MAKE_UP[name](program, monkeypatch.setattr)
