@@ -32,6 +32,7 @@ from strategies import numbers, pairs
 
 from sklearn_conv import (
     RBFRidgeClassifier,
+    SharedFeaturesSearch,
     StreamingRidge,
     StreamingRidgeClassifier,
     StridedConv2DTransformer,
@@ -896,6 +897,18 @@ def test_grid_search_over_stride_and_kernel_size(last):
     np.testing.assert_allclose(
         search.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"], atol=0.06
     )
+
+
+def test_a_search_shares_features_where_they_are():
+    model = make_pipeline(StridedConv2DTransformer(5, random_state=0), StreamingRidgeClassifier())
+    search = GridSearchCV(model, {"stridedconv2dtransformer__stride": [1, 2]}, cv=2)
+    with dispatch():
+        X, y = torch.asarray(IMAGES), torch.asarray(LABELS)
+        expected = clone(search).fit(X, y)
+        shared = SharedFeaturesSearch(search).fit(X, y)
+        assert library_name(shared.predict(X)) == "torch"
+    found, wanted = (each.cv_results_["mean_test_score"] for each in (shared, expected))
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["objects", "satellite"])

@@ -30,7 +30,12 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_conv import SharedFeaturesSearch, StreamingRidgeClassifier, StridedConv2DTransformer
+from sklearn_conv import (
+    SharedFeaturesSearch,
+    StreamingRidgeClassifier,
+    StridedConv2DTransformer,
+    read_images,
+)
 from sklearn_conv._search import _Store
 from sklearn_conv.inspection import GridSearchDisplay
 
@@ -370,6 +375,41 @@ def test_tables_of_columns():
     steps.set_output(transform="pandas")
     shared = SharedFeaturesSearch(GridSearchCV(steps, {"conv__stride": [1, 2]}, cv=3))
     assert_same_results(shared.fit(table, LABELS), search)
+
+
+def as_memory_map(folder):
+    np.save(folder / "images.npy", IMAGES)
+    return np.load(folder / "images.npy", mmap_mode="r"), {}
+
+
+def as_files(folder):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: .[images]")
+    for i, pixels in enumerate(IMAGES):
+        image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:03d}.png")
+    return read_images(folder), {}
+
+
+def as_images_of_any_size(folder):
+    return [image[: 5 + i % 4] for i, image in enumerate(IMAGES)], {"image_shape": "any"}
+
+
+def with_missing_pixels(folder):
+    images = IMAGES.copy()
+    images[::3, 2, 3] = np.nan
+    return images, {"missing": "ignore", "pool_grid": 1}
+
+
+@pytest.mark.parametrize(
+    "make", [as_memory_map, as_files, as_images_of_any_size, with_missing_pixels]
+)
+@pytest.mark.filterwarnings("ignore:Files are identical:UserWarning")
+@pytest.mark.filterwarnings("ignore:X contains constant:UserWarning")
+def test_images_of_all_kinds(make, tmp_path):
+    images, parameters = make(tmp_path)
+    search = GridSearchCV(pipeline(**parameters, **LEARNED), GRID, cv=3)
+    shared = SharedFeaturesSearch(search).fit(images, LABELS)
+    assert_same_results(shared, search.fit(images, LABELS))
+    np.testing.assert_array_equal(shared.predict(images), search.predict(images))
 
 
 @pytest.mark.parametrize("name", ["grid", "random halving", "threads"])
