@@ -164,7 +164,9 @@ class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
         require(owner, "max_bytes", self.max_bytes, "None or an integer >= 0", is_int, is_valid)
         if not isinstance(self.verbose, bool):
             check_integer(owner, "verbose", self.verbose, 0)
-        search = clone(self.search)
+        # A generator as cv cannot be cloned.
+        search = type(self.search)(**self.search.get_params(deep=False))
+        search.estimator = clone(estimator)
         if not isinstance(estimator, Pipeline):
             warn(
                 f"No features are shared: the estimator of {type(search).__name__} is no Pipeline."
@@ -359,7 +361,11 @@ class _Store:
                 return np.empty(shape, dtype)
             self._folder = self._folder or TemporaryDirectory(prefix="sklearn_conv_")
             path = Path(self._folder.name) / f"{len(os.listdir(self._folder.name))}.npy"
-            return np.lib.format.open_memmap(path, "w+", dtype, shape)
+            values = np.lib.format.open_memmap(path, "w+", dtype, shape)
+        if hasattr(os, "posix_fallocate"):  # On a full disk, to write would end the process.
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        return values
 
     def find(self, steps: Sequence[tuple[str, Any]], rows: np.ndarray, y: Any) -> _Features:
         """Return the features from steps, which are fitted on some images if that is new."""

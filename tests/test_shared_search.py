@@ -1,5 +1,6 @@
 """SharedFeaturesSearch has the results of the search by itself, from each image once."""
 
+import errno
 import os
 import pickle
 import warnings
@@ -280,6 +281,56 @@ def test_features_beyond_the_limit_are_in_files_that_are_removed(tmp_path, monke
         SharedFeaturesSearch(search, max_bytes=0).fit(IMAGES, LABELS)
     assert len(made[-1][1]) == 1
     assert folders(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs posix_fallocate of Linux")
+def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    search = GridSearchCV(pipeline(), GRID, cv=3, error_score="raise")
+    with pytest.raises(OSError, match="No space left"):
+        SharedFeaturesSearch(search, max_bytes=0).fit(IMAGES, LABELS)
+    assert folders(tmp_path) == []
+
+
+BAD_SEARCHES = {
+    "no groups": lambda: (GridSearchCV(pipeline(), GRID, cv=GroupKFold(3)), IMAGES, LABELS),
+    "one row of each class": lambda: (
+        GridSearchCV(pipeline(), GRID, cv=3),
+        IMAGES[:4],
+        np.arange(4),
+    ),
+    "labels of another length": lambda: (GridSearchCV(pipeline(), GRID), IMAGES, LABELS[:9]),
+    "an unknown parameter": lambda: (GridSearchCV(pipeline(), {"conv__x": [1]}), IMAGES, LABELS),
+    "an unknown score": lambda: (GridSearchCV(pipeline(), GRID, scoring="x"), IMAGES, LABELS),
+    "a wrong refit": lambda: (GridSearchCV(pipeline(), GRID, refit="x"), IMAGES, LABELS),
+    "a generator": lambda: (
+        GridSearchCV(pipeline(), GRID, cv=KFold(3).split(IMAGES)),
+        IMAGES,
+        LABELS,
+    ),
+}
+
+
+@pytest.mark.parametrize("make", BAD_SEARCHES.values(), ids=BAD_SEARCHES)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_bad_input_is_answered_as_by_the_search(make):
+    results = []
+    for wrap in (SharedFeaturesSearch, lambda search: search):
+        search, images, labels = make()
+        try:
+            results.append(wrap(search).fit(images, labels))
+        except Exception as error:
+            results.append(error)
+    shared, plain = results
+    if isinstance(plain, Exception):
+        assert type(shared) is type(plain)
+        assert str(shared) == str(plain)
+    else:
+        assert_same_results(shared, plain)
 
 
 def test_groups_weights_scores_and_no_refit():
