@@ -11,16 +11,30 @@ order. All triangles are upper ones, except those of ``syrk`` and ``syr``.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
+from threading import RLock
 from typing import Any
 
 import numpy as np
 from scipy.linalg import cython_blas, cython_lapack, get_blas_funcs, get_lapack_funcs
 
+from sklearn_conv._engine.threads import one_blas_thread
+
 TYPES = {np.dtype(np.float32): ("s", ctypes.c_float), np.dtype(np.float64): ("d", ctypes.c_double)}
 """Map from dtypes to the first letter of the functions for them and the type of coefficients."""
+
+_ALONE = RLock()
+"""Lock of the calls that use several threads of BLAS. Several of them at once would wait busily for
+the same threads, and a process that is forked meanwhile could hang."""
+
+if hasattr(os, "register_at_fork"):  # This function does not exist on Windows.
+    os.register_at_fork(
+        before=_ALONE.acquire, after_in_parent=_ALONE.release, after_in_child=_ALONE.release
+    )
 
 # These are prototypes of their own, because others may change the attributes of `pythonapi`.
 _name_of = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(
@@ -154,7 +168,8 @@ def _call(name: str, *arguments: Any) -> int | None:
     function = _find(letter + name, f"void ({', '.join(f'{kind} *' for kind in signature)})")
     if function is None:
         return None
-    function(*pointers)
+    with _ALONE if one_blas_thread.n_threads > 1 else nullcontext():
+        function(*pointers)
     return info.value
 
 
