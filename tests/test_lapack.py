@@ -1,13 +1,18 @@
 """Functions of BLAS and LAPACK, compared with SciPy's wrappers, and other threads meanwhile."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from sklearn_conv import StreamingRidge
+from sklearn_conv._engine.threads import one_blas_thread
 from sklearn_conv._ridge import lapack
 
 SHAPES = [(1, 1), (3, 0), (1, 5), (5, 1), (7, 3), (64, 33), (300, 127)]
@@ -225,3 +230,62 @@ def test_models_are_the_same_by_wrappers(monkeypatch):
     model = StreamingRidge([0.1, 10.0]).fit(X, y)
     monkeypatch.setattr(lapack, "_find", lambda name, signature: None)
     np.testing.assert_array_equal(StreamingRidge([0.1, 10.0]).fit(X, y).coef_, model.coef_)
+
+
+def test_calls_with_several_threads_of_blas_follow_one_another(monkeypatch):
+    """At once, they would wait busily for the same threads, and take many times as long."""
+    most, running = [], []
+
+    def call(*pointers):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.02)
+        running.pop()
+
+    monkeypatch.setattr(lapack, "_find", lambda name, signature: call)
+    for n_threads in (1, 2):
+        monkeypatch.setattr(type(one_blas_thread), "n_threads", n_threads)
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda _: lapack.potrf(np.eye(2, order="F")), range(4)))
+        assert (max(most) == 1) == (n_threads > 1)
+        most.clear()
+
+
+FORK = """
+import os, threading, time
+import numpy as np
+from sklearn_conv._engine.threads import one_blas_thread
+from sklearn_conv._ridge import lapack
+
+type(one_blas_thread).n_threads = 2
+matrix, running, started, find = np.eye(2, order="F"), [], threading.Event(), lapack._find
+
+def call(*pointers):
+    running.append(1)
+    started.set()
+    time.sleep(0.3)
+    running.pop()
+
+lapack._find = lambda name, signature: call
+thread = threading.Thread(target=lapack.potrf, args=[matrix])
+thread.start()
+started.wait()
+child = os.fork()
+if child == 0:
+    lapack._find = find
+    thread = threading.Thread(target=lapack.potrf, args=[matrix])
+    thread.start()
+    thread.join(10)
+    os._exit(len(running) + thread.is_alive())
+thread.join()
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 0, status
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_waits_for_a_call_with_several_threads_of_blas():
+    """OpenBLAS may hang in both processes if its threads are at work during a fork."""
+    command = [sys.executable, "-W", "ignore", "-c", FORK]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
