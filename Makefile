@@ -45,7 +45,7 @@ SCHEMA := $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.
 # Folder with fashion_mnist.npz and eurosat_small.npz, each with X_train, y_train, X_test and y_test
 SKLEARN_CONV_DATA ?= data
 
-.PHONY: help native demo test test-long test-minimum test-no-compiler test-sanitize lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes clean
+.PHONY: help native demo test test-long test-minimum test-no-compiler test-sanitize lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes bench-search clean
 
 help:
 	@echo "make native        build the library of the native engine; the other commands do so when it has changed"
@@ -64,7 +64,8 @@ help:
 	@echo "make bench-onnx    time per image against onnxruntime; writes docs/onnx.md (1 minute)"
 	@echo "make bench-accuracy  accuracy against HOG, scattering and a CNN; writes docs/accuracy.md (an hour)"
 	@echo "make bench-recipes   accuracy of the recipes; writes docs/recipes.md (5 minutes)"
-	@echo "                     The last two need SKLEARN_CONV_DATA=folder with the images; see the pages."
+	@echo "make bench-search    searches with and without shared features; writes docs/guide/searching.md (10 minutes)"
+	@echo "                     The last three need SKLEARN_CONV_DATA=folder with the images; see the pages."
 	@echo "make clean         remove the environments and caches"
 
 native: $(NATIVE)
@@ -170,6 +171,9 @@ bench-accuracy: $(ACCURACY_VENV)/bench
 
 bench-recipes: $(VENV)/demo
 	MPLBACKEND=agg $(RUN) benchmarks/recipes.py --data "$(SKLEARN_CONV_DATA)" --page docs/recipes.md
+
+bench-search: $(VENV)/test
+	$(RUN) benchmarks/search.py --data "$(SKLEARN_CONV_DATA)" --page docs/guide/searching.md
 
 clean:
 	rm -rf $(VENV) $(MINIMUM_VENV) $(ACCURACY_VENV) $(DIST_VENV) build dist docs/_build docs/gallery docs/api/generated sklearn_conv/_engine/*sklearn_conv_core.* .hypothesis .mypy_cache .pytest_cache .ruff_cache output

@@ -17,7 +17,7 @@ import sklearn
 from _page import CORES, PYTHON, about, add_page_argument, processor, table, write_page
 from scipy.stats import loguniform
 from sklearn.datasets import load_digits
-from sklearn.linear_model import RidgeClassifier, RidgeClassifierCV
+from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -31,7 +31,9 @@ LEARNED = {"kernels": "patches", "whiten": True, "normalize_patches": True}
 def steps(*later, **parameters):
     """Return a pipeline of a transformer and later steps, "scale" and "last"."""
     transformer = StridedConv2DTransformer(random_state=0, **parameters)
-    return Pipeline([("conv", transformer), *zip(("scale", "last")[-len(later) :], later)])
+    return Pipeline(
+        [("conv", transformer), *zip(("scale", "last")[-len(later) :], later, strict=True)]
+    )
 
 
 def scientist(parameters):
@@ -52,7 +54,7 @@ def many_features():
 
 
 def digits():
-    pipeline = steps(StandardScaler(), RidgeClassifierCV(np.logspace(-1, 4, 6)), n_kernels=64)
+    pipeline = steps(StreamingRidgeClassifier(np.logspace(-1, 4, 6)), n_kernels=64)
     grid = {"conv__kernel_size": [2, 3, 4, 5, 6], "conv__stride": [1, 2, 3]}
     return GridSearchCV(pipeline, grid, cv=5, n_jobs=2)
 
@@ -111,7 +113,7 @@ def run(row, which, folder, scale):
 
 def measure(row, which, folder, scale):
     """Return the result of `run`, in a process of its own."""
-    command = [sys.executable, __file__, str(folder), "--run", row, which, str(scale)]
+    command = [sys.executable, __file__, "--data", str(folder), "--run", row, which, str(scale)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(done.stdout.splitlines()[-1])
     print(row, which, f"{result['seconds']:.1f} s", flush=True)
@@ -121,19 +123,19 @@ def measure(row, which, folder, scale):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_page_argument(parser)
-    parser.add_argument("folder", type=Path, help="folder with the .npz files of the images")
+    parser.add_argument("--data", type=Path, help="folder with the .npz files")
     parser.add_argument("--scale", type=int, default=1, help="divide the numbers of images by it")
     parser.add_argument("--only", choices=ROWS, help="measure this row, and write no page")
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
         row, which, scale = arguments.run
-        print(json.dumps(run(row, which, arguments.folder, int(scale))))
+        print(json.dumps(run(row, which, arguments.data, int(scale))))
         return
     rows = []
     for row in [arguments.only] if arguments.only else ROWS:
         plain, shared = (
-            measure(row, which, arguments.folder, arguments.scale) for which in ("plain", "shared")
+            measure(row, which, arguments.data, arguments.scale) for which in ("plain", "shared")
         )
         difference = np.abs(np.subtract(plain["scores"], shared["scores"])).max()
         times = plain["seconds"], shared["seconds"]
@@ -145,7 +147,7 @@ def main():
                 *(f"{seconds:.1f}" for seconds in times),
                 f"{times[0] / times[1]:.1f}",
                 ROWS[row][3],
-                f"{difference:.0e}" if difference else "0",
+                f"{difference:.0e}",
             ]
         )
     header = ["search", "images", "fits", "by itself, s", "shared, s", "factor", "wanted"]

@@ -53,7 +53,7 @@ class BatchComputer:
                 poolings=None
                 if parameters.poolings is None
                 else [POOLINGS[name] for name in parameters.poolings],
-                pool_grid=parameters.pool_grid,
+                pool_grids=parameters.pool_grids,
             )
             if len(geometries) == 1 and parameters.power == 1:
                 return make(layer)
@@ -76,7 +76,7 @@ class BatchComputer:
             is_whole = batch.shape[0] == out.shape[0]
             part = out if is_whole else np.empty((len(batch), *out.shape[1:]), out.dtype)
             engine = self._find_engine(batch.shape[1:3])
-            self._watch.look(batch)
+            self._watch.look(batch, numbers)
             with np.errstate(all="ignore"):  # The settings of NumPy do not change the result.
                 try:
                     engine.compute(batch, part, self._n_jobs, self._progress.advance)

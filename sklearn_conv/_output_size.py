@@ -37,15 +37,21 @@ def feature_shape(
 ) -> tuple[int, int, int, int, int]:
     """Return (grid rows, grid columns, poolings, sides * biases, kernels).
 
-    ``maps`` are the rows and columns of a map.
+    ``maps`` are the rows and columns of a map. The cells of several grids form a single row.
     """
     n_outputs = len(parameters.sides) * n_biases
-    rows, columns = parameters.pool_grid if parameters.poolings else maps
+    grids = list_grids(parameters, maps)
+    [(rows, columns)] = grids if len(grids) == 1 else [(1, sum(map(prod, grids)))]
     return rows, columns, len(parameters.poolings or [""]), n_outputs, n_kernels
 
 
+def list_grids(parameters: Parameters, maps: tuple[int, int]) -> Sequence[tuple[int, int]]:
+    """Return the rows and columns of each grid, or those of the maps if they are not pooled."""
+    return parameters.pool_grids if parameters.poolings else [maps]
+
+
 def feature_names(
-    parameters: Parameters, grid: tuple[int, int], n_biases: int, n_kernels: int
+    parameters: Parameters, maps: tuple[int, int], n_biases: int, n_kernels: int
 ) -> list[str]:
     """Return the names of the features, in their order."""
     biases = [f"bias{i}" for i in range(n_biases)] if n_biases > 1 else [""]
@@ -55,7 +61,12 @@ def feature_names(
             parameters.poolings or [""], parameters.sides, biases, range(n_kernels)
         )
     ]
-    return [f"{name}_r{r}_c{c}" for r, c, name in product(*map(range, grid), in_cell)]
+    grids = list_grids(parameters, maps)
+    return [
+        f"{name}{f'_{rows}x{columns}' * (len(grids) > 1)}_r{r}_c{c}"
+        for rows, columns in grids
+        for r, c, name in product(range(rows), range(columns), in_cell)
+    ]
 
 
 def place_views(
@@ -83,7 +94,8 @@ def check_sizes(
     many_weights = f"n_kernels={n_kernels} kernels of shape {tuple(window)} have {{}} weights"
     padding, size = parameters.windows.padding, kernels[:2]
     many_windows = f"padding={padding} and kernel_size={size} make {{}} windows in each image"
-    many_cells = f"pool_grid={parameters.pool_grid} has {{}} cells"
+    grids = parameters.pool_grids
+    many_cells = f"pool_grid={grids if len(grids) > 1 else grids[0]} has {{}} cells"
     many = f"{n_kernels} kernels and {prod(grid)} {places} make {{}} features of each image"
     for number, limit, problem, smaller in (
         (prod(kernels), LIMIT, many_weights, "n_kernels or kernel_size"),

@@ -52,7 +52,7 @@ class Parameters(NamedTuple):
     windows: WindowParameters
     sides: Mapping[str, Side]
     poolings: Sequence[str] | None
-    pool_grid: tuple[int, int]
+    pool_grids: Sequence[tuple[int, int]]
     views: Sequence[View]
     power: float
     ignores_missing: bool
@@ -134,6 +134,14 @@ def check_parameters(estimator: Any) -> Parameters:
     check_n_jobs(owner, estimator.n_jobs)
     if not isinstance(estimator.verbose, bool):
         check_integer(owner, "verbose", estimator.verbose, 0)
+    poolings = _check_pooling(owner, estimator.pooling)
+    pool_grids = _check_pool_grids(owner, estimator.pool_grid)
+    if len(pool_grids) > 1 and poolings is not None and not estimator.flatten:
+        raise ValueError(
+            f"With flatten=False, {owner} needs a single grid, because the features of several "
+            f"grids have no common shape, but pool_grid is {estimator.pool_grid!r}; use "
+            "flatten=True, or one of these grids."
+        )
     rule = "a finite number above 0; 0.5 is the square root"
     missing = check_name(owner, "missing", estimator.missing, ("raise", MISSING))
     return Parameters(
@@ -143,8 +151,8 @@ def check_parameters(estimator: Any) -> Parameters:
         kernel_size=kernel_size,
         windows=windows,
         sides=activation_sides(estimator.activation),
-        poolings=_check_pooling(owner, estimator.pooling),
-        pool_grid=check_pair(owner, "pool_grid", estimator.pool_grid, 1),
+        poolings=poolings,
+        pool_grids=pool_grids,
         views=SYMMETRIES[estimator.symmetries],
         power=_check_positive(owner, "power", estimator.power, rule),
         ignores_missing=missing == MISSING,
@@ -235,6 +243,20 @@ def _check_pooling(owner: str, pooling: Any) -> list[str] | None:
     is_valid = has_type and 0 < len(names) == len({*names} & {*POOLINGS})
     require(owner, "pooling", pooling, rule, has_type, is_valid)
     return names
+
+
+def _check_pool_grids(owner: str, pool_grid: Any) -> list[tuple[int, int]]:
+    """Check a grid or a list of grids, and return the (rows, columns) of each."""
+    otherwise = ", or a list of different grids, each an integer or a tuple (rows, columns)"
+    grids = pool_grid if isinstance(pool_grid, list) else [pool_grid]
+    has_type = not any(isinstance(grid, list) for grid in grids)
+    pairs = [
+        check_pair(owner, "pool_grid", grid, 1, otherwise=otherwise) for grid in grids if has_type
+    ]
+    is_valid = 0 < len(pairs) == len({*pairs})
+    rule = f"an integer of at least 1 or a (rows, columns) pair of such integers{otherwise}"
+    require(owner, "pool_grid", pool_grid, rule, has_type, is_valid)
+    return pairs
 
 
 def check_random_state(owner: str, random_state: Any) -> None:

@@ -18,6 +18,12 @@ N_VALUES = 8192
 MIN_PLACES = 64
 """Minimum number of pixels in a sample, whatever the number of channels."""
 
+N_PIXELS = 16
+"""Number of pixels of each image that are compared."""
+
+MAX_OTHERS = 2
+"""Number of these pixels that may differ in images that are nearly constant."""
+
 PLACES = np.arange(N_VALUES) * np.power(1.2207440846057596, [[-1], [-2], [-3]]) % 1
 """Evenly spread points of the unit cube, (3, N_VALUES).
 
@@ -152,6 +158,41 @@ def sample_pixels(images: Any) -> np.ndarray:
     *axes, c = images.shape
     places = _spread_places(tuple(axes), max(MIN_PLACES, N_VALUES // c))
     return take_pixels(images, *places)
+
+
+def sample_images(images: Any, most: int) -> np.ndarray:
+    """Return 16 pixels of each image, (n, 16, c), or of ``most`` evenly spread images.
+
+    The pixels of each image are in other places, and evenly spread in all images together.
+    """
+    n, h, w, _ = images.shape
+    # Fractions of the golden ratio do not meet the same class each time where classes alternate.
+    numbers = np.arange(n) if n <= most else np.arange(most) * 0.6180339887498949 % 1 * n
+    y, x = (np.resize(each, (len(numbers), N_PIXELS)) for each in PLACES[1:])
+    image = np.repeat(numbers.astype(np.intp)[:, np.newaxis], N_PIXELS, axis=1)
+    return take_pixels(images, image, (y * h).astype(np.intp), (x * w).astype(np.intp))
+
+
+def measure_blank(images: Any) -> np.ndarray:
+    """Return which fraction of its values equals those of one pixel in each image, (n,).
+
+    It is 0 if more than two of 16 pixels differ from the first.
+    """
+    n, h, w, _ = images.shape
+    y, x = (PLACES[1:, 1 : N_PIXELS + 1] * [[h], [w]]).astype(np.intp)
+    # Most images differ in the first pixels.
+    places = zip(y[: MAX_OTHERS + 2].tolist(), x[: MAX_OTHERS + 2].tolist(), strict=True)
+    first, *others = (to_numpy(images[:, i, j, :]) for i, j in places)
+    numbers = np.flatnonzero(~np.all([(each != first).any(axis=1) for each in others], axis=0))
+    first = first[numbers]
+    if len(numbers):
+        pixels = take_pixels(images, *np.broadcast_arrays(numbers[:, np.newaxis], y, x))
+        n_others = (pixels != pixels[:, :1]).any(axis=2).sum(axis=1)
+        numbers, first = numbers[n_others <= MAX_OTHERS], first[n_others <= MAX_OTHERS]
+    blank = np.zeros(n)
+    for i, pixel in zip(numbers.tolist(), first, strict=True):
+        blank[i] = np.isfinite(pixel).all() * (to_numpy(images[i, ...]) == pixel).mean()
+    return blank
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Print the number of finished images if ``verbose`` is above 0."""
+"""Print the number of finished images, or fits, if ``verbose`` is above 0."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Progress:
     Several threads may call `advance`.
     """
 
-    def __init__(self, estimator: Any, n_images: int) -> None:
-        self._name, self._n_images = type(estimator).__name__, n_images
+    def __init__(self, estimator: Any, n_images: int, unit: str = "images") -> None:
+        self._name, self._n_images, self._unit = type(estimator).__name__, n_images, unit
         self._is_verbose = estimator.verbose > 0
         self._seconds = 0.0 if estimator.verbose >= 10 else 1.0
         self._start = self._last = monotonic()
@@ -37,7 +37,7 @@ class Progress:
             elapsed = now - self._start
             remaining = elapsed * float((self._n_images - self._n_done) / self._n_done)
             print(
-                f"[{self._name}]: Done {int(self._n_done)} out of {self._n_images} images | "
+                f"[{self._name}]: Done {int(self._n_done)} out of {self._n_images} {self._unit} | "
                 f"elapsed: {elapsed:.1f}s remaining: {remaining:.1f}s",
                 file=sys.stderr,
             )

@@ -5,26 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
+from functools import partial, wraps
 from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Lock, RLock
+from threading import Condition, Lock
 from typing import Any, Self
 
 import joblib
 import numpy as np
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
 from sklearn.compose import ColumnTransformer
+from sklearn.model_selection import check_cv
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 from threadpoolctl import threadpool_limits
 
+from sklearn_conv._progress import Progress
 from sklearn_conv._reading.image_reader import ImageReader
-from sklearn_conv._transformer import StridedConv2DTransformer
-from sklearn_conv._validation import require
+from sklearn_conv._transformer import TRANSFORM_ONLY, StridedConv2DTransformer
+from sklearn_conv._validation import check_integer, require
 from sklearn_conv._warnings import warn
 
 LEADING = (StridedConv2DTransformer, ImageReader, FeatureUnion, ColumnTransformer, Pipeline)
@@ -35,6 +37,9 @@ NEVER = ("n_jobs", "verbose")
 
 METHODS = ["predict", "predict_proba", "predict_log_proba", "decision_function", "score"]
 METHODS += ["score_samples", "transform"]
+
+PARTS, MIN_CLAIMED = 8, 32
+"""Parts in which threads compute the features of images, and the smallest number of images."""
 
 MEMORY_FRACTION = 0.25
 """Default of ``max_bytes``, as a fraction of the memory of the machine."""
@@ -63,6 +68,10 @@ class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
         Size of the features in bytes that are held in memory. Further features are written to
         temporary files, which are removed at the end. If None, a quarter of the memory of the
         machine.
+    verbose : int, default=0
+        If above 0, the number of finished fits and the estimated time left are printed to stderr,
+        at most once a second; if at least 10, after every fit. The ``verbose`` of the search prints
+        what scikit-learn does.
 
     Attributes
     ----------
@@ -114,11 +123,17 @@ class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
     """
 
     def __init__(
-        self, search: Any, *, share_kernels: bool = False, max_bytes: int | None = None
+        self,
+        search: Any,
+        *,
+        share_kernels: bool = False,
+        max_bytes: int | None = None,
+        verbose: int = 0,
     ) -> None:
         self.search = search
         self.share_kernels = share_kernels
         self.max_bytes = max_bytes
+        self.verbose = verbose
 
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Run the search.
@@ -147,6 +162,8 @@ class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
         is_int = self.max_bytes is None or isinstance(self.max_bytes, Integral)
         is_valid = self.max_bytes is None or (is_int and self.max_bytes >= 0)
         require(owner, "max_bytes", self.max_bytes, "None or an integer >= 0", is_int, is_valid)
+        if not isinstance(self.verbose, bool):
+            check_integer(owner, "verbose", self.verbose, 0)
         search = clone(self.search)
         if not isinstance(estimator, Pipeline):
             warn(
@@ -158,17 +175,38 @@ class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
         with _Store(X, bool(self.share_kernels), int(limit)) as store:
             search.estimator = _RowsPipeline(**search.estimator.get_params(deep=False))
             search.estimator.store = store
+            rows = np.arange(store.n)
+            if self.verbose:
+                search.cv = check_cv(search.cv, y, classifier=is_classifier(estimator))
+                n_folds = search.cv.get_n_splits(rows, y, params.get("groups"))
+                search._run_search = self._count(store, n_folds, search._run_search)
             with _threads(search.n_jobs):
-                search.fit(np.arange(_num_samples(X)), y, **params)
+                search.fit(rows, y, **params)
             if hasattr(search, "best_estimator_"):
                 search.best_estimator_ = search.best_estimator_.as_pipeline()
                 if hasattr(search.best_estimator_, "feature_names_in_"):
                     search.feature_names_in_ = search.best_estimator_.feature_names_in_
             for reason in sorted(store.reasons):
                 warn(f"Features of some settings are computed again in each fit: {reason}.")
-        search.estimator = clone(estimator)
+        search.set_params(estimator=clone(estimator), cv=self.search.cv)
+        vars(search).pop("_run_search", None)
         self.search_ = search
         return self
+
+    def _count(self, store: _Store, n_folds: int, run: Any) -> Any:
+        """Return the ``_run_search`` of a search such that its fits are counted."""
+
+        @wraps(run)
+        def run_and_count(evaluate: Any, **options: Any) -> None:
+            def evaluate_and_count(candidates: Any, *more: Any, **options: Any) -> Any:
+                candidates = list(candidates)
+                store.progress = Progress(self, n_folds * len(candidates), "fits")
+                return evaluate(candidates, *more, **options)
+
+            run(evaluate_and_count, **options)
+            store.progress = None  # To fit the best setting again does not count.
+
+        return run_and_count
 
     def __getattr__(self, name: str) -> Any:
         # Only called for what is not found; fitted attributes are those of the search.
@@ -226,31 +264,63 @@ class _Features:
     """Features of images from fitted steps, computed when they are needed."""
 
     def __init__(self, store: _Store, steps: Pipeline, rows: np.ndarray, y: Any) -> None:
-        self._store, self._lock = store, RLock()
+        self._store, self._change = store, Condition()
         self._values: Any = None
-        self._is_done = np.zeros(store.n, bool)
+        self._is_claimed, self._is_done = np.zeros((2, store.n), bool)
+        learners = [*_learners(steps, store.describe)]
+        for transformer, key in learners:
+            transformer._learn = partial(store.learn, (rows.tobytes(), key), transformer._learn)
         self.steps = steps.fit(store.take(rows), y)
+        for transformer, _ in learners:
+            del transformer._learn
 
     def take(self, rows: np.ndarray) -> Any:
-        """Return the features of images; those that are new are computed."""
-        with self._lock:
-            new = np.unique(rows[~self._is_done[rows]])
-            if len(new):
-                computed = self.steps.transform(self._store.take(new))
-                if not isinstance(computed, np.ndarray):  # a table, or an array of a device
-                    new = np.arange(self._store.n)
-                    self._values = self.steps.transform(self._store.take(new))
-                else:
-                    if self._values is None:
-                        shape = (self._store.n, *computed.shape[1:])
-                        self._values = self._store.empty(shape, computed.dtype)
-                    self._values[new] = computed
-                self._is_done[new] = True
-            return _safe_indexing(self._values, rows)
+        """Return the features of images; those that are new are computed.
+
+        Threads that need the same features share the work.
+        """
+        while len(claimed := self._claim(rows)):
+            try:
+                self._compute(claimed)
+            except BaseException:
+                with self._change:
+                    self._is_claimed[claimed] = False
+                    self._change.notify_all()
+                raise
+        with self._change:
+            self._change.wait_for(lambda: (self._is_done[rows] | ~self._is_claimed[rows]).all())
+            if self._is_done[rows].all():
+                return _safe_indexing(self._values, rows)
+        return self.take(rows)  # Another thread failed.
+
+    def _claim(self, rows: np.ndarray) -> np.ndarray:
+        """Return the numbers of some images, which this thread will compute."""
+        with self._change:
+            new = np.unique(rows[~self._is_claimed[rows]])
+            new = new[: max(MIN_CLAIMED, -(-len(rows) // PARTS))]
+            self._is_claimed[new] = True
+            return new
+
+    def _compute(self, rows: np.ndarray) -> None:
+        computed = self.steps.transform(self._store.take(rows))
+        with self._change:
+            if isinstance(computed, np.ndarray):
+                if self._values is None:
+                    shape = (self._store.n, *computed.shape[1:])
+                    self._values = self._store.empty(shape, computed.dtype)
+                self._values[rows] = computed
+            elif self._values is None:  # a table, or an array of a device
+                rows = np.arange(self._store.n)
+                self._values = self.steps.transform(self._store.take(rows))
+                self._is_claimed[rows] = True
+            self._is_done[rows] = True
+            self._change.notify_all()
 
 
 class _Store:
     """Features for each setting of the leading steps, in memory or in temporary files."""
+
+    progress: Progress | None = None
 
     def __init__(self, X: Any, shares_kernels: bool, max_bytes: int) -> None:
         self.X, self.n = X, _num_samples(X)
@@ -259,6 +329,7 @@ class _Store:
         self._lock = Lock()
         self._locks: dict[Any, Lock] = {}
         self._features: dict[Any, _Features] = {}
+        self._learned: dict[Any, dict[str, Any]] = {}
         self._kept: list[Any] = []
         self._folder: TemporaryDirectory[str] | None = None
 
@@ -298,7 +369,7 @@ class _Store:
         if reason := next(filter(None, (_why_random(step) for _, step in steps)), None):
             self.reasons.add(reason)
             return make(rows, y)
-        setting = tuple(self._describe(step) for _, step in steps)
+        setting = tuple(self.describe(step) for _, step in steps)
         everything = np.arange(self.n)
         with self._lock:
             lock = self._locks.setdefault(setting, Lock())
@@ -313,15 +384,24 @@ class _Store:
             self._features[(setting, rows.tobytes()) if is_learned else setting] = features
             return features
 
-    def _describe(self, value: Any) -> Any:
+    def learn(self, key: Any, learn: Callable[..., dict[str, Any]], *arguments: Any) -> Any:
+        """Return what a transformer learns; once for all settings that learn the same."""
+        with self._lock:
+            lock = self._locks.setdefault(key, Lock())
+        with lock:
+            if key not in self._learned:
+                self._learned[key] = learn(*arguments)
+            return self._learned[key]
+
+    def describe(self, value: Any, without: Sequence[str] = NEVER) -> Any:
         """Return a hashable description of a parameter."""
         if hasattr(value, "get_params"):
             params = value.get_params(deep=False)
             output = str(getattr(value, "_sklearn_output_config", ""))  # of set_output
-            described = ((k, self._describe(params[k])) for k in params if k not in NEVER)
+            described = ((k, self.describe(params[k])) for k in params if k not in without)
             return type(value), output, *described
         if isinstance(value, list | tuple):
-            return type(value), *map(self._describe, value)
+            return type(value), *map(self.describe, value)
         if isinstance(value, str | Integral | float | type(None)):
             return type(value), value
         if isinstance(value, np.ndarray) and value.dtype != object:
@@ -353,6 +433,8 @@ class _RowsPipeline(Pipeline):
         later = {name: getattr(self, name) for name in ("transform_input", "memory", "verbose")}
         self._later = Pipeline(steps[n_leading:], **later)
         self._later.fit(self._leading.take(X), y, **params)
+        if self.store.progress:
+            self.store.progress.advance(1)
         self.steps = [*steps[:n_leading], *self._later.steps]
         return self
 
@@ -382,6 +464,22 @@ def _parts(step: Any) -> list[Any]:
     if isinstance(step, FeatureUnion):
         return [each for _, each in step.transformer_list]
     return [each for _, each in step.steps] if isinstance(step, Pipeline) else []
+
+
+def _learners(step: Any, describe: Callable[..., Any], before: Any = ()) -> Iterator[Any]:
+    """Yield the transformers in a step that `fit` does not clone, and what they learn from.
+
+    ``before`` describes the steps whose features they receive instead of images.
+    """
+    if isinstance(step, StridedConv2DTransformer):
+        yield step, (before, describe(step, TRANSFORM_ONLY))
+    elif isinstance(step, FeatureUnion):
+        for part in _parts(step):
+            yield from _learners(part, describe, before)
+    elif isinstance(step, Pipeline):
+        for part in _parts(step):
+            yield from _learners(part, describe, before)
+            before = (before, describe(part))
 
 
 def _is_leading(step: Any) -> bool:

@@ -45,6 +45,10 @@ from sklearn_conv._versions import API_LINK
 from sklearn_conv.kernels._initializers import KERNELS
 from sklearn_conv.kernels._patches import TrainingPatches
 
+TRANSFORM_ONLY = ["stride", "activation", "pooling", "pool_grid", "power", "flatten"]
+TRANSFORM_ONLY += ["n_jobs", "verbose"]
+"""Parameters on which kernels, biases and whitening do not depend."""
+
 
 class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Turn images into features: strided convolution, activation and pooling.
@@ -129,10 +133,15 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         Reduction of the activated responses in a cell to one number. A list produces one feature
         for each of its elements. With None, responses are not pooled, ``pool_grid`` is ignored, and
         each activated response is a feature.
-    pool_grid : int or (rows, columns), default=2
+    pool_grid : int, (rows, columns) or list of these, default=2
         Number of cells into which each map is divided along each axis. Along an axis with L
         responses, cell i of m is ``[i*L//m, max(i*L//m + 1, (i+1)*L//m))``. Cells are never empty,
-        and overlap only if L < m.
+        and overlap only if L < m. A list contains several different grids.
+
+        With ``[1, 2, 4]``, a spatial pyramid, features are pooled over 1 + 4 + 16 cells, from
+        responses that are computed once. A tuple is always a single grid: ``(2, 4)`` has two rows
+        and four columns, and ``[2, 4]`` means ``(2, 2)`` and ``(4, 4)``. Several grids need
+        ``flatten=True``.
     symmetries : {"mirror", "dihedral"} or None, default=None
         Images over which each feature is averaged: with "mirror", the image and its mirror image
         with left and right exchanged; with "dihedral", the eight mirrored and turned images of a
@@ -154,7 +163,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     flatten : bool, default=True
         Whether each image becomes one row of features. If False, the features keep the shape of
         the grid, ``(n, rows, columns, features of a cell)``, and can be passed as images to a
-        second transformer; use a fine ``pool_grid`` in the first one.
+        second transformer; use a single, fine ``pool_grid`` in the first one.
     image_shape : (h, w), (h, w, c), "any" or None, default=None
         Shape of the images in a 2-D X. If None, a row of s*s numbers is interpreted as an image of
         shape ``(s, s, 1)``, and any other row of d numbers as an image with a single row of pixels,
@@ -211,7 +220,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     -----
     The features of an image are an array of shape ``(grid rows, grid columns, poolings, sides,
     n_biases, n_kernels)``, flattened in C order. "split" has two sides; all other activations have
-    one. `get_feature_names_out` returns the name of each feature.
+    one. With several grids, the features of each grid follow those of the grid before it in the
+    list. `get_feature_names_out` returns the name of each feature.
 
     Changing a parameter that only ``fit`` uses has no effect on a fitted transformer:
     ``n_kernels``, ``kernel_size``, ``kernels``, ``bias``, ``n_biases``, ``normalize_patches``,
@@ -232,6 +242,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
     Deep Convolutional Kernels Methods" (2021).
     F. Perronnin, J. Sánchez and T. Mensink, "Improving the Fisher Kernel for Large-Scale Image
     Classification" (2010): powers of features.
+    S. Lazebnik, C. Schmid and J. Ponce, "Beyond Bags of Features: Spatial Pyramid Matching for
+    Recognizing Natural Scene Categories" (2006): several grids.
 
     Examples
     --------
@@ -276,7 +288,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         n_patches: int = 100_000,
         activation: str | Callable[[np.ndarray], np.ndarray] = "relu",
         pooling: str | Sequence[str] | None = "mean",
-        pool_grid: int | tuple[int, int] = 2,
+        pool_grid: int | tuple[int, int] | list[Any] = 2,
         symmetries: str | None = None,
         power: float = 1.0,
         missing: str = "raise",
@@ -334,7 +346,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         UserWarning
             If the shape and a sample of a few thousand pixels show that X is probably not what was
             meant: channels first, a single color image, an opaque alpha channel, a fill value such
-            as -9999, or 1 to 3 small images to learn from.
+            as -9999, 1 to 3 small images to learn from, or constant images among others.
 
         Raises
         ------
@@ -350,66 +362,24 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         if request.is_any:
             require_pooling(parameters)
         shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
-        sizes, n_biases = images.distinct_sizes(), parameters.n_biases
-        geometries = place_on_all(parameters, sizes, shape, n_biases)
-        dtype = images.compute_dtype
-        rng = make_generator(self.random_state)
-        patches = TrainingPatches(
-            images=images,
-            place=lambda image: place_views(parameters, image, shape[:2])[0],
-            kernel_size=parameters.kernel_size,
-            views=parameters.views,
-            n_patches=parameters.n_patches,
-            normalize=self.normalize_patches,
-            whiten=parameters.whiten,
-            dtype=dtype,
-            rng=rng,
-        )
+        geometries = place_on_all(parameters, images.distinct_sizes(), shape, parameters.n_biases)
         size = measure_output(parameters, geometries, shape)
         if callable(self.activation):  # An invalid function raises here, not only in transform.
             with np.errstate(all="ignore"):  # As in transform.
                 ones = images.library.put(np.ones((2, parameters.n_kernels)))
                 call_function(self.activation, ones)
-        remedy = (
-            f"fit makes {parameters.n_kernels:,} kernels of shape {shape[:3]}, and may draw "
-            f"{parameters.n_patches:,} training patches of this shape; use smaller n_kernels, "
-            "kernel_size or n_patches."
-        )
-        with (
-            fit_steps(self, X, y, 3) as step,
-            as_memory_error(remedy),
-            np.errstate(all="ignore"),  # `cast_numbers` raises for overflow.
-        ):
-            # Kernels are made first, because whitening draws patches from the same random stream.
-            with step("kernels"):
-                kernels = self._make_kernels(shape, rng, patches).reshape(-1, shape[3])
-            with step("preprocessing"):
-                folded, offset = patches.preprocessing.fold(kernels)
-            with step("bias"):
-                bias = from_library(self.bias)
-                if isinstance(bias, str):
-                    bias = -patches.thresholds(kernels, n_biases)
-        folded = cast_numbers("kernels", folded.reshape(shape), dtype)
-        offset = cast_numbers("offset_", offset, dtype)
-        bias = np.broadcast_to(bias, (n_biases, parameters.n_kernels))
-        bias = cast_numbers("bias", bias[0] if n_biases == 1 else bias, dtype)
-        seen = warn_of_mistakes(images.shape, images.known(patches.windows), patches.are_all)
+        learned = self._learn(X, y, images, parameters)
         # All steps that can fail are done, so a failed fit leaves the estimator as it was.
         if request.is_any:  # They may be those of an earlier fit.
             for name in ("n_features_in_", "feature_names_in_"):
                 self.__dict__.pop(name, None)
         else:
             remember_columns(self, X, images.shape)
-        self.kernels_ = images.library.put(folded)
-        self.offset_ = images.library.put(offset)
-        self.eps_ = patches.preprocessing.eps
-        self.bias_ = images.library.put(bias)
+        self.__dict__.update(learned)
         self.image_shape_ = (None, None, images.shape[3]) if request.is_any else images.shape[1:]
         self.maps_shape_ = (None, None, size.maps[2]) if request.is_any else size.maps
         self.n_features_out_ = size.features
         self.multiply_adds_ = None if request.is_any else size.multiply_adds
-        self._values_seen = None if seen is None else tuple(seen)
-        self._is_learned = patches.windows is not None
         return self
 
     def transform(self, X: npt.ArrayLike) -> np.ndarray:
@@ -434,7 +404,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         UserWarning
             If features are infinite or NaN, because they overflow or, with ``assume_finite``, X
             contains NaN. If a sample of pixels contains a fill value such as -9999, or values that
-            differ grossly from those seen in ``fit``, for example 0 to 1 instead of 0 to 255.
+            differ grossly from those seen in ``fit``, for example 0 to 1 instead of 0 to 255. If
+            the channels of X seem to be in another order, or if images are brighter, darker or
+            constant, unlike those in ``fit``.
 
         Raises
         ------
@@ -555,7 +527,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         -------
         names : ndarray of str
             Names such as "kernel003_mean_r0_c1", in the order of the flattened features. With
-            several biases, they are such as "kernel003_bias0_mean_r0_c1".
+            several biases, they are such as "kernel003_bias0_mean_r0_c1", and with several grids
+            such as "kernel003_mean_2x2_r0_c1".
 
         Raises
         ------
@@ -633,6 +606,55 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         tags.array_api_support = True
         return tags
 
+    def _learn(self, X: Any, y: Any, images: Images, parameters: Parameters) -> dict[str, Any]:
+        """Return those fitted attributes that do not depend on `TRANSFORM_ONLY` parameters."""
+        shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
+        dtype, n_biases = images.compute_dtype, parameters.n_biases
+        rng = make_generator(self.random_state)
+        patches = TrainingPatches(
+            images=images,
+            place=lambda image: place_views(parameters, image, shape[:2])[0],
+            kernel_size=parameters.kernel_size,
+            views=parameters.views,
+            n_patches=parameters.n_patches,
+            normalize=self.normalize_patches,
+            whiten=parameters.whiten,
+            dtype=dtype,
+            rng=rng,
+        )
+        remedy = (
+            f"fit makes {parameters.n_kernels:,} kernels of shape {shape[:3]}, and may draw "
+            f"{parameters.n_patches:,} training patches of this shape; use smaller n_kernels, "
+            "kernel_size or n_patches."
+        )
+        with (
+            fit_steps(self, X, y, 3) as step,
+            as_memory_error(remedy),
+            np.errstate(all="ignore"),  # `cast_numbers` raises for overflow.
+        ):
+            # Kernels are made first, because whitening draws patches from the same random stream.
+            with step("kernels"):
+                kernels = self._make_kernels(shape, rng, patches).reshape(-1, shape[3])
+            with step("preprocessing"):
+                folded, offset = patches.preprocessing.fold(kernels)
+            with step("bias"):
+                bias = from_library(self.bias)
+                if isinstance(bias, str):
+                    bias = -patches.thresholds(kernels, n_biases)
+        folded = cast_numbers("kernels", folded.reshape(shape), dtype)
+        offset = cast_numbers("offset_", offset, dtype)
+        bias = np.broadcast_to(bias, (n_biases, parameters.n_kernels))
+        bias = cast_numbers("bias", bias[0] if n_biases == 1 else bias, dtype)
+        seen = warn_of_mistakes(images.shape, images.known(patches.windows), patches.are_all)
+        return {
+            "kernels_": images.library.put(folded),
+            "offset_": images.library.put(offset),
+            "eps_": patches.preprocessing.eps,
+            "bias_": images.library.put(bias),
+            "_values_seen": None if seen is None else tuple(seen),
+            "_is_learned": patches.windows is not None,
+        }
+
     @property
     def _n_biases(self) -> int:
         """Number of biases of each kernel; ``bias_`` has one axis if there is one."""
@@ -653,7 +675,7 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
     def _feature_shape(self, parameters: Parameters) -> tuple[int, int, int, int, int]:
         """Return (grid rows, grid columns, poolings, sides * biases, kernels) of the features."""
-        kernels, n_biases, maps = self.kernels_.shape, self._n_biases, parameters.pool_grid
+        kernels, n_biases, maps = self.kernels_.shape, self._n_biases, (1, 1)
         if None in self.image_shape_:
             require_pooling(parameters)
         else:

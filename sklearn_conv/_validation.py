@@ -84,11 +84,13 @@ def check_pair(
     minimum: int,
     names: tuple[str, ...] = (),
     limit: int = LIMIT,
+    otherwise: str = "",
 ) -> tuple[int, int]:
     """Check a (rows, columns) pair of integers, or an integer that stands for both.
 
     ``names`` are strings that are valid values as well. The caller handles them, so that here every
-    string is an error. ``limit`` is the exclusive upper bound.
+    string is an error. ``limit`` is the exclusive upper bound. ``otherwise`` describes other valid
+    values.
     """
     pair = tuple(value) if is_sequence(value) else (value, value)
     are_integers = all(map(is_integer, pair))
@@ -99,6 +101,7 @@ def check_pair(
     rule += f"an {integer.format('')} or a (rows, columns) pair of {integer.format('s')}"
     if len(pair) == 2 and are_integers and max(pair) >= limit:
         rule += f", below {limit}"
+    rule += otherwise
     is_type = len(pair) == 2 and not are_integers and not (isinstance(value, str) and names)
     raise parameter_error(TypeError if is_type else ValueError, owner, name, rule, value)
 

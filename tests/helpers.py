@@ -8,10 +8,12 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import logsumexp
 from threadpoolctl import threadpool_info
 
 from sklearn_conv import _array_api
-from sklearn_conv._engine import native_engine, numpy_engine, symmetry
+from sklearn_conv._engine import native_engine, numpy_engine, pyramid, symmetry
 
 IS_LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 """Whether this is make test-long."""
@@ -61,6 +63,8 @@ def small_blocks(patch, n_bytes):
     patch.setattr(numpy_engine, "BLOCK_BYTES", n_bytes)
     patch.setattr(_array_api, "CPU_BLOCK_BYTES", n_bytes)
     patch.setattr(symmetry, "BLOCK_BYTES", n_bytes)
+    patch.setattr(pyramid, "BLOCK_BYTES", n_bytes)
+    patch.setattr(pyramid, "JOINED_BYTES", n_bytes // 2)
     patch.setattr(native_engine, "BAND_BYTES", n_bytes)
     patch.setattr(native_engine, "WINDOW_BYTES", n_bytes)
     patch.setattr(native_engine, "CALL_MULTIPLICATIONS", n_bytes)
@@ -74,6 +78,17 @@ def smallest_log_loss(predicted, y, weights):
     values = np.exp(factors * predicted)
     likelihoods = values[:, np.arange(len(y)), y] / values.sum(axis=2)
     return -np.average(np.log(likelihoods), axis=1, weights=weights).max()
+
+
+def best_factor(predicted, y, weights):
+    """Return the factor for which the softmax of predictions (n, k) has the smallest log loss."""
+
+    def loss(factor):
+        losses = logsumexp(factor * predicted, axis=1) - factor * predicted[np.arange(len(y)), y]
+        return np.average(losses, weights=weights)
+
+    found = minimize(lambda logarithm: loss(np.exp(logarithm[0])), 0.0, method="Powell", tol=1e-8)
+    return np.exp(found.x.item())
 
 
 def run_python(code, *arguments, **options):

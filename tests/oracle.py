@@ -155,6 +155,18 @@ def cell_members(length, n_cells):
     return members
 
 
+def cells_of(shape, pool_grid):
+    """Return the positions in each cell of a grid, or of each grid in a list."""
+    grids = pool_grid if isinstance(pool_grid, list) else [pool_grid]
+    cells = []
+    for grid in grids:
+        rows, columns = (grid, grid) if isinstance(grid, int) else grid
+        for in_row in cell_members(shape[0], rows):
+            for in_column in cell_members(shape[1], columns):
+                cells.append([(r, c) for r in in_row for c in in_column])
+    return cells
+
+
 ACTIVATIONS = {
     "identity": [lambda z, b: z + b],
     "relu": [lambda z, b: z + b if z + b > 0 else 0.0],
@@ -183,8 +195,7 @@ def features(responses, bias, activation, pooling, pool_grid):
         cells, poolings = [[(r, c)] for r in range(oh) for c in range(ow)], ["max"]
     else:
         poolings = [pooling] if isinstance(pooling, str) else pooling
-        rows, columns = cell_members(oh, pool_grid[0]), cell_members(ow, pool_grid[1])
-        cells = [[(r, c) for r in rr for c in cc] for rr in rows for cc in columns]
+        cells = cells_of((oh, ow), pool_grid)
     result = np.empty((n, len(cells) * len(poolings) * len(outputs) * k))
     for i in range(n):
         column = 0
@@ -237,8 +248,7 @@ def view_features(image, kernels, offset, bias, eps, sides, pooling, pool_grid, 
         poolings = ["max"]
     else:
         poolings = [pooling] if isinstance(pooling, str) else pooling
-        members = cell_members(len(rows), pool_grid[0]), cell_members(len(columns), pool_grid[1])
-        cells = [[(r, c) for r in rr for c in cc] for rr in members[0] for cc in members[1]]
+        cells = cells_of((len(rows), len(columns)), pool_grid)
     result = np.full((len(cells), len(poolings), len(sides), len(bias), k), np.nan)
     for cell, places in enumerate(cells):
         counted = [activated[place] for place in places if place in activated]

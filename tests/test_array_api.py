@@ -32,6 +32,7 @@ from strategies import numbers, pairs
 
 from sklearn_conv import (
     RBFRidgeClassifier,
+    SharedFeaturesSearch,
     StreamingRidge,
     StreamingRidgeClassifier,
     StridedConv2DTransformer,
@@ -117,7 +118,7 @@ options = st.fixed_dictionaries(
         "whiten": st.booleans(),
         "activation": st.sampled_from(sorted(ACTIVATIONS)),
         "pooling": st.sampled_from([None, "max", "mean", ["sum", "max"]]),
-        "pool_grid": pairs,
+        "pool_grid": pairs | st.sampled_from([[1, 2, 4], [(9, 1), 3, (1, 9)]]),
         "symmetries": st.sampled_from(sorted(SYMMETRIES, key=str)),
         "power": st.sampled_from([1.0, 0.5, 1.3]),
         "missing": st.sampled_from(["raise", "ignore"]),
@@ -567,6 +568,15 @@ def test_ridge_is_that_of_numpy(put, model, is_regression, weighted):
             )
         predicted = fitted.predict(X_put)
         assert_is_near(predicted, X_put, expected.predict(X), 1e-6)
+        if is_regression:
+            intervals = fitted.predict_interval(X_put)
+            assert_is_near(intervals, X_put, expected.predict_interval(X), 1e-5)
+        else:
+            assert_is_near(fitted.novelty(X_put), X_put, expected.novelty(X), 1e-7)
+            assert fitted.temperature_ == pytest.approx(expected.temperature_, rel=1e-5)
+            for method in ("predict_proba", "predict_log_proba"):
+                found = getattr(fitted, method)(X_put)
+                assert_is_near(found, X_put, getattr(expected, method)(X), 1e-5)
         assert fitted.score(X_put, put(y)) == pytest.approx(expected.score(X, y), abs=1e-6)
         parts = clone(model)
         for start in (0, 3, 50) if "balanced" not in str(model) else ():
@@ -604,6 +614,7 @@ def test_labels(put, labels):
         np.testing.assert_allclose(
             to_numpy(fitted.decision_function(X_put)), expected.decision_function(X), atol=1e-7
         )
+        assert_is_near(fitted.predict_proba(X_put), X_put, expected.predict_proba(X), 1e-5)
 
 
 @in_double
@@ -657,6 +668,7 @@ def test_few_rows_need_no_products(put):
         model = StreamingRidgeClassifier().fit(put(X), y)
         assert model._sums.sums.gram is None
         assert_is_near(model.coef_, put(X), expected.coef_, 1e-7)
+        assert_is_near(model.novelty(put(X)), put(X), expected.novelty(X), 1e-7)
         more = features_of(1, n=200, d=60)
         model.partial_fit(put(more[0]), more[1])
         expected.partial_fit(*more)
@@ -850,6 +862,7 @@ def test_a_moved_model_computes_the_same():
         saved = pickle.loads(pickle.dumps(away))[-1]  # before the first prediction
         assert Library.of(saved._solution.coef) == Library.of(X)
         assert_is_near(away.decision_function(X), X, expected, 1e-9)
+        assert_is_near(away.predict_proba(X), X, model.predict_proba(IMAGES), 1e-9)
         assert to_numpy(away.predict(X)).tolist() == model.predict(IMAGES).tolist()
         back = move(pickle.loads(pickle.dumps(away)), np, "cpu")
         np.testing.assert_allclose(back.decision_function(IMAGES), expected, rtol=1e-9)
@@ -857,6 +870,8 @@ def test_a_moved_model_computes_the_same():
         features = away[:-1].transform(X)
         with pytest.raises(ValueError, match=r"sums of this model are in numpy.*fit again"):
             away[-1].partial_fit(features, LABELS)
+        with pytest.raises(ValueError, match=r"sums of this model are in numpy"):
+            away[-1].novelty(features)
         assert not hasattr(pickle.loads(pickle.dumps(away))[-1], "_sums")
 
 
@@ -882,6 +897,18 @@ def test_grid_search_over_stride_and_kernel_size(last):
     np.testing.assert_allclose(
         search.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"], atol=0.06
     )
+
+
+def test_a_search_shares_features_where_they_are():
+    model = make_pipeline(StridedConv2DTransformer(5, random_state=0), StreamingRidgeClassifier())
+    search = GridSearchCV(model, {"stridedconv2dtransformer__stride": [1, 2]}, cv=2)
+    with dispatch():
+        X, y = torch.asarray(IMAGES), torch.asarray(LABELS)
+        expected = clone(search).fit(X, y)
+        shared = SharedFeaturesSearch(search).fit(X, y)
+        assert library_name(shared.predict(X)) == "torch"
+    found, wanted = (each.cv_results_["mean_test_score"] for each in (shared, expected))
+    np.testing.assert_allclose(found, wanted, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["objects", "satellite"])

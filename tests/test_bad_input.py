@@ -90,6 +90,9 @@ BAD_SHAPES = {
 }
 
 PAIR = r"an integer of at least 1 or a \(rows, columns\) pair of integers of at least 1.*\. Got "
+GRID = (
+    r"an integer .* pair of .*, or a list of different grids, each an integer or a tuple.*\. Got "
+)
 COUNTS = [
     *[(value, ValueError) for value in (0, -1, np.int64(-3), 10**30)],
     *[(value, TypeError) for value in (1.5, 2.0, "2", None, True, np.nan, 1j, {2})],
@@ -109,7 +112,11 @@ def name_of(z):
 BAD_PARAMETERS = [
     *[("n_kernels", *case, r"an integer of at least 1.*\. Got ") for case in COUNTS],
     *[(name, *case, PAIR) for case in PAIRS for name in ("kernel_size", "stride")],
-    *[(name, *case, PAIR) for case in PAIRS for name in ("dilation", "pool_grid")],
+    *[("dilation", *case, PAIR) for case in PAIRS],
+    *[("pool_grid", *case, GRID) for case in PAIRS if str(case[0]) != "[1, 2, 3]"],
+    *[("pool_grid", value, ValueError, GRID) for value in ([], [0], [2, 2], [2, (2, 2)])],
+    *[("pool_grid", value, ValueError, GRID) for value in ([1, (1, 2, 4)], [2**31])],
+    *[("pool_grid", value, TypeError, GRID) for value in ([[1, 2]], [1, "2"], [(1, None)])],
     ("kernels", "gauss", ValueError, CHOICES + "'gauss'"),
     ("kernels", "", ValueError, CHOICES + "''"),
     ("kernels", None, TypeError, CHOICES + "None"),

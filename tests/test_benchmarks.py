@@ -22,6 +22,7 @@ PAGES = {
     "onnx_speed": "onnx",
     "accuracy": "accuracy",
     "recipes": "recipes",
+    "search": "guide/searching",
 }
 NOT_INSTALLED = {
     "torch": {
@@ -95,12 +96,18 @@ def make_up_recipes(recipes, patch):
     patch(recipes.Search, "run", lambda *_: np.full((3, 4), 0.5))
 
 
+def make_up_search(search, patch):
+    result = {"n": 1, "seconds": 1, "scores": [1], "n_fits": 1}
+    patch(search, "measure", lambda *_: result)
+
+
 MAKE_UP = {
     "speed": make_up_speed,
     "scale": make_up_scale,
     "onnx_speed": make_up_onnx_speed,
     "accuracy": make_up_accuracy,
     "recipes": make_up_recipes,
+    "search": make_up_search,
 }
 
 
@@ -114,8 +121,8 @@ def split_page(page):
 
 def test_pages_are_what_the_benchmarks_write(program, monkeypatch, tmp_path):
     name = Path(program.__file__).stem
-    page = tmp_path / f"{PAGES[name]}.md"
-    copy(ROOT / "docs" / page.name, page)
+    page = tmp_path / f"{Path(PAGES[name]).name}.md"
+    copy(ROOT / "docs" / f"{PAGES[name]}.md", page)
     before = split_page(page)
     MAKE_UP[name](program, monkeypatch.setattr)
     data = ["--data", str(tmp_path)] if name in ("accuracy", "recipes") else []

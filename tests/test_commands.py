@@ -143,6 +143,8 @@ def test_the_help_has_every_parameter_and_every_choice(run, command, functions, 
         ("--no-whiten", "whiten", False),
         ("--pooling mean,max", "pooling", ["mean", "max"]),
         ("--pooling none", "pooling", None),
+        ("--pool-grid 1,2", "pool_grid", (1, 2)),
+        ("--pool-grid '[1, 2, 4]'", "pool_grid", [1, 2, 4]),
         ("--size 64,48", "size", (64, 48)),
         ("--size any", "size", "any"),
     ],
@@ -610,7 +612,8 @@ def report(tmp_path_factory):
 
 
 def cross_validation(pictures):
-    files = read_images(pictures, size=(10, 10), on_error="skip")
+    with pytest.warns(UserWarning, match="^Files are identical: 3 of 27 images"):
+        files = read_images(pictures, size=(10, 10), on_error="skip")
     pipeline = make_image_classifier("tiny", effort="fast", random_state=0)
     folds = StratifiedKFold(4, shuffle=True, random_state=0)
     return pipeline, np.asarray(files), files.labels, folds
@@ -669,9 +672,31 @@ def test_the_report_says_what_was_measured(report):
         assert part in everything
 
 
+def test_the_report_names_identical_files(run, report, tmp_path):
+    pictures, _, text = report
+    cells = Page(text).texts["td"]
+    for i in range(3):
+        paths = pictures / "fine" / f"wrong {i}.png", pictures / CLASSES[2] / f"{i} <i>&'.png"
+        start = cells.index(", ".join(map(console.printable, map(str, paths))))
+        assert cells[start + 1] == f"fine, {console.printable(CLASSES[2])}"
+    assert "3 images are stored in several\nidentical files, 3 of them in several classes." in text
+    folder = write_pictures(tmp_path / "pictures", {"a": 6, "b": 6})
+    name = "0 <i>&'.png"
+    (folder / "a" / "1 same.png").write_bytes((folder / "a" / name).read_bytes())
+    output = tmp_path / "report.html"
+    arguments = ["--kind", "tiny", "--effort", "fast", "--folds", 2, "-o", output]
+    assert run("classify", folder, *arguments)[0] == 0
+    text = output.read_text(encoding="utf-8")
+    assert "1 image is stored in several\nidentical files, 0 of them in several classes." in text
+    (folder / "a" / "1 same.png").unlink()
+    assert run("classify", folder, *arguments)[::2] == (0, "")
+    assert "dentical files" not in output.read_text(encoding="utf-8")
+
+
 def test_the_saved_model_takes_paths(report):
     pictures, model, _ = report
-    files = read_images(pictures, size=(10, 10), on_error="skip")
+    with pytest.warns(UserWarning, match="^Files are identical: 3 of 27 images"):
+        files = read_images(pictures, size=(10, 10), on_error="skip")
     fitted = make_image_classifier("tiny", effort="fast", random_state=0)
     fitted.fit(np.asarray(files), files.labels)
     loaded = joblib.load(model)
@@ -707,7 +732,9 @@ def test_a_model_that_is_not_linear_has_no_evidence(run, report, tmp_path):
     output = tmp_path / "a.html"
     arguments = ["--kind", "defects", "--effort", "fast", "--folds", 2, "--on-error", "skip"]
     code, out, err = run("classify", report[0], "-o", output, *arguments)
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err.startswith("sklearn-conv: warning: Files are identical: 3 of 27 images")
+    assert err.count("warning") == 1
     assert out.startswith("skipped: ")
     page = Page(output.read_text(encoding="utf-8"))
     assert any("does not show where" in text and "'max'" in text for text in page.texts["p"])

@@ -252,6 +252,16 @@ def test_sums_over_chunks_are_those_of_all_rows(chunks, n_kept, monkeypatch):
     assert (scores.dtype, predicted.dtype) == (np.float64, y.dtype)
     np.testing.assert_allclose(scores.compute(), expected.decision_function(X), atol=1e-9)
     np.testing.assert_array_equal(predicted.compute(), expected.predict(X))
+    probabilities = model.predict_proba(lazy_X)
+    assert probabilities.chunks == (lazy_X.chunks[0], (3,))
+    np.testing.assert_allclose(probabilities.compute(), expected.predict_proba(X), atol=1e-6)
+    novelty = model.novelty(lazy_X)
+    assert novelty.chunks == (lazy_X.chunks[0],)
+    np.testing.assert_allclose(novelty.compute(), expected.novelty(X), atol=1e-9)
+    with pytest.raises(ValueError, match="NaN"):
+        model.novelty(da.where(lazy_X > 3, np.nan, lazy_X)).compute()
+    with pytest.raises(ValueError, match="features as input"):
+        model.novelty(lazy_X[:, :3])
     assert model.score(lazy_X, da.from_array(y, 77)) == model.score(X, y)
 
 
@@ -262,6 +272,19 @@ def test_merging_changes_neither_part():
     before = [pickle.dumps(part) for part in parts]
     assert dask_rows._merge(*parts).n_rows == 600
     assert [pickle.dumps(part) for part in parts] == before
+
+
+@pytest.mark.parametrize("change", ["partial_fit", "solve"])
+def test_what_is_lazy_is_that_of_the_model_at_the_time_of_the_call(change):
+    X, y = rows()
+    model = StreamingRidgeClassifier(1.0).fit(X, y)
+    lazy_X, expected = da.from_array(X, 100), model.novelty(X)
+    novelty = model.novelty(lazy_X)
+    if change == "solve":
+        model.set_params(alphas=100.0).predict(X)
+    else:
+        model.partial_fit(X + 1, y)
+    np.testing.assert_array_equal(novelty.compute(), expected)
 
 
 def test_a_task_sums_at_least_as_many_rows_as_features():
@@ -286,6 +309,9 @@ def test_two_classes_of_strings():
     model = StreamingRidgeClassifier().fit(da.from_array(X, 100), names)
     scores = model.decision_function(da.from_array(X, 100))
     np.testing.assert_allclose(scores.compute(), model.decision_function(X))
+    single = StreamingRidgeClassifier(1.0).fit(da.from_array(X, 100), names)
+    logarithms = single.predict_log_proba(da.from_array(X, 100))
+    np.testing.assert_allclose(logarithms.compute(), single.predict_log_proba(X), rtol=1e-12)
     assert model.predict(da.from_array(X, 100)).compute().tolist() == model.predict(X).tolist()
 
 

@@ -188,6 +188,9 @@ def test_maps_are_the_strongest_and_the_grid_cuts_them():
     # The maps are 6 x 6, and the first window is centered on pixel 1.
     assert [cut.tolist() for cut in shown.cuts] == [[2.5], [1.5, 3.5]]
     assert [cut.tolist() for cut in shown.image_cuts] == [[3.5], [2.5, 4.5]]
+    transformer.set_params(pooling="mean", flatten=True, pool_grid=[1, 2, (1, 3)])
+    shown = draw_maps(transformer, images[0], n_maps=2)
+    assert [cut.tolist() for cut in shown.cuts] == [[2.5], [1.5, 2.5, 3.5]]
 
 
 def test_a_batch_is_told_apart_from_an_image():

@@ -24,6 +24,7 @@ from sklearn_conv._engine.layer import Layer
 from sklearn_conv._engine.native_engine import NativeEngine
 from sklearn_conv._engine.numpy_engine import NumpyEngine
 from sklearn_conv._engine.pooling import POOLINGS
+from sklearn_conv._engine.pyramid import PyramidEngine
 
 
 class InTheLibrary:
@@ -86,7 +87,7 @@ def test_features_agree_with_plain_loops(engine, data):
         geometry=place_windows(image, size, windows),
         sides=ACTIVATIONS[activation],
         poolings=None if pooling is None else [POOLINGS[pooling]],
-        pool_grid=grid,
+        pool_grids=[grid],
         eps=eps,
     )
     kernels = layer.kernels - (layer.kernels.mean(axis=(0, 1, 2)) if eps else 0)
@@ -186,3 +187,29 @@ def test_images_and_the_limit_of_blas_are_left_alone(engine):
     engine(layer).compute(images, empty_result(layer, 20), n_jobs=2)
     np.testing.assert_array_equal(images, copy)
     assert blas_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("grids", "n_engines"),
+    [([(1, 1), (2, 2), (4, 4)], 1), ([(4, 6), (5, 7)], 1), ([(1, 8), (9, 1)], 2)],
+)
+def test_responses_are_computed_once_unless_there_would_be_too_many_cells(grids, n_engines):
+    made = []
+
+    def make(layer):
+        made.append(layer)
+        return NumpyEngine(layer)
+
+    poolings = [POOLINGS["max"], POOLINGS["mean"], POOLINGS["sum"]]
+    layer = make_layer(poolings=poolings, pool_grids=grids)
+    out, n_done = empty_result(layer, 3), []
+    images = np.random.default_rng(0).normal(size=(3, 9, 8, 2))
+    PyramidEngine(layer, make).compute(images, out, advance=n_done.append)
+    assert len(made) == n_engines
+    assert sum(n_done) == 3
+    for grid, place in zip(grids, np.cumsum([np.prod(grid) for grid in grids]), strict=True):
+        single = make_layer(poolings=poolings, pool_grids=[grid])
+        expected = empty_result(single, 3)
+        NumpyEngine(single).compute(images, expected)
+        part = out[:, 0, place - np.prod(grid) : place].reshape(expected.shape)
+        np.testing.assert_allclose(part, expected, rtol=1e-12, atol=1e-12)

@@ -128,7 +128,7 @@ GOOD = {
     "n_patches": st.sampled_from([1, 2, 50, 2**31 - 1]),
     "activation": st.sampled_from([*ACTIVATIONS, np.tanh, fails]),
     "pooling": st.sampled_from([*POOLINGS, None, ["max", "mean"]]),
-    "pool_grid": lengths,
+    "pool_grid": lengths | st.sampled_from([[1, 2, 4], [(1, 3), 2, (9, 1)]]),
     "flatten": st.booleans(),
     "missing": st.sampled_from(["raise", "ignore"]),
     "image_shape": st.sampled_from([None, (4, 4), (2, 2, 4), (16, 1), "any"]),

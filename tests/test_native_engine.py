@@ -17,7 +17,12 @@ from strategies import ORDERS, in_order
 from sklearn_conv import StridedConv2DTransformer, conv2d
 from sklearn_conv._engine import choice, native_engine
 from sklearn_conv._engine.activation import ACTIVATIONS
-from sklearn_conv._engine.geometry import PADDING_MODES, WindowParameters, place_windows
+from sklearn_conv._engine.geometry import (
+    PADDING_MODES,
+    WindowParameters,
+    place_windows,
+    pool_cells,
+)
 from sklearn_conv._engine.layer import Layer, compute_dtype
 from sklearn_conv._engine.native_engine import NativeEngine, divide_map
 from sklearn_conv._engine.native_library import NativeLibrary
@@ -72,7 +77,7 @@ def layers(draw):
         sides=ACTIVATIONS[draw(st.sampled_from(sorted(set(ACTIVATIONS) - {"step"})))],
         eps=eps,
         poolings=None if poolings is None else [POOLINGS[name] for name in poolings],
-        pool_grid=draw(st.tuples(st.integers(1, 5), st.integers(1, 5))),
+        pool_grids=[draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))],
     )
     images = rng.normal(0, 30, (draw(st.integers(1, 5)), *image, c))
     offset = draw(st.sampled_from([0, 20_000]))
@@ -126,7 +131,7 @@ def test_nan_and_infinity_stay_where_they_are(level, activation, pooling):
         geometry=place_windows((6, 30), (2, 2), WindowParameters((1, 1), (0, 0), "edge", (1, 1))),
         sides=ACTIVATIONS[activation],
         poolings=None if pooling is None else [POOLINGS[pooling]],
-        pool_grid=(1, 3),
+        pool_grids=[(1, 3)],
     )
     with np.errstate(all="ignore"):
         expected = compute(NumpyEngine(layer), layer, images)
@@ -151,7 +156,7 @@ def test_nan_in_any_tile_is_the_maximum_of_the_cell(level, place):
         geometry=place_windows((60, 60), (2, 2), WindowParameters((1, 1), (0, 0), "edge", (1, 1))),
         sides=ACTIVATIONS["identity"],
         poolings=[POOLINGS["max"]],
-        pool_grid=(1, 1),
+        pool_grids=[(1, 1)],
     )
     assert np.isnan(compute(NativeEngine(layer, choice.LIBRARY, level), layer, images)).all()
 
@@ -170,7 +175,7 @@ def test_normalized_windows_with_a_large_offset(level):
         sides=ACTIVATIONS["identity"],
         eps=0.01,
         poolings=None,
-        pool_grid=(1, 1),
+        pool_grids=[(1, 1)],
     )
     exact = replace(
         layer, **{name: getattr(layer, name).astype("f8") for name in ("kernels", "offset", "bias")}
@@ -272,7 +277,8 @@ def test_bands_cover_each_cell_once(image, size, stride, grid, max_pixels, max_r
     windows = WindowParameters(stride, ("same", "same"), "constant", (1, 1))
     geometry = place_windows(image, size, windows)
     counts = np.zeros((*grid, *geometry.output_shape), int)
-    for group in divide_map(geometry, grid, 1, max_pixels, max_rows):
+    spans = tuple(map(pool_cells, geometry.output_shape, grid))
+    for group in divide_map(geometry, spans, 1, max_pixels, max_rows):
         assert len(group) == 1 or all(band.has_parts for band in group)
         assert len({cell.row for band in group for cell in band.cells}) == 1 or len(group) == 1
         for band in group:
@@ -302,7 +308,7 @@ def test_a_grid_of_many_cells_is_divided_quickly():
     windows = WindowParameters((1, 1), ("same", "same"), "constant", (1, 1))
     geometry = place_windows((400, 400), (3, 3), windows)
     start = monotonic()
-    [[band]] = divide_map(geometry, (400, 400), 1, 10**6, 10**6)
+    [[band]] = divide_map(geometry, (pool_cells(400, 400),) * 2, 1, 10**6, 10**6)
     assert len(band.cells) == 400 * 400
     assert monotonic() - start < 10  # It takes a second at most.
 

@@ -84,9 +84,11 @@ def test_padding(padding, padding_mode):
 
 
 @pytest.mark.parametrize("flatten", [True, False])
-@pytest.mark.parametrize("pool_grid", [1, (2, 3), (9, 20)])
+@pytest.mark.parametrize("pool_grid", [1, (2, 3), (9, 20), [1, (3, 2), 9]])
 @pytest.mark.parametrize("pooling", [*POOLINGS, [*POOLINGS], None])
 def test_pooling(pooling, pool_grid, flatten):
+    if isinstance(pool_grid, list) and pooling is not None:
+        flatten = True  # Features of several grids have no common shape.
     options = {"pooling": pooling, "pool_grid": pool_grid, "flatten": flatten}
     assert_same_features(**options, activation="split", stride=(1, 2))
 
@@ -131,7 +133,7 @@ PAIR = st.tuples(st.integers(1, 4), st.integers(1, 4))
     normalize=st.booleans(),
     dtype=st.sampled_from(["float32", "float64", "uint8", "int16", "uint16"]),
     pooling=st.sampled_from([*POOLINGS, [*POOLINGS], None]),
-    pool_grid=PAIR,
+    pool_grid=PAIR | st.sampled_from([[1, 2, 4], [(5, 1), 2]]),
     flatten=st.booleans(),
     symmetries=st.sampled_from([*SYMMETRIES]),
     bias=st.sampled_from([0, [[-0.5], [0.0]], np.outer([0.2, -1], range(6)), "quantile"]),
@@ -147,6 +149,8 @@ def test_any_parameters(dtype, normalize, **parameters):
             parameters[name] = parameters[name][0]
     if isinstance(parameters["bias"], str):
         parameters["n_biases"] = 4
+    if isinstance(parameters["pool_grid"], list):
+        parameters["flatten"] = True
     if normalize and parameters["kernel_size"] in ((1, 1), 1):
         parameters["kernel_size"] = 2
     assert_same_features(images, normalize_patches=normalize, rtol=3e-5, **parameters)
@@ -301,25 +305,28 @@ def test_options_of_streaming_ridge(names, dtype):
     labels = np.array(names)[DIGITS.target[:200] % len(names)]
     model = make_pipeline(StridedConv2DTransformer(8, random_state=0), StreamingRidgeClassifier())
     expected = model.fit(images, labels).predict(images)
-    scores = model.decision_function(images)
+    probabilities, scores = model.predict_proba(images), model.decision_function(images)
     if len(names) == 2:
         scores = np.stack([-scores, scores], axis=1)
     indices = np.searchsorted(model.classes_, expected)
 
-    def check(answers, table, expected=expected):
+    def check(answers, table, expected=expected, values=probabilities):
         np.testing.assert_array_equal(answers, expected)
-        np.testing.assert_allclose(table, scores, atol=1e-4)
+        np.testing.assert_allclose(table, values, atol=1e-4)
 
     def as_table(rows, names):
         return [[row[name] for name in names] for row in rows]
 
-    for options in None, {"zipmap": True}, {id(model[-1]): {"raw_scores": True}}:
+    for options in None, {"zipmap": True}:
         answers, rows = run(model, images, options=options)
         check(answers, as_table(rows, sorted(names)))
+    answers, rows = run(model, images, options={id(model[-1]): {"raw_scores": True}})
+    check(answers, as_table(rows, sorted(names)), values=scores)
     answers, rows = run(model, images, options={"nocl": True})
     check(answers, as_table(rows, range(len(names))), indices)
     check(*run(model, images, options={"zipmap": False, "nocl": True}), indices)
-    check(*run(model, images, options={id(model[-1]): {"zipmap": False, "raw_scores": True}}))
+    options = {id(model[-1]): {"zipmap": False, "raw_scores": True}}
+    check(*run(model, images, options=options), values=scores)
     answers, *columns = run(model, images, options={"zipmap": "columns"})
     check(answers, np.stack(columns, axis=1))
     if isinstance(names[0], float):  # As class labels of an output, skl2onnx does not support them.

@@ -12,6 +12,7 @@ SETTINGS = [
     {"stride": (2, 3), "kernel_size": (3, 5)},
     {"padding": "valid", "dilation": 2, "activation": "split"},
     {"padding": (3, 0), "pooling": ["max", "mean"], "pool_grid": (3, 1)},
+    {"pooling": ["max", "mean"], "pool_grid": [1, (3, 2)]},
     {"pooling": None, "stride": 2},
     {"pooling": None, "flatten": False, "activation": "split"},
     {"kernels": np.ones((2, 4, 3, 5)), "pool_grid": 4, "flatten": False},

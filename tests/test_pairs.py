@@ -60,7 +60,7 @@ SPACE = {
     "bias": ["number", "vector", "several", "quantile"],
     "activation": [*ACTIVATIONS, root_of_square],
     "pooling": ["mean", "max", ["sum", "mean"], None],
-    "pool_grid": [(1, 1), (2, 2), (3, 2), (1, 11)],
+    "pool_grid": [(1, 1), (2, 2), (3, 2), (1, 11), [1, 2, 4], [(11, 1), 3, (1, 11)]],
     "symmetries": [*SYMMETRIES],
     "power": [1.0, 0.5, 2.0],
     "missing": ["raise", "ignore", "few", "many"],
@@ -190,7 +190,7 @@ def make_transformer(row, rng):
         kernels = rng.normal(size=(*row["kernel_size"], row["c"], 2))
     biases = {"number": 0.3, "vector": rng.normal(size=2), "several": rng.normal(size=(3, 2))}
     names = ["kernel_size", "stride", "padding", "padding_mode", "dilation", "normalize_patches"]
-    names += ["whiten", "activation", "pooling", "pool_grid", "symmetries", "power", "flatten"]
+    names += ["whiten", "activation", "pooling", "pool_grid", "symmetries", "power"]
     return StridedConv2DTransformer(
         2,
         kernels=kernels,
@@ -199,6 +199,8 @@ def make_transformer(row, rng):
         missing="raise" if row["missing"] == "raise" else "ignore",
         image_shape="any" if row["image_shape"] else None,
         random_state=0,
+        # Features of several grids have no common shape.
+        flatten=row["flatten"] or isinstance(row["pool_grid"], list),
         **{name: row[name] for name in [*names, "n_jobs"]},
     )
 

@@ -157,11 +157,12 @@ def test_normalized_windows_of_large_numbers(value, place, pooling):
     np.testing.assert_allclose(transformer.transform(images), exact, atol=5e-6)
 
 
+@pytest.mark.parametrize("pool_grid", [1, [2, 1, 3]])
 @pytest.mark.parametrize("pooling", ["mean", "sum", ["mean", "max"]])
-def test_means_are_finite_where_sums_of_responses_are_not(pooling):
+def test_means_are_finite_where_sums_of_responses_are_not(pooling, pool_grid):
     images = RNG.random((3, 30, 40, 1), np.float32)
     images[1] *= np.float32(1e38)
-    transformer = StridedConv2DTransformer(kernels=DELTA, pooling=pooling, pool_grid=1)
+    transformer = StridedConv2DTransformer(kernels=DELTA, pooling=pooling, pool_grid=pool_grid)
     transformer.fit(images)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

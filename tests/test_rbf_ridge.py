@@ -6,13 +6,16 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import smallest_log_loss
+from helpers import best_factor, smallest_log_loss
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
+from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_regression
 from sklearn.exceptions import NotFittedError
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF
 from sklearn.kernel_approximation import Nystroem
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
@@ -93,7 +96,7 @@ def test_leave_one_out_errors_are_those_of_fits_without_the_row(cls):
     X, y = data(40)
     targets = targets_of(cls, y)
     model = cls([0.01, 0.1, 1], gammas=[0.1, 1], random_state=0).fit(X, y)
-    means = {}
+    means, found = {}, {}
     for alpha in (0.01, 0.1, 1):
         for gamma in (0.1, 1):
             errors = []
@@ -103,9 +106,14 @@ def test_leave_one_out_errors_are_those_of_fits_without_the_row(cls):
                     alpha=alpha, kernel="rbf", gamma=gamma / model.median_distance_
                 ).fit(X[others], (targets - targets.mean(axis=0))[others])
                 errors.append(fitted.predict(X[i : i + 1]) + targets.mean(axis=0) - targets[i])
-            means[alpha, gamma] = np.square(errors).mean()
+            found[alpha, gamma], means[alpha, gamma] = errors, np.square(errors).mean()
     assert (model.alpha_, pytest.approx(model.gamma_)) == min(means, key=means.get)
     assert model.best_score_ == pytest.approx(-min(means.values()))
+    if cls is RBFRidge:
+        lower, upper = model.predict_interval(X[:1], 0.8)[0]
+        expected = np.sort(np.abs(found[model.alpha_, model.gamma_]).ravel())[32]  # 0.8 * 41
+        assert (upper - lower) / 2 == pytest.approx(expected)
+        assert (upper + lower) / 2 == pytest.approx(model.predict(X[:1])[0])
 
 
 @pytest.mark.parametrize("n_landmarks", [40, 20])
@@ -133,6 +141,72 @@ def test_log_loss_is_that_of_fits_without_the_row(n_classes, n_landmarks):
         losses.append(smallest_log_loss(predicted, y, np.ones(40)))
     assert model.best_score_ == pytest.approx(-min(losses), rel=1e-4)
     assert model.alpha_ == alphas[np.argmin(losses)]
+
+
+@pytest.mark.parametrize("n_landmarks", [40, 20])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_probabilities_have_the_smallest_loss_of_fits_without_the_row(n_classes, n_landmarks):
+    X, y = data(40, n_classes=n_classes)
+    targets = targets_of(RBFRidgeClassifier, y)
+    mean = targets.mean(axis=0)
+    model = RBFRidgeClassifier(0.1, gammas=1.0, n_landmarks=n_landmarks, random_state=0).fit(X, y)
+    nystroem = Nystroem(gamma=1.0 / model.median_distance_, n_components=n_landmarks)
+    rows = nystroem.fit(model.landmarks_).transform(X)
+    predicted = np.empty(targets.shape)
+    for i in range(40):
+        others = np.arange(40) != i
+        ridge = Ridge(0.1, fit_intercept=False).fit(rows[others], (targets - mean)[others])
+        predicted[i] = ridge.predict(rows[i : i + 1]) + mean
+    if n_classes == 2:
+        predicted = np.hstack([-predicted, predicted])
+    assert model.temperature_ == pytest.approx(1 / best_factor(predicted, y, None), rel=1e-3)
+    scores = model.decision_function(X)
+    scores = np.stack([-scores, scores], axis=1) if n_classes == 2 else scores
+    expected = softmax(scores / model.temperature_, axis=1)
+    np.testing.assert_allclose(model.predict_proba(X), expected, rtol=1e-10)
+    np.testing.assert_allclose(model.predict_log_proba(X), np.log(expected), rtol=1e-9)
+    np.testing.assert_array_equal(expected.argmax(axis=1), model.predict(X))
+
+
+def test_models_of_earlier_versions_have_neither_probabilities_nor_intervals():
+    X, y = data()
+    model = RBFRidgeClassifier(random_state=0).fit(X, y)
+    del model.temperature_
+    assert model.predict(X).shape == (120,)
+    regressor = RBFRidge(random_state=0).fit(X, y)
+    del regressor._residuals
+    for method in (model.predict_proba, regressor.predict_interval):
+        with pytest.raises(ValueError, match=r"earlier version of sklearn_conv.*fit it again"):
+            method(X)
+
+
+@pytest.mark.parametrize("n_landmarks", [40, 25])
+def test_novelty_is_the_rank_among_variances_of_gaussian_processes_without_the_landmark(
+    n_landmarks,
+):
+    X, y = data(40)
+    model = RBFRidgeClassifier(0.1, gammas=1.0, n_landmarks=n_landmarks, random_state=0).fit(X, y)
+    landmarks = model.landmarks_
+    kernel = RBF(np.sqrt(model.median_distance_ / 2), "fixed")  # exp(-distance**2 / median)
+
+    def variance(row, others):
+        process = GaussianProcessRegressor(kernel, alpha=0.1).fit(others, np.zeros(len(others)))
+        return process.predict(row[np.newaxis], return_std=True)[1].item() ** 2
+
+    everything = np.arange(len(landmarks))
+    known = np.array([variance(landmarks[i], landmarks[everything != i]) for i in everything])
+    new, _ = data(30, seed=1)
+    expected = [(known < variance(row, landmarks)).mean() for row in new]
+    np.testing.assert_allclose(model.novelty(new), expected, atol=1e-12)
+    assert model.novelty(100 + new).min() == 1
+    length = len(pickle.dumps(model))
+    model.fit(X, y)
+    assert not model._later
+    model.novelty(new)
+    assert len(pickle.dumps(model)) == length
+    assert not pickle.loads(pickle.dumps(model))._later
+    del model._later  # as in earlier versions
+    np.testing.assert_allclose(model.novelty(new), expected, atol=1e-12)
 
 
 def test_a_sample_of_rows_has_the_same_errors(monkeypatch):

@@ -1,5 +1,6 @@
 """Image files are found, decoded and scaled as independent computations say."""
 
+import hashlib
 import io
 import os
 import pickle
@@ -747,6 +748,7 @@ def save(path, array=PIXELS):
     return path
 
 
+@pytest.mark.filterwarnings("ignore:Files are identical:UserWarning")
 def test_what_a_folder_leaves_out(tmp_path):
     for name in ("a/1.PNG", "a/.hidden.png", "a/deep/er/2.jpeg", ".hidden/3.png", "b/4.tiff"):
         save(tmp_path / name)
@@ -770,6 +772,7 @@ def test_what_a_folder_leaves_out(tmp_path):
         read_images(tmp_path / "a" / "deep")
 
 
+@pytest.mark.filterwarnings("ignore:Files are identical:UserWarning")
 def test_links_between_class_folders_lead_to_each_folder_once(tmp_path):
     names = "abcdefghij"
     for name in names:
@@ -782,6 +785,53 @@ def test_links_between_class_folders_lead_to_each_folder_once(tmp_path):
     for name in names:
         paths = files.paths[files.labels == name]
         assert len(paths) == len({os.path.realpath(path) for path in paths}) == len(names)
+
+
+def test_identical_files(tmp_path, monkeypatch):
+    read_whole = []
+
+    def digest(path):
+        read_whole.append(Path(path).name)
+        return hashlib.sha256(Path(path).read_bytes()).digest()
+
+    monkeypatch.setattr(sources, "_digest", digest)
+    noise = RNG.integers(256, size=(12, 60, 60, 3), dtype=np.uint8)
+    paths = [save(tmp_path / "ab"[i % 2] / f"{i}.bmp", image) for i, image in enumerate(noise)]
+    middle = noise[0].copy()
+    middle[0, 0] += 1  # Far from the middle of the file
+    similar = save(tmp_path / "b" / "similar.bmp", middle)
+    assert len({path.stat().st_size for path in [*paths, similar]}) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_images(tmp_path).identical == []
+        assert {*read_whole} == {"0.bmp", "similar.bmp"}
+        assert read_images([*paths, *paths]).identical == []  # Paths that are listed twice.
+        assert read_images([*noise, *noise]).identical == []  # Images in memory.
+    names = {"b/c0.bmp": 0, "a/c2.bmp": 2, "a/d2.bmp": 2, "b/d7.bmp": 7}
+    for name, i in names.items():
+        (tmp_path / name).write_bytes(paths[i].read_bytes())
+    match = r"^Files are identical: 4 of 17 images repeat another one: '.*0.bmp' = '.*c0.bmp', '.*2"
+    for options in ({"n_jobs": 2}, {"on_error": "skip"}, {"size": (8, 8), "mode": "L"}):
+        with pytest.warns(UserWarning, match=match) as caught:
+            files = read_images(tmp_path, **options)
+        expected = [("0.bmp", "c0.bmp"), ("2.bmp", "c2.bmp", "d2.bmp"), ("7.bmp", "d7.bmp")]
+        assert [tuple(Path(p).name for p in group) for group in files.identical] == expected
+        assert files[3:5].identical == pickle.loads(pickle.dumps(files)).identical
+        remedy = re.search(r"files\[.*\]\)\]", str(caught[0].message))[0]
+        kept = eval(remedy, {"numpy": np, "files": files})
+        assert {Path(p).name for p in kept.paths} == {
+            *(path.name for path in paths),
+            "similar.bmp",
+        }
+    # Those of several classes come first.
+    (tmp_path / "b" / "2 too.bmp").write_bytes(paths[2].read_bytes())
+    with pytest.warns(UserWarning, match="5 of 18"):
+        groups = read_images(tmp_path).identical
+    assert [len(group) for group in groups] == [2, 4, 2]
+    (tmp_path / "b" / "7 in a.bmp").symlink_to(paths[4])
+    with pytest.warns(UserWarning, match="6 of 19"):
+        groups = read_images(tmp_path).identical
+    assert [Path(group[0]).name for group in groups] == ["0.bmp", "2.bmp", "4.bmp", "7.bmp"]
 
 
 def test_one_class_and_one_image(tmp_path):
@@ -1178,7 +1228,7 @@ def test_files_that_cannot_be_read(tmp_path):
 
 def test_skipped_files(tmp_path):
     bad = damaged(tmp_path)
-    good = [save(tmp_path / f"good{i}.png") for i in range(3)]
+    good = [save(tmp_path / f"good{i}.png", PIXELS + np.uint8(i)) for i in range(3)]
     paths = [good[0], *bad, *good[1:]]
     files = read_images(paths, size=(4, 4), on_error="skip")
     assert files.paths.tolist() == [*map(str, good)]
@@ -1231,7 +1281,7 @@ def test_no_right_to_read(tmp_path):
 
 
 def test_a_file_that_vanishes(tmp_path):
-    paths = [save(tmp_path / f"{i}.png") for i in range(3)]
+    paths = [save(tmp_path / f"{i}.png", PIXELS + np.uint8(i)) for i in range(3)]
     files = read_images(tmp_path)
     transformer = StridedConv2DTransformer(4, random_state=0).fit(files)
     paths[1].unlink()
@@ -1345,7 +1395,7 @@ def test_unequal_channels(tmp_path):
     paths = [save(tmp_path / "color.png"), save(tmp_path / "gray.png", PIXELS[..., 0])]
     wide = tmp_path / "wide.tif"
     wide.write_bytes(tiff(WIDE, photometric="rgb"))
-    paths += [save(tmp_path / "color2.png"), wide]
+    paths += [save(tmp_path / "color2.png", PIXELS[::-1]), wide]
     rule = "in channels and dtype: 2 of 4 have 3 channels of uint8"
     odd = "gray.png': 1 channels of uint8.*wide.tif': 3 channels of uint16"
     with pytest.raises(ValueError, match=f"do not agree {rule}.*{odd}"):

@@ -15,7 +15,7 @@ from scipy.stats import loguniform
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.model_selection import (
@@ -30,7 +30,12 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_conv import SharedFeaturesSearch, StreamingRidgeClassifier, StridedConv2DTransformer
+from sklearn_conv import (
+    SharedFeaturesSearch,
+    StreamingRidgeClassifier,
+    StridedConv2DTransformer,
+    read_images,
+)
 from sklearn_conv._search import _Store
 from sklearn_conv.inspection import GridSearchDisplay
 
@@ -152,6 +157,64 @@ def test_each_image_is_convolved_once_for_each_fold_if_kernels_are_learned(monke
     counts.clear()
     SharedFeaturesSearch(search, share_kernels=True).fit(NUMBERED, LABELS)
     assert set(counts.values()) == {1}
+
+
+def test_settings_that_learn_the_same_learn_once(monkeypatch):
+    calls, learn = [], StridedConv2DTransformer._learn
+
+    def count(self, *arguments):
+        calls.append(self.kernel_size)
+        return learn(self, *arguments)
+
+    monkeypatch.setattr(StridedConv2DTransformer, "_learn", count)
+    values = {"stride": [1, 2], "kernel_size": [2, 3], "pool_grid": [1, [1, 2]], "power": [1, 0.5]}
+    values |= {"activation": ["relu", "split"], "pooling": ["mean", "max"]}
+    grid = {f"conv__{name}": value for name, value in values.items()}
+    search = RandomizedSearchCV(pipeline(**LEARNED), grid, n_iter=20, cv=3, random_state=0)
+    search.set_params(refit=False)
+    shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS)
+    assert Counter(calls) == {2: 3, 3: 3}
+    assert_same_results(shared, search.fit(IMAGES, LABELS))
+    calls.clear()
+    union = make_union(
+        StridedConv2DTransformer(4, random_state=0, **LEARNED), *[pipeline(**LEARNED)[:1]] * 2
+    )
+    steps = Pipeline([("union", union), ("last", RidgeClassifier())])
+    grid = {"union__stridedconv2dtransformer__stride": [1, 2]}
+    search = GridSearchCV(steps, grid, cv=3, refit=False)
+    shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS)
+    assert len(calls) == 3
+    assert_same_results(shared, search.fit(IMAGES, LABELS))
+    layers = make_pipeline(
+        StridedConv2DTransformer(4, pooling=None, flatten=False, random_state=0),
+        StridedConv2DTransformer(4, random_state=0, **LEARNED),
+    )
+    steps = Pipeline([("layers", layers), ("last", RidgeClassifier())])
+    grid = {"layers__stridedconv2dtransformer-1__activation": ["relu", "abs"]}
+    search = GridSearchCV(steps, grid, cv=3, refit=False)
+    calls.clear()
+    shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS)
+    assert len(calls) == 3 + 6  # The second layers learn from other maps.
+    assert_same_results(shared, search.fit(IMAGES, LABELS))
+
+
+def test_threads_that_fail_leave_the_work_to_others(monkeypatch):
+    failed, transform = [], StridedConv2DTransformer.transform
+
+    def fail_once(self, X):
+        if not failed:
+            failed.append(1)
+            raise ValueError("once")
+        return transform(self, X)
+
+    monkeypatch.setattr(StridedConv2DTransformer, "transform", fail_once)
+    search = GridSearchCV(pipeline(), GRID, cv=3, n_jobs=2)
+    with (
+        pytest.warns(FitFailedWarning, match="1 fits failed"),
+        pytest.warns(UserWarning, match="non-finite"),
+    ):
+        shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS)
+    assert np.isnan([shared.cv_results_[f"split{i}_test_score"] for i in range(3)]).sum() == 1
 
 
 def from_images(shape, rng, patches):
@@ -314,9 +377,63 @@ def test_tables_of_columns():
     assert_same_results(shared.fit(table, LABELS), search)
 
 
+def as_memory_map(folder):
+    np.save(folder / "images.npy", IMAGES)
+    return np.load(folder / "images.npy", mmap_mode="r"), {}
+
+
+def as_files(folder):
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: .[images]")
+    for i, pixels in enumerate(IMAGES):
+        image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:03d}.png")
+    return read_images(folder), {}
+
+
+def as_images_of_any_size(folder):
+    return [image[: 5 + i % 4] for i, image in enumerate(IMAGES)], {"image_shape": "any"}
+
+
+def with_missing_pixels(folder):
+    images = IMAGES.copy()
+    images[::3, 2, 3] = np.nan
+    return images, {"missing": "ignore", "pool_grid": 1}
+
+
+@pytest.mark.parametrize(
+    "make", [as_memory_map, as_files, as_images_of_any_size, with_missing_pixels]
+)
+@pytest.mark.filterwarnings("ignore:Files are identical:UserWarning")
+@pytest.mark.filterwarnings("ignore:X contains constant:UserWarning")
+def test_images_of_all_kinds(make, tmp_path):
+    images, parameters = make(tmp_path)
+    search = GridSearchCV(pipeline(**parameters, **LEARNED), GRID, cv=3)
+    shared = SharedFeaturesSearch(search).fit(images, LABELS)
+    assert_same_results(shared, search.fit(images, LABELS))
+    np.testing.assert_array_equal(shared.predict(images), search.predict(images))
+
+
+@pytest.mark.parametrize("name", ["grid", "random halving", "threads"])
+def test_progress_counts_fits(name, capfd):
+    search = SEARCHES[name](pipeline())
+    shared = SharedFeaturesSearch(search, verbose=10).fit(IMAGES, LABELS)
+    lines = capfd.readouterr().err.splitlines()
+    results = shared.cv_results_
+    sizes = np.bincount(results.get("iter", np.zeros(len(results["params"]), int))) * 3
+    expected = [f"Done {i + 1} out of {n} fits" for n in sizes for i in range(n)]
+    assert [
+        line.partition(": ")[2].partition(" |")[0] for line in lines if "fits" in line
+    ] == expected
+    assert "remaining: " in lines[0]
+    assert_same_results(shared, search.fit(IMAGES, LABELS))
+    assert shared.search_.cv == 3
+    pickle.dumps(shared)
+
+
 @pytest.mark.parametrize(
     ("parameters", "error"),
     [
+        ({"verbose": -1}, ValueError),
+        ({"verbose": "yes"}, TypeError),
         ({"search": pipeline()}, TypeError),
         ({"search": 3}, TypeError),
         ({"share_kernels": 1}, TypeError),

@@ -1,5 +1,6 @@
 """Mistakes with images that would pass silently raise a warning or an error with a remedy."""
 
+import itertools
 import os
 import re
 import warnings
@@ -11,6 +12,8 @@ import polars as pl
 import pytest
 import sklearn
 from helpers import LEARNED, run_python
+from scipy.spatial.distance import cdist
+from sklearn.covariance import EmpiricalCovariance
 from sklearn.datasets import load_digits, load_sample_images
 
 from sklearn_conv import StridedConv2DTransformer, _pixels, conv2d
@@ -30,6 +33,12 @@ def warnings_of(call):
 
 def fit(X, **parameters):
     return StridedConv2DTransformer(4, random_state=0, **parameters).fit(X)
+
+
+def fit_silently(X, **parameters):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return fit(X, **parameters)
 
 
 def with_alpha(X, value):
@@ -174,8 +183,10 @@ def test_other_units_in_images_that_are_not_in_memory(tmp_path):
 
 def test_dark_and_empty_images_are_not_in_other_units():
     transformer = fit(BYTES)
-    for X in (BYTES[:1] // 32, BYTES[:3] // 100, BYTES // 20, np.zeros_like(BYTES)):
+    for X in (BYTES[:1] // 32, BYTES[:3] // 100, BYTES // 20):
         assert not warnings_of(lambda X=X: transformer.transform(X))
+    (message,) = warnings_of(lambda: transformer.transform(np.zeros_like(BYTES)))
+    assert message.startswith("X contains constant images, 30 of 30")
     assert not warnings_of(lambda: fit(np.zeros_like(BYTES)).transform(BYTES))
 
 
@@ -280,6 +291,140 @@ def test_values_that_are_not_fill_values(images):
     assert not warnings_of(lambda: fit(images))
 
 
+def colored(n, color, seed, spread=0.2):
+    """Return images of a color, whose brightness varies more than the color."""
+    rng = np.random.default_rng(seed)
+    logs = (
+        np.log(color) + spread * rng.standard_normal((n, 1)) + rng.normal(0, 0.05, (n, len(color)))
+    )
+    images = np.exp(logs)[:, np.newaxis, np.newaxis] * rng.uniform(0.7, 1.3, (n, 12, 10, 1))
+    return np.minimum(images, 255).astype(np.uint8)
+
+
+COLORS = [(40, 90, 60), (30, 60, 100, 140)]
+
+
+@pytest.mark.parametrize("color", COLORS)
+@pytest.mark.parametrize("parameters", [{}, {"kernels": "patches"}])
+def test_channels_in_another_order(color, parameters, tmp_path):
+    transformer, X = fit(colored(60, color, 0), **parameters), colored(40, color, 1)
+    np.save(tmp_path / "images.npy", colored(60, color, 0))
+    windows = fit(np.load(tmp_path / "images.npy", mmap_mode="r"), kernels="patches")
+    for order in itertools.permutations(range(len(color))):
+        swapped = X[..., list(order)]
+        found = warnings_of(lambda swapped=swapped: transformer.transform(swapped))
+        assert len(found) == (order != tuple(sorted(order)))
+        assert found == warnings_of(
+            lambda swapped=swapped: [*transformer.transform_batches(swapped, 40)]
+        )
+        for message in found + warnings_of(lambda swapped=swapped: windows.transform(swapped)):
+            assert message.startswith("The channels of X seem to be in another order")
+            remedy = re.search(r"X\[.*\]\]", message)[0]
+            np.testing.assert_array_equal(eval(remedy, {"X": swapped}), X)
+    assert not warnings_of(lambda: transformer.transform(X[:7, ..., ::-1]))  # Too few.
+    few = fit(colored(31, color, 0), **parameters)
+    assert not warnings_of(lambda: few.transform(X[..., ::-1]))
+
+
+def test_an_order_of_channels_that_makes_no_difference():
+    gray = np.repeat(colored(60, (90,), 0), 3, axis=3)
+    assert not warnings_of(lambda: fit(gray).transform(gray[..., ::-1]))
+    many = colored(60, np.linspace(50, 150, 5), 0)
+    assert not warnings_of(lambda: fit(many).transform(many[..., ::-1]))
+
+
+@pytest.mark.parametrize("n_rare", [5, 30])
+def test_a_class_with_the_colors_of_another_in_another_order(n_rare):
+    usual, rare = colored(400, (40, 90, 60), 0), colored(n_rare, (90, 40, 60), 1)
+    transformer = fit(np.concatenate([usual, rare]))
+    for seed in range(2, 12):
+        X = colored(30, (90, 40, 60), seed)
+        assert not warnings_of(lambda X=X: transformer.transform(X))
+
+
+@pytest.mark.parametrize("color", [(40, 90, 60), (60,)])
+@pytest.mark.parametrize(("factor", "word"), [(2, "brighter"), (0.5, "darker")])
+def test_images_that_are_twice_or_half_as_bright(color, factor, word):
+    transformer, X = fit(colored(60, color, 0)), colored(40, color, 1)
+    other = np.minimum(factor * X.astype(float), 255).astype(np.uint8)
+    assert not warnings_of(lambda: transformer.transform(X))
+    (message,) = warnings_of(lambda: [*transformer.transform_batches(other, 20)])
+    assert message.startswith(f"The images of X are {word} than in fit: the means of their")
+    assert f"of the images are {word} than all in fit" in message
+    # Classes of different brightness are usual.
+    both = fit(np.concatenate([colored(60, color, 0), other[:20]]))
+    assert not warnings_of(lambda: both.transform(other[20:]))
+
+
+def test_the_colors_that_are_remembered():
+    X = colored(60, (40, 90, 60), 0)
+    X[7] = 5
+    level, center, precision, farthest, darkest, brightest = fit_silently(X)._values_seen[-1]
+    means = np.delete(_pixels.sample_images(X, 60), 7, axis=0).mean(axis=1)
+    logs = np.log(means + means.mean() / 10)
+    covariance = EmpiricalCovariance().fit(logs)
+    np.testing.assert_allclose(center, covariance.location_)
+    noisy = covariance.covariance_ * 59 / 58 + 0.0004 * np.eye(3)
+    np.testing.assert_allclose(precision, np.linalg.inv(noisy))
+    assert level == pytest.approx(means.mean())
+    brightness = logs.mean(axis=1)
+    assert (darkest, brightest) == pytest.approx((brightness.min(), brightness.max()))
+    distances = cdist(logs, [center], "mahalanobis", VI=precision)
+    assert farthest == pytest.approx(distances.max() ** 2)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda X: X, lambda X: X.astype(np.float32), lambda X: X[..., :1]]
+)
+@pytest.mark.parametrize("value", [0, 7, 255])
+def test_constant_images(make, value, tmp_path):
+    X = make(BYTES.copy())
+    transformer, X = fit(X), X.copy()
+    X[[4, 9]] = value
+    (message,) = warnings_of(lambda: fit(X))
+    assert message.startswith("X contains constant images, 2 of 30: X[4], X[9]. All pixels")
+    assert not warnings_of(lambda: fit(make(BYTES)).transform(make(BYTES)))
+    start = "X contains constant images, 2 of {}, but there were none in fit: X[4], X[9]."
+    (message,) = warnings_of(lambda: transformer.transform(X))
+    assert message.startswith(start.format(30))
+    (message,) = warnings_of(lambda: [*transformer.transform_batches(X, 10)])
+    assert message.startswith(start.format(10))
+    (message,) = warnings_of(lambda: [*transformer.transform_batches(X, 6)])
+    assert "1 of 6, but there were none in fit: X[4]." in message
+    # Images in a memory map are not read in fit, but for windows.
+    np.save(tmp_path / "images.npy", X)
+    stored = np.load(tmp_path / "images.npy", mmap_mode="r")
+    assert not warnings_of(lambda: fit(stored).transform(stored))
+    (message,) = warnings_of(lambda: fit(stored, **LEARNED).transform(stored))
+    assert message.startswith("X contains constant images, 2 of 30: X[4], X[9].")
+    X[2:8] = value
+    (message,) = warnings_of(lambda: fit(X))
+    assert "7 of 30: X[2], X[3], X[4], X[5], X[6] and others." in message
+
+
+def test_constant_images_that_are_usual(tmp_path):
+    X = BYTES.copy()
+    X[3] = 0
+    transformer = fit_silently(X)
+    assert not warnings_of(lambda: transformer.transform(X))  # They were reported in fit.
+    assert not warnings_of(lambda: fit(X[:7]).transform(X))
+    for images in (np.ones((9, 9, 9)), np.zeros((9, 9, 9))):
+        np.save(tmp_path / "images.npy", images)
+        stored = np.load(tmp_path / "images.npy", mmap_mode="r")
+        for X, parameters in itertools.product((images, stored), ({}, {"kernels": "patches"})):
+            assert not warnings_of(lambda X=X, options=parameters: fit(X, **options).transform(X))
+    X = BYTES.copy()
+    X[3], X[5], X[5, :5, 0] = 0, 0, 200  # The latter is nearly constant.
+    assert not warnings_of(lambda: fit(X).transform(X))
+    assert not warnings_of(lambda: fit(BYTES).transform(X))
+    small = BYTES[:, :7].copy()
+    small[3] = 0
+    assert not warnings_of(lambda: fit(small).transform(small))
+    missing = IMAGES.copy()
+    missing[3] = np.nan
+    assert not warnings_of(lambda: fit(missing, missing="ignore").transform(missing))
+
+
 PHOTOS = np.stack([image[100:356, 100:356] for image in load_sample_images().images])
 TILES = PHOTOS.reshape(2, 8, 32, 8, 32, 3).swapaxes(2, 3).reshape(128, 32, 32, 3)
 DIGITS = load_digits().images[:200]
@@ -349,6 +494,34 @@ def test_the_sample_is_small_and_evenly_spread():
         counts = np.bincount(index[axis], minlength=length)
         assert counts.min() > 0.9 * counts.mean()
         assert counts.max() < 1.1 * counts.mean()
+
+
+@pytest.mark.parametrize(
+    ("n", "most", "n_seen"), [(500, 500, 500), (500, 600, 500), (4000, 500, 500)]
+)
+def test_the_sample_of_each_image_is_evenly_spread(n, most, n_seen):
+    images = np.arange(n * 16 * 20).reshape(n, 16, 20, 1)
+    pixels = _pixels.sample_images(images, most)
+    assert pixels.shape == (n_seen, 16, 1)
+    image, y, x = np.unravel_index(pixels[..., 0], images.shape[:3])
+    assert (image == image[:, :1]).all()
+    assert len(np.unique(image[:, 0])) == n_seen
+    for period in (2, 4):  # Classes may alternate, and textures may be periodic.
+        for index in (image[:, 0], y, x):
+            counts = np.bincount(np.ravel(index) % period)
+            assert counts.min() > 0.9 * counts.mean()
+
+
+@pytest.mark.parametrize("parameters", [{}, LEARNED])
+def test_stripes_are_as_bright_as_their_windows(parameters, tmp_path):
+    stripes = np.tile(np.uint8([0, 200]), (60, 16, 8)) + RNG.integers(
+        50, size=(60, 16, 16), dtype=np.uint8
+    )
+    stripes[::2] = stripes[::2].swapaxes(1, 2)
+    np.save(tmp_path / "stripes.npy", stripes)
+    transformer = fit(np.load(tmp_path / "stripes.npy", mmap_mode="r"), **parameters)
+    assert not warnings_of(lambda: transformer.transform(stripes))
+    assert not warnings_of(lambda: transformer.transform(stripes[::2]))
 
 
 def column(*images):

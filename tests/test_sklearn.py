@@ -112,7 +112,7 @@ GRIDS = {
     "n_patches": [1, 500],
     "activation": [*sorted(ACTIVATIONS), np.tanh],
     "pooling": [*sorted(POOLINGS), ["mean", "max"], None],
-    "pool_grid": [1, (2, 3)],
+    "pool_grid": [1, (2, 3), [1, 2]],
     "flatten": [True],
     "image_shape": [None, (8, 8), (8, 8, 1), "any"],
     "random_state": [0, 1],

@@ -59,6 +59,32 @@ def test_names_say_where_each_feature_is(images):
         np.testing.assert_allclose(feature, getattr(np, pooling)(cell, axis=(1, 2)), atol=1e-12)
 
 
+def test_names_with_several_grids_say_which_grid(images):
+    transformer = StridedConv2DTransformer(2, pool_grid=[1, (2, 3)]).fit(images)
+    names = transformer.get_feature_names_out().tolist()
+    assert names[:3] == ["kernel000_mean_1x1_r0_c0", "kernel001_mean_1x1_r0_c0"] + [
+        "kernel000_mean_2x3_r0_c0"
+    ]
+    assert names[-1] == "kernel001_mean_2x3_r1_c2"
+    assert len({*names}) == len(names) == 2 * 7
+    table = transformer.set_output(transform="pandas").transform(images)
+    assert table.columns.tolist() == names
+    single = transformer.set_params(pool_grid=[(2, 3)]).get_feature_names_out().tolist()
+    assert single == transformer.set_params(pool_grid=(2, 3)).get_feature_names_out().tolist()
+
+
+@pytest.mark.parametrize("method", ["fit", "transform", "output_size", "get_feature_names_out"])
+def test_several_grids_have_no_common_shape(images, method):
+    transformer = StridedConv2DTransformer(2).fit(images)
+    transformer.set_params(pool_grid=[1, 2], flatten=False)
+    arguments = [images] if method in ("fit", "transform") else []
+    with pytest.raises(
+        ValueError, match=r"needs a single grid.* is \[1, 2\]; use flatten=True, or"
+    ):
+        getattr(transformer, method)(*arguments)
+    assert transformer.set_params(pooling=None).transform(images).shape == (6, 9, 7, 2)
+
+
 def test_names_without_pooling(images):
     transformer = StridedConv2DTransformer(2, pooling=None, stride=4).fit(images)
     assert transformer.get_feature_names_out().tolist() == [

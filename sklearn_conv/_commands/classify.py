@@ -16,7 +16,7 @@ from sklearn.utils import gen_batches
 
 from sklearn_conv._commands import options as cli
 from sklearn_conv._commands.console import Console, format_seconds, printable
-from sklearn_conv._reading.image_files import ImageFiles, read_images
+from sklearn_conv._reading.image_files import ImageFiles, count_stored_sizes
 from sklearn_conv._recipes import make_image_classifier
 from sklearn_conv._validation import check_integer
 
@@ -85,9 +85,7 @@ def classify(
     images = _decode(files, console)
     sizes = Counter({files.shape[1:3]: len(files)})
     if given.get("size") is not None:
-        as_stored = given | {"size": "any", "on_error": "raise", "n_jobs": running.n_jobs}
-        shapes = read_images(files.paths, **as_stored).image_shapes
-        sizes = Counter(map(tuple, shapes[:, :2].tolist()))
+        sizes = count_stored_sizes(files, running.n_jobs)
     pipeline = make_image_classifier(**recipe, n_jobs=running.n_jobs)
     with console.progress("Cross-validation", n_folds, "folds") as update:
         evaluation = evaluate(pipeline, images, files.labels, n_folds, seed, update)

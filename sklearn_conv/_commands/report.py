@@ -181,6 +181,7 @@ def write_report(
         sizes=sizes.most_common(SHOWN_SIZES),
         other_sizes=[n for _, n in sizes.most_common()[SHOWN_SIZES:]],
         skipped=files.skipped,
+        identical=_describe_identical(files),
         frequent=[name for name, n in zip(names, counts, strict=True) if n == counts.max()],
         classes=_describe_classes(names, counts, matrix),
         confusion=_draw_confusion(matrix, names),
@@ -199,6 +200,18 @@ def write_report(
 
 def _show_control_characters(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _describe_identical(files: ImageFiles) -> list[tuple[str, str]]:
+    """Return the paths of each group of identical files, and their classes if these differ."""
+    assert files.paths is not None
+    assert files.labels is not None
+    labels = dict(zip(files.paths.tolist(), files.labels.tolist(), strict=True))
+    classes = [dict.fromkeys(labels[path] for path in group) for group in files.identical]
+    return [
+        (", ".join(group), ", ".join(names) if len(names) > 1 else "")
+        for group, names in zip(files.identical, classes, strict=True)
+    ]
 
 
 def _describe_classes(

@@ -8,8 +8,9 @@ There are two engines for arrays of NumPy and one for arrays of other libraries;
 - ``activation`` and ``pooling``: the tables of activations and poolings, for all engines;
 - ``threads``: distribute tasks over threads.
 
-Two engines use other engines: ``missing`` leaves out windows with missing pixels, and ``symmetry``
-averages the features of mirrored and turned images.
+Three engines use other engines: ``missing`` leaves out windows with missing pixels, ``pyramid``
+joins the cells of several grids, and ``symmetry`` averages the features of mirrored and turned
+images.
 
 ``numpy_engine`` is the reference. ``array_api_engine`` computes with the functions of the array API
 standard, on the device on which the arrays ``images`` and ``out`` are. ``native_engine`` uses a
@@ -23,8 +24,9 @@ An engine is a class with this interface:
     Write the features of ``images`` to ``out``; it may be called several times. ``images`` has
     shape ``(n, h, w, c)``, any real dtype and any memory order. ``out`` has shape
     ``(n, rows, columns, poolings, outputs, k)`` and the dtype of the layer; its rows and columns
-    are those of the grid, and its outputs are those of `layer.Layer.outputs`. If the layer does not
-    pool, they are those of the map, and the axis of poolings has length 1. ``out`` is in C order,
+    are those of the grid, or a single row for several grids, and its outputs are those of
+    `layer.Layer.outputs`. If the layer does not pool, they are those of the map, and the axis of
+    poolings has length 1. ``out`` is in C order,
     but its last axis may be a slice of a longer one.
     ``n_jobs`` is that of the estimators, and may be None. ``advance(m)`` is called from any thread
     when m more images are done; m may be a `fractions.Fraction`.

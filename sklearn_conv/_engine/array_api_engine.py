@@ -27,7 +27,6 @@ from sklearn_conv._engine.geometry import (
     Rectangle,
     Span,
     cut_rectangle,
-    pool_cells,
 )
 from sklearn_conv._engine.layer import Advance, Layer, ignore
 from sklearn_conv._engine.numpy_engine import OFFSET_TO_RANGE
@@ -93,9 +92,9 @@ class ArrayApiEngine:
         d, k = self._matrix.shape
         itemsize = 8 if str(self._matrix.dtype).endswith("float64") else 4
         self._window_bytes = (3 * d + 4 * k) * itemsize
-        grid = (1, 1) if layer.poolings is None else layer.pool_grid
-        shape = layer.geometry.output_shape
-        n_windows = prod(-(-length // n) for length, n in zip(shape, grid, strict=True))
+        whole = [(0, length) for length in layer.geometry.output_shape]
+        cells = [whole] if layer.poolings is None else layer.cells.values()
+        n_windows = max(prod(stop - start for start, stop in cell) for cell in cells)
         self._cell_bytes = n_windows * self._window_bytes
         self._taker = PixelTaker(layer.geometry, self._library)
 
@@ -131,9 +130,8 @@ class ArrayApiEngine:
         layer, shape = self._layer, self._layer.geometry.output_shape
         features = self._library.empty(layer.out_shape(images.shape[0]), self._matrix.dtype)
         if layer.poolings is not None:
-            cells = map(enumerate, map(pool_cells, shape, layer.pool_grid))
-            for (i, rows), (j, columns) in product(*cells):
-                features[:, i, j, ...] = self._pool_cell(images, (rows, columns))
+            for (i, j), cell in layer.cells.items():
+                features[:, i, j, ...] = self._pool_cell(images, cell)
             return features
         for rows, columns in self._rectangles(images.shape[0], ((0, shape[0]), (0, shape[1]))):
             place = slice(None), slice(*rows), slice(*columns), 0

@@ -11,6 +11,7 @@ from sklearn_conv._engine.missing import MissingEngine
 from sklearn_conv._engine.native_engine import NativeEngine
 from sklearn_conv._engine.native_library import PATH_VARIABLE, NativeLibrary, library_path
 from sklearn_conv._engine.numpy_engine import NumpyEngine
+from sklearn_conv._engine.pyramid import PyramidEngine
 from sklearn_conv._warnings import warn
 
 VARIABLE = "SKLEARN_CONV_ENGINE"
@@ -24,6 +25,8 @@ def make_engine(layer: Layer, ignores_missing: bool = False) -> Engine:
     """
     if ignores_missing:
         return MissingEngine(layer, make_engine)
+    if layer.poolings is not None and len(layer.pool_grids) > 1:
+        return PyramidEngine(layer, make_engine)
     if library_name(layer.kernels):
         return ArrayApiEngine(layer)
     if LIBRARY is not None and LIBRARY.supports(layer):

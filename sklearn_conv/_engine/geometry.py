@@ -34,6 +34,9 @@ Span = tuple[int, int]
 Rectangle = tuple[Span, Span]
 """Rows and columns of the map."""
 
+Grid = tuple[tuple[Span, ...], tuple[Span, ...]]
+"""Rows of the map in each row of a grid of cells, and columns of the map in each column."""
+
 
 class WindowParameters(NamedTuple):
     """Checked ``stride``, ``padding``, ``padding_mode`` and ``dilation``, as (rows, columns)."""
@@ -243,7 +246,7 @@ def place_windows(
     return geometry
 
 
-def pool_cells(length: int, n_cells: int) -> list[Span]:
+def pool_cells(length: int, n_cells: int) -> tuple[Span, ...]:
     """Divide ``length`` windows into ``n_cells`` spans, which are never empty.
 
     If there are more cells than windows, the spans overlap.
@@ -251,12 +254,13 @@ def pool_cells(length: int, n_cells: int) -> list[Span]:
     Examples
     --------
     >>> pool_cells(7, 3)
-    [(0, 2), (2, 4), (4, 7)]
+    ((0, 2), (2, 4), (4, 7))
     >>> pool_cells(2, 3)
-    [(0, 1), (0, 1), (1, 2)]
+    ((0, 1), (0, 1), (1, 2))
     """
     starts = [i * length // n_cells for i in range(n_cells)]
-    return [(start, max(start + 1, (i + 1) * length // n_cells)) for i, start in enumerate(starts)]
+    stops = [(i + 1) * length // n_cells for i in range(n_cells)]
+    return tuple((i, max(i + 1, stop)) for i, stop in zip(starts, stops, strict=True))
 
 
 def cut_span(whole: Span, length: int) -> list[Span]:

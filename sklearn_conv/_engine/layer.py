@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 
 from sklearn_conv._array_api import namespace
 from sklearn_conv._engine.activation import Side
-from sklearn_conv._engine.geometry import Geometry
+from sklearn_conv._engine.geometry import Geometry, Grid, Rectangle, Span, pool_cells
 from sklearn_conv._engine.pooling import Pooling
 
 Advance = Callable[[int | Fraction], None]
@@ -36,6 +38,10 @@ Output = tuple[Side, Any]
 ``function(sign * shifted + constant)`` of the responses with the offset and the base."""
 
 
+Axis = int | tuple[Span, ...]
+"""Number of cells into which an axis of the map is divided by `pool_cells`, or their spans."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layer:
     """Convolution, activation and pooling: ``pool(activate(window . kernel + offset, bias))``.
@@ -58,7 +64,10 @@ class Layer:
     """If 0, windows are not normalized."""
     poolings: Sequence[Pooling] | None = None
     """If None, maps are not pooled."""
-    pool_grid: tuple[int, int] = (1, 1)
+    pool_grids: Sequence[tuple[Axis, Axis]] = ((1, 1),)
+    """Cells of each grid along rows and columns. Features of several grids have a single row: the
+    cells of the first grid, then those of the next one. `PyramidEngine` and `MissingEngine` alone
+    support several grids."""
 
     @property
     def base(self) -> Any:
@@ -86,11 +95,38 @@ class Layer:
 
     def out_shape(self, n_images: int) -> tuple[int, ...]:
         """Return the shape of the features: (n, rows, columns, poolings, outputs, k)."""
-        place, n_poolings = self.geometry.output_shape, 1
-        if self.poolings is not None:
-            place, n_poolings = self.pool_grid, len(self.poolings)
+        n_poolings = 1 if self.poolings is None else len(self.poolings)
         n_outputs = len(self.sides) * self.bias.shape[0]
-        return (n_images, *place, n_poolings, n_outputs, self.kernels.shape[3])
+        return (n_images, *self._place_shape, n_poolings, n_outputs, self.kernels.shape[3])
+
+    @property
+    def _place_shape(self) -> tuple[int, int]:
+        """Rows and columns of the features."""
+        if self.poolings is None:
+            return self.geometry.output_shape
+        shapes = [
+            tuple(axis if isinstance(axis, int) else len(axis) for axis in grid)
+            for grid in self.pool_grids
+        ]
+        [(rows, columns)] = shapes if len(shapes) == 1 else [(1, sum(map(prod, shapes)))]
+        return rows, columns
+
+    @property
+    def grids(self) -> list[Grid]:
+        """The grids as spans of rows and columns of the map."""
+
+        def spans(length: int, axis: Axis) -> tuple[Span, ...]:
+            return pool_cells(length, axis) if isinstance(axis, int) else axis
+
+        h, w = self.geometry.output_shape
+        return [(spans(h, rows), spans(w, columns)) for rows, columns in self.pool_grids]
+
+    @property
+    def cells(self) -> dict[tuple[int, int], Rectangle]:
+        """Map from the row and the column of features to their cell."""
+        cells = [cell for grid in self.grids for cell in product(*grid)]
+        rows, columns = map(range, self._place_shape)
+        return dict(zip(product(rows, columns), cells, strict=True))
 
 
 def compute_dtype(dtype: np.dtype) -> np.dtype:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, reduce
-from itertools import product
 from math import prod
 from typing import Any
 
@@ -21,7 +20,6 @@ from sklearn_conv._engine.geometry import (
     Windows,
     cut_rectangle,
     cut_span,
-    pool_cells,
 )
 from sklearn_conv._engine.layer import Advance, Engine, Layer, ignore
 from sklearn_conv._engine.pooling import find_reduction, join_windows
@@ -97,7 +95,7 @@ class MissingEngine:
         ]  # each (b, grid rows, grid columns, outputs, k)
         n_cells = 0 if layer.poolings is None else out.shape[0]
         n_counted = self._library.zeros((n_cells, *out.shape[1:3]), widest)
-        cells = [*product(*map(enumerate, map(pool_cells, shape, layer.pool_grid)))]
+        cells = {} if layer.poolings is None else layer.cells
         for rectangle in cut_rectangle((0, shape[0]), (0, shape[1]), self._n_windows):
             maps = out
             if layer.poolings is not None or rectangle != ((0, shape[0]), (0, shape[1])):
@@ -113,7 +111,7 @@ class MissingEngine:
                 continue
             parts = [
                 ((slice(None), i, j), (slice(None), *map(_part, (rows, columns), rectangle)))
-                for (i, rows), (j, columns) in cells
+                for (i, j), (rows, columns) in cells.items()
             ]
             for cell, part in parts:
                 counted = xp.astype(xp.logical_not(is_missing[part]), widest)

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn import get_config
 
-from sklearn_conv._engine.geometry import Geometry, Rectangle, Span, pool_cells
+from sklearn_conv._engine.geometry import Geometry, Grid, Rectangle, Span
 from sklearn_conv._engine.layer import Advance, Layer, ignore
 from sklearn_conv._engine.native_library import (
     MAX_TILES,
@@ -164,17 +164,18 @@ class NativeEngine:
         layer, n_channels = self._layer, self._layer.kernels.shape[2]
         budget = min(BAND_BYTES, get_config()["working_memory"] * 2**20)
         max_pixels = int(budget) // (n_channels * layer.kernels.itemsize)
-        grid = None if layer.poolings is None else layer.pool_grid
+        [grid] = [None] if layer.poolings is None else layer.grids
         # The next engine may compute a single small image, so the result is kept for it as well,
         # unless it takes much memory.
-        is_small = grid is None or prod(grid) <= 1000
+        is_small = grid is None or prod(map(len, grid)) <= 1000
         divide = divide_map if is_small else divide_map.__wrapped__
         bands = divide(layer.geometry, grid, n_channels, max_pixels, max_rows)
         return self._divided.setdefault(max_rows, bands)
 
     def _sum(self, bands: Sequence[Band], image: np.ndarray) -> np.ndarray:
         """Return sums and maxima of cells of a row of the grid, (columns, outputs, 2, k)."""
-        shape = (self._layer.pool_grid[1], self._packed.n_outputs, 2, self._packed.n_padded)
+        [(_, columns)] = self._layer.grids
+        shape = (len(columns), self._packed.n_outputs, 2, self._packed.n_padded)
         sums = np.zeros(shape)
         sums[:, :, 1] = -np.inf
         for band in bands:
@@ -184,7 +185,7 @@ class NativeEngine:
     def _finish(self, band: Band, sums: np.ndarray, features: np.ndarray) -> None:
         """Write the features of the row of the grid of a band, given the sums of its cells."""
         k, row = self._layer.kernels.shape[3], band.cells[0].row
-        rows, columns = map(pool_cells, self._layer.geometry.output_shape, self._layer.pool_grid)
+        [(rows, columns)] = self._layer.grids
         height = rows[row][1] - rows[row][0]
         for p, pooling in enumerate(self._layer.poolings or ()):
             joined = sums[:, :, int(pooling.join is np.maximum), :k]
@@ -325,7 +326,7 @@ class Band:
 @lru_cache(maxsize=4)
 def divide_map(
     geometry: Geometry,
-    grid: tuple[int, int] | None,
+    grid: Grid | None,
     n_channels: int,
     max_pixels: int,
     max_rows: int,
@@ -351,7 +352,7 @@ def divide_map(
             [make([part._replace(row=part.rows[0], column=part.columns[0])])]
             for [part] in _cut([whole], fits)
         ]
-    row_spans, column_spans = map(pool_cells, geometry.output_shape, grid)
+    row_spans, column_spans = grid
     columns = column_spans[0][0], column_spans[-1][1]
     groups: list[list[Band]] = []
     start = 0

@@ -44,7 +44,6 @@ from sklearn_conv._engine.geometry import (
     Span,
     cut_rectangle,
     cut_span,
-    pool_cells,
 )
 from sklearn_conv._engine.layer import Advance, Layer, Output, ignore
 from sklearn_conv._engine.pooling import join_parts, join_positions
@@ -148,9 +147,7 @@ class NumpyEngine:
 
         ``(n, h, w, c) -> (n, grid rows, grid columns, poolings, outputs, k)``
         """
-        cell_rows, cell_columns = map(
-            pool_cells, self._layer.geometry.output_shape, self._layer.pool_grid
-        )
+        [(cell_rows, cell_columns)] = self._layer.grids
         cells = [*product(enumerate(cell_rows), enumerate(cell_columns))]
         rows, columns = (max(b - a for a, b in spans) for spans in (cell_rows, cell_columns))
         length, n_windows = self._block_shape(len(images), rows, columns, MIN_POSITIONS)

@@ -24,14 +24,14 @@ class Pooling(NamedTuple):
     finish: Callable[[Any, Any], Any]
 
 
-def _as_joined(joined: Any, n_positions: Any) -> Any:
+def as_joined(joined: Any, n_positions: Any) -> Any:
     return joined
 
 
 POOLINGS: dict[str, Pooling] = {
-    "max": Pooling(np.maximum, _as_joined),
+    "max": Pooling(np.maximum, as_joined),
     "mean": Pooling(np.add, truediv),
-    "sum": Pooling(np.add, _as_joined),
+    "sum": Pooling(np.add, as_joined),
 }
 """Map from the name of a pooling to the reduction of the responses in a cell."""
 

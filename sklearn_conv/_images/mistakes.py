@@ -1,14 +1,15 @@
 """Warn of images that are probably not what the user meant.
 
-docs/guide/mistakes.md describes the rules. They look at the shape of X, and at a sample of a few
-thousand pixels. They do not read images that are not read anyway, so images that are stored
-elsewhere are judged by the training patches in ``fit``, and by each batch in ``transform``. Every
-warning is a UserWarning.
+docs/guide/mistakes.md describes the rules. They look at the shape of X, at a sample of a few
+thousand pixels, and at a few pixels of each image. They do not read images that are not read
+anyway, so images that are stored elsewhere are judged by the training patches in ``fit``, and by
+each batch in ``transform``. Every warning is a UserWarning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import permutations
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from sklearn_conv._pixels import (
     find_infinite,
     find_missing,
     find_not_finite,
+    measure_blank,
+    sample_images,
     sample_pixels,
 )
 from sklearn_conv._warnings import warn
@@ -46,7 +49,38 @@ MIN_SIDE = 8
 FEW_IMAGES = 3
 
 MANY_IMAGES = 8
-"""Number of images that are not all dark by chance."""
+"""Number of images that are not all dark, or of one color, by chance."""
+
+BLANK = 0.9
+"""Fraction of equal pixels in images that are nearly constant."""
+
+COLORS_IN_FIT, COLORS = 4096, 128
+"""Largest numbers of images whose colors are compared: those in ``fit``, and of a batch."""
+
+MIN_COLORS = 32
+"""Number of images in ``fit`` whose colors show how different the colors of images may be."""
+
+DARK = 0.1
+"""Fraction of the mean color that is added before the logarithm, because black has none."""
+
+NOISE = 0.02**2
+"""Variance that is added to those of the logarithms, because gray images differ in no channel."""
+
+MAX_CHANNELS = 4
+"""Number of channels up to which each order is tried."""
+
+FAR_COLORS = 2
+"""Colors in another order have squared distances that are larger by this factor than in ``fit``,
+and than in the right order."""
+
+BEYOND = 0.15, 1.25
+"""Minimum fraction of images whose squared distance exceeds all in ``fit`` by this factor."""
+
+BRIGHTER = 0.2, 0.05
+"""Minimum fraction of images that are brighter, or darker, than all in ``fit`` by 5 percent."""
+
+MIN_FACTOR = 1.5
+"""Factor by which images are brighter or darker than in ``fit``."""
 
 
 class Values(NamedTuple):
@@ -58,6 +92,25 @@ class Values(NamedTuple):
     """Largest absolute value."""
     is_whole: bool
     """Whether all values are whole numbers."""
+    has_blank: bool | None = None
+    """Whether some images are constant, or nearly so; None if only windows are known."""
+    colors: tuple | None = None
+    """`Colors` as a tuple; None if there are too few images, or negative values."""
+
+
+class Colors(NamedTuple):
+    """The colors of images, which are the logarithms of the means of their channels."""
+
+    level: float
+    """Mean over all channels, before the logarithm."""
+    center: tuple[float, ...]
+    """Mean color, (c,)."""
+    precision: tuple[tuple[float, ...], ...]
+    """Inverse of the covariance matrix, (c, c); 0 if orders of channels are not compared."""
+    farthest: float
+    """Largest squared Mahalanobis distance of an image."""
+    darkest: float
+    brightest: float
 
 
 def warn_of_mistakes(
@@ -82,7 +135,20 @@ def warn_of_mistakes(
     message, values = _split_fill(pixels)
     if message:
         warn(message)
-    return _describe_values(values)
+    found = _describe_values(values)
+    if found is None:
+        return None
+    if (pixels == pixels[0]).all():
+        return found._replace(has_blank=True)
+    if tuple(images.shape) == tuple(shape):  # and not windows
+        blank = _measure_blank(images)
+        found = found._replace(has_blank=bool((blank > BLANK).any()))
+        if len(blank) >= MANY_IMAGES and (blank < 1).any():
+            warn_of_constant(blank, range(len(blank)), "")
+    if message:
+        return found
+    with np.errstate(all="ignore"):
+        return found._replace(colors=_describe_colors(_mean_colors(images, COLORS_IN_FIT)))
 
 
 def warn_of_layout(X_shape: tuple[int, ...], shape: ImageShape, is_fit: bool) -> None:
@@ -142,6 +208,119 @@ def warn_of_units(seen: Values, values: Values, n_images: int) -> bool:
     return True
 
 
+def warn_of_colors(seen: Colors, colors: np.ndarray) -> bool:
+    """Warn if channels are in another order than in ``fit``, or images brighter or darker.
+
+    ``colors`` are the means of the channels of each image, (n, c). Return whether there was a
+    warning. Another class also has other colors, but images of all classes were in ``fit``, so some
+    images must be beyond all that were seen there.
+    """
+    if len(colors) < MANY_IMAGES:
+        return False
+    logs = _log_colors(colors, seen.level)
+    center = np.array(seen.center)
+    distances = _square_distances(logs, center, seen.precision)
+    n_far = np.count_nonzero(distances > BEYOND[1] * seen.farthest)
+    # In fit, the mean of the distances is about the number of channels.
+    is_far = distances.mean() > FAR_COLORS * len(center)
+    if is_far and n_far >= max(2, BEYOND[0] * len(logs)):
+        orders = [list(order) for order in permutations(range(len(center)))]
+        means = [
+            _square_distances(logs[:, order], center, seen.precision).mean() for order in orders
+        ]
+        best = int(np.argmin(means))
+        if means[best] < means[0] / FAR_COLORS:
+            warn(
+                f"The channels of X seem to be in another order than in fit: their means are about "
+                f"{_shown(logs.mean(axis=0), seen)}, but were {_shown(center, seen)} in fit. Use "
+                "the same order in both, for example RGB; X[..., "
+                f"{orders[best]}] has the order of fit."
+            )
+            return True
+    shifts = logs.mean(axis=0) - center
+    shift, brightness = shifts.mean(), logs.mean(axis=1)
+    beyond = brightness - seen.brightest if shift > 0 else seen.darkest - brightness
+    n_beyond = np.count_nonzero(beyond > BRIGHTER[1])
+    is_same_color = np.ptp(shifts) <= abs(shift) / 3
+    is_other = abs(shift) >= np.log(MIN_FACTOR) and is_same_color
+    if not is_other or n_beyond < max(3, BRIGHTER[0] * len(logs)):
+        return False
+    word = "brighter" if shift > 0 else "darker"
+    warn(
+        f"The images of X are {word} than in fit: the means of their channels are about "
+        f"{_shown(logs.mean(axis=0), seen)}, but were {_shown(center, seen)} in fit, and "
+        f"about {n_beyond / len(logs):.0%} of the images are {word} than all in fit. Scale X as in "
+        "fit, or fit on images of this brightness, too."
+    )
+    return True
+
+
+def _shown(logs: np.ndarray, seen: Colors) -> str:
+    """Return a mean color as numbers."""
+    return ", ".join(f"{value:.3g}" for value in np.exp(logs) - DARK * seen.level)
+
+
+def _square_distances(logs: np.ndarray, center: Any, precision: Any) -> np.ndarray:
+    """Return the squared Mahalanobis distances of colors, (n, c) -> (n,)."""
+    differences = logs - center
+    return np.einsum("ni,ij,nj->n", differences, precision, differences)
+
+
+def _log_colors(colors: np.ndarray, level: float) -> np.ndarray:
+    return np.log(np.maximum(colors, 0) + DARK * level)
+
+
+def _mean_colors(images: Any, most: int) -> np.ndarray:
+    """Return the means of the channels, (n, c), of images that are neither constant nor missing."""
+    pixels = sample_images(images, most)
+    colors = pixels.mean(axis=1, dtype=np.float64)
+    return colors[np.isfinite(colors).all(axis=1) & (pixels != pixels[:, :1]).any(axis=(1, 2))]
+
+
+def _describe_colors(colors: np.ndarray) -> tuple | None:
+    """Return `Colors` of images as a tuple, so that a file of an estimator refers to no class."""
+    level = float(colors.mean()) if len(colors) >= MIN_COLORS else 0.0
+    if not 0 < level < np.inf or colors.min() < 0:
+        return None
+    logs = _log_colors(colors, level)
+    center, brightness, c = logs.mean(axis=0), logs.mean(axis=1), colors.shape[1]
+    precision: Any = np.zeros((c, c))
+    if 1 < c <= MAX_CHANNELS:
+        precision = np.linalg.inv(np.cov(logs, rowvar=False) + NOISE * np.eye(c))
+    return (
+        level,
+        tuple(center.tolist()),
+        tuple(map(tuple, precision.tolist())),
+        float(_square_distances(logs, center, precision).max()),
+        float(brightness.min()),
+        float(brightness.max()),
+    )
+
+
+def warn_of_constant(blank: np.ndarray, names: Sequence[int], unlike: str) -> bool:
+    """Warn of images whose pixels are all equal; return whether there was a warning.
+
+    ``blank`` is the fraction of equal pixels in the images with the numbers ``names``. If some are
+    nearly constant, such images are usual: small parts of masks, for example.
+    """
+    found = [names[i] for i in np.flatnonzero(blank == 1).tolist()]
+    if not found or ((blank > BLANK) & (blank < 1)).any():
+        return False
+    shown = ", ".join(f"X[{i}]" for i in found[:5]) + " and others" * (len(found) > 5)
+    warn(
+        f"X contains constant images, {len(found)} of {len(names)}{unlike}: {shown}. All pixels of "
+        "each are equal, as in files that are black, empty or damaged. Check these images, and "
+        "leave them out, because their features say nothing about a class."
+    )
+    return True
+
+
+def _measure_blank(images: Any) -> np.ndarray:
+    if min(images.shape[1:3]) < MIN_SIDE:
+        return np.zeros(images.shape[0])
+    return measure_blank(images)
+
+
 def find_overflow(features: Any, images: Any, ignores_missing: bool) -> np.ndarray:
     """Return the indices of images with features that are not finite.
 
@@ -178,9 +357,26 @@ class TransformWatch:
         self._seen = None if seen is None else Values(*seen)
         self._has_warned_of_fill = False
         self._has_warned_of_units = False
+        self._has_warned_of_constant = self._seen is not None and self._seen.has_blank
+        self._has_warned_of_colors = False
 
-    def look(self, images: Any) -> None:
-        """Look at a batch, (b, h, w, c)."""
+    def look(self, images: Any, names: Sequence[int]) -> None:
+        """Look at a batch, (b, h, w, c); ``names`` are the numbers of its images in X."""
+        self._look_at_values(images)
+        seen = self._seen
+        if seen is None:
+            return
+        if not self._has_warned_of_constant:
+            unlike = "" if seen.has_blank is None else ", but there were none in fit"
+            self._has_warned_of_constant = warn_of_constant(_measure_blank(images), names, unlike)
+        is_other = self._has_warned_of_fill or self._has_warned_of_units
+        if seen.colors and not (is_other or self._has_warned_of_colors):
+            with np.errstate(all="ignore"):
+                colors = _mean_colors(images, COLORS)
+                self._has_warned_of_colors = warn_of_colors(Colors(*seen.colors), colors)
+
+    def _look_at_values(self, images: Any) -> None:
+        """Look for fill values and other units."""
         if self._has_warned_of_fill and self._has_warned_of_units:
             return
         message, values = _split_fill(sample_pixels(images))

@@ -21,7 +21,7 @@ from sklearn_conv._reading.formats import (
     is_of_signal,
     read_image,
 )
-from sklearn_conv._reading.sources import Source, find_images, list_some
+from sklearn_conv._reading.sources import Source, find_identical, find_images, list_some
 from sklearn_conv._validation import check_name
 from sklearn_conv._warnings import warn
 
@@ -62,6 +62,9 @@ class ImageFiles(LazyImages):
     skipped : list of (str, str)
         Path of each file that ``on_error="skip"`` left out of the whole source, and the reason. A
         selection of images has the same list.
+    identical : list of tuple of str
+        Paths of files with the same content, of the whole source; those in several class folders
+        come first. Empty unless `read_images` found the files.
     image_shapes : ndarray of shape (n, 3)
         Shape ``(h, w, c)`` of each image. Defined only with ``size="any"``.
 
@@ -91,10 +94,12 @@ class ImageFiles(LazyImages):
         settings: Settings,
         n_jobs: int | None,
         skipped: list[tuple[str, str]],
+        identical: Sequence[tuple[str, ...]] = (),
     ) -> None:
         shape, dtype = described[0]
         super().__init__(len(source.items), shape, dtype)
         self.skipped = skipped
+        self.identical = [*identical]
         self._source = source
         self._settings = settings
         self._n_jobs = n_jobs
@@ -252,7 +257,8 @@ def read_images(
     Warns
     -----
     UserWarning
-        If a class folder contains no images, or if all images of a class are skipped.
+        If a class folder contains no images, if all images of a class are skipped, or if files
+        are identical.
 
     Raises
     ------
@@ -310,7 +316,8 @@ def read_images(
     check_n_jobs(owner, n_jobs)
     found = find_images(source, load_func is not None)
     if on_error == "raise":
-        return ImageFiles(found, describe_images(found, settings, n_jobs), settings, n_jobs, [])
+        described = describe_images(found, settings, n_jobs)
+        return ImageFiles(found, described, settings, n_jobs, [], _warn_of_identical(found, n_jobs))
 
     def decode(i: int) -> tuple[Any, Any]:
         """Return shape and dtype, or the name of an image that cannot be read and the reason."""
@@ -345,7 +352,23 @@ def read_images(
     described = [results[i] for i in kept]
     found = Source(found.items[kept], labels)
     _check_agreement(found, described, settings)
-    return ImageFiles(found, described, settings, n_jobs, skipped)
+    identical = _warn_of_identical(found, n_jobs)
+    return ImageFiles(found, described, settings, n_jobs, skipped, identical)
+
+
+def _warn_of_identical(source: Source, n_jobs: int | None) -> list[tuple[str, ...]]:
+    """Warn of files with the same content, and return their paths."""
+    groups = find_identical(source, count_threads(n_jobs))
+    if groups:
+        n_more = sum(map(len, groups)) - len(groups)
+        pairs = [" = ".join(map(repr, group[:2])) for group in groups]
+        warn(
+            f"Files are identical: {n_more} of {len(source.items)} images repeat another one: "
+            f"{list_some(pairs, 3)}. The same image may be in a training and in a test fold, or "
+            "have two labels. Keep one of each, for example with files[~numpy.isin(files.paths, "
+            "[path for same in files.identical for path in same[1:]])]."
+        )
+    return groups
 
 
 def describe_images(source: Source, settings: Settings, n_jobs: int | None) -> Sequence[Described]:
@@ -361,6 +384,12 @@ def describe_images(source: Source, settings: Settings, n_jobs: int | None) -> S
     described = run_tasks(describe_image, tasks, count_threads(n_jobs))
     _check_agreement(source, described, settings)
     return described
+
+
+def count_stored_sizes(files: ImageFiles, n_jobs: int | None) -> Counter[tuple[int, ...]]:
+    """Return how many files have each height and width, before they are scaled."""
+    settings = files._settings._replace(size=None, is_any=True)
+    return Counter(shape[:2] for shape, _ in describe_images(files._source, settings, n_jobs))
 
 
 def _check_agreement(source: Source, described: Sequence[Described], settings: Settings) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from glob import glob, has_magic
+from hashlib import file_digest
 from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from sklearn_conv._engine.threads import run_tasks
 from sklearn_conv._reading.formats import SUFFIXES
 from sklearn_conv._warnings import warn
 
@@ -19,6 +22,10 @@ LISTS = (
     "Pillow, or the bytes of files"
 )
 SOURCES = f"a folder, a pattern such as 'pictures/*.png', {LISTS}"
+
+
+PROBE_BYTES = 4096
+"""Size of the part of a file that is compared before the whole file."""
 
 
 class Source(NamedTuple):
@@ -219,3 +226,42 @@ def _key(path: str) -> tuple[list[Any], str]:
     parts: list[Any] = re.split(r"(\d+)", path)
     parts[1::2] = map(int, parts[1::2])
     return parts, path
+
+
+def find_identical(source: Source, workers: int) -> list[tuple[str, ...]]:
+    """Return the paths of files with the same content, first those of several classes.
+
+    Files are read only if others have the same size and the same bytes in their middle. A path that
+    is listed twice is meant.
+    """
+    labels = dict.fromkeys(source.items.tolist() if source.has_paths else [])
+    if source.labels is not None:
+        labels = dict(zip(labels, source.labels.tolist(), strict=True))
+    groups = [tuple(labels)]
+    for describe in (_size, _middle, _digest):
+        paths = [(path,) for group in groups for path in group]
+        found = iter(run_tasks(describe, paths, workers))
+        same = defaultdict(list)
+        for number, group in enumerate(groups):
+            for path in group:
+                same[number, next(found)].append(path)
+        groups = [tuple(each) for (_, key), each in same.items() if key and len(each) > 1]
+    return sorted(groups, key=lambda group: len({labels[path] for path in group}) == 1)
+
+
+def _size(path: str) -> int:
+    return os.path.getsize(path) if os.path.isfile(path) else 0
+
+
+def _middle(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.path.getsize(path) - PROBE_BYTES) // 2)
+            return file.read(PROBE_BYTES)
+    except OSError:  # The error is raised when the image is read.
+        return b""
+
+
+def _digest(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file_digest(file, "blake2b").digest()

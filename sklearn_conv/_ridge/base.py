@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -214,7 +214,8 @@ class StreamingRidgeBase(RidgeBase, ABC):
 
         The sums take most of the memory of the model, and of its file. Without them, rows cannot be
         added, and the model cannot be merged or solved for other ``alphas``, until `fit` is called.
-        The model is solved first, unless it is solved already.
+        The model is solved first, unless it is solved already, and what probabilities or intervals
+        need is computed.
 
         Returns
         -------
@@ -229,8 +230,12 @@ class StreamingRidgeBase(RidgeBase, ABC):
             If the model cannot be solved, for example because all rows belong to one class.
         """
         with self._lock():
+            with suppress(ValueError):  # A model whose rows cannot be left out still predicts.
+                self._solve(with_errors=True)
             self._solve()
             self.__dict__.pop("_sums", None)
+            solution = self._solve()
+            self._solution = solution._replace(later=solution.saved_later())
         return self
 
     def score(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> float:
@@ -315,11 +320,14 @@ class StreamingRidgeBase(RidgeBase, ABC):
         `inspect.getmembers`, and therefore the HTML display of scikit-learn 1.9, evaluates all
         attributes that are listed here. Displaying a model must not solve it.
         """
-        if self._is_solved():
-            return super().__dir__()
         # BaseEstimator.__dir__ calls hasattr, and therefore evaluates, every attribute. So
         # object.__dir__ is used, and hasattr is called for the other attributes only.
-        names = set(object.__dir__(self)) - SOLVED_ATTRIBUTES
+        names = set(object.__dir__(self))
+        solution = self._solution if self._is_solved() else None
+        if solution is None:
+            names -= SOLVED_ATTRIBUTES
+        if solution is None or not solution.has_errors:
+            names.discard("temperature_")
         return [name for name in names if hasattr(self, name)]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -332,7 +340,8 @@ class StreamingRidgeBase(RidgeBase, ABC):
                 state.pop("_sums", None)
             if state.get("_solution") is not None:
                 solution = state["_solution"].move(Library.of(self._place()))
-                state["_solution"] = solution._asdict() | {"search": tuple(solution.search)}
+                plain = {"search": tuple(solution.search), "later": solution.saved_later()}
+                state["_solution"] = solution._asdict() | plain
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -340,7 +349,7 @@ class StreamingRidgeBase(RidgeBase, ABC):
         if "_sums" in restored:
             restored["_sums"] = Moments.from_dict(restored["_sums"])
         if restored.get("_solution") is not None:
-            solution = Solution(**restored["_solution"])
+            solution = Solution(**{"later": {}} | restored["_solution"])
             restored["_solution"] = solution._replace(search=Search(*solution.search))
         super().__setstate__(restored)
 
@@ -359,44 +368,58 @@ class StreamingRidgeBase(RidgeBase, ABC):
         except (TypeError, ValueError):
             return False
 
-    def _solve(self) -> Solution:
-        """Return the solution for the current parameters; compute it if there is none."""
+    def _solve(self, with_errors: bool = False) -> Solution:
+        """Return the solution for the current parameters; compute it if there is none.
+
+        If ``with_errors`` is True, it has what depends on leave-one-out errors.
+        """
         check_is_fitted(self)
         search = self._check_parameters()
+
+        def is_done(solution: Solution | None) -> TypeGuard[Solution]:
+            if solution is None or solution.search != search:
+                return False
+            return solution.has_errors or not with_errors
+
         # No lock is needed to read the solution of a solved model.
         solution = self._solution
-        if solution is not None and solution.search == search:
+        if is_done(solution):
             if Library.of(solution.coef) != Library.of(self._place()):
                 self._solution = solution = solution.move(Library.of(self._place()))
             return solution
         with self._lock():
             solution = self._solution  # Another thread may have solved the model.
+            if is_done(solution):
+                return solution
+            found = solve(self._require_sums(), self._labels, search, with_errors)
             if solution is None or solution.search != search:
-                solution = solve(self._require_sums(), self._labels, search)
-                self._solution = solution
+                self._solution = solution = found
+            solution.later.update(found.later)
             return solution
 
-    def _fitted(self) -> Solution:
+    def _fitted(self, with_errors: bool = False) -> Solution:
         """Return the solution; raise NotFittedError if rows are missing, so that `hasattr` works.
 
         Other errors, such as those of memory or of a wrong parameter, are raised as they are.
         """
         try:
-            return self._solve()
+            return self._solve(with_errors)
         except NoSolutionError as error:
             raise NotFittedError(str(error)) from error
 
     def _require_sums(self) -> Moments:
         if not hasattr(self, "_sums"):
             raise NoSolutionError(
-                "The sums of this model were discarded, so it can only predict; to add rows or to "
-                "choose other alphas, fit again."
+                "The sums of this model were discarded, so it can only predict; to add rows, to "
+                "choose other alphas or to compute what the model was saved without, such as "
+                "probabilities, intervals or novelty, fit again."
             )
         if not self._has_own_sums():
             raise NoSolutionError(
                 f"The sums of this model are in {self._sums.library}, because move_estimator_to "
                 "has only moved what predict needs; to add rows or to choose other alphas, use the "
-                "model before it was moved, or fit again."
+                "model before it was moved, or fit again. With a single alpha, call predict_proba "
+                "or predict_interval before the model is moved, in order to call it afterwards."
             )
         return self._sums
 
@@ -482,30 +505,42 @@ class StreamingRidgeBase(RidgeBase, ABC):
         empty = Moments(np.zeros((0, X.shape[1]), X.dtype), targets, first)
         return sum_rows(X, y, sample_weight, check, empty)
 
-    def _map_chunks(self, method: str, X: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    def _map_chunks(
+        self,
+        method: str,
+        X: Any,
+        shape: tuple[int, ...],
+        dtype: Any = np.float64,
+        with_errors: bool = False,
+    ) -> Any:
         """Call a method with each chunk of a Dask array, lazily, as in `map_rows`."""
         from sklearn_conv._dask import map_rows
         from sklearn_conv._ridge.dask_rows import check_dask_rows
 
         check_dask_rows(X)
-        return map_rows(self._without_sums(), method, X, shape, dtype)
+        return map_rows(self._without_sums(with_errors), method, X, shape, dtype)
 
-    def _predict(self, X: Any, method: str) -> tuple[Any, Solution]:
+    def _predict(self, X: Any, method: str, with_errors: bool = False) -> tuple[Any, Solution]:
         """Return the predicted targets ``(n, k)``, and the solution with which they were computed.
 
         Another thread may add rows to the model at the same time.
         """
+        rows = self._check_features(X, method)
+        solution = self._solve(with_errors)
+        return solution.predict(rows), solution
+
+    def _check_features(self, X: Any, method: str) -> Any:
+        """Return checked rows for a method that predicts."""
         require_unmasked(X)
         require_same_library(type(self).__name__, method, X, self._place())
         with explain_nan():
             rows = self._validate(X, dtype="numeric", reset=False)
         check_features(rows)
-        solution = self._solve()
-        return solution.predict(rows), solution
+        return rows
 
-    def _without_sums(self) -> Self:
+    def _without_sums(self, with_errors: bool = False) -> Self:
         """Return a solved copy without the sums, which are not sent to the chunks."""
-        self._solve()
+        self._solve(with_errors)
         model = type(self).__new__(type(self))
         model.__dict__.update(self.__dict__)
         model.__dict__.pop("_sums", None)

@@ -27,7 +27,13 @@ from sklearn_conv._ridge.labels import (
     show_labels,
     union_labels,
 )
-from sklearn_conv._ridge.solving import Search, check_scoring, check_strengths
+from sklearn_conv._ridge.solving import (
+    Search,
+    check_scoring,
+    check_strengths,
+    log_softmax,
+    measure_leverages,
+)
 from sklearn_conv._validation import is_dask, is_finite, parameter_error
 
 OWNER = "StreamingRidgeClassifier"
@@ -85,6 +91,13 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
     best_score_ : float or None
         Minus the mean squared leave-one-out error for ``alpha_``, or minus the log loss if this is
         the ``scoring``; None if there is only one alpha.
+    temperature_ : float
+        Number by which decisions are divided before the softmax in `predict_proba`, between 0.05
+        and 10,000. It minimizes the log loss of the leave-one-out decisions, for ``alpha_``, of the
+        rows that choose alpha, averaged with their weights. If all of them are right, it is near
+        the lower bound. With a single alpha, it is computed when it is first needed, from the sums.
+        Rows that cannot be left out, because rounding makes their leverage 1 or because there are
+        no other rows, are ignored; the temperature is 1 if there are only such rows.
     mean_ : ndarray of shape (n_features,)
         Mean of each feature.
     scale_ : ndarray of shape (n_features,)
@@ -136,7 +149,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
     ----------
     R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007): leave-one-out errors.
     C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural Networks"
-    (2017): the factor of the softmax.
+    (2017): the temperature of the softmax.
     T. F. Chan, G. H. Golub and R. J. LeVeque, "Algorithms for Computing the Sample Variance:
     Analysis and Recommendations" (1983).
 
@@ -230,9 +243,130 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         check_is_fitted(self)
         if is_dask(X):
             shape = () if len(self.classes_) == 2 else (len(self.classes_),)
-            return self._map_chunks("decision_function", X, shape, np.float64)
+            return self._map_chunks("decision_function", X, shape)
         scores, _ = self._predict(X, "decision_function")
         return scores[:, 0] if scores.shape[1] == 1 else scores
+
+    def predict_proba(self, X: Any) -> Any:
+        """Compute the probabilities of the classes for the samples in X.
+
+        They are the softmax of the decision function, divided by ``temperature_``, so the most
+        probable class is the one that is predicted.
+
+        Parameters
+        ----------
+        X : array-like or Dask array of shape (n, n_features)
+            Features.
+
+        Returns
+        -------
+        probabilities : ndarray or Dask array of shape (n, n_classes)
+            Probabilities of the classes in ``classes_``; each row adds up to 1.
+
+        Raises
+        ------
+        ValueError
+            If X is invalid, or if ``temperature_`` is not known and cannot be computed: because
+            weights of rows differ so much that rounding spoils leave-one-out errors, or because the
+            sums were discarded by an earlier version of this package.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from sklearn_conv import StreamingRidgeClassifier
+        >>> X, y = load_digits(return_X_y=True)
+        >>> model = StreamingRidgeClassifier().fit(X[:1500], y[:1500])
+        >>> probabilities = model.predict_proba(X[1500:])
+        >>> probabilities.shape, round(model.temperature_, 2)
+        ((297, 10), 0.13)
+        """
+        return self._predict_log_proba(X, "predict_proba")
+
+    def predict_log_proba(self, X: Any) -> Any:
+        """Compute the logarithms of the probabilities of the classes for the samples in X.
+
+        Parameters
+        ----------
+        X : array-like or Dask array of shape (n, n_features)
+            Features.
+
+        Returns
+        -------
+        logarithms : ndarray or Dask array of shape (n, n_classes)
+            Natural logarithms of `predict_proba`, which are finite even if probabilities are
+            rounded to 0.
+        """
+        return self._predict_log_proba(X, "predict_log_proba")
+
+    def novelty(self, X: Any) -> Any:
+        """Compute how far the samples in X are from the training rows, compared to these.
+
+        The distance of a sample is its leverage for ``alpha_``, which is a squared Mahalanobis
+        distance from the mean of the training rows, regularized as the model is. The novelty is the
+        fraction, by weight, of the rows that choose alpha that were nearer to the others when they
+        were left out. A tenth of samples like the training rows has a novelty above 0.9. Samples of
+        other kinds, for example of another camera, have a high novelty, and their predictions need
+        not be true. Features that are constant in the training rows are ignored.
+
+        Parameters
+        ----------
+        X : array-like or Dask array of shape (n, n_features)
+            Features.
+
+        Returns
+        -------
+        novelty : ndarray or Dask array of shape (n,)
+            Numbers from 0 to 1.
+
+        Raises
+        ------
+        ValueError
+            If X is invalid, if the model has no solution, or if its sums were discarded.
+
+        Notes
+        -----
+        The first call computes a Cholesky factor, which takes as much memory as the sums. It is
+        kept until rows are added, alpha changes, or `discard_sums` is called, and is in no file.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from sklearn_conv import StreamingRidgeClassifier
+        >>> X, y = load_digits(return_X_y=True)
+        >>> model = StreamingRidgeClassifier().fit(X[:1500], y[:1500])
+        >>> round(float((model.novelty(X[1500:]) > 0.9).mean()), 2)
+        0.11
+        >>> bool(model.novelty(16 - X[1500:]).min() > 0.99)  # black on white, not white on black
+        True
+        """
+        check_is_fitted(self)
+        with self._lock():
+            later = self._solve().later
+            if "leverages" not in later:
+                later["leverages"] = measure_leverages(self._require_sums(), self.alpha_)
+            leverages = later["leverages"]
+        if is_dask(X):
+            from sklearn_conv._dask import map_rows
+            from sklearn_conv._ridge.dask_rows import check_dask_rows
+
+            check_dask_rows(X)
+            self._check_columns(X, reset=False)
+            return map_rows(leverages, "rank", X, (), np.float64)
+        novelty = leverages.rank(self._check_features(X, "novelty"))
+        return Library.of(self._place()).put(novelty)
+
+    @property
+    def temperature_(self) -> float:
+        """Number that divides decisions before the softmax."""
+        return self._fitted(with_errors=True).later["temperature"]
+
+    def _predict_log_proba(self, X: Any, method: str) -> Any:
+        check_is_fitted(self)
+        if is_dask(X):
+            return self._map_chunks(method, X, (len(self.classes_),), with_errors=True)
+        scores, solution = self._predict(X, method, with_errors=True)
+        logarithms = log_softmax(scores, solution.later["temperature"])
+        return Library.of(scores).xp.exp(logarithms) if method == "predict_proba" else logarithms
 
     def predict(self, X: Any) -> Any:
         """Predict the class labels of the samples in X.

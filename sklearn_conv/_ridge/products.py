@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.linalg import eigh
 from sklearn.utils import gen_batches
 
 from sklearn_conv._array_api import Library, is_out_of_memory
@@ -106,6 +107,13 @@ def _add_exactly(gram: Any, rest: Any, added: Any, shift: Any) -> tuple[Any, Any
         seen = total - gram
         rest = rest + ((gram - (total - seen)) + (added - seen))
     return total, rest
+
+
+def diagonalize(matrix: Any) -> tuple[Any, Any]:
+    """Return the eigenvalues and eigenvectors of a symmetric matrix, given its lower triangle."""
+    if isinstance(matrix, np.ndarray):  # by the library that `multiply` uses
+        return eigh(matrix, driver="evd", overwrite_a=True, check_finite=False)
+    return Library.of(matrix).xp.linalg.eigh(matrix)
 
 
 class Factor(NamedTuple):

@@ -15,15 +15,24 @@ from sklearn_conv._callbacks import fit_steps, with_callbacks
 from sklearn_conv._parameters import check_random_state, make_generator
 from sklearn_conv._ridge.base import RidgeBase, check_target_sizes, explain_nan, require_unmasked
 from sklearn_conv._ridge.labels import check_labels, show_label
+from sklearn_conv._ridge.moments import NoSolutionError
 from sklearn_conv._ridge.rbf_solving import (
     N_SAMPLE,
     N_SEARCH,
+    measure_leverages,
     median_distance,
     predict_rows,
     solve_exactly,
     solve_with_landmarks,
 )
-from sklearn_conv._ridge.solving import check_scoring, check_strengths, score_classes
+from sklearn_conv._ridge.solving import (
+    check_scoring,
+    check_strengths,
+    find_offsets,
+    find_temperature,
+    log_softmax,
+    score_classes,
+)
 from sklearn_conv._validation import check_integer, is_dask
 
 
@@ -114,15 +123,14 @@ class _RBFModel(RidgeBase, ABC):
         unscaled = {gamma / self.median_distance_: gamma for gamma in gammas}
         scaled = [*unscaled]
 
+        def unscale(values: np.ndarray) -> np.ndarray:
+            return values.astype(np.float64) * largest + self.intercept_
+
         def score(errors: np.ndarray, kept: np.ndarray) -> float:
             if self.scoring is None:
                 found = -float(np.square(errors).mean()) * largest**2
             else:
-                predicted, true = (
-                    array.astype(np.float64) * largest + self.intercept_
-                    for array in (kept - errors, kept)
-                )
-                found = score_classes(predicted, true, np.ones(len(true)))
+                found = score_classes(unscale(kept - errors), unscale(kept), np.ones(len(kept)))
             return found if np.isfinite(found) else -np.inf  # Rounding may make errors infinite.
 
         with step("gammas"):
@@ -141,18 +149,27 @@ class _RBFModel(RidgeBase, ABC):
         self.gamma_ = unscaled[best.gamma]
         self.best_score_ = best.score
         self.dual_coef_ = best.dual * largest
+        self._use_errors(best.errors.astype(np.float64) * largest, unscale(best.kept))
+
+    @abstractmethod
+    def _use_errors(self, errors: np.ndarray, targets: np.ndarray) -> None:
+        """Set the attributes that leave-one-out errors ``(n, k)`` and targets decide."""
 
     def _predict_targets(self, X: Any) -> np.ndarray:
         """Return the predicted targets ``(n, k)``."""
+        rows = self._check_features(X)
+        gamma = self.gamma_ / self.median_distance_
+        landmarks = self.landmarks_ - self._center
+        return predict_rows(rows, self._center, landmarks, gamma, self.dual_coef_) + self.intercept_
+
+    def _check_features(self, X: Any) -> np.ndarray:
+        """Return checked rows for a method that predicts."""
         check_is_fitted(self)
         _check_arrays(type(self).__name__, X)
         with explain_nan():
             rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         # The dtype of the model decides, so that the same rows have the same predictions.
-        rows = rows.astype(self.landmarks_.dtype, copy=False)
-        gamma = self.gamma_ / self.median_distance_
-        landmarks = self.landmarks_ - self._center
-        return predict_rows(rows, self._center, landmarks, gamma, self.dual_coef_) + self.intercept_
+        return rows.astype(self.landmarks_.dtype, copy=False)
 
 
 class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
@@ -201,6 +218,9 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
     best_score_ : float
         Minus the mean squared leave-one-out error for ``alpha_`` and ``gamma_``, or minus the log
         loss if this is the ``scoring``.
+    temperature_ : float
+        Number by which decisions are divided before the softmax in `predict_proba`, as in
+        `StreamingRidgeClassifier`.
     median_distance_ : float
         Median of the squared distances between all rows, or 2,000 random rows, without the
         distances of equal rows; 1 if all rows are equal.
@@ -240,7 +260,7 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
     C. K. I. Williams and M. Seeger, "Using the Nyström Method to Speed Up Kernel Machines" (2001):
     landmarks.
     C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural Networks"
-    (2017): the factor of the softmax.
+    (2017): the temperature of the softmax.
 
     Examples
     --------
@@ -250,6 +270,8 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
     >>> model = RBFRidgeClassifier(random_state=0).fit(X[:1000], y[:1000])
     >>> model.gamma_, round(model.score(X[1000:], y[1000:]), 2)
     (1.0, 0.97)
+    >>> model.predict_proba(X[1000:]).shape
+    (797, 10)
     """
 
     classes_: np.ndarray
@@ -298,6 +320,87 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
         """
         scores = self.decision_function(X)
         return self.classes_[scores.argmax(1) if scores.ndim == 2 else (scores > 0).astype(int)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Compute the probabilities of the classes for the samples in X.
+
+        They are the softmax of the decision function, divided by ``temperature_``, so the most
+        probable class is the one that is predicted.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Features.
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n, n_classes)
+            Probabilities of the classes in ``classes_``; each row adds up to 1.
+
+        Raises
+        ------
+        ValueError
+            If X is invalid, or if the model was saved by an earlier version of this package.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Compute the logarithms of the probabilities of the classes for the samples in X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Features.
+
+        Returns
+        -------
+        logarithms : ndarray of shape (n, n_classes)
+            Natural logarithms of `predict_proba`, which are finite even if probabilities are
+            rounded to 0.
+        """
+        scores = self._predict_targets(X)
+        _require_saved(self, "temperature_")
+        return log_softmax(scores, self.temperature_)
+
+    @np.errstate(all="ignore")
+    def novelty(self, X: Any) -> np.ndarray:
+        """Compute how far the samples in X are from the landmarks, compared to these.
+
+        The distance of a sample is the part of its kernel value with itself that the landmarks do
+        not explain, regularized with ``alpha_``. The novelty is the fraction of landmarks, of up to
+        2,000 of them, that were nearer to the others when they were left out. A tenth of samples
+        like the training rows has a novelty above 0.9. Samples of other kinds, for example of
+        another camera, have a high novelty, and their predictions need not be true.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Features.
+
+        Returns
+        -------
+        novelty : ndarray of shape (n,)
+            Numbers from 0 to 1.
+
+        Notes
+        -----
+        The first call computes a Cholesky factor, which takes as much memory as an exact fit with
+        the landmarks. It is kept until `fit` is called again, and is in no file.
+        """
+        rows = self._check_features(X)
+        later = self.__dict__.setdefault("_later", {})  # An earlier version has saved none.
+        if "leverages" not in later:
+            gamma = self.gamma_ / self.median_distance_
+            landmarks = self.landmarks_ - self._center
+            later["leverages"] = measure_leverages(self._center, landmarks, gamma, self.alpha_)
+        return later["leverages"].rank(rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_later": {}}
+
+    def _use_errors(self, errors: np.ndarray, targets: np.ndarray) -> None:
+        self._later: dict[str, Any] = {}
+        self.temperature_ = find_temperature(errors, targets, np.ones(len(errors)))
 
     def _check_rows(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         owner = type(self).__name__
@@ -365,6 +468,8 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
     """
 
     _is_single: bool
+    _residuals: np.ndarray
+    """Absolute leave-one-out errors ``(n, n_targets)``."""
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the targets of the samples in X.
@@ -382,6 +487,44 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
         predicted = self._predict_targets(X)
         return predicted[:, 0] if self._is_single else predicted
 
+    def predict_interval(self, X: Any, coverage: float = 0.9) -> np.ndarray:
+        """Predict intervals that contain the targets of the samples in X with a probability.
+
+        The interval of a target is the prediction, plus and minus a quantile of the absolute
+        leave-one-out errors of the rows that choose alpha. `StreamingRidge.predict_interval` says
+        what is guaranteed.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+            Features.
+        coverage : float, default=0.9
+            Probability that an interval contains its target, above 0 and below 1.
+
+        Returns
+        -------
+        intervals : ndarray of shape (n, 2) or (n, 2, n_targets)
+            Lower and upper ends. They are infinite if there are too few rows for the coverage:
+            fewer than 9 for 0.9.
+
+        Raises
+        ------
+        TypeError
+            If ``coverage`` is not a number.
+        ValueError
+            If X is invalid, if ``coverage`` is not between 0 and 1, or if the model was saved by an
+            earlier version of this package.
+        """
+        predicted = self.predict(X)
+        _require_saved(self, "_residuals")
+        weights = np.ones(len(self._residuals))
+        offsets = find_offsets("RBFRidge", coverage, self._residuals, weights)
+        return predicted[:, np.newaxis] + (offsets[:, 0] if self._is_single else offsets)
+
+    def _use_errors(self, errors: np.ndarray, targets: np.ndarray) -> None:
+        # A single row cannot be left out.
+        self._residuals = np.abs(errors) if len(errors) > 1 else np.full_like(errors, np.inf)
+
     def _check_rows(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
         _check_arrays(type(self).__name__, X, y)
         rows, targets = validate_data(
@@ -391,6 +534,15 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
         check_target_sizes(targets)
         self._is_single = targets.ndim == 1
         return rows, targets.reshape(len(rows), -1)
+
+
+def _require_saved(model: _RBFModel, name: str) -> None:
+    """Raise an error if an attribute is missing, because an earlier version saved the model."""
+    if not hasattr(model, name):
+        raise NoSolutionError(
+            f"This {type(model).__name__} was saved by an earlier version of sklearn_conv, without "
+            "leave-one-out errors; fit it again."
+        )
 
 
 def _check_arrays(owner: str, *arrays: Any) -> None:

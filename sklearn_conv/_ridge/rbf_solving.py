@@ -10,7 +10,7 @@ import numpy as np
 
 from sklearn_conv._array_api import as_memory_error
 from sklearn_conv._ridge import lapack
-from sklearn_conv._ridge.products import factorize, multiply, row_blocks
+from sklearn_conv._ridge.products import Factor, factorize, multiply, row_blocks
 
 N_SAMPLE = 2_000
 """Number of rows whose leave-one-out errors are computed."""
@@ -34,6 +34,10 @@ class RBFSolution(NamedTuple):
     """Leave-one-out score."""
     dual: np.ndarray
     """Coefficients ``(m, k)`` of the landmarks."""
+    errors: np.ndarray
+    """Leave-one-out errors ``(n, k)``."""
+    kept: np.ndarray
+    """Targets ``(n, k)`` of the rows that were left out."""
 
 
 Score = Callable[[np.ndarray, np.ndarray], float]
@@ -133,7 +137,7 @@ def solve_exactly(
             errors = dual[sample].astype(np.float64) / diagonal[:, np.newaxis]
             found = score(errors, targets[sample])
             if best is None or found > best.score:
-                best = RBFSolution(gamma, alpha, found, dual)
+                best = RBFSolution(gamma, alpha, found, dual, errors, targets[sample])
     return _require(best, alphas, landmarks.dtype)
 
 
@@ -160,18 +164,13 @@ def solve_with_landmarks(
     n_landmarks, dtype = len(landmarks), landmarks.dtype
     squares = square_rows(landmarks)
     with as_memory_error(REMEDY):
-        kernel, products = np.zeros((2, n_landmarks, n_landmarks), dtype).transpose(0, 2, 1)
-    for block in row_blocks(n_landmarks, n_landmarks * dtype.itemsize, BLOCK_BYTES):
-        distances = squared_distances(landmarks, squares, landmarks[block], squares[block])
-        kernel[:, block] = kernel_values(distances, gamma)
+        kernel = _landmark_kernel(landmarks, gamma)
+        products = np.zeros((n_landmarks, n_landmarks), dtype, order="F")
     # With less, rounding would make the matrix of similar landmarks indefinite.
     jitter = n_landmarks * np.finfo(dtype).eps
     factor = factorize(kernel, 1 + jitter)
     if factor is None:
-        raise ValueError(
-            f"The landmarks are so similar that {dtype} cannot distinguish them; choose a larger "
-            "gamma or fewer n_landmarks, or cast the features to float64."
-        )
+        raise too_similar(dtype)
 
     def features(chosen: np.ndarray) -> np.ndarray:
         """Return the features ``(n_landmarks, n)`` of some rows."""
@@ -198,8 +197,71 @@ def solve_with_landmarks(
         errors = errors / (1 - leverages)[:, np.newaxis]
         found = score(errors, targets[sample])
         if best is None or found > best.score:
-            best = RBFSolution(gamma, alpha, found, factor.back_solve(weights))
+            dual = factor.back_solve(weights)
+            best = RBFSolution(gamma, alpha, found, dual, errors, targets[sample])
     return _require(best, alphas, dtype)
+
+
+class LandmarkLeverages(NamedTuple):
+    """Squared distances of rows in the space of the kernel from all that landmarks explain."""
+
+    center: np.ndarray
+    landmarks: np.ndarray
+    """Centered landmarks."""
+    gamma: float
+    factor: Factor
+    known: np.ndarray
+    """Sorted distances of landmarks that are left out."""
+
+    def rank(self, rows: np.ndarray) -> np.ndarray:
+        """Return the fraction ``(n,)`` of the landmarks whose distance is smaller."""
+        measured, squares = np.empty(len(rows)), square_rows(self.landmarks)
+        row_bytes = self.landmarks.itemsize * max(self.landmarks.shape)
+        for block in row_blocks(len(rows), row_bytes, BLOCK_BYTES):
+            centered = rows[block] - self.center
+            distances = squared_distances(centered, square_rows(centered), self.landmarks, squares)
+            solved = self.factor.half_solve(kernel_values(distances, self.gamma).T)
+            measured[block] = 1 - np.einsum("mn,mn->n", solved, solved, dtype=np.float64)
+        return np.searchsorted(self.known, measured) / len(self.known)
+
+
+def measure_leverages(
+    center: np.ndarray, landmarks: np.ndarray, gamma: float, alpha: float
+) -> LandmarkLeverages:
+    """Return the leverages for centered landmarks; up to `N_SAMPLE` of them are left out.
+
+    The kernel value of a row with itself is 1. The landmarks explain ``k @ inv(K + alpha * I) @ k``
+    of it, where ``k`` are its kernel values. For a landmark that is left out, the rest is 1 divided
+    by an element of the diagonal of this inverse, minus alpha.
+    """
+    n_landmarks, dtype = len(landmarks), landmarks.dtype
+    sample = slice(max(0, n_landmarks - N_SAMPLE), n_landmarks)
+    with as_memory_error(REMEDY):
+        kernel = _landmark_kernel(landmarks, gamma)
+    alpha = max(alpha, n_landmarks * float(np.finfo(dtype).eps))
+    factor = factorize(kernel, 1 + alpha)
+    if factor is None:
+        raise too_similar(dtype)
+    known = np.sort(1 / _inverse_diagonal(factor.triangle[sample, sample]) - alpha)
+    return LandmarkLeverages(center, landmarks, gamma, factor, known)
+
+
+def _landmark_kernel(landmarks: np.ndarray, gamma: float) -> np.ndarray:
+    """Return the kernel values between landmarks ``(m, m)``, in Fortran order."""
+    n_landmarks, squares = len(landmarks), square_rows(landmarks)
+    kernel = np.zeros((n_landmarks, n_landmarks), landmarks.dtype, order="F")
+    for block in row_blocks(n_landmarks, n_landmarks * landmarks.itemsize, BLOCK_BYTES):
+        distances = squared_distances(landmarks, squares, landmarks[block], squares[block])
+        kernel[:, block] = kernel_values(distances, gamma)
+    return kernel
+
+
+def too_similar(dtype: np.dtype) -> ValueError:
+    """Return the error for landmarks whose kernel values are not positive definite."""
+    return ValueError(
+        f"The landmarks are so similar that {dtype} cannot distinguish them; choose a larger "
+        "gamma or fewer n_landmarks, or cast the features to float64."
+    )
 
 
 def _require(best: RBFSolution | None, alphas: Sequence[float], dtype: np.dtype) -> RBFSolution:

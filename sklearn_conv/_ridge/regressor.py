@@ -11,6 +11,7 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_conv._array_api import Library
 from sklearn_conv._ridge.base import (
     CheckArrays,
     CheckTargets,
@@ -18,7 +19,7 @@ from sklearn_conv._ridge.base import (
     check_features,
     check_target_sizes,
 )
-from sklearn_conv._ridge.solving import Search, check_strengths
+from sklearn_conv._ridge.solving import Search, check_strengths, find_offsets
 from sklearn_conv._validation import is_dask, parameter_error
 
 OWNER = "StreamingRidge"
@@ -135,9 +136,74 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
         check_is_fitted(self)
         if is_dask(X):
             shape = () if self._is_single else (self._n_targets,)
-            return self._map_chunks("predict", X, shape, np.float64)
+            return self._map_chunks("predict", X, shape)
         predicted, _ = self._predict(X, "predict")
         return predicted[:, 0] if self._is_single else predicted
+
+    def predict_interval(self, X: Any, coverage: float = 0.9) -> Any:
+        """Predict intervals that contain the targets of the samples in X with a probability.
+
+        The interval of a target is the prediction, plus and minus a quantile of the absolute
+        leave-one-out errors of the rows that choose alpha, with their weights. So all samples have
+        intervals of the same width.
+
+        Parameters
+        ----------
+        X : array-like or Dask array of shape (n, n_features)
+            Features.
+        coverage : float, default=0.9
+            Probability that an interval contains its target, above 0 and below 1.
+
+        Returns
+        -------
+        intervals : ndarray or Dask array of shape (n, 2) or (n, 2, n_targets)
+            Lower and upper ends. They are infinite if there are too few rows for the coverage:
+            fewer than 9 for 0.9.
+
+        Raises
+        ------
+        TypeError
+            If ``coverage`` is not a number.
+        ValueError
+            If X is invalid, if ``coverage`` is not between 0 and 1, or if leave-one-out errors are
+            not known and cannot be computed: because weights of rows differ so much that rounding
+            spoils them, or because the sums were discarded by an earlier version of this package.
+
+        Notes
+        -----
+        This is the jackknife. If training rows and new rows are exchangeable, for example drawn at
+        random from the same population, intervals have about the coverage, on average over all
+        rows and for each target by itself. It holds for a model that hardly changes without a row,
+        as that of many rows or a large alpha does; the jackknife+ of the reference, which needs the
+        prediction of each model without a row, has a guarantee of ``2 * coverage - 1`` for any
+        model. Nothing is promised for samples of new groups or regions, which differ from the
+        training rows, nor for a part of the samples: where targets scatter more, intervals are too
+        narrow, and elsewhere too wide.
+
+        References
+        ----------
+        R. F. Barber, E. J. Candès, A. Ramdas and R. J. Tibshirani, "Predictive Inference with the
+        Jackknife+" (2021).
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_diabetes
+        >>> from sklearn_conv import StreamingRidge
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> lower, upper = StreamingRidge().fit(X[:300], y[:300]).predict_interval(X[300:]).T
+        >>> round(float(((lower <= y[300:]) & (y[300:] <= upper)).mean()), 2)
+        0.91
+        """
+        check_is_fitted(self)
+        if is_dask(X):
+            solution = self._solve(with_errors=True)
+            predicted = self.predict(X)
+        else:
+            predicted, solution = self._predict(X, "predict_interval", with_errors=True)
+            predicted = predicted[:, 0] if self._is_single else predicted
+        offsets = find_offsets(OWNER, coverage, *solution.later["residuals"])
+        offsets = offsets[:, 0] if self._is_single else offsets
+        return predicted[:, None, ...] + Library.of(solution.coef).put(offsets)
 
     @property
     def coef_(self) -> np.ndarray:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 from sklearn_conv._array_api import Library, as_memory_error, kind_of, to_numpy
 from sklearn_conv._ridge.labels import show_label
@@ -23,11 +22,18 @@ from sklearn_conv._ridge.products import (
     SINGLE_FEATURES,
     Factor,
     correlate,
+    diagonalize,
     factorize,
     multiply,
     row_blocks,
 )
-from sklearn_conv._validation import check_name, is_finite, is_sequence, parameter_error
+from sklearn_conv._validation import (
+    check_name,
+    is_finite,
+    is_sequence,
+    parameter_error,
+    require,
+)
 
 SMALLEST_PIVOT = 100 * float(np.finfo(np.float32).eps)
 """Smallest square on the diagonal of a factor of correlations that is trusted in float32. Rounding
@@ -38,6 +44,11 @@ SMALLEST_COMPLEMENT = 0.01
 
 TIE = 1e-5
 """Relative difference of scores that is not trusted in float32."""
+
+FACTORS = (1e-4, 20)
+"""Range of the inverse of the temperature. The best one has no bound if all rows are right."""
+
+REMEDY = "The features need this memory on the device; use fewer kernels or grid cells."
 
 WEIGHT_RANGE = 1e10
 """Ratio of weights above which rounding may spoil the errors of heavy rows: beside them, all other
@@ -72,6 +83,16 @@ class Solution(NamedTuple):
     """Mean of each target ``(k,)``, which is the prediction at the mean of the features."""
     scale: Any
     """Standard deviation of each feature ``(d,)``."""
+    later: dict[str, Any]
+    """What may be computed later than the rest. If leave-one-out errors were computed, this is the
+    "temperature", by which the decisions of a classifier are divided before the softmax, or the
+    "residuals" of a regressor, absolute errors ``(m, k)`` and the weights of their rows. The
+    "leverages" of a classifier are in no file, because of their size."""
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether it has what depends on leave-one-out errors."""
+        return "temperature" in self.later or "residuals" in self.later
 
     def move(self, library: Library) -> Solution:
         """Return the solution in another library, or on another device."""
@@ -80,7 +101,11 @@ class Solution(NamedTuple):
             for name, value in self._asdict().items()
             if hasattr(value, "shape") and name != "classes"
         }
-        return self._replace(**moved)
+        return self._replace(**moved, later=self.saved_later())
+
+    def saved_later(self) -> dict[str, Any]:
+        """Return a copy of ``later`` without leverages, which are large, and on one device."""
+        return {name: value for name, value in self.later.items() if name != "leverages"}
 
     def predict(self, rows: Any) -> Any:
         """Return the predicted targets ``(n, k)``, in the library of the solution."""
@@ -120,10 +145,13 @@ def check_scoring(owner: str, value: Any) -> str | None:
     return value if value is None else check_name(owner, "scoring", value, names, " or None")
 
 
-def solve(moments: Moments, classes: np.ndarray | None, search: Search) -> Solution:
+def solve(
+    moments: Moments, classes: np.ndarray | None, search: Search, with_errors: bool = False
+) -> Solution:
     """Return the solution for the alpha with the best leave-one-out score, or one for each target.
 
-    No other thread may use the moments. ``classes`` are the labels of a classifier.
+    No other thread may use the moments. ``classes`` are the labels of a classifier. What depends on
+    leave-one-out errors is computed if there are several alphas, or if ``with_errors`` is True.
     """
     if classes is not None and len(classes) < 2:
         raise NoSolutionError(
@@ -133,17 +161,41 @@ def solve(moments: Moments, classes: np.ndarray | None, search: Search) -> Solut
     moments.flush()
     library = moments.library
     xp = library.xp
-    remedy = "The features need this memory on the device; use fewer kernels or grid cells."
-    with np.errstate(all="ignore"), as_memory_error(remedy):
-        variances, targets = moments.variances, moments.targets(classes)
-        scale = xp.sqrt(xp.where(variances > 0, variances, xp.ones_like(variances)))
-        products = xp.where(variances > 0, targets.products, xp.zeros_like(targets.products))
-        constant = np.flatnonzero(to_numpy(variances) == 0).tolist()
-        problem = Problem(moments, targets._replace(products=products), scale, constant, search)
+    with np.errstate(all="ignore"), as_memory_error(REMEDY):
+        targets, (scale, constant) = moments.targets(classes), _find_scale(moments)
+        is_constant = library.put(np.isin(np.arange(scale.shape[0]), constant))
+        products = xp.where(is_constant, xp.zeros_like(targets.products), targets.products)
+        targets = targets._replace(products=products)
+        has_errors = with_errors or len(search.alphas) > 1
+        problem = Problem(moments, targets, scale, constant, search, has_errors)
         solver = next(solver for solver, is_for in SOLVERS.items() if is_for(moments))
-        alpha, score, coef = _choose(problem, solver(problem))
+        alpha, score, coef, errors = _choose(problem, solver(problem))
         level = library.put(targets.mean)
-    return Solution(search, alpha, score, classes, coef, moments.sums.mean, level, scale)
+        later: dict[str, Any] = {}
+        weights = moments.kept.weights
+        if classes is None and errors is not None:
+            later["residuals"] = np.abs(errors), weights
+        elif errors is not None:
+            later["temperature"] = find_temperature(errors, targets.kept, weights)
+    return Solution(search, alpha, score, classes, coef, moments.sums.mean, level, scale, later)
+
+
+def _find_scale(moments: Moments) -> tuple[Any, list[int]]:
+    """Return the standard deviations, 1 for constant features, and the numbers of these."""
+    xp, variances = moments.library.xp, moments.variances
+    scale = xp.sqrt(xp.where(variances > 0, variances, xp.ones_like(variances)))
+    return scale, np.flatnonzero(to_numpy(variances) == 0).tolist()
+
+
+def _center(rows: Any, mean: Any, scale: Any, constant: list[int]) -> Any:
+    """Return rows, centered and divided by ``scale`` if it is not None; constant features are 0."""
+    library = Library.of(mean)
+    rows = library.xp.astype(rows, library.widest, copy=False) - mean
+    if scale is not None:
+        rows /= scale
+    for i in constant:
+        rows[:, i] = 0
+    return rows
 
 
 class Problem(NamedTuple):
@@ -156,22 +208,13 @@ class Problem(NamedTuple):
     constant: list[int]
     """Numbers of the constant features, whose coefficients are 0."""
     search: Search
-
-    @property
-    def has_errors(self) -> bool:
-        """Whether leave-one-out errors are needed."""
-        return len(self.search.alphas) > 1
+    has_errors: bool = True
+    """Whether leave-one-out errors are needed."""
 
     def center(self, scale: Any) -> Any:
         """Return the kept rows ``(m, d)``, centered and divided by ``scale`` if it is not None."""
-        moments, library = self.moments, self.moments.library
-        rows = library.xp.astype(moments.kept.rows, library.widest, copy=False)
-        rows = rows - moments.sums.mean
-        if scale is not None:
-            rows /= scale
-        for i in self.constant:
-            rows[:, i] = 0
-        return rows
+        moments = self.moments
+        return _center(moments.kept.rows, moments.sums.mean, scale, self.constant)
 
     def resolves(self, complements: np.ndarray, limit: float = 1 / WEIGHT_RANGE) -> bool:
         """Return whether 1 minus the leverages of the kept rows are above their rounding errors.
@@ -203,19 +246,28 @@ Solver = Callable[[Problem], Iterator[Candidate]]
 """Function that yields a candidate for each alpha that may be the best."""
 
 
-def _choose(problem: Problem, candidates: Iterator[Candidate]) -> tuple[Any, Any, Any]:
-    """Return the best alpha and its score, or one for each target, and the coefficients."""
+def _choose(
+    problem: Problem, candidates: Iterator[Candidate]
+) -> tuple[Any, Any, Any, np.ndarray | None]:
+    """Return the best alpha and its score, or one for each target, coefficients and errors."""
     n_targets, library = len(problem.targets.mean), problem.moments.library
+    is_choice = len(problem.search.alphas) > 1
     alphas, best = np.empty(n_targets), np.full(n_targets, -np.inf)
     columns: list[Any] = [None] * n_targets
+    kept = np.empty_like(problem.targets.kept) if problem.has_errors else None
     for i, (alpha, coef, errors) in enumerate(candidates):
-        scores = np.zeros(n_targets) if errors is None else problem.score(errors)
+        scores = np.zeros(n_targets)
+        if is_choice:
+            assert errors is not None
+            scores = problem.score(errors)
         if problem.moments.n_rows > 1:  # A single row has no errors. Leverages may be rounded to 1.
             scores = np.where(np.isfinite(scores), scores, -np.inf)
         is_better = (scores > best) | (i == 0)
         alphas[is_better], best[is_better] = alpha, scores[is_better]
         for j in np.flatnonzero(is_better).tolist():
             columns[j] = coef[:, j]
+        if kept is not None and errors is not None:
+            kept[:, is_better] = errors[:, is_better]
     if np.isinf(best).any():
         raise ValueError(
             "The leave-one-out errors, which choose alpha, overflow float64; divide the targets by "
@@ -225,7 +277,9 @@ def _choose(problem: Problem, candidates: Iterator[Candidate]) -> tuple[Any, Any
         found: list[Any] = [library.put(values) for values in (alphas, best)]
     else:
         found = [float(values[0]) for values in (alphas, best)]
-    return found[0], found[1] if problem.has_errors else None, library.xp.stack(columns)
+    if kept is not None and problem.moments.n_rows == 1:
+        kept[:] = np.nan
+    return found[0], found[1] if is_choice else None, library.xp.stack(columns), kept
 
 
 def solve_by_rows(problem: Problem) -> Iterator[Candidate]:
@@ -249,9 +303,7 @@ def solve_by_rows(problem: Problem) -> Iterator[Candidate]:
     if min(alphas) < total * float(xp.finfo(rows.dtype).eps):
         raise too_small(min(alphas))
     intercept = roots / weight**0.5  # of unit length
-    values, vectors = xp.linalg.eigh(
-        rows @ rows.T + total * intercept[:, None] * intercept[None, :]
-    )
+    values, vectors = diagonalize(rows @ rows.T + total * intercept[:, None] * intercept[None, :])
     values = xp.where(values > 0, values, xp.zeros_like(values))
     targets = library.put(problem.targets.kept - problem.targets.mean) * roots[:, None]
     projected = vectors.T @ targets
@@ -282,11 +334,46 @@ def solve_by_products(problem: Problem) -> Iterator[Candidate]:
             raise too_small(alpha)
         return alpha, *found
 
-    is_large = problem.scale.shape[0] >= SINGLE_FEATURES and library.has_float64
-    if len(alphas) >= 3 and is_large:
-        yield from _compare_alphas(problem, solve_exactly)
-    else:
+    if len(alphas) < 3 or not library.has_float64:
         yield from map(solve_exactly, alphas)
+    elif problem.scale.shape[0] < SINGLE_FEATURES:
+        yield from _diagonalize(problem, gram) or map(solve_exactly, alphas)
+    else:
+        yield from _compare_alphas(problem, solve_exactly)
+
+
+def _diagonalize(problem: Problem, gram: Any) -> list[Candidate]:
+    """Solve for all alphas by the eigenvectors of the correlations of few features.
+
+    Return an empty list if an alpha is too small to be told from the rounding of the eigenvalues.
+    """
+    moments, targets, scale = problem.moments, problem.targets, problem.scale
+    library, alphas = moments.library, problem.search.alphas
+    xp, (d,) = library.xp, scale.shape
+    correlations = gram / scale / scale[:, None]  # The lower triangle is used.
+    for i in problem.constant:
+        correlations[i, :] = correlations[:, i] = 0
+    is_diagonal = xp.eye(d, dtype=xp.bool, device=library.device)
+    squares = (moments.sums.squares / scale**2)[:, None]
+    values, vectors = diagonalize(xp.where(is_diagonal, squares, correlations))
+    if min(alphas) < d * float(xp.finfo(values.dtype).eps) * float(values[-1]):
+        return []
+    right = multiply(vectors.T, targets.products.T / scale[:, None])  # (d, k)
+    rows = multiply(problem.center(scale), vectors)  # (m, d)
+    squared = rows**2
+    candidates: list[Candidate] = []
+    for alpha in alphas:
+        inverse = 1 / (values + alpha)
+        residuals = targets.kept - targets.mean - to_numpy(multiply(rows, inverse[:, None] * right))
+        leverages = to_numpy(multiply(squared, inverse[:, None]))[:, 0] + 1 / moments.sums.weight
+        complements = 1 - moments.kept.weights * leverages
+        if not problem.resolves(complements):
+            raise too_different()
+        coef = multiply(vectors, inverse[:, None] * right) / scale[:, None]
+        for i in problem.constant:
+            coef[i, :] = 0
+        candidates.append((alpha, coef, residuals / complements[:, np.newaxis]))
+    return candidates
 
 
 def _compare_alphas(
@@ -389,6 +476,76 @@ def _find_leverages(problem: Problem, factor: Factor, kept: Any, dtype: Any) -> 
     return moments.kept.weights * (leverages + 1 / moments.sums.weight)
 
 
+class Leverages(NamedTuple):
+    """Leverages of rows that are left out: squared distances from the mean of the others."""
+
+    mean: Any
+    scale: Any
+    """Standard deviation of each feature ``(d,)``; None for a factor of products."""
+    constant: list[int]
+    alpha: float
+    weight: float
+    """Sum of the weights."""
+    factor: Factor
+    rows: Any = None
+    """Kept rows ``(n, d)``, scaled and weighted, if the factor is that of their products."""
+    known: np.ndarray = np.zeros(0)
+    """Sorted leverages ``(m,)`` of the kept rows."""
+    fractions: np.ndarray = np.zeros(1)
+    """Fraction of the weight ``(m + 1,)`` of the first of the kept rows."""
+
+    def measure(self, rows: Any) -> np.ndarray:
+        """Return the leverages ``(n,)`` of rows that are not among those of the factor."""
+        xp, measured = Library.of(self.mean).xp, np.empty(rows.shape[0])
+        for block in row_blocks(rows.shape[0], 8 * rows.shape[1], BLOCK_BYTES):
+            centered = _center(rows[block, ...], self.mean, self.scale, self.constant)
+            if not bool(xp.all(xp.isfinite(centered))):  # Chunks of Dask are not checked before.
+                raise ValueError("X contains NaN or infinity.")
+            right = centered.T if self.rows is None else multiply(self.rows, centered.T)
+            squares = xp.linalg.vecdot(centered, centered, axis=-1)  # before they are overwritten
+            solved = self.factor.half_solve(right)
+            found = xp.linalg.vecdot(solved, solved, axis=-2)
+            measured[block] = to_numpy(
+                found if self.rows is None else (squares - found) / self.alpha
+            )
+        # Differences of squares that overflow are NaN.
+        return np.where(np.isnan(measured), np.inf, measured) + 1 / self.weight
+
+    @np.errstate(all="ignore")
+    def rank(self, rows: Any) -> np.ndarray:
+        """Return the fraction ``(n,)`` of the kept rows whose leverage is smaller."""
+        return self.fractions[np.searchsorted(self.known, self.measure(rows))]
+
+
+@np.errstate(all="ignore")
+def measure_leverages(moments: Moments, alpha: float) -> Leverages:
+    """Return the leverages for an alpha; no other thread may use the moments."""
+    moments.flush()
+    library, sums, kept = moments.library, moments.sums, moments.kept
+    with as_memory_error(REMEDY):
+        scale, constant = _find_scale(moments)
+        if sums.gram is None:
+            rows = _center(kept.rows, sums.mean, scale, constant)
+            rows *= library.put(np.sqrt(kept.weights))[:, None]
+            matrix, diagonal = rows @ rows.T, library.xp.linalg.vecdot(rows, rows) + alpha
+        else:
+            rows, diagonal = None, sums.squares + alpha * scale**2
+            # The next factor, and rows that are added, change the triangle of this factor.
+            matrix = sums.gram.copy("K") if library.xp is np else sums.gram
+            matrix = matrix if sums.rest is None else matrix + sums.rest
+        factor = factorize(matrix, diagonal, constant if rows is None else ())
+        if factor is None:
+            raise too_small(alpha)
+        scale = None if rows is None else scale
+        found = Leverages(sums.mean, scale, constant, alpha, sums.weight, factor, rows)
+        values = found.measure(kept.rows)
+    left = 1 - kept.weights * values
+    values = np.where(left > 0, values / left, np.inf)
+    order = np.argsort(values)
+    fractions = np.append(0, np.cumsum(kept.weights[order]) / kept.weights.sum())
+    return found._replace(known=values[order], fractions=fractions)
+
+
 def too_small(alpha: float) -> ValueError:
     """Return the error for an alpha with which the products are not positive definite."""
     return ValueError(
@@ -401,29 +558,79 @@ def too_different() -> ValueError:
     """Return the error for weights of rows that spoil the leave-one-out errors."""
     return ValueError(
         f"Some rows have weights more than {WEIGHT_RANGE:.0e} times those of other rows, so that "
-        "rounding spoils the leave-one-out errors, which choose alpha. Pass sample_weight or "
-        "class_weight that differ less, or a single alpha."
+        "rounding spoils the leave-one-out errors, which choose alpha and make probabilities and "
+        "intervals. Pass sample_weight or class_weight that differ less, or a single alpha for "
+        "predictions alone."
     )
 
 
 def score_classes(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
-    """Return minus the mean log loss of predicted targets ``(n, k)`` of classes, -1 and +1.
+    """Return minus the mean log loss of predicted targets ``(n, k)`` of classes, -1 and +1."""
+    return -float(_calibrate(predicted, targets, weights).fun)
 
-    The probabilities are the softmax of the predicted targets times a factor, for which the loss is
-    smallest.
+
+def find_temperature(errors: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> float:
+    """Return the temperature of probabilities for leave-one-out errors ``(m, k)``.
+
+    Rows without finite errors, because they cannot be left out, are ignored. If there are no other
+    rows, the temperature is 1.
+    """
+    is_known = np.isfinite(errors).all(axis=1)
+    if not is_known.any():
+        return 1.0
+    errors, targets, weights = errors[is_known], targets[is_known], weights[is_known]
+    return 1 / float(_calibrate(targets - errors, targets, weights).x)
+
+
+def _calibrate(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Any:
+    """Minimize the mean log loss of the softmax of predicted targets, times a factor.
 
     Source: C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural
-    Networks" (2017): the factor, which is the inverse of a temperature.
+    Networks" (2017): the factor, which is the inverse of the temperature.
     """
     if targets.shape[1] == 1:
         predicted, targets = (np.hstack([-array, array]) for array in (predicted, targets))
-    margins = predicted - np.sum(predicted, axis=1, where=targets > 0, keepdims=True)
+    peaks = predicted.max(axis=1, keepdims=True)
+    margins = peaks[:, 0] - np.sum(predicted, axis=1, where=targets > 0)
+    below, fractions = predicted - peaks, weights / weights.sum()
+    values = np.empty_like(below)  # New memory in each step would take longer.
 
     def loss(factor: float) -> float:
-        return float(np.average(logsumexp(factor * margins, axis=1), weights=weights))
+        np.exp(np.multiply(below, factor, out=values), out=values)
+        return float(fractions @ (np.log(values.sum(axis=1)) + factor * margins))
 
     # The loss is a convex function of the factor. Values of a decision function are about -1 to 1.
-    return -float(minimize_scalar(loss, bounds=(0, 20), method="bounded").fun)
+    return minimize_scalar(loss, bounds=FACTORS, method="bounded")
+
+
+def find_offsets(
+    owner: str, coverage: Any, residuals: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Return the ends ``(2, k)`` of intervals around 0 that contain a fraction of residuals.
+
+    A new row, of the mean weight, counts as a row outside, so that the fraction holds for few rows.
+    The interval is infinite if there are too few rows, or if rows cannot be left out.
+    """
+    rule = "a number between 0 and 1, both excluded"
+    is_number = isinstance(coverage, Real) and not isinstance(coverage, bool)
+    require(owner, "coverage", coverage, rule, is_number, is_number and 0 < coverage < 1)
+    residuals = np.where(np.isnan(residuals), np.inf, residuals)
+    order = np.argsort(residuals, axis=0)
+    fractions = np.cumsum(weights[order], axis=0) / (weights.sum() + weights.mean())
+    places = (fractions < coverage - 1e-12).sum(axis=0)
+    ordered = np.take_along_axis(residuals, order, axis=0)
+    ordered = np.concatenate([ordered, np.full((1, residuals.shape[1]), np.inf)])
+    ends = ordered[places, np.arange(len(places))]
+    return np.stack([-ends, ends])
+
+
+def log_softmax(scores: Any, temperature: float) -> Any:
+    """Return the logarithms of probabilities ``(n, k)``; one column of scores is two classes."""
+    xp = Library.of(scores).xp
+    if scores.shape[1] == 1:
+        scores = xp.concat([-scores, scores], axis=1)
+    scaled = (scores - xp.max(scores, axis=1, keepdims=True)) / temperature
+    return scaled - xp.log(xp.sum(xp.exp(scaled), axis=1, keepdims=True))
 
 
 SOLVERS: dict[Solver, Callable[[Moments], bool]] = {

@@ -45,7 +45,7 @@ class FeatureMapDisplay:
     names : sequence of str
         Names of the maps.
     cuts : pair of ndarray
-        Positions on the maps, along rows and along columns, at which one cell of the pooling grid
+        Positions on the maps, along rows and along columns, at which one cell of a pooling grid
         ends and the next begins; 0.5 is between the first two rows or columns.
     image_cuts : pair of ndarray
         The same positions in pixels of the image.
@@ -124,11 +124,11 @@ class FeatureMapDisplay:
 
         parameters = check_parameters(transformer)
         geometry = transformer._fitted_geometries(parameters)[0]
-        grid = parameters.pool_grid if parameters.poolings else (1, 1)
+        grids = parameters.pool_grids if parameters.poolings else [(1, 1)]
         cuts, image_cuts = [], []
-        for windows, n_cells in zip(geometry, grid, strict=True):
-            starts = [start for start, _ in pool_cells(windows.n_windows, n_cells)]
-            edges = np.unique(starts[1:]) - 0.5
+        for windows, numbers in zip(geometry, zip(*grids, strict=True), strict=True):
+            starts = [start for n in numbers for start, _ in pool_cells(windows.n_windows, n)[1:]]
+            edges = np.unique(starts) - 0.5
             cuts.append(edges)
             image_cuts.append(np.asarray(windows.center(edges)))
         names = [feature.removesuffix("_r0_c0") for feature in features[order]]

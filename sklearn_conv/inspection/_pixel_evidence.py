@@ -17,6 +17,7 @@ import numpy as np
 from sklearn_conv._engine.geometry import Windows, pool_cells
 from sklearn_conv._engine.pooling import POOLINGS, Pooling
 from sklearn_conv._engine.symmetry import raise_to_power
+from sklearn_conv._output_size import list_grids
 from sklearn_conv._parameters import check_parameters
 from sklearn_conv._pixels import fill_masked
 from sklearn_conv._transformer import StridedConv2DTransformer
@@ -52,9 +53,8 @@ class PixelEvidence:
         self._cells = [
             [
                 (slice(*rows), slice(*columns))
-                for rows, columns in product(
-                    *map(pool_cells, shape, parameters.pool_grid if parameters.poolings else shape)
-                )
+                for grid in list_grids(parameters, shape)
+                for rows, columns in product(*map(pool_cells, shape, grid))
             ]
             for shape in shapes
         ]

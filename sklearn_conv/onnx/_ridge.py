@@ -25,7 +25,7 @@ OWNER = "ONNX export of StreamingRidgeClassifier"
 
 
 def infer_classifier(operator: Any) -> None:
-    """Set the types of the labels and of the scores, one for each class."""
+    """Set the types of the labels and of the probabilities, or of the decisions."""
     classifier = operator.raw_operator
     check_is_fitted(classifier)
     require_numpy_model(OWNER, classifier._place())
@@ -42,16 +42,23 @@ def infer_classifier(operator: Any) -> None:
 
 
 def convert_classifier(scope: Any, operator: Any, container: Any) -> None:
-    """Add the nodes that compute the score of each class, and the class with the highest score."""
+    """Add the nodes that compute the best class, and probabilities or, as an option, decisions."""
     classifier = operator.raw_operator
-    solution = classifier._solve()
+    is_raw = scope.get_options(classifier, {"raw_scores": False})["raw_scores"]
+    solution = classifier._solve(with_errors=not is_raw)
     if len(solution.coef) == 1:
         solution = solution._replace(
             coef=np.concatenate([-solution.coef, solution.coef]),
             level=np.concatenate([-solution.level, solution.level]),
         )
     graph = Graph(scope, container, np.dtype(np.float64))
-    scores = _add_predictions(graph, operator, solution, operator.outputs[1])
+    scores = _add_predictions(graph, operator, solution)
+    output = scores
+    if not is_raw:
+        output = graph.add(
+            "Softmax", graph.add("Div", scores, solution.later["temperature"]), axis=1
+        )
+    _add_output(graph, output, operator.outputs[1])
     label = operator.outputs[0].full_name
     best = graph.add("ArgMax", scores, axis=1, keepdims=0)
     graph.add("Gather", graph.constant(_find_labels(scope, classifier)), best, output=label)
@@ -69,11 +76,12 @@ def infer_regressor(operator: Any) -> None:
 def convert_regressor(scope: Any, operator: Any, container: Any) -> None:
     """Add the nodes that compute the predictions."""
     graph = Graph(scope, container, np.dtype(np.float64))
-    _add_predictions(graph, operator, operator.raw_operator._solve(), operator.outputs[0])
+    predictions = _add_predictions(graph, operator, operator.raw_operator._solve())
+    _add_output(graph, predictions, operator.outputs[0])
 
 
-def _add_predictions(graph: Graph, operator: Any, solution: Solution, output: Any) -> str:
-    """Add the nodes that compute an output, and return the name of its values in float64.
+def _add_predictions(graph: Graph, operator: Any, solution: Solution) -> str:
+    """Add the nodes that compute predictions in float64, and return their name.
 
     As in the estimators, features are centered before the product, in float64. Otherwise, features
     that are large beside their spread would cause large products that cancel.
@@ -81,14 +89,13 @@ def _add_predictions(graph: Graph, operator: Any, solution: Solution, output: An
     X = graph.add("Cast", operator.inputs[0].full_name, to=graph.onnx_type)
     centered = graph.add("Sub", X, graph.constant(solution.mean))
     products = graph.add("MatMul", centered, graph.constant(solution.coef.T))
-    predictions = graph.add("Add", products, graph.constant(solution.level))
-    graph.add(
-        "Cast",
-        predictions,
-        to=output.type.to_onnx_type().tensor_type.elem_type,
-        output=output.full_name,
-    )
-    return predictions
+    return graph.add("Add", products, graph.constant(solution.level))
+
+
+def _add_output(graph: Graph, values: str, output: Any) -> None:
+    """Add the node that casts values to an output."""
+    kind = output.type.to_onnx_type().tensor_type.elem_type
+    graph.add("Cast", values, to=kind, output=output.full_name)
 
 
 def _find_labels(scope: Any, classifier: Any) -> np.ndarray:

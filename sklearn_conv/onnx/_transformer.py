@@ -239,20 +239,30 @@ def _activate(
 
 
 def _pool(graph: Graph, maps: str, geometry: Geometry, parameters: Parameters) -> str:
-    """Pool maps, ``(n, oh, ow, s) -> (n, grid rows, grid columns, poolings * s)``."""
+    """Pool maps, ``(n, oh, ow, s) -> (n, grid rows, grid columns, poolings * s)``.
+
+    The cells of several grids form a single row.
+    """
     if parameters.poolings is None:
         return maps
-    pooled = []
-    for name in parameters.poolings:
-        cells = maps
-        for axis, length, n_cells in zip(
-            (1, 2), geometry.output_shape, parameters.pool_grid, strict=True
-        ):
-            spans = pool_cells(length, n_cells)
-            reduced = [_reduce(graph, cells, axis, span, POOLINGS[name]) for span in spans]
-            cells = graph.add("Concat", *reduced, axis=axis)
-        pooled.append(cells)
-    return graph.add("Concat", *pooled, axis=3)
+    of_grids = []
+    for grid in parameters.pool_grids:
+        pooled = []
+        for name in parameters.poolings:
+            cells = maps
+            for axis, length, n_cells in zip((1, 2), geometry.output_shape, grid, strict=True):
+                spans = pool_cells(length, n_cells)
+                reduced = [_reduce(graph, cells, axis, span, POOLINGS[name]) for span in spans]
+                cells = graph.add("Concat", *reduced, axis=axis)
+            pooled.append(cells)
+        of_grids.append(graph.add("Concat", *pooled, axis=3))
+    if len(of_grids) == 1:
+        return of_grids[0]
+    rows = [
+        graph.add("Reshape", cells, [0, 1, rows * columns, -1])
+        for cells, (rows, columns) in zip(of_grids, parameters.pool_grids, strict=True)
+    ]
+    return graph.add("Concat", *rows, axis=2)
 
 
 def _reduce(graph: Graph, maps: str, axis: int, span: Span, reduction: str) -> str:
