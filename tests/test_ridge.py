@@ -21,7 +21,6 @@ import skops.io
 from helpers import best_factor, smallest_log_loss
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.linalg import blas
 from scipy.special import softmax
 from scipy.stats import kstest
 from sklearn.base import clone
@@ -44,7 +43,7 @@ from sklearn_conv import (
     make_image_classifier,
 )
 from sklearn_conv._array_api import Library
-from sklearn_conv._ridge import moments, products, solving
+from sklearn_conv._ridge import lapack, moments, products, solving
 
 ALPHAS = [0.1, 1.0, 10.0, 100.0, 1000.0]
 SIZES = {"few rows": (50, 80), "many rows": (300, 20), "as many": (60, 60)}
@@ -1026,7 +1025,7 @@ def test_a_failed_fit_leaves_the_model_as_it_was(options, X, y, error, named):
     "place",
     [
         (solving, "_choose"),
-        (blas, "dsyrk"),
+        (lapack, "syrk"),
         (moments, "number_keys"),
         (moments.Moments, "_replace"),
     ],
@@ -1178,13 +1177,13 @@ def test_rows_that_wait_are_part_of_copies_and_merges(make_copy, n):
 def test_products_are_rarely_changed_by_small_batches(monkeypatch):
     """Each change reads and writes all products, which took most of the time of small batches."""
     X, y = data(2600, 30)
-    calls, real = [], blas.dsyrk
+    calls, real = [], lapack.syrk
 
     def count(*args, **kwargs):
         calls.append(1)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(blas, "dsyrk", count)
+    monkeypatch.setattr(lapack, "syrk", count)
     for fit in (by_batches, by_parts):
         calls.clear()
         fit(X, y, [1] * 2600)

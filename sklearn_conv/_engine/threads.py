@@ -169,6 +169,11 @@ class _OneBlasThread:
         # The result is cached, because the search takes milliseconds.
         return ThreadpoolController().select(user_api="blas").lib_controllers
 
+    @property
+    def n_threads(self) -> int:
+        """Number of threads that BLAS may use now."""
+        return max((library.num_threads or 1 for library in self._libraries), default=1)
+
     def __enter__(self) -> None:
         with self._lock:
             if self._n_inside == 0:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import blas, eigh, lapack
+from scipy.linalg import eigh
 from sklearn.utils import gen_batches
 
 from sklearn_conv._array_api import Library, is_out_of_memory
+from sklearn_conv._ridge import lapack
 
 BLOCK_BYTES = 64 * 2**20
 """Approximate size in float64 of the rows that are added or predicted at once."""
@@ -55,9 +56,8 @@ def multiply(left: Any, right: Any, single: bool = False) -> Any:
     """
     if single or not isinstance(left, np.ndarray):
         return left @ right
-    (gemm,) = blas.get_blas_funcs(("gemm",), (left, right))
     # The transposed arrays are in Fortran order, so that they are not copied.
-    return gemm(1.0, right.T, left.T).T
+    return lapack.gemm(1.0, right.T, left.T).T
 
 
 def add_rows(gram: Any, rest: Any, rows: Any, shift: Any) -> tuple[Any, Any]:
@@ -70,7 +70,7 @@ def add_rows(gram: Any, rest: Any, rows: Any, shift: Any) -> tuple[Any, Any]:
         added = Library.of(gram).xp.astype(rows.T @ rows, gram.dtype, copy=False)
         return _add_exactly(gram, rest, added, shift)
     if rows.dtype == np.float64:
-        blas.dsyrk(1.0, rows.T, beta=1.0, c=gram, lower=1, overwrite_c=1)
+        lapack.syrk(rows.T, gram)
         return gram, None
     upper = gram.T  # in C order
     tile = np.empty((TILE, TILE), np.float32)
@@ -90,7 +90,8 @@ def add_products(gram: Any, rest: Any, added: Any, shift: Any) -> tuple[Any, Any
     if not isinstance(gram, np.ndarray):
         return _add_exactly(gram, rest, added, shift)
     gram += added
-    return blas.dsyr(1.0, shift, lower=1, a=gram, overwrite_a=1), None
+    lapack.syr(shift, gram)
+    return gram, None
 
 
 def _add_exactly(gram: Any, rest: Any, added: Any, shift: Any) -> tuple[Any, Any]:
@@ -130,23 +131,26 @@ class Factor(NamedTuple):
         """Return the inverse of the matrix times ``right`` ``(d, k)``."""
         if not isinstance(self.triangle, np.ndarray):
             return self.back_solve(self.half_solve(right))
-        (solve,) = lapack.get_lapack_funcs(("potrs",), (self.triangle,))
-        return solve(self.triangle, right, lower=0)[0]
+        solved = np.array(right, self.triangle.dtype, order="F")
+        lapack.potrs(self.triangle, solved)
+        return solved
 
     def half_solve(self, right: Any) -> Any:
         """Return the inverse of the lower factor times ``right``, which may be overwritten."""
         if not isinstance(self.triangle, np.ndarray):
             return Library.of(self.triangle).solve_triangle(self.triangle, right)
-        (solve,) = blas.get_blas_funcs(("trsm",), (self.triangle,))
-        return solve(1.0, self.triangle, right, lower=0, trans_a=1, overwrite_b=1)
+        solved = np.require(right, self.triangle.dtype, ["F", "A", "W"])
+        lapack.trsm(self.triangle, solved, trans_a=True)
+        return solved
 
     def back_solve(self, right: Any) -> Any:
         """Return the inverse of the upper factor times ``right``."""
         if not isinstance(self.triangle, np.ndarray):
             library = Library.of(self.triangle)
             return library.solve_triangle(self.triangle.T, right, lower=False)
-        (solve,) = blas.get_blas_funcs(("trsm",), (self.triangle,))
-        return solve(1.0, self.triangle, right, lower=0)
+        solved = np.array(right, self.triangle.dtype, order="F")
+        lapack.trsm(self.triangle, solved)
+        return solved
 
 
 def factorize(
@@ -162,13 +166,11 @@ def factorize(
     that is applied to copies of the elements of the lower triangle, which stay as they are.
     """
     if isinstance(matrix, np.ndarray):
-        (potrf,) = lapack.get_lapack_funcs(("potrf",), (matrix,))
         _mirror_lower_triangle(matrix, transform)
         for i in apart:
             matrix[:i, i] = matrix[i, i + 1 :] = 0
         np.fill_diagonal(matrix, diagonal)
-        triangle, failed = potrf(matrix, lower=0, clean=0, overwrite_a=1)
-        return None if failed else Factor(triangle)
+        return Factor(matrix) if lapack.potrf(matrix) else None
     library = Library.of(matrix)
     xp = library.xp
     if apart:

@@ -7,9 +7,9 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from scipy.linalg import blas, lapack
 
 from sklearn_conv._array_api import as_memory_error
+from sklearn_conv._ridge import lapack
 from sklearn_conv._ridge.products import Factor, factorize, multiply, row_blocks
 
 N_SAMPLE = 2_000
@@ -60,8 +60,7 @@ def squared_distances(
     rows: np.ndarray, squares: np.ndarray, others: np.ndarray, other_squares: np.ndarray
 ) -> np.ndarray:
     """Return the squared distances ``(n, m)`` between rows whose squared norms are known."""
-    (gemm,) = blas.get_blas_funcs(("gemm",), (rows, others))
-    distances = gemm(-2.0, others.T, rows.T, trans_a=1).T
+    distances = lapack.gemm(-2.0, others.T, rows.T, trans_a=True).T
     distances += squares[:, np.newaxis]
     distances += other_squares
     return np.maximum(distances, 0, out=distances)
@@ -164,7 +163,6 @@ def solve_with_landmarks(
     """
     n_landmarks, dtype = len(landmarks), landmarks.dtype
     squares = square_rows(landmarks)
-    syrk, gemm = blas.get_blas_funcs(("syrk", "gemm"), (landmarks,))
     with as_memory_error(REMEDY):
         kernel = _landmark_kernel(landmarks, gamma)
         products = np.zeros((n_landmarks, n_landmarks), dtype, order="F")
@@ -183,8 +181,8 @@ def solve_with_landmarks(
     right = np.zeros((n_landmarks, targets.shape[1]))
     for block in row_blocks(len(rows), dtype.itemsize * max(landmarks.shape), BLOCK_BYTES):
         columns = features(rows[block])
-        syrk(1.0, columns, beta=1.0, c=products, overwrite_c=1, lower=1)
-        right += gemm(1.0, columns, targets[block])
+        lapack.syrk(columns, products)
+        right += lapack.gemm(1.0, columns, targets[block].astype(dtype))
     kept = features(rows[sample])
     diagonal = products.diagonal().copy()
     best: RBFSolution | None = None
@@ -195,7 +193,7 @@ def solve_with_landmarks(
         weights = ridge.solve(right.astype(dtype))  # (m, k)
         solved = ridge.half_solve(kept.copy(order="F"))
         leverages = np.einsum("mn,mn->n", solved, solved, dtype=np.float64)
-        errors = targets[sample] - gemm(1.0, kept, weights, trans_a=1)
+        errors = targets[sample] - lapack.gemm(1.0, kept, weights, trans_a=True)
         errors = errors / (1 - leverages)[:, np.newaxis]
         found = score(errors, targets[sample])
         if best is None or found > best.score:
@@ -279,6 +277,7 @@ def _require(best: RBFSolution | None, alphas: Sequence[float], dtype: np.dtype)
 
 def _inverse_diagonal(triangle: np.ndarray) -> np.ndarray:
     """Return the diagonal of the inverse of a matrix from its upper Cholesky factor."""
-    (invert,) = lapack.get_lapack_funcs(("trtri",), (triangle,))
-    inverse = np.triu(invert(triangle, lower=0)[0])
+    inverse = np.array(triangle, order="F")
+    lapack.trtri(inverse)
+    inverse = np.triu(inverse)
     return np.einsum("ij,ij->i", inverse, inverse, dtype=np.float64)
