@@ -527,7 +527,8 @@ def measure_leverages(moments: Moments, alpha: float) -> Leverages:
         if sums.gram is None:
             rows = _center(kept.rows, sums.mean, scale, constant)
             rows *= library.put(np.sqrt(kept.weights))[:, None]
-            matrix, diagonal = rows @ rows.T, library.xp.linalg.vecdot(rows, rows) + alpha
+            matrix = (rows @ rows.T).T  # in Fortran order
+            diagonal = library.xp.linalg.vecdot(rows, rows) + alpha
         else:
             rows, diagonal = None, sums.squares + alpha * scale**2
             # The next factor, and rows that are added, change the triangle of this factor.
