@@ -67,10 +67,11 @@ def features(
         File to write, which ends in .parquet or .npy. An existing file is replaced when the new one
         is complete.
     model
-        Fitted transformer or pipeline that was saved with joblib, whose features are computed.
-        Loading it can run any code, so use only files that you trust.
+        Fitted transformer or pipeline that was saved with skops or joblib, whose features are
+        computed. Loading one that does not end in .skops can run any code, so use only files that
+        you trust.
     save_model
-        File for the fitted model, such as model.joblib: a pipeline whose method transform takes
+        File for the fitted model, such as model.skops: a pipeline whose method transform takes
         paths of images.
     """
     start = monotonic()
@@ -97,9 +98,7 @@ def features(
         steps = StridedConv2DTransformer(**{"random_state": cli.SEED} | parameters)
         with console.progress("Making the kernels"):
             steps.set_params(n_jobs=running.n_jobs).fit(files)
-    for step in [steps, *steps.get_params().values()]:
-        if isinstance(step, StridedConv2DTransformer):
-            step.set_params(n_jobs=running.n_jobs, verbose=0)
+    cli.set_threads(steps, running.n_jobs)
     n_features = 0
 
     def compute() -> Iterator[tuple[slice, np.ndarray]]:
@@ -128,7 +127,10 @@ def features(
 def _load(name: str) -> tuple[ImageReader | None, Any]:
     """Load a fitted model, and return its step that reads images, and those that follow."""
     try:
-        model = joblib.load(name)
+        is_skops = name.lower().endswith(".skops")
+        model = import_module(cli.MODEL_FILE).read_model(name)[0] if is_skops else joblib.load(name)
+    except cli.UsageError:
+        raise
     except Exception as error:  # Unpickling raises errors of many types.
         if isinstance(error, OSError):
             raise
