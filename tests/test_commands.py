@@ -172,7 +172,7 @@ def test_values_of_options(arguments, name, value):
         ("features a -o a.npy --resize cut", "one of ['crop', 'pad', 'stretch']"),
         ("features a -o a.npy --on-error x", "one of ['raise', 'skip']"),
         ("features a -o a.csv", "for -o. It must end in .parquet or .npy."),
-        ("features a -o a.npy --save-model m", "must end in .joblib or .pkl"),
+        ("features a -o a.npy --save-model m", "must end in .skops or .joblib or .pkl"),
         ("features . -o a.npy --n-jobs 0", "None or an integer other than 0"),
         ("features . -o a.npy --size 0,3", "a pair (height, width) of integers"),
         ("classify a -o a.html", "--kind requires an argument"),

@@ -11,7 +11,7 @@ from io import StringIO
 from itertools import zip_longest
 from pathlib import Path
 from time import monotonic
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from sklearn.pipeline import Pipeline
@@ -32,19 +32,16 @@ SHOW_EXAMPLES = """\
 | sklearn-conv show model.skops
 """
 
-ON_ERROR = [each for each in cli.READING if each.name == "on_error"]
 
-
-@cli.with_options(ON_ERROR)
 def predict(
     model: Path,
     folder: str,
     /,
     *,
     output: Annotated[Path, cli.output_file(".csv", ".parquet", alias="-o")],
+    on_error: Literal["raise", "skip"] = "raise",
     running: cli.Running = cli.RUNNING,
     console: Annotated[Console, cli.NOT_AN_OPTION],
-    **given: Any,
 ) -> None:
     """Predict the classes or numbers of all images in a folder with a saved model.
 
@@ -52,8 +49,8 @@ def predict(
     are a column probability_NAME for each class, and novelty: the fraction of training images that
     are nearer to the others than this image is to them, so that images of which it is above 0.99
     are unlike those. Of a regressor, there are lower and upper, between which 90 percent of targets
-    are. With --on-error skip, images that cannot be read are rows at the end, with the reason in
-    the column error.
+    are. With --on-error skip, files that cannot be read are rows at the end, with the reason in the
+    column error.
 
     Parameters
     ----------
@@ -64,26 +61,29 @@ def predict(
     output
         Table to write, which ends in .csv or .parquet. An existing file is replaced when the new
         one is complete.
+    on_error
+        What happens to files that cannot be read: with "raise", an error names the file; with
+        "skip", all files are read once at the start, and these have no prediction.
     """
     start = monotonic()
-    is_parquet = output.suffix.lower() == ".parquet"
-    if is_parquet:
-        import_module("pyarrow.parquet")  # An error before the work without pyarrow
+    open_table: Any = _open_csv
+    if output.suffix.lower() == ".parquet":  # An error before the work without pyarrow
+        open_table = import_module("sklearn_conv._saving.parquet").open_table
     pipeline, facts = _load(model, console)
     if output.exists() and output.samefile(model):
         raise cli.UsageError(f"{str(output)!r} is the model; write to another file.")
-    files = _find_images(folder, pipeline[0], given, running.n_jobs, console)
+    files = _find_images(folder, pipeline[0], on_error, running.n_jobs, console)
     _check_sizes(files, pipeline[0], facts, running.n_jobs, console)
     cli.set_threads(pipeline, running.n_jobs)
     batches = transform_batches(pipeline[1:-1], files)
     with (
         replace_file(str(output)) as file,
-        (_write_parquet if is_parquet else _write_csv)(file) as write,
+        open_table(file) as write,
         console.progress("Predicting", len(files)) as update,
     ):
         for rows, features in batches:
             table = {"path": files[rows].paths} | _predict(pipeline[-1], features)
-            empty = {"error": [None] * len(features)} if given.get("on_error") == "skip" else {}
+            empty = {"error": [None] * len(features)} if on_error == "skip" else {}
             write(table | empty)
             update(rows.stop)
         if files.skipped:
@@ -149,14 +149,14 @@ def _load(path: Path, console: Console) -> tuple[Pipeline, dict[str, Any]]:
 
 
 def _find_images(
-    folder: str, reader: ImageReader, given: Mapping[str, Any], n_jobs: int | None, console: Console
+    folder: str, reader: ImageReader, on_error: str, n_jobs: int | None, console: Console
 ) -> ImageFiles:
     """Find the images, and check that they are of the kind that the model has seen."""
-    settings = {name: getattr(reader, name) for name in cli.SETTINGS}
+    settings = {name: getattr(reader, name) for name in cli.SETTINGS} | {"on_error": on_error}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Files are identical")  # They are not in folds.
-            files = cli.find_images(folder, {**settings, **given}, n_jobs, console)
+            files = cli.find_images(folder, settings, n_jobs, console)
     except (FileNotFoundError, ValueError) as error:
         remedy = " The model was saved without --size, which would scale all images."
         raise cli.UsageError(f"{error}{remedy * (reader.size is None)}") from error
@@ -204,16 +204,14 @@ def _describe_sizes(facts: Mapping[str, Any]) -> str:
 
 def _predict(last: Any, features: np.ndarray) -> dict[str, Any]:
     """Return the columns that the last step of a model computes from features."""
-    columns: dict[str, Any] = {}
     predicted = last.predict(features)
-    ends = last.predict_interval(features) if hasattr(last, "predict_interval") else None
-    for k in range(predicted.shape[1] if predicted.ndim == 2 else 1):  # of several targets
-        target = (slice(None), k) if predicted.ndim == 2 else slice(None)
-        suffix = str(k) if predicted.ndim == 2 else ""
-        columns[f"predicted{suffix}"] = predicted[target]
-        if ends is not None:
-            both = ends[..., k] if predicted.ndim == 2 else ends
-            columns |= {f"lower{suffix}": both[:, 0], f"upper{suffix}": both[:, 1]}
+    targets = [""] if predicted.ndim == 1 else [*map(str, range(predicted.shape[1]))]
+    names = [f"predicted{target}" for target in targets]
+    columns = dict(zip(names, predicted.reshape(len(features), -1).T, strict=True))
+    if hasattr(last, "predict_interval"):
+        ends = last.predict_interval(features).reshape(len(features), 2, -1)
+        for k, target in enumerate(targets):
+            columns |= {f"lower{target}": ends[:, 0, k], f"upper{target}": ends[:, 1, k]}
     if hasattr(last, "predict_proba"):
         names = [f"probability_{name}" for name in last.classes_.tolist()]
         columns |= zip(names, last.predict_proba(features).T, strict=True)
@@ -223,7 +221,8 @@ def _predict(last: Any, features: np.ndarray) -> dict[str, Any]:
 
 
 @contextmanager
-def _write_csv(file: NewFile) -> Iterator[Any]:
+def _open_csv(file: NewFile) -> Iterator[Any]:
+    """Return a function that appends columns, which have the names of the first ones."""
     is_first = True
 
     def write(columns: Mapping[str, Any]) -> None:
@@ -239,27 +238,3 @@ def _write_csv(file: NewFile) -> Iterator[Any]:
         file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
     yield write
-
-
-@contextmanager
-def _write_parquet(file: NewFile) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    writer: Any = None
-
-    def write(columns: Mapping[str, Any]) -> None:
-        nonlocal writer
-        if writer is None:
-            types = {
-                name: pa.string() if name == "error" else pa.array(values).type
-                for name, values in columns.items()
-            }
-            writer = pq.ParquetWriter(file, pa.schema(types.items()), compression="zstd")
-        writer.write_table(pa.Table.from_pydict({**columns}, schema=writer.schema))
-
-    try:
-        yield write
-    finally:
-        if writer is not None:
-            writer.close()
