@@ -45,11 +45,11 @@ def predict(
 ) -> None:
     """Predict the classes or numbers of all images in a folder with a saved model.
 
-    Each image becomes a row of a table with the columns path and predicted. Of a classifier, there
-    are a column probability_NAME for each class, and novelty: the fraction of training images that
-    are nearer to the others than this image is to them, so that images of which it is above 0.99
-    are unlike those. Of a regressor, there are lower and upper, between which 90 percent of targets
-    are. With --on-error skip, files that cannot be read are rows at the end, with the reason in the
+    Each image becomes a row of a table with the columns path and predicted. Classifiers add a
+    column probability_NAME for each class, and novelty: the fraction of training images that are
+    nearer to the others than this image is to them. Images whose novelty is above 0.99 are unlike
+    the training images. Regressors add lower and upper, between which 90 percent of targets are.
+    With --on-error skip, files that cannot be read are rows at the end, with the reason in the
     column error.
 
     Parameters
