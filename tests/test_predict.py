@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import sys
 import zipfile
 
@@ -33,9 +34,9 @@ pytest.importorskip("pyarrow", reason="pyarrow is not installed: .[parquet]")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: .[plot]")
 pytest.importorskip("cyclopts", reason="Cyclopts is not installed: .[commands]")
 
-model_file, options, predict = (
+features, model_file, options, predict = (
     importlib.import_module(f"sklearn_conv._commands.{name}")
-    for name in ["model_file", "options", "predict"]
+    for name in ["features", "model_file", "options", "predict"]
 )
 CLASSES = ["coarse", "größe, 漢字\n2"]
 
@@ -368,3 +369,87 @@ def test_the_extension_decides_what_is_saved(run, saved, tmp_path):
     code, _, err = run("show", model)
     assert code == 2
     assert "is not a model: it is damaged, or not a file of skops" in err
+
+
+@pytest.fixture
+def interrupted(run, saved, tmp_path, monkeypatch):
+    """Interrupt `features` in the second of several batches; return the arguments and a count."""
+    transform_batches, computed = features.transform_batches, []
+
+    def transform(steps, files):
+        for rows, batch in transform_batches(steps, files, 7):
+            if len(computed) == 2:
+                computed.append("interrupt")
+                raise KeyboardInterrupt
+            computed.append(len(batch))
+            yield rows, batch
+
+    monkeypatch.setattr(features, "transform_batches", transform)
+    pictures = tmp_path / "pictures"
+    shutil.copytree(saved[0], pictures)
+    arguments = ["--size", "8,10", "--n-kernels", 4, "--random-state", "none", "--resume"]
+    output = tmp_path / "a.parquet"
+    line = ["features", pictures, "-o", output, *arguments]
+    assert run(*line) == (130, "", "sklearn-conv: interrupted\n")
+    assert sorted(os.listdir(tmp_path)) == ["a.parquet.parts", "pictures"]
+    parts = output.with_name("a.parquet.parts")
+    assert sorted(os.listdir(parts)) == ["0.npy", "7.npy", "model.skops"]
+    return line, computed, parts
+
+
+def test_an_interrupted_table_is_continued(run, interrupted, tmp_path):
+    line, computed, parts = interrupted
+    first = np.concatenate([np.load(parts / name) for name in ("0.npy", "7.npy")])
+    model = tmp_path / "model.skops"
+    code, _, err = run(*line, "--save-model", model, "--n-jobs", 2)
+    assert (code, err) == (0, "")
+    assert computed == [7, 7, "interrupt", 7, 3]
+    table = pd.read_parquet(tmp_path / "a.parquet")
+    assert len(table) == 24
+    np.testing.assert_array_equal(table.iloc[:14, 2:], first)
+    expected = model_file.read_model(model)[0].transform(table["path"].tolist())
+    np.testing.assert_allclose(table.iloc[:, 2:], expected, rtol=1e-5)
+    assert sorted(os.listdir(tmp_path)) == ["a.parquet", "model.skops", "pictures"]
+
+
+@pytest.mark.parametrize("change", ["option", "content", "file", "folder"])
+def test_a_table_of_something_else_is_not_continued(run, interrupted, tmp_path, change):
+    line, _, parts = interrupted
+    line, what = [*line], "images"
+    if change == "option":
+        line[line.index("--n-kernels") + 1], what = 5, "parameters"
+    elif change == "content":
+        Image.new("RGB", (12, 12)).save(tmp_path / "pictures" / CLASSES[0] / "3.png")
+    elif change == "file":
+        (tmp_path / "pictures" / CLASSES[0] / "3.png").unlink()
+    else:
+        (parts / "model.skops").unlink()
+        what = "images and parameters"
+    before = sorted(os.listdir(parts))
+    code, out, err = run(*line)
+    assert (code, out) == (2, "")
+    assert f"a.parquet.parts' contains an interrupted table of other {what}; use those" in err
+    assert sorted(os.listdir(parts)) == before
+    assert not (tmp_path / "a.parquet").exists()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_features_of_a_model_can_be_continued(run, saved, tmp_path, monkeypatch, suffix):
+    output = tmp_path / f"a{suffix}"
+    line = ["features", saved[0], "-o", output, "--model", saved[1]]
+    save_batches = features.save_batches
+
+    def interrupt(path, batches, **table):
+        if path != output:
+            return save_batches(path, batches)
+        next(batches)  # the only one
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(features, "save_batches", interrupt)
+    assert run(*line, "--resume")[0] == 130
+    monkeypatch.setattr(features, "save_batches", save_batches)
+    assert run(*line, "--resume")[0] == 0
+    assert os.listdir(tmp_path) == [output.name]
+    content = output.read_bytes()
+    assert run(*line)[0] == 0
+    assert content == output.read_bytes()

@@ -32,6 +32,9 @@ UsageError = cyclopts.CycloptsError
 UnexpectedError = cyclopts.UnusedCliTokensError
 """The error for arguments that belong to no option. Other errors may have `unused_tokens`, too."""
 
+FLAG = cyclopts.Parameter(negative="")
+"""Annotation of an option that is on or absent."""
+
 NOT_AN_OPTION = cyclopts.Parameter(parse=False)
 """Annotation of a parameter that is passed by the program."""
 
@@ -86,8 +89,8 @@ class Running:
     """
 
     n_jobs: Annotated[int | None, checked(partial(check_n_jobs, "sklearn-conv"))] = None
-    quiet: Annotated[bool, cyclopts.Parameter(negative="")] = False
-    traceback: Annotated[bool, cyclopts.Parameter(negative="")] = False
+    quiet: Annotated[bool, FLAG] = False
+    traceback: Annotated[bool, FLAG] = False
 
 
 RUNNING = Running()
