@@ -153,7 +153,8 @@ def make_image_classifier(
     n_jobs : int, default=None
         Number of threads in which features are computed, as in `StridedConv2DTransformer`.
     **parameters
-        Parameters of `StridedConv2DTransformer` that replace those of the recipe, in all views.
+        Parameters of `StridedConv2DTransformer` that replace those of the recipe, in all views,
+        and of the last step, such as ``class_weight="balanced"``.
 
     Returns
     -------
@@ -185,13 +186,12 @@ def make_image_classifier(
     True
     """
     shared = {"random_state": random_state, "n_jobs": n_jobs}
-    features = _make_features("make_image_classifier", kind, effort, {**parameters, **shared})
-    classifier = (
-        RBFRidgeClassifier(random_state=random_state, scoring="neg_log_loss")
-        if effort == "best" and kind in RBF
-        else StreamingRidgeClassifier(ALPHAS, scoring="neg_log_loss")
+    return _make_pipeline(
+        ("make_image_classifier", kind, effort),
+        StreamingRidgeClassifier(ALPHAS, scoring="neg_log_loss"),
+        RBFRidgeClassifier(random_state=random_state, scoring="neg_log_loss"),
+        {**parameters, **shared},
     )
-    return Pipeline([("features", features), ("classifier", classifier)])
 
 
 def make_image_regressor(
@@ -249,28 +249,37 @@ def make_image_regressor(
     True
     """
     shared = {"random_state": random_state, "n_jobs": n_jobs}
-    features = _make_features("make_image_regressor", kind, effort, {**parameters, **shared})
-    has_kernel = effort == "best" and kind in RBF
-    regressor = RBFRidge(random_state=random_state) if has_kernel else StreamingRidge(ALPHAS)
-    return Pipeline([("features", features), ("regressor", regressor)])
+    return _make_pipeline(
+        ("make_image_regressor", kind, effort),
+        StreamingRidge(ALPHAS),
+        RBFRidge(random_state=random_state),
+        {**parameters, **shared},
+    )
 
 
-def _make_features(
-    owner: str, kind: str, effort: str, parameters: Mapping[str, Any]
-) -> StridedConv2DTransformer | FeatureUnion:
-    """Return the transformer of the only view, or a union of those of several views."""
+def _make_pipeline(
+    recipe: tuple[str, str, str], ridge: Any, rbf_ridge: Any, parameters: Mapping[str, Any]
+) -> Pipeline:
+    """Return a pipeline of the views of a recipe and one of two models, with their parameters."""
+    owner, kind, effort = recipe
     efforts = RECIPES[check_name(owner, "kind", kind, RECIPES)]
     views = efforts[check_name(owner, "effort", effort, efforts)]
-    unknown = sorted({*parameters} - {*signature(StridedConv2DTransformer).parameters})
+    last = rbf_ridge if effort == "best" and kind in RBF else ridge
+    known = {*signature(StridedConv2DTransformer).parameters}
+    own = {*last.get_params()} - known
+    unknown = sorted({*parameters} - known - own)
     if unknown:
-        step = owner.removeprefix("make_image_")
         raise TypeError(
             f"{owner} has no parameter {unknown[0]!r}; beside kind, effort, random_state and "
-            "n_jobs, it has those of StridedConv2DTransformer. Parameters of the last step are set "
-            f"afterwards, for example with model.set_params({step}__{unknown[0]}=...)."
+            "n_jobs, it has those of StridedConv2DTransformer, and those of the last step, which "
+            f"for kind={kind!r} and effort={effort!r} is {type(last).__name__}: "
+            f"{', '.join(sorted(own))}."
         )
+    last.set_params(**{name: parameters[name] for name in own & {*parameters}})
+    given = {name: value for name, value in parameters.items() if name not in own}
     transformers = [
-        (name, StridedConv2DTransformer(**{**deepcopy(view), **parameters}))
+        (name, StridedConv2DTransformer(**{**deepcopy(view), **given}))
         for name, view in views.items()
     ]
-    return transformers[0][1] if len(transformers) == 1 else FeatureUnion(transformers)
+    features = transformers[0][1] if len(transformers) == 1 else FeatureUnion(transformers)
+    return Pipeline([("features", features), (owner.removeprefix("make_image_"), last)])

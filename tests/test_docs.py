@@ -148,7 +148,7 @@ def test_the_page_on_reproducibility_has_all_parameters_and_the_types_of_all_est
     parameters = inspect.signature(StridedConv2DTransformer).parameters
     assert set(parameters) <= set(re.findall(r"`(\w+)`", lists))
     ridge = [StreamingRidgeClassifier, StreamingRidge, RBFRidgeClassifier, RBFRidge]
-    for estimator in [StridedConv2DTransformer, *ridge]:
+    for estimator in [StridedConv2DTransformer, ImageReader, *ridge]:
         assert f"`{estimator.__module__}.{estimator.__qualname__}`" in page
 
 

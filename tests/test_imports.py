@@ -19,6 +19,7 @@ DEPENDENCIES = {"numpy", "scipy", "sklearn", "joblib", "threadpoolctl"}
 EXTRAS = {
     "sklearn_conv._array_api": {"array_api_compat", "cupyx", "torch"},
     "sklearn_conv._commands.console": {"rich"},
+    "sklearn_conv._commands.model_file": {"skops"},
     "sklearn_conv._commands.options": {"cyclopts", "docstring_parser"},
     "sklearn_conv._commands.report": {"jinja2", "matplotlib"},
     "sklearn_conv._dask": {"dask"},

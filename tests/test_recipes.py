@@ -153,10 +153,17 @@ def test_the_smallest_images_are_those_of_the_documents(kind, effort):
         assert model["features"].fit_transform(images[:, :3, :3]).shape[0] == 9
 
 
-def test_parameters_of_the_last_step_are_named_as_set_params_needs_them():
-    with pytest.raises(TypeError, match=r"model.set_params\(classifier__class_weight=...\)"):
-        make_image_classifier(class_weight="balanced")
-    with pytest.raises(TypeError, match=r"model.set_params\(regressor__alphas=...\)"):
-        make_image_regressor(alphas=3)
-    model = make_image_classifier().set_params(classifier__class_weight="balanced")
-    assert model["classifier"].class_weight == "balanced"
+def test_parameters_of_the_last_step_are_passed_to_it():
+    given = {"class_weight": "balanced", "alphas": 3.0, "stride": 2}
+    model = make_image_classifier("satellite", **given)
+    expected = {"class_weight": "balanced", "alphas": 3.0, "scoring": "neg_log_loss"}
+    assert model[-1].get_params() == expected
+    assert all(step.stride == 2 for step in transformers(model))
+    model = make_image_regressor("tiny", effort="best", n_landmarks=7, random_state=3)
+    assert isinstance(model[-1], RBFRidge)
+    assert (model[-1].n_landmarks, model[-1].random_state, model[0].random_state) == (7, 3, 3)
+    message = r"effort='best' is RBFRidgeClassifier: alphas, gammas, n_landmarks, scoring\.$"
+    with pytest.raises(TypeError, match=message):
+        make_image_classifier("tiny", effort="best", class_weight="balanced")
+    with pytest.raises(TypeError, match=r"is StreamingRidge: alpha_per_target, alphas\.$"):
+        make_image_regressor(class_weight="balanced")

@@ -44,7 +44,7 @@ def classify(
     *,
     output: Annotated[Path, cli.output_file(".html", ".htm", alias="-o")],
     folds: Annotated[int, cli.checked(lambda n: check_integer("classify", "folds", n, 2))] = 5,
-    save_model: Annotated[Path | None, cli.output_file(*cli.MODELS)] = None,
+    save_model: Annotated[Path | None, cli.output_file(*cli.MODELS, alias="--save")] = None,
     running: cli.Running = cli.RUNNING,
     console: Annotated[Console, cli.NOT_AN_OPTION],
     arguments: Annotated[Sequence[str], cli.NOT_AN_OPTION],
@@ -57,8 +57,8 @@ def classify(
     cross-validated accuracy, the confusion matrix, the kernels, and the most certain mistakes. It
     explains each part.
 
-    In Python, joblib.load("model.joblib").predict(["new.png"]) classifies other files with a saved
-    model.
+    A saved model classifies other files with sklearn-conv predict; in Python,
+    joblib.load("model.joblib").predict(["new.png"]) does this.
 
     Parameters
     ----------
@@ -69,8 +69,8 @@ def classify(
     folds
         Number of parts into which the images are divided to measure the accuracy.
     save_model
-        File for the model, such as model.joblib, which is then fitted on all images: a pipeline
-        whose method predict takes paths of images.
+        File for the model, such as model.skops, which is then fitted on all images: a pipeline
+        whose method predict takes paths of images. The command predict applies it.
     """
     # Before the work, as the import may fail
     from sklearn_conv._commands.report import evaluate, write_report
@@ -99,7 +99,9 @@ def classify(
         settings["command"] = shlex.join(["sklearn-conv", *arguments])
         write_report(output, files, images, sizes, evaluation, pipeline, console.seconds, settings)
     if save_model:
-        cli.save_model(save_model, files, given, pipeline.steps)
+        means = f"{evaluation.accuracies.mean():.3f} ± {evaluation.accuracies.std():.3f}"
+        facts = {"recipe": recipe, "score": f"accuracy {means} in {n_folds} folds"}
+        cli.save_model(save_model, files, given, pipeline.steps, **facts)
     cli.print_skipped(files.skipped)
     accuracies = evaluation.accuracies
     print(

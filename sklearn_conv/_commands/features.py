@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
+from hashlib import sha256
 from importlib import import_module
 from math import prod
 from pathlib import Path
+from shutil import rmtree
 from time import monotonic
 from typing import Annotated, Any
 
@@ -18,6 +22,7 @@ from sklearn_conv._batches import transform_batches
 from sklearn_conv._commands import options as cli
 from sklearn_conv._commands.console import Console, format_seconds
 from sklearn_conv._parameters import check_parameters
+from sklearn_conv._reading.image_files import ImageFiles
 from sklearn_conv._reading.image_reader import ImageReader
 from sklearn_conv._saving.save import save_batches
 from sklearn_conv._transformer import StridedConv2DTransformer
@@ -37,6 +42,10 @@ PARAMETERS = cli.derive_options(
 )
 
 
+PARTS_MODEL = "model.skops"
+"""Name of the model in a folder of parts."""
+
+
 @cli.with_options([*cli.READING, *PARAMETERS])
 def features(
     folder: str,
@@ -45,6 +54,7 @@ def features(
     output: Annotated[Path, cli.output_file(".parquet", ".npy", alias="-o")],
     model: Path | None = None,
     save_model: Annotated[Path | None, cli.output_file(*cli.MODELS)] = None,
+    resume: Annotated[bool, cli.FLAG] = False,
     running: cli.Running = cli.RUNNING,
     console: Annotated[Console, cli.NOT_AN_OPTION],
     **given: Any,
@@ -67,11 +77,15 @@ def features(
         File to write, which ends in .parquet or .npy. An existing file is replaced when the new one
         is complete.
     model
-        Fitted transformer or pipeline that was saved with joblib, whose features are computed.
-        Loading it can run any code, so use only files that you trust.
+        Fitted transformer or pipeline that was saved with skops or joblib, whose features are
+        computed. Loading one that does not end in .skops can run any code, so use only files that
+        you trust.
     save_model
-        File for the fitted model, such as model.joblib: a pipeline whose method transform takes
+        File for the fitted model, such as model.skops: a pipeline whose method transform takes
         paths of images.
+    resume
+        Keep what is computed in a folder beside the output, such as features.parquet.parts, until
+        the output is complete. After an interruption, the same command continues from there.
     """
     start = monotonic()
     if output.suffix.lower() == ".parquet":
@@ -91,21 +105,28 @@ def features(
                 "out these options, or --model."
             )
     files = cli.find_images(folder, given, running.n_jobs, console)
+    kept: _Parts | None = None
+    if resume:
+        settings = {name: given[name] for name in cli.SETTINGS if name in given}
+        digest = None if model is None else sha256(model.read_bytes()).hexdigest()
+        kept = _Parts(output, files, [settings, parameters, digest])
+        steps = kept.model if steps is None else steps
     if steps is None:
         if files.ndim == 1:
             parameters["image_shape"] = "any"
         steps = StridedConv2DTransformer(**{"random_state": cli.SEED} | parameters)
         with console.progress("Making the kernels"):
             steps.set_params(n_jobs=running.n_jobs).fit(files)
-    for step in [steps, *steps.get_params().values()]:
-        if isinstance(step, StridedConv2DTransformer):
-            step.set_params(n_jobs=running.n_jobs, verbose=0)
+    if kept is not None:
+        kept.begin(steps if model is None else None)
+    cli.set_threads(steps, running.n_jobs)
     n_features = 0
 
     def compute() -> Iterator[tuple[slice, np.ndarray]]:
         nonlocal n_features
         with console.progress("Computing features", len(files)) as update:
-            for rows, batch in transform_batches(steps, files):
+            transform = transform_batches if kept is None else kept.transform_batches
+            for rows, batch in transform(steps, files):
                 n_features = prod(batch.shape[1:])
                 yield rows, batch
                 update(rows.stop)
@@ -115,6 +136,8 @@ def features(
         labels = {} if files.labels is None else {"label": files.labels}
         table = {"estimator": steps, "columns": {"path": files.paths} | labels}
     save_batches(output, compute(), **table)
+    if kept is not None:
+        rmtree(kept.folder)
     if save_model is not None:
         cli.save_model(save_model, files, given, [("features", steps)])
     cli.print_skipped(files.skipped)
@@ -125,10 +148,67 @@ def features(
         print(f"{save_model}: the fitted model")
 
 
+class _Parts:
+    """Features that were computed before an interruption, in .npy files, and their model."""
+
+    def __init__(self, output: Path, files: ImageFiles, parameters: list[Any]) -> None:
+        self._file = import_module(cli.MODEL_FILE)
+        self.folder = output.with_name(f"{output.name}.parts")
+        self.model: Any = None
+        """Transformer of the interrupted run, if there is one that was not in a file."""
+        assert files.paths is not None
+        states = [(path, os.stat(path)) for path in files.paths.tolist()]
+        described = {
+            "images": [(path, state.st_size, state.st_mtime_ns) for path, state in states],
+            "parameters": [*parameters, import_module("sklearn_conv").__version__],
+        }
+        self._facts = {
+            name: sha256(json.dumps(value, default=repr).encode()).hexdigest()
+            for name, value in described.items()
+        }
+        self._is_resumed = self.folder.exists() and any(self.folder.iterdir())
+        if self._is_resumed:
+            facts: dict[str, Any] = {}  # Without a model, files in this folder are not ours.
+            if (self.folder / PARTS_MODEL).exists():
+                self.model, facts = self._file.read_model(self.folder / PARTS_MODEL)
+            changed = [name for name, value in self._facts.items() if facts.get(name) != value]
+            if changed:
+                raise cli.UsageError(
+                    f"{str(self.folder)!r} contains an interrupted table of other "
+                    f"{' and '.join(changed)}; use those again, remove this folder to begin "
+                    "anew, or leave out --resume."
+                )
+
+    def begin(self, model: Any) -> None:
+        """Keep the model, unless this has been done."""
+        if not self._is_resumed:
+            self.folder.mkdir(exist_ok=True)
+            self._file.write_model(self.folder / PARTS_MODEL, model, self._facts)
+
+    def transform_batches(
+        self, steps: Any, files: ImageFiles
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield the batches that were kept, and compute and keep all others."""
+        n = 0
+        while self._is_resumed and (path := self._path(n)).exists():
+            batch = np.load(path)
+            yield slice(n, n + len(batch)), batch
+            n += len(batch)
+        for rows, batch in transform_batches(steps, files[n:]) if n < len(files) else ():
+            save_batches(self._path(n + rows.start), [(slice(0, len(batch)), batch)])
+            yield slice(n + rows.start, n + rows.stop), batch
+
+    def _path(self, start: int) -> Path:
+        return self.folder / f"{start}.npy"
+
+
 def _load(name: str) -> tuple[ImageReader | None, Any]:
     """Load a fitted model, and return its step that reads images, and those that follow."""
     try:
-        model = joblib.load(name)
+        is_skops = name.lower().endswith(".skops")
+        model = import_module(cli.MODEL_FILE).read_model(name)[0] if is_skops else joblib.load(name)
+    except cli.UsageError:
+        raise
     except Exception as error:  # Unpickling raises errors of many types.
         if isinstance(error, OSError):
             raise

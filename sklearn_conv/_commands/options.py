@@ -6,21 +6,24 @@ from ast import literal_eval
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from inspect import Parameter, getdoc, signature
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import cyclopts
 import joblib
+import numpy as np
 from docstring_parser import DocstringStyle, parse
 from sklearn.pipeline import Pipeline
 
 from sklearn_conv._commands.console import Console, printable
 from sklearn_conv._parameters import check_n_jobs
 from sklearn_conv._reading.formats import check_settings
-from sklearn_conv._reading.image_files import ImageFiles, read_images
+from sklearn_conv._reading.image_files import ImageFiles, count_stored_sizes, read_images
 from sklearn_conv._reading.image_reader import ImageReader
 from sklearn_conv._saving.files import check_path, replace_file
+from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv._validation import check_name
 
 UsageError = cyclopts.CycloptsError
@@ -28,6 +31,9 @@ UsageError = cyclopts.CycloptsError
 
 UnexpectedError = cyclopts.UnusedCliTokensError
 """The error for arguments that belong to no option. Other errors may have `unused_tokens`, too."""
+
+FLAG = cyclopts.Parameter(negative="")
+"""Annotation of an option that is on or absent."""
 
 NOT_AN_OPTION = cyclopts.Parameter(parse=False)
 """Annotation of a parameter that is passed by the program."""
@@ -61,6 +67,8 @@ def output_file(*suffixes: str, **more: Any) -> cyclopts.Parameter:
             raise ValueError(f"It must end in {' or '.join(suffixes)}.")
         if path is not None:
             check_path(str(path))
+            if path.suffix.lower() == ".skops":
+                import_module(MODEL_FILE)  # An error before the work without skops
 
     return checked(check, **more)
 
@@ -81,8 +89,8 @@ class Running:
     """
 
     n_jobs: Annotated[int | None, checked(partial(check_n_jobs, "sklearn-conv"))] = None
-    quiet: Annotated[bool, cyclopts.Parameter(negative="")] = False
-    traceback: Annotated[bool, cyclopts.Parameter(negative="")] = False
+    quiet: Annotated[bool, FLAG] = False
+    traceback: Annotated[bool, FLAG] = False
 
 
 RUNNING = Running()
@@ -154,8 +162,11 @@ def make_program(commands: Mapping[Any, str], description: str, version: str) ->
 
 # Reading images and writing models
 
-MODELS = (".joblib", ".pkl")
+MODELS = (".skops", ".joblib", ".pkl")
 """Suffixes of files with models."""
+
+MODEL_FILE = "sklearn_conv._commands.model_file"
+"""Module for files of skops, which takes a second to import."""
 
 SETTINGS = ("size", "mode", "resize", "page")
 """Options that say how images are read."""
@@ -183,14 +194,35 @@ def find_images(
 
 
 def save_model(
-    path: Path, files: ImageFiles, given: Mapping[str, Any], steps: list[tuple[str, Any]]
+    path: Path,
+    files: ImageFiles,
+    given: Mapping[str, Any],
+    steps: list[tuple[str, Any]],
+    **facts: Any,
 ) -> None:
-    """Write a fitted pipeline that reads paths as the images were read."""
+    """Write a fitted pipeline that reads paths as the images were read.
+
+    A file of skops holds the facts as well: what `show` prints.
+    """
     assert files.paths is not None
     settings = {name: given[name] for name in SETTINGS if name in given}
     reader = ImageReader(**settings).fit(files.paths[:1])
+    pipeline = Pipeline([("reader", reader), *steps])
+    if path.suffix.lower() == ".skops":
+        sizes = np.array([*count_stored_sizes(files, reader.n_jobs)])
+        heights, widths = (sorted({min(side), max(side)}) for side in sizes.T.tolist())
+        facts |= {"images": len(files), "heights": heights, "widths": widths}
+        import_module(MODEL_FILE).write_model(path, pipeline, facts)
+        return
     with replace_file(str(path)) as file:
-        joblib.dump(Pipeline([("reader", reader), *steps]), file)
+        joblib.dump(pipeline, file)
+
+
+def set_threads(estimator: Any, n_jobs: int | None) -> None:
+    """Let all transformers in an estimator use ``n_jobs`` threads, and print nothing."""
+    for step in [estimator, *estimator.get_params().values()]:
+        if isinstance(step, StridedConv2DTransformer):
+            step.set_params(n_jobs=n_jobs, verbose=0)
 
 
 def print_skipped(skipped: Iterable[tuple[str, str]]) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import date, datetime
 from hashlib import sha256
 from importlib import import_module
@@ -166,6 +166,29 @@ class Table:
                 f"{'is' if len(twice) == 1 else 'are'} repeated in the names of {where}; rename "
                 "them."
             )
+
+
+@contextmanager
+def open_table(file: NewFile) -> Iterator[Any]:
+    """Return a function that appends columns, which have the names and types of the first ones.
+
+    Columns of None have strings or None later.
+    """
+    writer: Any = None
+
+    def write(columns: Mapping[str, Any]) -> None:
+        nonlocal writer
+        if writer is None:
+            types = {name: pa.array(values).type for name, values in columns.items()}
+            fields = [(n, pa.string() if t == pa.null() else t) for n, t in types.items()]
+            writer = pq.ParquetWriter(file, pa.schema(fields), compression="zstd")
+        writer.write_table(pa.Table.from_pydict({**columns}, schema=writer.schema))
+
+    try:
+        yield write
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 def _check_estimator(estimator: Any) -> list[str]:
