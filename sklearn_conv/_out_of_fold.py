@@ -119,12 +119,15 @@ def predict_folds(
     y: np.ndarray,
     splits: Iterable[tuple[np.ndarray, np.ndarray]],
     coverage: float = 0.9,
+    *,
     after_fold: Callable[[Any, np.ndarray, Any], None] = lambda model, test, features: None,
+    update: Callable[[int], None] = lambda n_done: None,
 ) -> dict[str, np.ndarray]:
     """Return the columns of the table, without paths and groups.
 
     ``after_fold(model, test, features)`` is called with the fitted model, the numbers of the test
     images, and what the last step of the model gets. Only one model is in memory at a time.
+    ``update`` is called with the number of folds that are done.
     """
     tested = np.sort(np.concatenate([test for _, test in splits]))
     if not np.array_equal(tested, np.arange(len(y))):
@@ -160,4 +163,5 @@ def predict_folds(
         for name, values in columns.items():
             table.setdefault(name, np.empty(len(y), values.dtype))[test] = values
         after_fold(model, test, features)
+        update(fold)
     return table

@@ -57,8 +57,7 @@ def test_groups_stay_together_and_are_a_column():
     table = cross_val_table(CLASSIFIER, IMAGES, NAMES, groups=GROUPS, cv=GroupKFold(4))
     assert [*table][-2:] == ["fold", "group"]
     np.testing.assert_array_equal(table["group"], GROUPS)
-    for group in range(12):
-        assert len({*table["fold"][GROUPS == group]}) == 1
+    assert len({*zip(GROUPS, table["fold"], strict=True)}) == 12
     expected = predict("predict", groups=GROUPS, cv=GroupKFold(4))
     np.testing.assert_array_equal(table["predicted"], expected)
 

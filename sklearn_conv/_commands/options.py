@@ -32,6 +32,9 @@ UnexpectedError = cyclopts.UnusedCliTokensError
 NOT_AN_OPTION = cyclopts.Parameter(parse=False)
 """Annotation of a parameter that is passed by the program."""
 
+FLAG = cyclopts.Parameter(negative="")
+"""Annotation of an option without a value."""
+
 VALUES = """\
 Values are written as in Python, but without quotes, brackets and spaces: (64, 48) is 64,48, "any"
 is any, ["mean", "max"] is mean,max, and None is none.
@@ -81,8 +84,8 @@ class Running:
     """
 
     n_jobs: Annotated[int | None, checked(partial(check_n_jobs, "sklearn-conv"))] = None
-    quiet: Annotated[bool, cyclopts.Parameter(negative="")] = False
-    traceback: Annotated[bool, cyclopts.Parameter(negative="")] = False
+    quiet: Annotated[bool, FLAG] = False
+    traceback: Annotated[bool, FLAG] = False
 
 
 RUNNING = Running()
