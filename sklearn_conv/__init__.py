@@ -2,6 +2,7 @@
 
 from sklearn_conv._batches import transform_batches
 from sklearn_conv._conv2d import conv2d
+from sklearn_conv._out_of_fold import cross_val_table
 from sklearn_conv._output_size import OutputSize
 from sklearn_conv._reading.image_files import ImageFiles, read_images
 from sklearn_conv._reading.image_reader import ImageReader
@@ -28,6 +29,7 @@ __all__ = [
     "StridedConv2DTransformer",
     "__version__",
     "conv2d",
+    "cross_val_table",
     "make_image_classifier",
     "make_image_regressor",
     "read_images",

@@ -1,6 +1,7 @@
 """The commands `sklearn-conv features` and `sklearn-conv classify`."""
 
 import base64
+import csv
 import importlib
 import io
 import os
@@ -14,6 +15,7 @@ import warnings
 from html.parser import HTMLParser
 from inspect import signature
 from itertools import chain
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -21,9 +23,14 @@ import pandas as pd
 import pytest
 from helpers import ROOT
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.metrics import recall_score
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    log_loss,
+    precision_recall_fscore_support,
+)
 from sklearn.model_selection import (
     GridSearchCV,
+    StratifiedGroupKFold,
     StratifiedKFold,
     cross_val_predict,
     cross_val_score,
@@ -35,6 +42,7 @@ import sklearn_conv
 from sklearn_conv import (
     StreamingRidgeClassifier,
     StridedConv2DTransformer,
+    cross_val_table,
     make_image_classifier,
     read_images,
 )
@@ -72,7 +80,8 @@ def write_pictures(folder, counts, size=(12, 12)):
     for grain, (label, n) in enumerate(counts.items(), 1):
         (folder / label).mkdir(parents=True)
         for i in range(n):
-            noise = rng.integers(256, size=(12 // grain, 12 // grain, 3), dtype=np.uint8)
+            side = max(1, 12 // grain)
+            noise = rng.integers(256, size=(side, side, 3), dtype=np.uint8)
             Image.fromarray(noise).resize(size[::-1]).save(folder / label / f"{i} <i>&'.png")
     return folder
 
@@ -626,15 +635,17 @@ def test_the_report_is_one_page_that_loads_nothing(report):
     assert {*page.tags} <= {
         *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "div", "b"),
         *("nav", "a", "section", "table", "thead", "tbody", "tr", "th", "td", "figure", "img"),
-        *("figcaption", "pre", "dl", "dt", "dd"),
+        *("figcaption", "pre", "dl", "dt", "dd", "details", "summary"),
     }
     assert {link.removeprefix("#") for link in page.links} <= {*page.ids}
-    assert len(page.links) == 8
+    assert len(page.links) == 9
     for image in page.images:
         assert image["alt"]
         kind, _, content = image["src"].partition(",")
-        assert kind == "data:image/png;base64"
-        assert min(Image.open(io.BytesIO(base64.b64decode(content))).size) > 200
+        is_small = image.get("loading") == "lazy"
+        assert kind == f"data:image/{'jpeg' if is_small else 'png'};base64"
+        size = min(Image.open(io.BytesIO(base64.b64decode(content))).size)
+        assert size <= 48 if is_small else size > 200
 
 
 def test_the_report_says_what_was_measured(report):
@@ -647,15 +658,21 @@ def test_the_report_says_what_was_measured(report):
     assert f"{11 / 27:.3f}" in page.texts["b"]
     assert cells[:8] == [x for i, s in enumerate(scores, 1) for x in (str(i), f"{s:.3f}")]
     predicted = cross_val_predict(pipeline, images, labels, cv=folds)
-    recalls = recall_score(labels, predicted, average=None)
     shown = [name.replace("\n", "\\n") for name in CLASSES]
-    for name, recall, n in zip(shown, recalls, [8, 11, 8], strict=True):
+    scores = precision_recall_fscore_support(labels, predicted)
+    for name, *values, n in zip(shown, *scores, strict=True):
         start = cells.index(name)
-        assert cells[start + 1 : start + 3] == [f"{recall:.3f}", f"{recall * n:.0f} of {n}"]
+        assert cells[start + 1 : start + 4] == [f"{value:.3f}" for value in values]
+        assert cells[start + 4] == f"{values[1] * n:.0f} of {n}"
+    probabilities = cross_val_predict(pipeline, images, labels, cv=folds, method="predict_proba")
+    assert f"{balanced_accuracy_score(labels, predicted):.3f}" in page.texts["b"]
+    start = cells.index("tiny, fast")
+    assert cells[start + 3] == f"{log_loss(labels, probabilities):.3f}"
     n_wrong = (predicted != labels).sum()
     assert f"The predictions for {n_wrong} of 27 images are wrong." in text
     captions = page.texts["figcaption"]
-    assert sum("wrong 1.png" in caption for caption in captions) == 1
+    assert sum("wrong 1.png" in caption for caption in captions) == 2
+    assert sum(image.get("loading") == "lazy" for image in page.images) == n_wrong
     assert any(f"true class fine, predicted {shown[2]}" in caption for caption in captions)
     everything = "".join(map("".join, page.texts.values()))
     for part in (
@@ -674,12 +691,24 @@ def test_the_report_says_what_was_measured(report):
 
 def test_the_report_names_identical_files(run, report, tmp_path):
     pictures, _, text = report
+    _, _, labels, folds = cross_validation(pictures)
+    with pytest.warns(UserWarning, match="identical"):
+        files = read_images(pictures, size=(10, 10), on_error="skip")
+    fold_of = {
+        path: str(k)
+        for k, (_, test) in enumerate(folds.split(labels, labels), 1)
+        for path in files.paths[test].tolist()
+    }
     cells = Page(text).texts["td"]
     for i in range(3):
         paths = pictures / "fine" / f"wrong {i}.png", pictures / CLASSES[2] / f"{i} <i>&'.png"
         start = cells.index(", ".join(map(console.printable, map(str, paths))))
         assert cells[start + 1] == f"fine, {console.printable(CLASSES[2])}"
-    assert "3 images are stored in several\nidentical files, 3 of them in several classes." in text
+        in_folds = [fold_of[str(path)] for path in paths]
+        assert cells[start + 2] == ", ".join(dict.fromkeys(in_folds)) * (len({*in_folds}) > 1)
+    assert (
+        "3 images are stored in several\nidentical files, 3 of them in several classes, and" in text
+    )
     folder = write_pictures(tmp_path / "pictures", {"a": 6, "b": 6})
     name = "0 <i>&'.png"
     (folder / "a" / "1 same.png").write_bytes((folder / "a" / name).read_bytes())
@@ -687,7 +716,9 @@ def test_the_report_names_identical_files(run, report, tmp_path):
     arguments = ["--kind", "tiny", "--effort", "fast", "--folds", 2, "-o", output]
     assert run("classify", folder, *arguments)[0] == 0
     text = output.read_text(encoding="utf-8")
-    assert "1 image is stored in several\nidentical files, 0 of them in several classes." in text
+    assert (
+        "1 image is stored in several\nidentical files, 0 of them in several classes, and" in text
+    )
     (folder / "a" / "1 same.png").unlink()
     assert run("classify", folder, *arguments)[::2] == (0, "")
     assert "dentical files" not in output.read_text(encoding="utf-8")
@@ -708,7 +739,8 @@ def test_evidence_is_that_of_a_model_which_has_not_seen_the_image(report, n_clas
     pipeline, images, labels, folds = cross_validation(report[0])
     chosen = np.isin(labels, CLASSES[-n_classes:])
     images, labels = images[chosen], labels[chosen]
-    result = report_module.evaluate(pipeline, images, labels, 4, 0, print)
+    splits = [*folds.split(labels, labels)]
+    result = report_module.evaluate(pipeline, images, labels, splits, print)
     assert result.no_evidence == ""
     assert len(result.mistakes) >= 3
     margins = [mistake.margin for mistake in result.mistakes]
@@ -716,7 +748,7 @@ def test_evidence_is_that_of_a_model_which_has_not_seen_the_image(report, n_clas
     for mistake in result.mistakes:
         np.testing.assert_allclose(mistake.evidence.sum(), mistake.margin, rtol=1e-4, atol=1e-4)
         assert mistake.evidence.shape == (10, 10)
-        train = next(train for train, test in folds.split(labels, labels) if mistake.row in test)
+        train = next(train for train, test in splits if mistake.row in test)
         model = pipeline.fit(images[train], labels[train])
         decisions = model.decision_function(images[[mistake.row]])[0]
         assert model.predict(images[[mistake.row]])[0] == mistake.predicted
@@ -747,7 +779,7 @@ def test_images_that_do_not_fit_into_memory_are_read_again(run, pictures, tmp_pa
     monkeypatch.setattr(
         report_module,
         "write_report",
-        lambda path, *values: path.write_text(str(values[3]), encoding="utf-8"),
+        lambda path, *values: path.write_text(str(values[-1]["classes"]), encoding="utf-8"),
     )
     for memory in (2**29, 0):
         monkeypatch.setattr(classify, "MEMORY", memory)
@@ -763,7 +795,185 @@ def test_few_images_make_few_folds(run, tmp_path):
     code, out, err = run("classify", folder, "-o", tmp_path / "a.html", *arguments)
     assert code == 0
     assert "class 'two' has 3 images only, so there are 3 folds instead of 5" in err
-    assert "in 3 folds; most frequent class 0.667" in out
+    assert "in 3 folds; balanced accuracy 1.000; colors" in out
+    assert "most frequent class 0.667" in out
+
+
+@pytest.fixture(scope="module")
+def grouped(tmp_path_factory):
+    """Write pictures whose names begin with one of 4 groups, and a table of the groups."""
+    folder = write_pictures(tmp_path_factory.mktemp("grouped") / "pictures", {"a": 8, "b": 12})
+    rows = [["group", "path"]]
+    for path in sorted(folder.rglob("*.png")):
+        number = int(path.name.split()[0])
+        renamed = path.rename(path.with_name(f"p{number % 4} {number}.png"))
+        rows.append([f"patient {number % 4}", renamed.relative_to(folder)])
+    with open(folder.parent / "table.csv", "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return folder
+
+
+@pytest.mark.parametrize("by_table", [False, True])
+def test_groups_and_predictions_are_those_of_python(run, grouped, tmp_path, by_table):
+    table = ["--groups", "group", "--table", grouped.parent / "table.csv"]
+    groups = table if by_table else ["--groups", "/p([0-9])"]
+    output, predictions = tmp_path / "a.html", tmp_path / "a.csv"
+    arguments = ["--kind", "tiny", "--effort", "fast", "--folds", 4, "--predictions", predictions]
+    code, out, err = run("classify", grouped, "-o", output, *arguments, *groups)
+    assert (code, err) == (0, "")
+    assert out.endswith(f"{predictions}: the predictions for 20 images\n")
+    files = read_images(grouped)
+    numbers = [re.search("p([0-9])", path)[1] for path in files.paths]
+    names = [f"patient {number}" if by_table else number for number in numbers]
+    expected = cross_val_table(
+        make_image_classifier("tiny", effort="fast", random_state=0),
+        files,
+        files.labels,
+        groups=names,
+        cv=StratifiedGroupKFold(4, shuffle=True, random_state=0),
+    )
+    expected = pd.DataFrame(expected)
+    shown = pd.read_csv(predictions, dtype={"group": str})
+    pd.testing.assert_frame_equal(shown, expected, check_dtype=False, rtol=1e-5)
+    assert shown.groupby("group")["fold"].nunique().max() == 1
+    assert "Images of one group are in one fold." in output.read_text(encoding="utf-8")
+
+
+def test_efforts_are_compared_on_the_same_folds(run, grouped, tmp_path):
+    output = tmp_path / "a.html"
+    arguments = ["--kind", "tiny", "--effort", "fast", "--folds", 2, "--compare"]
+    assert run("classify", grouped, "-o", output, *arguments)[0] == 0
+    cells = Page(output.read_text(encoding="utf-8")).texts["td"]
+    images = np.asarray(files := read_images(grouped))
+    cv = StratifiedKFold(2, shuffle=True, random_state=0)
+    for effort in ("fast", "balanced", "best"):
+        model = make_image_classifier("tiny", effort=effort, random_state=0)
+        scores = cross_val_score(model, images, files.labels, cv=cv)
+        row = cells[cells.index(f"tiny, {effort}") :]
+        assert row[1] == f"{scores.mean():.3f} ± {scores.std():.3f}"
+        assert cells.count(f"tiny, {effort}") == 1
+
+
+def test_the_baseline_sees_colors_and_patterns(monkeypatch):
+    images = np.random.default_rng(0).integers(256, size=(70, 9, 8, 3), dtype=np.uint8)
+    calls = []
+
+    def local_binary_pattern(gray, n_points, radius, method):
+        calls.append((gray.dtype, n_points, radius, method))
+        return np.full(gray.shape, 9.0)
+
+    module = SimpleNamespace(local_binary_pattern=local_binary_pattern)
+    for is_installed in (False, True):
+        monkeypatch.setattr(report_module, "find_spec", lambda name: is_installed or None)
+        monkeypatch.setitem(sys.modules, "skimage", SimpleNamespace(feature=module))
+        monkeypatch.setitem(sys.modules, "skimage.feature", module)
+        columns, name = report_module.describe_colors(images)
+        pixels = images.reshape(70, 72, 3)
+        np.testing.assert_allclose(
+            columns[:, :6], np.concatenate([pixels.mean(1), pixels.std(1)], 1)
+        )
+        assert columns.shape == (70, 16 if is_installed else 6)
+        assert ("patterns" in name) == is_installed
+    np.testing.assert_array_equal(columns[:, 6:], np.eye(10)[[9] * 70] * 72)
+    assert calls == [(np.dtype(np.uint8), 8, 1, "uniform")] * 70
+
+
+def test_two_thousand_mistakes_fit_into_a_page(tmp_path, run, monkeypatch):
+    """Labels at random make about half of the images mistakes."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(2100):
+            pixels = rng.integers(256, size=(6, 6, 3), dtype=np.uint8)
+            picture = Image.fromarray(pixels).resize((64, 64))
+            picture.save(tmp_path / "pictures" / name / f"{i}.ppm")
+    output = tmp_path / "a.html"
+    arguments = ["--kind", "tiny", "--effort", "fast", "--folds", 2, "--size", "48,48"]
+    code, _, _ = run("classify", tmp_path / "pictures", "-o", output, *arguments)
+    assert code == 0
+    text = output.read_text(encoding="utf-8")
+    n_wrong = int(re.search(r"predictions for ([\d,]+) of 4,200", text)[1].replace(",", ""))
+    assert n_wrong > 1900
+    assert text.count('loading="lazy"') == n_wrong
+    assert len(text) < 7e6
+    monkeypatch.setattr(report_module, "MAX_BYTES", 10_000)
+    pictures, n_left = report_module._draw_mistakes(
+        [report_module.Mistake(0, "a", 1.0, None)] * 50,
+        {"label": ["b"], "probability_a": [0.5]},
+        SimpleNamespace(paths=["x"]),
+        rng.random((1, 99, 70, 2)),
+    )
+    assert pictures[0][:2] == ("b", "a")
+    assert 5 < len(pictures[0][2]) == 50 - n_left < 50
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["--groups", "p[0-9]"], "must have one group in parentheses, such as 'patient([0-9]+)'"),
+        (["--groups", "("], "is not a regular expression: missing )"),
+        (["--groups", "p([0-2])"], "'p([0-2])' is not found in 5 of 20 paths: 'a/p3 3.png', "),
+        (["--groups", "(p)"], "All images are in the same group, 'p', so that none are left to"),
+        (["--groups", "(.*)/"], "All images of class 'a' are in the group 'a'. A model that is"),
+        (["--groups", "x", "--table", "good.csv"], "It has 'path', 'group'."),
+        (["--groups", "group", "--table", "empty.csv"], "It has no rows."),
+        (["--groups", "group", "--table", "twice.csv"], "has two rows for '"),
+        (["--groups", "group", "--table", "hole.csv"], "The column 'group' of 'hole.csv' is empty"),
+        (["--table", "good.csv"], "--table needs --groups, the name of one of its columns"),
+    ],
+)
+def test_bad_groups(run, grouped, tmp_path, monkeypatch, groups, message):
+    monkeypatch.chdir(tmp_path)
+    paths = [str(path.relative_to(grouped)) for path in sorted(grouped.rglob("*.png"))]
+    good = "path,group\n" + "".join(f"{path},1\n" for path in paths)
+    contents = {
+        "good": good,
+        "empty": "path,group\n",
+        "twice": f"{good}{paths[3]},1\n",
+        "hole": good.replace(f"{paths[2]},1", f"{paths[2]},"),
+    }
+    for name, text in contents.items():
+        (tmp_path / f"{name}.csv").write_text(text, encoding="utf-8-sig")
+    arguments = ["--kind", "tiny", "--predictions", "p.csv", "--save-model", "m.joblib"]
+    code, out, err = run("classify", grouped, "-o", "a.html", *arguments, *groups)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == sorted(f"{name}.csv" for name in contents)
+
+
+def test_a_table_that_does_not_fit_the_folder_names_both_sides(run, grouped, tmp_path):
+    paths = [path.relative_to(grouped) for path in sorted(grouped.rglob("*.png"))]
+    rows = [*paths[5:], *(f"no{i}.png" for i in range(4))]
+    (tmp_path / "t.csv").write_text("path,group\n" + "".join(f"{row},1\n" for row in rows))
+    arguments = ["--kind", "tiny", "--groups", "group", "--table", tmp_path / "t.csv"]
+    code, _, err = run("classify", grouped, "-o", tmp_path / "a.html", *arguments)
+    assert code == 2
+    missing, extra = str(grouped / paths[0]), str(grouped / "no0.png")
+    assert f"Images without a row: {missing!r}, " in err
+    assert " and 2 more. Rows without an image: " in err
+    assert f"Rows without an image: {extra!r}, " in err
+    assert "no3" not in err
+
+
+def test_groups_of_a_class_that_are_in_one_fold(run, tmp_path):
+    """The few images of class b lie in two groups, which other classes force into one fold."""
+    folder = write_pictures(tmp_path / "pictures", {"a": 3, "b": 2})
+    cv = [(np.arange(3), np.arange(3, 5)), (np.arange(3, 5), np.arange(3))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classify.StratifiedGroupKFold, "split", lambda *values: iter(cv))
+        arguments = ["--kind", "tiny", "--groups", "/([0-9])", "--folds", 2]
+        code, _, err = run("classify", folder, "-o", tmp_path / "a.html", *arguments)
+    assert code == 2
+    assert "The groups of class 'b' are all in one fold" in err
+
+
+def test_numbers_as_names_of_classes(run, tmp_path):
+    folder = write_pictures(tmp_path / "pictures", {f"{i / 10}": 2 for i in range(21)}, (12, 12))
+    code, _, err = run("classify", folder, "-o", tmp_path / "a.html", "--kind", "tiny")
+    assert code == 2
+    assert "42 images have 21 classes whose names are numbers, such as '0.0', '0.1', '0.2' a" in err
+    assert "use sklearn-conv regress. See" in err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")

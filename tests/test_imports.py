@@ -45,6 +45,7 @@ PUBLIC = {
         "StreamingRidgeClassifier",
         "StridedConv2DTransformer",
         "conv2d",
+        "cross_val_table",
         "make_image_classifier",
         "make_image_regressor",
         "read_images",

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import csv
+import os
+import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import Parameter
+from io import StringIO
 from math import prod
 from pathlib import Path
 from time import monotonic
 from typing import Annotated, Any
 
 import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.pipeline import Pipeline
 from sklearn.utils import gen_batches
 
 from sklearn_conv._commands import options as cli
 from sklearn_conv._commands.console import Console, format_seconds, printable
+from sklearn_conv._out_of_fold import predict_folds
 from sklearn_conv._reading.image_files import ImageFiles, count_stored_sizes
-from sklearn_conv._recipes import make_image_classifier
+from sklearn_conv._reading.sources import list_some
+from sklearn_conv._recipes import EFFORTS, make_image_classifier
+from sklearn_conv._saving.files import replace_file
 from sklearn_conv._validation import check_integer
 
 EXAMPLES = """\
@@ -37,13 +46,33 @@ MEMORY = 2**29
 """Size in bytes up to which all images are decoded once, and not again for each fold."""
 
 
+MANY = 20
+"""Number of classes above which names that are numbers are a mistake, if most of them are rare."""
+
+
+def _check_folds(n: int) -> None:
+    check_integer("classify", "folds", n, 2)
+
+
+Folds = Annotated[int, cli.checked(_check_folds)]
+Predictions = Annotated[Path | None, cli.output_file(".csv")]
+Outputs = tuple[Path, Path | None, Path | None]
+"""Files to write: the report, the predictions and the model."""
+
+Report = Annotated[Path, cli.output_file(".html", ".htm", alias="-o")]
+
+
 @cli.with_options([*cli.READING, *RECIPE])
 def classify(
     folder: str,
     /,
     *,
-    output: Annotated[Path, cli.output_file(".html", ".htm", alias="-o")],
-    folds: Annotated[int, cli.checked(lambda n: check_integer("classify", "folds", n, 2))] = 5,
+    output: Report,
+    folds: Folds = 5,
+    groups: str | None = None,
+    table: Path | None = None,
+    compare: Annotated[bool, cli.FLAG] = False,
+    predictions: Predictions = None,
     save_model: Annotated[Path | None, cli.output_file(*cli.MODELS, alias="--save")] = None,
     running: cli.Running = cli.RUNNING,
     console: Annotated[Console, cli.NOT_AN_OPTION],
@@ -54,8 +83,8 @@ def classify(
 
     FOLDER contains one folder of images for each class, such as tiles/forest and tiles/river. The
     model is the recipe for the kind of images. The report is a single HTML file with the
-    cross-validated accuracy, the confusion matrix, the kernels, and the most certain mistakes. It
-    explains each part.
+    cross-validated accuracy, the confusion matrix, the probabilities, the kernels, and all
+    mistakes. It explains each part.
 
     A saved model classifies other files with sklearn-conv predict; in Python,
     joblib.load("model.joblib").predict(["new.png"]) does this.
@@ -68,59 +97,156 @@ def classify(
         Report to write, which ends in .html. An existing file is replaced.
     folds
         Number of parts into which the images are divided to measure the accuracy.
+    groups
+        What images belong together, such as those of a patient or a place, and are never divided
+        between training and test: a regular expression with one group in parentheses, which is
+        searched in each path relative to FOLDER, such as 'patient([0-9]+)', in quotes. With
+        --table, the name of a column.
+    table
+        CSV file with the column path, relative to FOLDER, and the column that --groups names.
+    compare
+        Cross-validate all efforts on the same folds, and list them side by side.
+    predictions
+        File for the predictions, which ends in .csv: path, label, predicted class, probability of
+        each class, novelty, fold and group.
     save_model
         File for the model, such as model.skops, which is then fitted on all images: a pipeline
         whose method predict takes paths of images. The command predict applies it.
     """
     # Before the work, as the import may fail
-    from sklearn_conv._commands.report import evaluate, write_report
+    from sklearn_conv._commands import report
 
     start = monotonic()
     recipe = {each.name: given.pop(each.name) for each in RECIPE if each.name in given}
     seed = recipe.setdefault("random_state", cli.SEED)
-    if given.get("size") == "any":
-        raise cli.UsageError("classify needs images of one size, such as --size 64,64.")
-    files = cli.find_images(folder, given, running.n_jobs, console)
-    n_folds = _check_classes(folder, files.labels, folds, console)
-    images = _decode(files, console)
-    sizes = Counter({files.shape[1:3]: len(files)})
-    if given.get("size") is not None:
-        sizes = count_stored_sizes(files, running.n_jobs)
+    files = find_files("classify", folder, given, running, console)
+    labels = _check_classes(folder, files.labels)
+    grouped = find_groups(groups, table, folder, files)
+    n_folds = _count_folds(labels, grouped, folds, console)
+    kind = StratifiedKFold if grouped is None else StratifiedGroupKFold
+    cv = kind(n_folds, shuffle=True, random_state=seed)
+    splits = [*cv.split(labels, labels, grouped)]
+    for train, _ in splits:
+        if lost := np.setdiff1d(labels, labels[train]).tolist():
+            raise cli.UsageError(
+                f"The groups of class {lost[0]!r} are all in one fold, as they contain many images "
+                "of other classes; use fewer folds, or finer groups."
+            )
+    images = decode(files, console)
     pipeline = make_image_classifier(**recipe, n_jobs=running.n_jobs)
     with console.progress("Cross-validation", n_folds, "folds") as update:
-        evaluation = evaluate(pipeline, images, files.labels, n_folds, seed, update)
-    with console.progress("Fitting the model on all images" if save_model else "Making kernels"):
-        if save_model:
-            pipeline.fit(images, files.labels)
-        else:
-            pipeline["features"].fit(images)
-    with console.progress("Writing the report"):
-        settings = {"folder": folder, "options": given, "recipe": recipe}
-        settings["command"] = shlex.join(["sklearn-conv", *arguments])
-        write_report(output, files, images, sizes, evaluation, pipeline, console.seconds, settings)
-    if save_model:
-        means = f"{evaluation.accuracies.mean():.3f} ± {evaluation.accuracies.std():.3f}"
-        facts = {"recipe": recipe, "score": f"accuracy {means} in {n_folds} folds"}
-        cli.save_model(save_model, files, given, pipeline.steps, **facts)
-    cli.print_skipped(files.skipped)
-    accuracies = evaluation.accuracies
-    print(
-        f"accuracy {accuracies.mean():.3f} ± {accuracies.std():.3f} in {n_folds} folds; "
-        f"most frequent class {evaluation.baseline:.3f}"
+        evaluation = report.evaluate(pipeline, images, labels, splits, update)
+    scores = [report.score(_name(recipe), evaluation.table, console.seconds["Cross-validation"])]
+    with console.progress("Baseline"):
+        colors, name = report.describe_colors(images)
+        baseline = predict_folds(report.BASELINE, colors, labels, splits)
+    scores.append(report.score(name, baseline, console.seconds["Baseline"]))
+    for effort in EFFORTS if compare else ():
+        other = recipe | {"effort": effort}
+        if _name(other) == scores[0].name:
+            continue
+        with console.progress(step := f"Effort {effort}", n_folds, "folds") as update:
+            model = make_image_classifier(**other, n_jobs=running.n_jobs)
+            found = predict_folds(model, images, labels, splits, update=update)
+        scores.append(report.score(_name(other), found, console.seconds[step]))
+    columns = {"path": files.paths} | evaluation.table
+    columns |= {} if grouped is None else {"group": grouped}
+    settings = {
+        "folder": folder,
+        "options": given,
+        "recipe": recipe,
+        "cv": repr(cv),
+        "groups": groups,
+        "command": shlex.join(["sklearn-conv", *arguments]),
+    }
+    results = settings | report.describe_classification(evaluation, scores, files, images)
+    accuracy = scores[0].accuracies
+    balanced = f"balanced accuracy {scores[0].balanced:.3f}; " * results["is_unequal"]
+    headline = (
+        f"accuracy {accuracy.mean():.3f} ± {accuracy.std():.3f} in {n_folds} folds; {balanced}"
+        f"{name} alone {scores[1].accuracies.mean():.3f}; "
+        f"most frequent class {results['most_frequent']:.3f}"
     )
+    results["headline"] = headline
+    outputs = output, predictions, save_model
+    finish(pipeline, files, images, labels, columns, outputs, results, given, console)
+    print_results(headline, outputs, files, start)
+
+
+def _name(recipe: Mapping[str, Any]) -> str:
+    """Return the kind and the effort of a recipe."""
+    return f"{recipe['kind']}, {recipe.get('effort', 'balanced')}"
+
+
+def find_files(
+    command: str, folder: str, given: Mapping[str, Any], running: cli.Running, console: Console
+) -> ImageFiles:
+    """Find images of one size."""
+    if given.get("size") == "any":
+        raise cli.UsageError(f"{command} needs images of one size, such as --size 64,64.")
+    return cli.find_images(folder, given, running.n_jobs, console)
+
+
+def finish(
+    pipeline: Pipeline,
+    files: ImageFiles,
+    images: Any,
+    y: np.ndarray,
+    columns: Mapping[str, Any],
+    outputs: Outputs,
+    results: Mapping[str, Any],
+    given: Mapping[str, Any],
+    console: Console,
+) -> None:
+    """Fit the model, and write all files."""
+    from sklearn_conv._commands.report import write_report
+
+    output, predictions, model = outputs
+    sizes = Counter({files.shape[1:3]: len(files)})
+    if given.get("size") is not None:
+        sizes = count_stored_sizes(files, None)
+    with console.progress("Fitting the model on all images" if model else "Making kernels"):
+        (pipeline if model else pipeline["features"]).fit(images, y)
+    with console.progress("Writing the report"):
+        write_report(output, files, images, sizes, pipeline, console.seconds, results)
+    if predictions:
+        text = StringIO()
+        lists = [values.tolist() for values in columns.values()]
+        csv.writer(text).writerows([columns, *zip(*lists, strict=True)])
+        with replace_file(str(predictions)) as file:
+            file.write(text.getvalue().encode(errors="surrogateescape"))
+    if model:
+        facts = {"recipe": results["recipe"], "score": results["headline"]}
+        cli.save_model(model, files, given, pipeline.steps, **facts)
+
+
+def print_results(headline: str, outputs: Outputs, files: ImageFiles, start: float) -> None:
+    """Print the files that were left out, the score, and a line for each file that was written."""
+    output, predictions, model = outputs
+    cli.print_skipped(files.skipped)
+    print(headline)
     print(f"{output}: the report, {format_seconds(monotonic() - start)}")
-    if save_model:
-        print(f"{save_model}: the model, fitted on all images")
+    if predictions:
+        print(f"{predictions}: the predictions for {len(files):,} images")
+    if model:
+        print(f"{model}: the model, fitted on all images")
 
 
-def _check_classes(folder: str, labels: np.ndarray | None, folds: int, console: Console) -> int:
-    """Check that there are classes to tell apart; return the number of folds."""
-    classes, counts = np.unique([] if labels is None else labels, return_counts=True)
+def _check_classes(folder: str, labels: np.ndarray | None) -> np.ndarray:
+    """Check that there are classes to tell apart, and return the labels."""
+    labels = np.array([]) if labels is None else labels
+    classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2:
         raise ValueError(
             f"{folder!r} does not contain several folders with images. Put the images of each "
             "class into a folder of their own, such as tiles/forest and tiles/river, and pass the "
             "folder that contains these folders, here tiles."
+        )
+    if len(classes) > max(MANY, len(labels) / 10) and all(map(_is_number, classes)):
+        raise cli.UsageError(
+            f"{len(labels)} images have {len(classes)} classes whose names are numbers, such as "
+            f"{list_some(map(repr, classes.tolist()), 3)}. To predict numbers, put them into a "
+            "table, and use sklearn-conv regress."
         )
     single = [repr(str(name)) for name in classes[counts == 1]]
     if single:
@@ -128,16 +254,119 @@ def _check_classes(folder: str, labels: np.ndarray | None, folds: int, console: 
             f"Each class needs at least 2 images, one to learn from and one to test, but there is "
             f"only one in {', '.join(single)}; add images to these folders, or move them away."
         )
-    n_folds = min(folds, int(counts.min()))
-    if n_folds < folds:
-        console.say(
-            f"warning: class {printable(str(classes[counts.argmin()]))!r} has {n_folds} images "
-            f"only, so there are {n_folds} folds instead of {folds}"
+    return labels
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _count_folds(
+    labels: np.ndarray, groups: np.ndarray | None, folds: int, console: Console
+) -> int:
+    """Return the number of folds, so that each class can be in all of them."""
+    of_class = {str(name): labels == name for name in np.unique(labels)}
+    if groups is None:
+        counts, unit = {name: int(rows.sum()) for name, rows in of_class.items()}, "images"
+    else:
+        counts = {name: len(np.unique(groups[rows])) for name, rows in of_class.items()}
+        unit = "groups"
+    name = min(counts, key=lambda name: counts[name])
+    if groups is not None and counts[name] == 1:
+        raise cli.UsageError(
+            f"All images of class {name!r} are in the group {groups[of_class[name]][0]!r}. A model "
+            "that is tested on this group cannot learn the class; add images of other groups, or "
+            "use finer groups."
         )
-    return n_folds
+    if counts[name] < folds:
+        console.say(
+            f"warning: class {printable(name)!r} has {counts[name]} {unit} only, so there are "
+            f"{counts[name]} folds instead of {folds}"
+        )
+    return min(folds, counts[name])
 
 
-def _decode(files: ImageFiles, console: Console) -> Any:
+def find_groups(
+    groups: str | None, table: Path | None, folder: str, files: ImageFiles
+) -> np.ndarray | None:
+    """Return the group of each image: from a column of a table, or a part of the path."""
+    if groups is None and table is not None:
+        raise cli.UsageError("--table needs --groups, the name of one of its columns.")
+    if groups is None:
+        return None
+    if table is not None:
+        found = read_column(table, groups, folder, files)
+    else:
+        assert files.paths is not None
+        try:
+            pattern = re.compile(groups)
+        except re.error as error:
+            problem = f"--groups {groups!r} is not a regular expression: {error}."
+            raise cli.UsageError(problem) from error
+        if pattern.groups != 1:
+            raise cli.UsageError(
+                f"--groups {groups!r} must have one group in parentheses, such as "
+                f"'patient([0-9]+)'; for a column, add --table."
+            )
+        paths = [Path(os.path.relpath(path, folder)).as_posix() for path in files.paths.tolist()]
+        matches = [pattern.search(path) for path in paths]
+        without = [repr(p) for p, m in zip(paths, matches, strict=True) if not (m and m[1])]
+        if without:
+            raise cli.UsageError(
+                f"--groups {groups!r} is not found in {len(without)} of {len(paths)} paths: "
+                f"{list_some(without)}."
+            )
+        found = np.array([match[1] for match in matches if match])
+    if len(np.unique(found)) < 2:
+        raise cli.UsageError(
+            f"All images are in the same group, {found[0]!r}, so that none are left to test; use "
+            "other groups, or leave out --groups."
+        )
+    return found
+
+
+def read_column(table: Path, name: str, folder: str, files: ImageFiles) -> np.ndarray:
+    """Return the values in a column of a CSV file, in the order of the images."""
+    assert files.paths is not None
+    with open(table, encoding="utf-8-sig", newline="") as file:
+        rows = [*csv.DictReader(file)]
+    columns = [*rows[0]] if rows else []
+    if not {"path", name} <= {*columns}:
+        raise cli.UsageError(
+            f"{str(table)!r} must have the columns 'path' and {name!r}, separated by commas. It "
+            f"has {list_some(map(repr, columns)) or 'no rows'}."
+        )
+    paths = [os.path.normpath(path) for path in files.paths.tolist()]
+    known, values = {*paths}, dict[str, str]()
+    skipped = {os.path.normpath(path) for path, _ in files.skipped}
+    for row in rows:
+        path = os.path.normpath(row["path"] or "")
+        path = path if path in known else os.path.normpath(os.path.join(folder, path))
+        if path in values:
+            raise cli.UsageError(f"{str(table)!r} has two rows for {path!r}; keep one of them.")
+        values[path] = row[name] or ""
+    without_row = [repr(path) for path in paths if path not in values]
+    without_image = [repr(path) for path in values if path not in known | skipped]
+    if without_row or without_image:
+        raise cli.UsageError(
+            f"The paths in {str(table)!r} must be those of the images, relative to {folder!r}. "
+            f"Images without a row: {list_some(without_row, 3) or 'none'}. Rows without an image: "
+            f"{list_some(without_image, 3) or 'none'}."
+        )
+    empty = [repr(path) for path in paths if not values[path].strip()]
+    if empty:
+        raise cli.UsageError(
+            f"The column {name!r} of {str(table)!r} is empty for {list_some(empty, 3)}; fill it, "
+            "or move these images away."
+        )
+    return np.array([values[path] for path in paths])
+
+
+def decode(files: ImageFiles, console: Console) -> Any:
     """Decode all images, unless they take too much memory; they are then decoded when needed."""
     if prod(files.shape) * files.dtype.itemsize > MEMORY:
         return files

@@ -38,6 +38,9 @@ FLAG = cyclopts.Parameter(negative="")
 NOT_AN_OPTION = cyclopts.Parameter(parse=False)
 """Annotation of a parameter that is passed by the program."""
 
+FLAG = cyclopts.Parameter(negative="")
+"""Annotation of an option without a value."""
+
 VALUES = """\
 Values are written as in Python, but without quotes, brackets and spaces: (64, 48) is 64,48, "any"
 is any, ["mean", "max"] is mean,max, and None is none.

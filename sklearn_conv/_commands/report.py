@@ -1,6 +1,7 @@
-"""Validate a classifier of images, and write a report as one HTML page with its pictures.
+"""Validate models of images, and write a report as one HTML page with its pictures.
 
-The page is report.html, a template of Jinja2, with the style in report.css.
+The pages are templates of Jinja2: classify.html and regress.html extend report.html, with the style
+in report.css.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from datetime import datetime
-from importlib import resources
+from importlib import import_module, resources
+from importlib.util import find_spec
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +21,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from matplotlib.figure import Figure
-from sklearn.base import clone
+from matplotlib.image import imsave
+from sklearn.calibration import CalibrationDisplay
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
-from sklearn.model_selection import StratifiedKFold
-from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import gen_batches
 
 from sklearn_conv._commands.console import format_seconds, one_line, printable
+from sklearn_conv._out_of_fold import predict_folds
 from sklearn_conv._reading.image_files import ImageFiles
 from sklearn_conv._saving.files import replace_file
 from sklearn_conv._transformer import StridedConv2DTransformer
@@ -37,8 +43,16 @@ from sklearn_conv.inspection._drawing import show_image
 from sklearn_conv.inspection._kernels import KernelDisplay
 
 N_MISTAKES = 6
-"""Number of mistakes that are shown."""
+"""Number of mistakes that are shown with their evidence."""
 
+SMALL, MAX_BYTES = 48, 4_000_000
+"""Longer side of the small pictures of all mistakes in pixels, and their size together."""
+
+NOVEL = 0.99
+"""Novelty above which images are named."""
+
+BASELINE = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+"""Classifier of the colors."""
 
 SHOWN_SIZES = 10
 """Number of sizes of files that are listed."""
@@ -59,30 +73,59 @@ class Mistake(NamedTuple):
     margin: float
     """Decision for the predicted class, minus that for the true class."""
     evidence: np.ndarray | None
-    """What each pixel, (h, w), contributes to the margin; None if the model is not linear."""
+    """What each pixel, (h, w), contributes to the margin; None if the model is not linear, and for
+    mistakes that are not among the worst of their fold."""
 
 
 class Evaluation(NamedTuple):
     """Result of a cross-validation."""
 
-    predicted: np.ndarray
-    """Predicted class of each image, (n,), by the model that was fitted without it."""
-    accuracies: np.ndarray
-    """Accuracy in each fold."""
-    baseline: float
-    """Accuracy of always predicting the most frequent class."""
+    table: dict[str, np.ndarray]
+    """Columns of `cross_val_table`."""
     mistakes: Sequence[Mistake]
-    """The mistakes with the largest margins."""
+    """All mistakes; those with the largest margins come first."""
     no_evidence: str
     """Why there is no evidence for the mistakes, or ""."""
+
+
+class Score(NamedTuple):
+    """What a model reached in the cross-validation."""
+
+    name: str
+    accuracies: np.ndarray
+    """Accuracy in each fold."""
+    balanced: float
+    """Mean recall of the classes."""
+    loss: float
+    """Log loss of the probabilities."""
+    seconds: float
+
+
+def score(name: str, table: Mapping[str, np.ndarray], seconds: float) -> Score:
+    """Score the predictions of a cross-validation."""
+    labels, right = table["label"], table["label"] == table["predicted"]
+    classes, codes = np.unique(labels, return_inverse=True)
+    recalls = np.bincount(codes, right) / np.bincount(codes)
+    chosen = _probabilities(table, classes)[np.arange(len(labels)), codes]
+    loss = -np.log(np.maximum(chosen, np.finfo(np.float64).eps)).mean()
+    accuracies = np.array([right[table["fold"] == fold].mean() for fold in _folds(table)])
+    return Score(name, accuracies, float(recalls.mean()), float(loss), seconds)
+
+
+def _folds(table: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.unique(table["fold"])
+
+
+def _probabilities(table: Mapping[str, np.ndarray], classes: np.ndarray) -> np.ndarray:
+    """Return the probabilities of the classes, (n, n_classes)."""
+    return np.stack([table[f"probability_{name}"] for name in classes], axis=1)
 
 
 def evaluate(
     pipeline: Pipeline,
     images: Any,
-    labels: Any,
-    n_folds: int,
-    random_state: int | None,
+    labels: np.ndarray,
+    splits: Sequence[tuple[np.ndarray, np.ndarray]],
     update: Callable[[int], None],
 ) -> Evaluation:
     """Cross-validate a classifier of images, which are an array or `ImageFiles`.
@@ -91,43 +134,112 @@ def evaluate(
     at a time. The evidence for the mistakes of a fold is therefore computed before the next fold,
     although some of them will not be among the worst.
     """
-    predicted = labels.copy()
-    accuracies, mistakes, no_evidence = np.empty(n_folds), [], ""
-    folds = StratifiedKFold(n_folds, shuffle=True, random_state=random_state)
-    for fold, (train, test) in enumerate(folds.split(labels, labels)):
-        model = clone(pipeline).fit(images[train], labels[train])
-        decisions = model.decision_function(images[test])
+    mistakes, no_evidence = [], ""
+
+    def find_mistakes(model: Any, test: np.ndarray, features: Any) -> None:
+        nonlocal no_evidence
+        decisions = model[-1].decision_function(features)
         if decisions.ndim == 1:  # For two classes, it is the decision for the second one.
             decisions = np.stack([-decisions, decisions], axis=1)
         best = decisions.argmax(axis=1)
         true = np.searchsorted(model.classes_, labels[test])
-        predicted[test] = model.classes_[best]
-        accuracies[fold] = np.mean(best == true)
         rows = np.arange(len(test))
         margins = decisions[rows, best] - decisions[rows, true]
-        worst = np.argsort(-margins, kind="stable")[:N_MISTAKES]
+        worst = np.argsort(-margins, kind="stable")
         worst = worst[best[worst] != true[worst]]
-        maps = None
+        maps: Any = ()
         if len(worst):
             try:
-                maps = class_activation_map(model, np.asarray(images[test[worst]]))
+                shown = images[test[worst[:N_MISTAKES]]]
+                maps = class_activation_map(model, np.asarray(shown))
             except (TypeError, ValueError) as error:
                 no_evidence = str(error)
             else:
                 maps = np.concatenate([-maps, maps], axis=3) if maps.shape[3] == 1 else maps
         for k, i in enumerate(worst):
-            evidence = None if maps is None else maps[k, ..., best[i]] - maps[k, ..., true[i]]
+            evidence = maps[k, ..., best[i]] - maps[k, ..., true[i]] if k < len(maps) else None
             name = str(model.classes_[best[i]])
             mistakes.append(Mistake(int(test[i]), name, float(margins[i]), evidence))
-        update(fold + 1)
+
+    table = predict_folds(pipeline, images, labels, splits, after_fold=find_mistakes, update=update)
     mistakes.sort(key=lambda mistake: -mistake.margin)
-    return Evaluation(
-        predicted=predicted,
-        accuracies=accuracies,
-        baseline=float(np.unique(labels, return_counts=True)[1].max() / len(labels)),
-        mistakes=mistakes[:N_MISTAKES],
-        no_evidence=no_evidence,
-    )
+    return Evaluation(table, mistakes, no_evidence)
+
+
+def describe_colors(images: Any) -> tuple[np.ndarray, str]:
+    """Return simple features of images, (n, n_features), and their name.
+
+    They are the mean and the standard deviation of each channel and, if scikit-image is installed,
+    a histogram of local binary patterns.
+    """
+    has_patterns = find_spec("skimage") is not None
+    patterns = import_module("skimage.feature").local_binary_pattern if has_patterns else None
+    rows = []
+    for batch in gen_batches(len(images), 64):
+        pixels = np.nan_to_num(np.asarray(images[batch], np.float64))
+        columns = [pixels.mean(axis=(1, 2)), pixels.std(axis=(1, 2))]
+        if patterns:
+            gray = pixels.mean(axis=3)
+            gray -= gray.min(axis=(1, 2), keepdims=True)
+            gray *= 255 / np.maximum(gray.max(axis=(1, 2), keepdims=True), 1e-300)
+            codes = [patterns(image, 8, 1, "uniform") for image in gray.round().astype(np.uint8)]
+            columns.append(
+                np.stack([np.bincount(code.astype(int).ravel(), minlength=10) for code in codes])
+            )
+        rows.append(np.concatenate(columns, axis=1))
+    return np.concatenate(rows), "colors and local binary patterns" if patterns else "colors"
+
+
+def describe_classification(
+    evaluation: Evaluation, scores: Sequence[Score], files: ImageFiles, images: Any
+) -> dict[str, Any]:
+    """Return the variables of classify.html."""
+    table = evaluation.table
+    labels, predicted, folds = table["label"], table["predicted"], table["fold"]
+    classes, counts = np.unique(labels, return_counts=True)
+    names = [printable(name) for name in classes.tolist()]
+    matrix = confusion_matrix(labels, predicted, labels=classes)
+    best = _probabilities(table, classes).max(axis=1)
+    right = predicted == labels
+    bins = np.minimum(best * 15, 14).astype(int)
+    novel = np.flatnonzero(table["novelty"] > NOVEL)
+    assert files.paths is not None
+    small, n_left = _draw_mistakes(evaluation.mistakes, table, files, images)
+    return {
+        "template": "classify.html",
+        "accuracies": scores[0].accuracies,
+        "balanced": scores[0].balanced,
+        "is_unequal": bool(counts.min() < counts.max()),
+        "compared": [
+            (
+                each.name,
+                f"{each.accuracies.mean():.3f} ± {each.accuracies.std():.3f}",
+                f"{each.balanced:.3f}",
+                f"{each.loss:.3f}",
+                format_seconds(each.seconds),
+            )
+            for each in scores
+        ],
+        "loss": scores[0].loss,
+        "has_patterns": "patterns" in scores[1].name,
+        "most_frequent": float(counts.max() / len(labels)),
+        "frequent": [name for name, n in zip(names, counts, strict=True) if n == counts.max()],
+        "classes": _describe_classes(names, counts, matrix),
+        "confusion": _draw_confusion(matrix, names),
+        "reliability": _draw_reliability(right, best),
+        "calibration_error": float(np.abs(np.bincount(bins, right - best)).sum() / len(best)),
+        "n_wrong": len(evaluation.mistakes),
+        "no_evidence": evaluation.no_evidence,
+        "mistakes": [
+            _describe_mistake(each, table, files, images)
+            for each in evaluation.mistakes[:N_MISTAKES]
+        ],
+        "small": small,
+        "n_left": n_left,
+        "novel_from": NOVEL,
+        "novel": [str(files.paths[row]) for row in novel[np.argsort(-table["novelty"][novel])]],
+        "identical": _describe_identical(files, folds),
+    }
 
 
 def write_report(
@@ -135,22 +247,16 @@ def write_report(
     files: ImageFiles,
     images: Any,
     sizes: Counter[tuple[int, ...]],
-    evaluation: Evaluation,
     pipeline: Pipeline,
     seconds: Mapping[str, float],
-    settings: Mapping[str, Any],
+    results: Mapping[str, Any],
 ) -> None:
     """Write the page.
 
     ``images`` are those of ``files``, (n, h, w, c), which have the ``sizes`` (height, width), and
-    ``seconds`` is how long each step took. Only the template uses ``settings``: the folder, the
-    command line, and the options of `read_images` and of the recipe.
+    ``seconds`` is how long each step took. ``results`` are the other variables of the template: the
+    folder, the command line, the options of `read_images` and of the recipe, and what was measured.
     """
-    labels, predicted = files.labels, evaluation.predicted
-    assert labels is not None
-    classes, counts = np.unique(labels, return_counts=True)
-    names = [printable(name) for name in classes.tolist()]
-    matrix = confusion_matrix(labels, predicted, labels=classes)
     steps: dict[str, Any] = {}
     for name, step in pipeline.steps:  # The steps of a union are steps of their own.
         steps |= dict(step.transformer_list) if isinstance(step, FeatureUnion) else {name: step}
@@ -173,20 +279,13 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html").render(
-        **settings,
-        evaluation=evaluation,
-        n_images=len(labels),
+    page = environment.get_template(results["template"]).render(
+        **results,
+        n_images=len(files),
         shape=images.shape[1:],
         sizes=sizes.most_common(SHOWN_SIZES),
         other_sizes=[n for _, n in sizes.most_common()[SHOWN_SIZES:]],
         skipped=files.skipped,
-        identical=_describe_identical(files),
-        frequent=[name for name, n in zip(names, counts, strict=True) if n == counts.max()],
-        classes=_describe_classes(names, counts, matrix),
-        confusion=_draw_confusion(matrix, names),
-        n_wrong=int((predicted != labels).sum()),
-        mistakes=[_describe_mistake(each, files, images, labels) for each in evaluation.mistakes],
         kernels=kernels,
         # The indentation of long representations would be too wide for phones.
         steps="\n\n".join(f"{name}: {one_line(repr(step))}" for name, step in steps.items()),
@@ -202,38 +301,44 @@ def _show_control_characters(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
-def _describe_identical(files: ImageFiles) -> list[tuple[str, str]]:
-    """Return the paths of each group of identical files, and their classes if these differ."""
+def _describe_identical(files: ImageFiles, folds: np.ndarray) -> list[tuple[str, ...]]:
+    """Return the paths of each group of identical files, and their classes and folds if several."""
     assert files.paths is not None
-    assert files.labels is not None
-    labels = dict(zip(files.paths.tolist(), files.labels.tolist(), strict=True))
-    classes = [dict.fromkeys(labels[path] for path in group) for group in files.identical]
-    return [
-        (", ".join(group), ", ".join(names) if len(names) > 1 else "")
-        for group, names in zip(files.identical, classes, strict=True)
-    ]
+    rows = {path: i for i, path in enumerate(files.paths.tolist())}
+    labels = np.full(len(rows), "") if files.labels is None else files.labels
+    described = []
+    for group in files.identical:
+        same = [rows[path] for path in group]
+        classes, parts = (dict.fromkeys(map(str, values[same])) for values in (labels, folds))
+        several = (", ".join(names) if len(names) > 1 else "" for names in (classes, parts))
+        described.append((", ".join(group), *several))
+    return described
 
 
 def _describe_classes(
     names: Sequence[str], counts: np.ndarray, matrix: np.ndarray
 ) -> list[tuple[Any, ...]]:
-    """Return the number of each class, its name, recall, and the classes it is taken for."""
+    """Return the name of each class, its scores, and the classes it is taken for."""
     rows = []
     for i, (name, count) in enumerate(zip(names, counts.tolist(), strict=True)):
         right, others = matrix[i, i], np.delete(matrix[i], i)
+        n_predicted = matrix[:, i].sum()
+        precision = right / n_predicted if n_predicted else 0.0
+        scores = precision, right / count, 2 * right / (count + n_predicted)
         most = [j for j, n in enumerate(matrix[i]) if j != i and n == others.max() > 0]
         taken = ", ".join(f"{names[j]} ({matrix[i, j]:,})" for j in most)
-        rows.append((i + 1, name, f"{right / count:.3f}", f"{right:,} of {count:,}", taken))
+        rows.append((name, *(f"{x:.3f}" for x in scores), f"{right:,} of {count:,}", taken))
     return rows
 
 
 def _describe_mistake(
-    mistake: Mistake, files: ImageFiles, images: Any, labels: np.ndarray
+    mistake: Mistake, table: Mapping[str, np.ndarray], files: ImageFiles, images: Any
 ) -> dict[str, Any]:
     """Return what the report says about a mistake, with the image and its evidence."""
     assert files.paths is not None
-    true, predicted = printable(str(labels[mistake.row])), printable(mistake.predicted)
-    image, evidence = np.asarray(images[mistake.row]), mistake.evidence
+    row = mistake.row
+    true, predicted = printable(str(table["label"][row])), printable(mistake.predicted)
+    image, evidence = np.asarray(images[row]), mistake.evidence
     figure = Figure(figsize=(3, 3) if evidence is None else (6.8, 3.3), layout="constrained")
     axes = figure.subplots(1, 1 if evidence is None else 2, squeeze=False)[0]
     show_image(axes[0], image)
@@ -244,19 +349,63 @@ def _describe_mistake(
         "true": true,
         "predicted": predicted,
         "margin": mistake.margin,
-        "path": printable(str(files.paths[mistake.row])),
+        "probability": table[f"probability_{mistake.predicted}"][row],
+        "novelty": table["novelty"][row],
+        "path": printable(str(files.paths[row])),
         "has_evidence": evidence is not None,
         "picture": _encode(figure),
     }
 
 
-def _draw_confusion(matrix: np.ndarray, names: Sequence[str]) -> str:
-    """Draw a confusion matrix whose columns have numbers, and whose rows have names as well."""
-    n = len(names)
-    side = float(np.clip(1.5 + 0.32 * n, 3, 12))
-    figure = Figure(figsize=(side + 1.5, side), layout="constrained")
+def _draw_mistakes(
+    mistakes: Sequence[Mistake], table: Mapping[str, np.ndarray], files: ImageFiles, images: Any
+) -> tuple[list[tuple[Any, ...]], int]:
+    """Return small pictures of mistakes for each pair of classes, and how many do not fit."""
+    assert files.paths is not None
+    pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    size = n_shown = 0
+    for each in mistakes:
+        if size > MAX_BYTES:
+            break
+        picture = draw_small(np.asarray(images[each.row]))
+        size += len(picture)
+        n_shown += 1
+        probability = table[f"probability_{each.predicted}"][each.row]
+        shown = {"picture": picture, "path": files.paths[each.row], "probability": probability}
+        pairs.setdefault((str(table["label"][each.row]), each.predicted), []).append(shown)
+    frequent = sorted(pairs.items(), key=lambda pair: -len(pair[1]))
+    return [(*pair, shown) for pair, shown in frequent], len(mistakes) - n_shown
+
+
+def draw_small(image: np.ndarray) -> str:
+    """Return the data URI of a small picture."""
+    step = -(-max(image.shape[:2]) // SMALL)
+    pixels = np.nan_to_num(image[::step, ::step].astype(np.float64))
+    if pixels.shape[2] != 3:
+        pixels = pixels.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    if image.dtype != np.uint8:
+        pixels = 255 * (pixels - pixels.min()) / (np.ptp(pixels) or 1)
+    file = BytesIO()
+    imsave(file, pixels.astype(np.uint8), format="jpeg", pil_kwargs={"quality": 75})
+    return f"data:image/jpeg;base64,{b64encode(file.getvalue()).decode()}"
+
+
+def _draw_reliability(right: np.ndarray, best: np.ndarray) -> str:
+    """Draw how often predictions are right, for each probability of the predicted class."""
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     ax = figure.subplots()
-    ConfusionMatrixDisplay(matrix, display_labels=range(1, n + 1)).plot(
+    CalibrationDisplay.from_predictions(right, best, n_bins=10, pos_label=True, ax=ax)
+    ax.set(xlabel="probability of the predicted class", ylabel="fraction that is right")
+    return _encode(figure)
+
+
+def _draw_confusion(matrix: np.ndarray, names: Sequence[str]) -> str:
+    """Draw a confusion matrix."""
+    n = len(names)
+    side = float(np.clip(2 + 0.32 * n, 3.5, 12))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    ax = figure.subplots()
+    ConfusionMatrixDisplay(matrix).plot(
         ax=ax,
         cmap="Blues",
         colorbar=False,
@@ -264,8 +413,9 @@ def _draw_confusion(matrix: np.ndarray, names: Sequence[str]) -> str:
         text_kw={"fontsize": 8},
         values_format="d",
     )
-    rows = [f"{name[:SHOWN_LETTERS]}  {i}" for i, name in enumerate(names, 1)]
-    ax.set_yticks(range(n), rows, parse_math=False)
+    shown = [name[:SHOWN_LETTERS] for name in names]
+    ax.set_xticks(range(n), shown, parse_math=False, rotation=90)
+    ax.set_yticks(range(n), shown, parse_math=False)
     ax.tick_params(labelsize=8 if n <= 50 else 4)
     ax.set(xlabel="predicted class", ylabel="true class")
     return _encode(figure)
