@@ -978,7 +978,7 @@ def test_numbers_as_names_of_classes(run, tmp_path):
     code, _, err = run("classify", folder, "-o", tmp_path / "a.html", "--kind", "tiny")
     assert code == 2
     assert "42 images have 21 classes whose names are numbers, such as '0.0', '0.1', '0.2' a" in err
-    assert "use sklearn-conv regress. See" in err
+    assert "use make_image_regressor in Python. See" in err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")

@@ -243,8 +243,8 @@ def _check_classes(folder: str, labels: np.ndarray | None) -> np.ndarray:
     if len(classes) > max(MANY, len(labels) / 10) and all(map(_is_number, classes)):
         raise cli.UsageError(
             f"{len(labels)} images have {len(classes)} classes whose names are numbers, such as "
-            f"{list_some(map(repr, classes.tolist()), 3)}. To predict numbers, put them into a "
-            "table, and use sklearn-conv regress."
+            f"{list_some(map(repr, classes.tolist()), 3)}. To predict numbers, use "
+            "make_image_regressor in Python."
         )
     single = [repr(str(name)) for name in classes[counts == 1]]
     if single:
