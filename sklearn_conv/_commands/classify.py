@@ -245,8 +245,8 @@ def _check_classes(folder: str, labels: np.ndarray | None) -> np.ndarray:
     if len(classes) > max(MANY, len(labels) / 10) and all(map(_is_number, classes)):
         raise cli.UsageError(
             f"{len(labels)} images have {len(classes)} classes whose names are numbers, such as "
-            f"{list_some(map(repr, classes.tolist()), 3)}. To predict numbers, put them into a "
-            "table, and use sklearn-conv regress."
+            f"{list_some(map(repr, classes.tolist()), 3)}. To predict numbers, use "
+            "make_image_regressor in Python."
         )
     single = [repr(str(name)) for name in classes[counts == 1]]
     if single:
@@ -277,10 +277,10 @@ def _count_folds(
         unit = "groups"
     name = min(counts, key=lambda name: counts[name])
     if groups is not None and counts[name] == 1:
+        group = str(groups[of_class[name]][0])
         raise cli.UsageError(
-            f"All images of class {name!r} are in the group {groups[of_class[name]][0]!r}. A model "
-            "that is tested on this group cannot learn the class; add images of other groups, or "
-            "use finer groups."
+            f"All images of class {name!r} are in the group {group!r}. A model that is tested on "
+            "this group cannot learn the class; add images of other groups, or use finer groups."
         )
     if counts[name] < folds:
         console.say(
@@ -323,8 +323,8 @@ def find_groups(
         found = np.array([match[1] for match in matches if match])
     if len(np.unique(found)) < 2:
         raise cli.UsageError(
-            f"All images are in the same group, {found[0]!r}, so that none are left to test; use "
-            "other groups, or leave out --groups."
+            f"All images are in the same group, {str(found[0])!r}, so that none are left "
+            "to test; use other groups, or leave out --groups."
         )
     return found
 

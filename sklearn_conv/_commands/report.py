@@ -45,7 +45,7 @@ from sklearn_conv.inspection._kernels import KernelDisplay
 N_MISTAKES = 6
 """Number of mistakes that are shown with their evidence."""
 
-SMALL, MAX_BYTES = 48, 4_000_000
+SMALL, MAX_BYTES = 48, 5_000_000
 """Longer side of the small pictures of all mistakes in pixels, and their size together."""
 
 NOVEL = 0.99
