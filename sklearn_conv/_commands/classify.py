@@ -162,12 +162,12 @@ def classify(
     results = settings | report.describe_classification(evaluation, scores, files, images)
     accuracy = scores[0].accuracies
     balanced = f"balanced accuracy {scores[0].balanced:.3f}; " * results["is_unequal"]
+    results["score"] = f"accuracy {accuracy.mean():.3f} ± {accuracy.std():.3f} in {n_folds} folds"
     headline = (
-        f"accuracy {accuracy.mean():.3f} ± {accuracy.std():.3f} in {n_folds} folds; {balanced}"
+        f"{results['score']}; {balanced}"
         f"{name} alone {scores[1].accuracies.mean():.3f}; "
         f"most frequent class {results['most_frequent']:.3f}"
     )
-    results["headline"] = headline
     outputs = output, predictions, save_model
     finish(pipeline, files, images, labels, columns, outputs, results, given, console)
     print_results(headline, outputs, files, start)
@@ -216,7 +216,7 @@ def finish(
         with replace_file(str(predictions)) as file:
             file.write(text.getvalue().encode(errors="surrogateescape"))
     if model:
-        facts = {"recipe": results["recipe"], "score": results["headline"]}
+        facts = {"recipe": results["recipe"], "score": results["score"]}
         cli.save_model(model, files, given, pipeline.steps, **facts)
 
 
