@@ -64,7 +64,7 @@ def search_settings(images, labels, raw_accuracy):
     start = time.perf_counter()
     shared = SharedFeaturesSearch(GridSearchCV(model, grid, cv=N_FOLDS)).fit(images, labels)
     print(
-        f"{len(scores)} fits in {seconds:.1f} s, with shared features in "
+        f"time for {len(scores)} fits: {seconds:.1f} s; with shared features: "
         f"{time.perf_counter() - start:.1f} s"
     )
     assert shared.best_params_ == search.best_params_

@@ -177,6 +177,7 @@ def test_images_as_rows_and_with_and_without_channels(shape):
         assert_same_features(rows, image_shape=(4, 8, 2), kernel_size=(2, 4))
 
 
+@pytest.mark.filterwarnings("ignore:X contains constant images:UserWarning")
 def test_large_offsets_and_constant_patches():
     images = IMAGES + 1000
     images[0] = 7
@@ -537,6 +538,7 @@ def test_unknown_number_of_features_on_the_left():
 @pytest.mark.parametrize("padding", ["same", 4])
 @pytest.mark.parametrize("activation", ["step", "relu"])
 @pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.filterwarnings("ignore:X contains constant images:UserWarning")
 def test_features_for_large_offsets(dtype, activation, padding):
     """Windows that contain only zeros have responses of exactly 0."""
     images, _ = make_textures(60_000, 2, dtype, n=20)

@@ -219,6 +219,7 @@ def test_units_of_the_images_do_not_matter(factor, kernels, dtype):
 
 
 @pytest.mark.filterwarnings("ignore:Kernels, whitening:UserWarning", "ignore:About:UserWarning")
+@pytest.mark.filterwarnings("ignore:X contains constant images:UserWarning")
 def test_constant_patches_become_0():
     images = IMAGES.copy()
     images[:3] = [[[[5.0, 5.0]]], [[[0.0, 0.0]]], [[[3e4, 3e4]]]]
@@ -271,6 +272,7 @@ def test_the_order_of_the_training_images_changes_nothing_but_the_sample(kernels
     np.testing.assert_allclose(one, other, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:X contains constant images:UserWarning")
 def test_nearly_constant_patches_make_no_kernels():
     images = np.zeros((200, 9, 9))
     images[:10] = RNG.random((10, 9, 9))

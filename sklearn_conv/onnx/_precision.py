@@ -96,8 +96,10 @@ def _measure_terms(transformer: Any, coef: np.ndarray) -> float:
     typical, largest, *_ = seen
     noise = np.random.default_rng(0).uniform(-1, 1, (8, *transformer.image_shape_))
     images = typical + min(typical, largest - typical) * noise
+    transformer = copy(transformer)
+    transformer._values_seen = None  # The noise need not look like the images.
     if transformer.activation == "identity":  # Responses that cancel in a cell leave their errors.
-        transformer = copy(transformer).set_params(activation="abs")
+        transformer.set_params(activation="abs")
     features = np.asarray(transformer.transform(images.astype(np.float32)))
     sizes = np.sqrt(np.mean(np.square(features.reshape(8, -1), dtype=np.float64), axis=0))
     if coef.shape[1] != len(sizes):
