@@ -63,7 +63,7 @@ def cross_val_table(
         - "path", if paths are known;
         - "label" of a classifier or "target" of a regressor, which is y;
         - "predicted";
-        - "probability_" and the class, for each class, if the model has ``predict_proba``;
+        - ``"probability_"`` and the class, for each class, if the model has ``predict_proba``;
         - "lower" and "upper", if its last step has ``predict_interval``;
         - "novelty", if its last step has it, compared with the training images of the fold;
         - "fold", the number of the fold that contains the image, from 1;
