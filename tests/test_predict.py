@@ -245,7 +245,7 @@ BAD_MODELS = {
         lambda path: skops.io.dumps(
             make_pipeline(StridedConv2DTransformer(), FunctionTransformer(), StreamingRidge())
         ),
-        "save a model with sklearn-conv classify --save-model",
+        "save a model with sklearn-conv classify or regress",
     ),
 }
 
