@@ -337,7 +337,8 @@ def describe_regression(
 
 
 def _format(errors: Errors) -> tuple[str, str, str]:
-    return f"{errors.r2:.3f}", f"{errors.mae:.4g}", f"{errors.rmse:.4g}"
+    r2 = "none" if np.isnan(errors.r2) else f"{errors.r2:.3f}"
+    return r2, f"{errors.mae:.4g}", f"{errors.rmse:.4g}"
 
 
 def write_report(
