@@ -1013,16 +1013,18 @@ PAGE = ROOT / "docs" / "guide" / "commands.md"
 
 
 def test_commands_of_the_page_print_what_it_says(run, tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
+    rng, rows = np.random.default_rng(0), ["path,contrast"]
     for label, grain in [("fine", 3), ("coarse", 6)]:
         (tmp_path / "pictures" / label).mkdir(parents=True)
         for i in range(20):
             noise = rng.integers(256, size=(60 // grain, 90 // grain, 3), dtype=np.uint8)
             picture = Image.fromarray(noise).resize((90, 60 + i % 3))
             picture.save(tmp_path / "pictures" / label / f"{i}.png")
+            rows.append(f"{label}/{i}.png,{np.asarray(picture).std():.1f}")
+    (tmp_path / "contrast.csv").write_text("\n".join(rows))
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```sh\n(.*?)```\n\n```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     for command, output in blocks:
         program, *arguments = shlex.split(command)
         assert program == "sklearn-conv"
