@@ -171,7 +171,10 @@ def test_the_saved_model_predicts_intervals(run, result, measured, tmp_path):
     assert lines["cross-validated"].endswith(" in 5 folds")
 
 
-def test_groups_are_not_divided(run, measured, tmp_path):
+def test_groups_are_not_divided(run, measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "sklearn_conv._commands.classify.MEMORY", 0
+    )  # Images are read for each fold.
     folder, table, numbers, groups = measured
     arguments = ["--table", table, "--target", TARGET, *RECIPE, "--groups", "day"]
     output = ["-o", tmp_path / "a.html", "--predictions", tmp_path / "a.csv"]
