@@ -251,7 +251,7 @@ BAD_MODELS = {
         lambda path: skops.io.dumps(
             make_pipeline(ImageReader(), StridedConv2DTransformer(), StreamingRidge())
         ),
-        "contains a pipeline that was not fitted; fit it",
+        "was not fitted; fit it, and save it again",
     ),
 }
 

@@ -144,17 +144,15 @@ def classify(
     results |= {"cv": repr(cv), "groups": groups}
     results |= report.describe_classification(evaluation, scores, files, images)
     accuracy = scores[0].accuracies
-    balanced = f"balanced accuracy {scores[0].balanced:.3f}; " * results["is_unequal"]
     results["score"] = f"accuracy {accuracy.mean():.3f} ± {accuracy.std():.3f} in {n_folds} folds"
-    headline = (
-        f"{results['score']}; {balanced}"
-        f"{scores[1].name} alone {scores[1].accuracies.mean():.3f}; "
-        f"most frequent class {results['most_frequent']:.3f}"
-    )
+    results["more"] = [
+        *[f"balanced accuracy {scores[0].balanced:.3f}"] * results["is_unequal"],
+        f"{scores[1].name} alone {scores[1].accuracies.mean():.3f}",
+        f"most frequent class {results['most_frequent']:.3f}",
+    ]
     columns = evaluation.table | ({} if grouped is None else {"group": grouped})
     outputs = output, predictions, save_model
-    finish(pipeline, files, images, labels, columns, outputs, results, arguments, console)
-    print_results(headline, outputs, files, start)
+    finish(pipeline, files, images, labels, columns, outputs, results, arguments, console, start)
 
 
 def evaluate_models(
@@ -218,8 +216,9 @@ def finish(
     results: Mapping[str, Any],
     arguments: Sequence[str],
     console: Console,
+    start: float,
 ) -> None:
-    """Fit the model, and write all files."""
+    """Fit the model, write all files, and print the score and a line for each file."""
     from sklearn_conv._commands.report import write_report
 
     output, predictions, model = outputs
@@ -242,13 +241,8 @@ def finish(
     if model:
         facts = {name: results[name] for name in ("recipe", "score", "target") if name in results}
         cli.save_model(model, files, given, pipeline.steps, **facts)
-
-
-def print_results(headline: str, outputs: Outputs, files: ImageFiles, start: float) -> None:
-    """Print the files that were left out, the score, and a line for each file that was written."""
-    output, predictions, model = outputs
     cli.print_skipped(files.skipped)
-    print(headline)
+    print("; ".join([results["score"], *results["more"]]))
     print(f"{output}: the report, {format_seconds(monotonic() - start)}")
     if predictions:
         print(f"{predictions}: the predictions for {len(files):,} images")
@@ -327,7 +321,7 @@ def _count_folds(
 
 
 def limit_folds(folds: int, n: int, what: str, console: Console) -> int:
-    """Return the number of folds, at most ``n``, of which a warning says ``what`` they are."""
+    """Return the number of folds, at most ``n``; a warning says of ``what`` there are so few."""
     if n < folds:
         console.say(f"warning: {what} only, so there are {n} folds instead of {folds}")
     return min(folds, n)

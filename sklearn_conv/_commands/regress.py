@@ -117,14 +117,15 @@ def regress(
     results["score"] = (
         f"R² {model.r2:.3f}, MAE {model.mae:.4g}, RMSE {model.rmse:.4g} in {folds} folds"
     )
-    headline = (
-        f"{results['score']}; {100 * results['inside']:.1f}% inside intervals for 90%; "
-        f"{baseline.name} alone R² {baseline.r2:.3f}; always the mean MAE {results['mean'].mae:.4g}"
-    )
+    results["more"] = [
+        f"{100 * results['inside']:.1f}% inside intervals for 90%",
+        f"{baseline.name} alone R² {baseline.r2:.3f}",
+        f"always the mean MAE {results['mean'].mae:.4g}",
+    ]
     columns = evaluation.table | ({} if grouped is None else {"group": grouped})
     outputs = output, predictions, save_model
-    shared.finish(pipeline, files, images, numbers, columns, outputs, results, arguments, console)
-    shared.print_results(headline, outputs, files, start)
+    more = columns, outputs, results, arguments, console, start
+    shared.finish(pipeline, files, images, numbers, *more)
 
 
 def _read_numbers(table: Path, name: str, folder: str, files: ImageFiles) -> np.ndarray:
