@@ -2,10 +2,10 @@
 
     .venv/bin/python docs/check.py [--screenshots FOLDER]
 
-The program follows all links from the start page, and opens a report that ``sklearn-conv classify``
-writes. It reports errors on the console, pictures that
-do not load, broken links and anchors, requests to another host, pages without a title, and pages
-that are wider than the screen of a phone.
+The program follows all links from the start page, and opens reports that ``sklearn-conv classify``
+and ``sklearn-conv regress`` write. It reports errors on the console, pictures that do not load,
+broken links and anchors, requests to another host, pages without a title, and pages that are wider
+than the window, on a desktop or on a phone.
 """
 
 import argparse
@@ -35,10 +35,14 @@ BROWSERS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 DRIVERS = ["chromedriver", "chromium.chromedriver"]
 """Names of programs; if there is no driver, Selenium fetches the one for the browser."""
 
-SHOWN = ["index", "gallery/plot_explain_decision", "api/generated/sklearn_conv.conv2d", "report"]
+REPORTS = ["classification", "regression"]
+"""Names of the reports, which are written into the site."""
+
+SHOWN = ["index", "gallery/plot_explain_decision", "api/generated/sklearn_conv.conv2d", *REPORTS]
 
 LOOK = """
 const done = arguments[0];
+document.querySelectorAll("details").forEach(element => { element.open = true; });
 const images = [...document.images];
 images.forEach(image => { image.loading = "eager"; });
 Promise.allSettled(images.map(image => image.decode())).then(() => done({
@@ -50,20 +54,27 @@ Promise.allSettled(images.map(image => image.decode())).then(() => done({
 """
 
 
-def write_report() -> None:
-    """Write the report of a classification of parts of photographs to the site."""
+def write_reports() -> None:
+    """Write reports on parts of photographs to the site: their classes, and their contrast."""
     with TemporaryDirectory() as folder:
-        for name, photograph in zip(
-            ["temple & trees", "flower <red>"], load_sample_images().images, strict=True
-        ):
+        table, names = Path(folder) / "contrast.csv", ["temple & trees", "flower <red>"]
+        rows = ["path,contrast in % & more"]
+        for name in names:
             (Path(folder) / name).mkdir()
+        for k, photograph in enumerate(load_sample_images().images):
             for i in range(40):
                 row, column = 30 * (i // 8), 60 * (i % 8)
                 part = photograph[row : row + 60, column : column + 60]
-                Image.fromarray(part).save(Path(folder) / name / f"{i}.png")
+                is_wrong = i % 13 == 0  # so that there are mistakes
+                path = f"{names[k ^ is_wrong]}/{k} {i}.png"
+                Image.fromarray(part).save(Path(folder) / path)
+                rows.append(f"{path},{part.std() / 1.28:.1f}")
+        table.write_text("\n".join(rows))
         options = ["--kind", "textures", "--effort", "fast", "--size", "32,32", "--quiet"]
-        if run_command(["classify", folder, *options, "-o", str(SITE / "report.html")]):
-            sys.exit("sklearn-conv classify wrote no report.")
+        numbers = ["--table", str(table), "--target", "contrast in % & more"]
+        for name, command in zip(REPORTS, (["classify"], ["regress", *numbers]), strict=True):
+            if run_command([*command, folder, *options, "-o", str(SITE / f"{name}.html")]):
+                sys.exit(f"sklearn-conv {command[0]} wrote no report.")
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -123,7 +134,7 @@ def requests(browser: webdriver.Chrome) -> list[str]:
 def check(browser: webdriver.Chrome, origin: str) -> tuple[list[str], int]:
     """Follow all links from the start page, and return the problems and the number of pages."""
     problems, anchors, wanted = [], {}, {}
-    waiting = [f"{origin}/index.html", f"{origin}/report.html"]
+    waiting = [f"{origin}/{name}.html" for name in ["index", *REPORTS]]
     while waiting:
         page = waiting.pop(0)
         if page in anchors:
@@ -137,10 +148,11 @@ def check(browser: webdriver.Chrome, origin: str) -> tuple[list[str], int]:
         problems += [f"{name}: picture {image} did not load" for image in look["broken"]]
         if not look["title"].strip() or "404" in look["title"]:
             problems.append(f"{name}: no title")
-        resize(browser, PHONE)
-        width = browser.execute_script("return document.documentElement.scrollWidth")
-        if width > PHONE[0]:
-            problems.append(f"{name}: {width} pixels wide on a phone")
+        for size in (DESKTOP, PHONE):
+            resize(browser, size)
+            width = browser.execute_script("return document.documentElement.scrollWidth")
+            if width > size[0]:
+                problems.append(f"{name}: {width} pixels wide in a window of {size[0]}")
         for entry in browser.get_log("browser"):
             if entry["level"] == "SEVERE":
                 problems.append(f"{name}: {entry['message']}")
@@ -186,7 +198,7 @@ def main() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     browser = start_browser()
     try:
-        write_report()
+        write_reports()
         origin = f"http://127.0.0.1:{server.server_port}"
         problems, n_pages = check(browser, origin)
         if folder is not None:

@@ -210,10 +210,13 @@ def make_image_regressor(
     Parameters
     ----------
     kind : str, default="satellite"
-        Kind of images, as in `make_image_classifier`.
+        Kind of images: "natural" photographs, centered "objects", "textures", "satellite" tiles,
+        "tiny" images, "few_labels", or even surfaces with "defects". `make_image_classifier` says
+        more about them.
     effort : {"fast", "balanced", "best"}, default="balanced"
-        How much time to spend, as in `make_image_classifier`.
+        How much time to spend, from little to much.
     random_state : int, RandomState instance or None, default=None
+        Seed or generator of the training patches and kernels.
     n_jobs : int, default=None
     **parameters
         As in `make_image_classifier`.

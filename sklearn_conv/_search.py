@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from functools import partial, wraps
 from numbers import Integral
 from pathlib import Path
@@ -19,12 +20,15 @@ from sklearn.compose import ColumnTransformer
 from sklearn.model_selection import check_cv
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils import _safe_indexing
+from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 from threadpoolctl import threadpool_limits
 
+from sklearn_conv._array_api import follows_library
 from sklearn_conv._progress import Progress
 from sklearn_conv._reading.image_reader import ImageReader
+from sklearn_conv._ridge.base import StreamingRidgeBase
 from sklearn_conv._transformer import TRANSFORM_ONLY, StridedConv2DTransformer
 from sklearn_conv._validation import check_integer, require
 from sklearn_conv._warnings import warn
@@ -34,6 +38,9 @@ LEADING = (StridedConv2DTransformer, ImageReader, FeatureUnion, ColumnTransforme
 
 NEVER = ("n_jobs", "verbose")
 """Parameters that do not change features."""
+
+SOLVE_ONLY = ("alphas", "alpha_per_target", "scoring")
+"""Parameters of streaming ridge models that do not change their sums."""
 
 METHODS = ["predict", "predict_proba", "predict_log_proba", "decision_function", "score"]
 METHODS += ["score_samples", "transform"]
@@ -154,7 +161,7 @@ class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
         """
         owner = type(self).__name__
         estimator = getattr(self.search, "estimator", None)
-        has_type = hasattr(self.search, "fit") and hasattr(estimator, "fit")
+        has_type = hasattr(self.search, "_run_search") and hasattr(estimator, "fit")
         rule = "a search of scikit-learn, such as GridSearchCV(pipeline, grid)"
         require(owner, "search", self.search, rule, has_type)
         is_bool = isinstance(self.share_kernels, bool | np.bool_)
@@ -178,10 +185,11 @@ class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
             search.estimator = _RowsPipeline(**search.estimator.get_params(deep=False))
             search.estimator.store = store
             rows = np.arange(store.n)
+            n_folds = 0
             if self.verbose:
                 search.cv = check_cv(search.cv, y, classifier=is_classifier(estimator))
                 n_folds = search.cv.get_n_splits(rows, y, params.get("groups"))
-                search._run_search = self._count(store, n_folds, search._run_search)
+            search._run_search = self._watch(store, n_folds, search._run_search)
             with _threads(search.n_jobs):
                 search.fit(rows, y, **params)
             if hasattr(search, "best_estimator_"):
@@ -195,20 +203,26 @@ class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
         self.search_ = search
         return self
 
-    def _count(self, store: _Store, n_folds: int, run: Any) -> Any:
-        """Return the ``_run_search`` of a search such that its fits are counted."""
+    def _watch(self, store: _Store, n_folds: int, run: Any) -> Any:
+        """Return the ``_run_search`` of a search such that the store knows the candidates.
+
+        Their fits are counted if ``verbose``.
+        """
 
         @wraps(run)
-        def run_and_count(evaluate: Any, **options: Any) -> None:
-            def evaluate_and_count(candidates: Any, *more: Any, **options: Any) -> Any:
+        def run_and_watch(evaluate: Any, **options: Any) -> None:
+            def watch_and_evaluate(candidates: Any, *more: Any, **options: Any) -> Any:
                 candidates = list(candidates)
-                store.progress = Progress(self, n_folds * len(candidates), "fits")
+                store.expect(candidates)
+                if self.verbose:
+                    store.progress = Progress(self, n_folds * len(candidates), "fits")
                 return evaluate(candidates, *more, **options)
 
-            run(evaluate_and_count, **options)
+            run(watch_and_evaluate, **options)
+            store.expect([])
             store.progress = None  # To fit the best setting again does not count.
 
-        return run_and_count
+        return run_and_watch
 
     def __getattr__(self, name: str) -> Any:
         # Only called for what is not found; fitted attributes are those of the search.
@@ -265,6 +279,9 @@ def _threads(n_jobs: int | None) -> Iterator[None]:
 class _Features:
     """Features of images from fitted steps, computed when they are needed."""
 
+    key: Any = None
+    """Setting, and images of `fit` if they matter; None if the features are not shared."""
+
     def __init__(self, store: _Store, steps: Pipeline, rows: np.ndarray, y: Any) -> None:
         self._store, self._change = store, Condition()
         self._values: Any = None
@@ -275,6 +292,8 @@ class _Features:
         self.steps = steps.fit(store.take(rows), y)
         for transformer, _ in learners:
             del transformer._learn
+        outputs = {_get_output_config("transform", step)["dense"] for _, step in steps.steps}
+        self._is_whole = outputs != {"default"} or follows_library(store.X)
 
     def take(self, rows: np.ndarray) -> Any:
         """Return the features of images; those that are new are computed.
@@ -296,10 +315,15 @@ class _Features:
         return self.take(rows)  # Another thread failed.
 
     def _claim(self, rows: np.ndarray) -> np.ndarray:
-        """Return the numbers of some images, which this thread will compute."""
+        """Return the numbers of some images, which this thread will compute.
+
+        They are all images if rows of the result are not replaced in place.
+        """
         with self._change:
             new = np.unique(rows[~self._is_claimed[rows]])
             new = new[: max(MIN_CLAIMED, -(-len(rows) // PARTS))]
+            if self._is_whole and not self._is_claimed.any():
+                new = np.arange(self._store.n)
             self._is_claimed[new] = True
             return new
 
@@ -311,10 +335,10 @@ class _Features:
                     shape = (self._store.n, *computed.shape[1:])
                     self._values = self._store.empty(shape, computed.dtype)
                 self._values[rows] = computed
-            elif self._values is None:  # a table, or an array of a device
-                rows = np.arange(self._store.n)
-                self._values = self.steps.transform(self._store.take(rows))
-                self._is_claimed[rows] = True
+            elif self._values is None:  # a table, an array of a device, or a list that is passed on
+                whole = len(rows) == self._store.n
+                self._values = computed if whole else self.steps.transform(self._store.X)
+                self._is_claimed[:], rows = True, np.arange(self._store.n)
             self._is_done[rows] = True
             self._change.notify_all()
 
@@ -323,6 +347,7 @@ class _Store:
     """Features for each setting of the leading steps, in memory or in temporary files."""
 
     progress: Progress | None = None
+    key = "images"
 
     def __init__(self, X: Any, shares_kernels: bool, max_bytes: int) -> None:
         self.X, self.n = X, _num_samples(X)
@@ -333,6 +358,8 @@ class _Store:
         self._features: dict[Any, _Features] = {}
         self._learned: dict[Any, dict[str, Any]] = {}
         self._kept: list[Any] = []
+        self._shares_sums = False
+        self._siblings: dict[Any, Pipeline] = {}
         self._folder: TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
@@ -345,6 +372,21 @@ class _Store:
 
     def __deepcopy__(self, memo: Any) -> Self:
         return self  # All copies of a pipeline share it.
+
+    def expect(self, candidates: Sequence[dict[str, Any]]) -> None:
+        """Learn which candidates will be fitted, and whether some differ only in their alphas."""
+        grams = (later.steps[-1][1]._sums.sums.gram for later in self._siblings.values())
+        self._bytes_left += sum(gram.nbytes for gram in grams)
+        self._siblings.clear()
+        settings = {
+            tuple(
+                (name, self.describe(candidate[name]))
+                for name in sorted(candidate)
+                if name.rpartition("__")[2] not in SOLVE_ONLY
+            )
+            for candidate in candidates
+        }
+        self._shares_sums = len(settings) < len(candidates)
 
     def take(self, rows: np.ndarray) -> Any:
         """Return images; X itself, not a copy, if these are all of them."""
@@ -387,8 +429,33 @@ class _Store:
                     return self._features[key]
             features = make(rows, y)
             is_learned = any(_is_learned(step) for _, step in features.steps.steps)
-            self._features[(setting, rows.tobytes()) if is_learned else setting] = features
+            features.key = (setting, rows.tobytes()) if is_learned else setting
+            self._features[features.key] = features
             return features
+
+    def fit(self, later: Pipeline, leading: Any, rows: np.ndarray, y: Any, params: Any) -> Pipeline:
+        """Fit later steps to features; a ridge model may take over sums of one with other alphas.
+
+        Sums are held as long as there is memory for them.
+        """
+        *before, (_, last) = later.steps
+        if not (self._shares_sums and leading.key and isinstance(last, StreamingRidgeBase)):
+            return later.fit(leading.take(rows), y, **params)
+        described = self.describe([*before, *sorted(params.items())])
+        key = leading.key, rows.tobytes(), described, self.describe(last, SOLVE_ONLY)
+        with self._lock:
+            lock = self._locks.setdefault(key, Lock())
+        with lock:
+            if key in self._siblings:
+                sibling = deepcopy(self._siblings[key])
+                sibling.steps[-1][1].set_params(**last.get_params(deep=False))._solve()
+                return sibling
+            later.fit(leading.take(rows), y, **params)
+            gram = last._sums.sums.gram
+            if gram is not None and gram.nbytes <= self._bytes_left:
+                self._bytes_left -= gram.nbytes
+                self._siblings[key] = later
+            return later
 
     def learn(self, key: Any, learn: Callable[..., dict[str, Any]], *arguments: Any) -> Any:
         """Return what a transformer learns; once for all settings that learn the same."""
@@ -438,7 +505,7 @@ class _RowsPipeline(Pipeline):
         self._leading = self.store.find(steps[:n_leading], X, y) if n_leading else self.store
         later = {name: getattr(self, name) for name in ("transform_input", "memory", "verbose")}
         self._later = Pipeline(steps[n_leading:], **later)
-        self._later.fit(self._leading.take(X), y, **params)
+        self._later = self.store.fit(self._later, self._leading, X, y, params)
         if self.store.progress:
             self.store.progress.advance(1)
         self.steps = [*steps[:n_leading], *self._later.steps]

@@ -1,4 +1,4 @@
-"""The commands `sklearn-conv features` and `sklearn-conv classify`."""
+"""The commands `sklearn-conv features` and `sklearn-conv classify`, and what all commands share."""
 
 import base64
 import csv
@@ -44,6 +44,7 @@ from sklearn_conv import (
     StridedConv2DTransformer,
     cross_val_table,
     make_image_classifier,
+    make_image_regressor,
     read_images,
 )
 from sklearn_conv._commands.main import main
@@ -60,9 +61,9 @@ pytest.importorskip("pyarrow", reason="pyarrow is not installed: .[parquet]")
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: .[plot]")
 pytest.importorskip("cyclopts", reason="Cyclopts is not installed: .[commands]")
 
-classify, console, features, options, report_module = (
+classify, console, features, options, regress, report_module = (
     importlib.import_module(f"sklearn_conv._commands.{name}")
-    for name in ["classify", "console", "features", "options", "report"]
+    for name in ["classify", "console", "features", "options", "regress", "report"]
 )
 
 PROGRAM = [
@@ -107,7 +108,8 @@ def run(capsys):
 
 def parse(line):
     """Return the options of a command line, without those of all commands."""
-    app = options.make_program({features.features: "", classify.classify: ""}, "", "")
+    commands = dict.fromkeys([features.features, classify.classify, regress.regress], "")
+    app = options.make_program(commands, "", "")
     return app.parse_args(shlex.split(line), print_error=False, exit_on_error=False)[1].kwargs
 
 
@@ -120,6 +122,7 @@ def parse(line):
             (KERNELS, ACTIVATIONS, PADDING_MODES, POOLINGS, {*SYMMETRIES} - {None}, MODES, RESIZES),
         ),
         ("classify", (make_image_classifier, read_images), (RECIPES, EFFORTS, MODES, RESIZES)),
+        ("regress", (make_image_regressor, read_images), (RECIPES, EFFORTS, MODES, RESIZES)),
     ],
 )
 def test_the_help_has_every_parameter_and_every_choice(run, command, functions, choices):
@@ -189,6 +192,10 @@ def test_values_of_options(arguments, name, value):
         ("classify a -o a.html --kind tiny --folds 1", "at least 2"),
         ("classify a -o a.pdf --kind tiny", "It must end in .html"),
         ("classify a -o a.html --kind tiny --size any", "such as --size 64,64"),
+        ("regress a -o a.html --kind tiny --target b", "--table requires an argument"),
+        ("regress a -o a.html --kind tiny --table b", "--target requires an argument"),
+        ("regress a -o a.html --table b --target c", "--kind requires an argument"),
+        ("regress a -o a.html --kind tiny --table b --target c --size any", "such as --size 64,64"),
     ],
 )
 def test_wrong_usage(run, line, message):
@@ -200,7 +207,7 @@ def test_wrong_usage(run, line, message):
 
 
 def test_help_and_version(run):
-    for command in ("features", "classify"):
+    for command in ("features", "classify", "regress"):
         code, out, _ = run(command, "--help")
         assert code == 0
         for part in ("FOLDER", "Examples:", "default: RGB", "--save-model", "(64, 48) is 64,48"):
@@ -210,7 +217,7 @@ def test_help_and_version(run):
 
 
 def test_examples_of_the_help_can_be_parsed():
-    for module in (features, classify):
+    for module in (features, classify, regress):
         for line in module.EXAMPLES.replace("\\\n", "").splitlines():
             assert "output" in parse(line.removeprefix("| sklearn-conv "))
 
@@ -890,15 +897,15 @@ def test_two_thousand_mistakes_fit_into_a_page(tmp_path, monkeypatch):
     scores = [report_module.score("model", table, 1.0)] * 2
     evaluation = report_module.Evaluation(table, mistakes, "")
     results = report_module.describe_classification(evaluation, scores, files, images)
-    [(label, predicted, shown)] = results["small"]
-    assert (label, predicted, len(shown), results["n_left"]) == ("a", "b", 2000, 0)
+    [(kind, shown)] = results["small"]
+    assert (kind, len(shown), results["n_left"]) == ("of a, predicted as b", 2000, 0)
     assert sum(len(each["picture"]) for each in shown) < 5.01e6
     assert [each["path"] for each in shown[:3]] == ["0", "1", "2"]
     assert results["novel"] == [str(i) for i in range(2009, 1988, -1)]
     assert results["calibration_error"] == pytest.approx(0.7 - 10 / 2010)
     monkeypatch.setattr(report_module, "MAX_BYTES", 10_000)
     results = report_module.describe_classification(evaluation, scores, files, images)
-    assert 2 < len(results["small"][0][2]) == 2000 - results["n_left"] < 10
+    assert 2 < len(results["small"][0][1]) == 2000 - results["n_left"] < 10
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])
@@ -978,7 +985,7 @@ def test_numbers_as_names_of_classes(run, tmp_path):
     code, _, err = run("classify", folder, "-o", tmp_path / "a.html", "--kind", "tiny")
     assert code == 2
     assert "42 images have 21 classes whose names are numbers, such as '0.0', '0.1', '0.2' a" in err
-    assert "use make_image_regressor in Python. See" in err
+    assert "a table, and use sklearn-conv regress. See" in err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
@@ -1006,16 +1013,18 @@ PAGE = ROOT / "docs" / "guide" / "commands.md"
 
 
 def test_commands_of_the_page_print_what_it_says(run, tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
+    rng, rows = np.random.default_rng(0), ["path,contrast"]
     for label, grain in [("fine", 3), ("coarse", 6)]:
         (tmp_path / "pictures" / label).mkdir(parents=True)
         for i in range(20):
             noise = rng.integers(256, size=(60 // grain, 90 // grain, 3), dtype=np.uint8)
             picture = Image.fromarray(noise).resize((90, 60 + i % 3))
             picture.save(tmp_path / "pictures" / label / f"{i}.png")
+            rows.append(f"{label}/{i}.png,{np.asarray(picture).std():.1f}")
+    (tmp_path / "contrast.csv").write_text("\n".join(rows))
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```sh\n(.*?)```\n\n```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     for command, output in blocks:
         program, *arguments = shlex.split(command)
         assert program == "sklearn-conv"

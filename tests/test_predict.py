@@ -245,7 +245,13 @@ BAD_MODELS = {
         lambda path: skops.io.dumps(
             make_pipeline(StridedConv2DTransformer(), FunctionTransformer(), StreamingRidge())
         ),
-        "save a model with sklearn-conv classify --save-model",
+        "save a model with sklearn-conv classify or regress",
+    ),
+    "not fitted": (
+        lambda path: skops.io.dumps(
+            make_pipeline(ImageReader(), StridedConv2DTransformer(), StreamingRidge())
+        ),
+        "was not fitted; fit it, and save it again",
     ),
 }
 
@@ -261,7 +267,7 @@ def test_bad_models_are_refused(run, saved, tmp_path, name, command):
         "show": [path],
         "features": [saved[0], "-o", tmp_path / "a.npy", "--model", path],
     }
-    if command == "features" and name in ("not a pipeline", "no reader"):
+    if command == "features" and name in ("not a pipeline", "no reader", "not fitted"):
         return  # Its own message is tested with the other models of features.
     code, out, err = run(command, *arguments[command])
     assert (code, out) == (2, "")

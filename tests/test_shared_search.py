@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import loguniform
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
 from sklearn.exceptions import FitFailedWarning, NotFittedError
@@ -33,10 +34,12 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_conv import (
     SharedFeaturesSearch,
+    StreamingRidge,
     StreamingRidgeClassifier,
     StridedConv2DTransformer,
     read_images,
 )
+from sklearn_conv._ridge.moments import Moments
 from sklearn_conv._search import _Store
 from sklearn_conv.inspection import GridSearchDisplay
 
@@ -126,6 +129,8 @@ def pipelines(draw):
     names = [name for name in steps.get_params() if name.startswith("first__")]
     values = {"stride": [1, 2], "kernel_size": [2, 3], "activation": ["relu", "abs"], "n_jobs": [1]}
     grid = {"middle": ["passthrough", StandardScaler()]}
+    if isinstance(last, StreamingRidgeClassifier) and draw(st.booleans()):
+        grid["last__alphas"] = [[0.1, 10], 1.0, [1, 2, 3]]
     for name in names:
         value = values.get(name.rpartition("__")[2])
         if value and draw(st.booleans()) and len(grid) < 4:
@@ -158,6 +163,47 @@ def test_each_image_is_convolved_once_for_each_fold_if_kernels_are_learned(monke
     counts.clear()
     SharedFeaturesSearch(search, share_kernels=True).fit(NUMBERED, LABELS)
     assert set(counts.values()) == {1}
+
+
+@pytest.mark.parametrize("scaler", [StandardScaler(), None])
+@pytest.mark.parametrize("n_jobs", [None, 2])
+@pytest.mark.parametrize("kind", [StreamingRidgeClassifier, StreamingRidge])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
+@pytest.mark.filterwarnings("ignore:One or more of the test scores:UserWarning")
+def test_alphas_share_the_sums(monkeypatch, kind, n_jobs, scaler):
+    calls, add = [], Moments.add
+
+    def count(self, added):
+        calls.append(len(added.weights))
+        add(self, added)
+
+    monkeypatch.setattr(Moments, "add", count)
+    conv = StridedConv2DTransformer(4, random_state=0)
+    steps = Pipeline([("conv", conv), ("scale", scaler), ("last", kind())])
+    grid = {"last__alphas": [0.1, [1, 10], 1e3, "x"], "conv__stride": [1, 2]}
+    if kind is StreamingRidge:
+        grid["last__alpha_per_target"] = [False, True]
+    search = GridSearchCV(steps, grid, cv=3, n_jobs=n_jobs, refit=False)
+    weights = np.linspace(0.5, 1, len(LABELS))
+    shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS, last__sample_weight=weights)
+    assert len(calls) == 2 * 3
+    calls.clear()
+    search.set_params(n_jobs=None).fit(IMAGES, LABELS, last__sample_weight=weights)
+    assert len(calls) == 2 * 3 * 3 * (len(grid["last__alpha_per_target"]) if len(grid) > 2 else 1)
+    assert_same_results(shared, search)
+
+
+def test_sums_are_not_held_beyond_the_limit_and_not_for_random_features(monkeypatch):
+    calls, add = [], Moments.add
+    monkeypatch.setattr(Moments, "add", lambda *both: calls.append(1) or add(*both))
+    steps = pipeline().set_params(last=StreamingRidgeClassifier())
+    search = GridSearchCV(steps, {"last__alphas": [1.0, 10.0]}, cv=3, refit=False)
+    SharedFeaturesSearch(search, max_bytes=0).fit(IMAGES, LABELS)
+    assert len(calls) == 6
+    search.estimator.set_params(conv__random_state=None)
+    with pytest.warns(UserWarning, match="Features of some settings are computed again"):
+        SharedFeaturesSearch(search).fit(IMAGES, LABELS)
+    assert len(calls) == 12
 
 
 def test_settings_that_learn_the_same_learn_once(monkeypatch):
@@ -415,7 +461,13 @@ def test_the_object_can_be_used_as_a_search():
     assert not hasattr(cloned, "search_")
 
 
-def test_tables_of_columns():
+def test_tables_of_columns(monkeypatch):
+    counts, transform = Counter(), StridedConv2DTransformer.transform
+
+    def count(self, X):
+        counts.update((self.stride, i) for i in X.index)
+        return transform(self, X)
+
     columns = [f"pixel{i}" for i in range(64)]
     table = pd.DataFrame(IMAGES.reshape(150, -1), columns=columns)
     steps = pipeline(image_shape=(8, 8)).set_params(conv__n_kernels=3)
@@ -424,8 +476,12 @@ def test_tables_of_columns():
     assert_same_results(shared, search.fit(table, LABELS))
     assert list(shared.feature_names_in_) == columns
     steps.set_output(transform="pandas")
-    shared = SharedFeaturesSearch(GridSearchCV(steps, {"conv__stride": [1, 2]}, cv=3))
-    assert_same_results(shared.fit(table, LABELS), search)
+    search = GridSearchCV(steps, {"conv__stride": [1, 2]}, cv=3).fit(table, LABELS)
+    monkeypatch.setattr(StridedConv2DTransformer, "transform", count)
+    shared = SharedFeaturesSearch(clone(search)).fit(table, LABELS)
+    assert_same_results(shared, search)
+    assert set(counts.values()) == {1}
+    assert len(counts) == 2 * 150
 
 
 def as_memory_map(folder):
@@ -487,6 +543,7 @@ def test_progress_counts_fits(name, capfd):
         ({"verbose": "yes"}, TypeError),
         ({"search": pipeline()}, TypeError),
         ({"search": 3}, TypeError),
+        ({"search": CalibratedClassifierCV(pipeline())}, TypeError),
         ({"share_kernels": 1}, TypeError),
         ({"max_bytes": 1.5}, TypeError),
         ({"max_bytes": -1}, ValueError),

@@ -7,15 +7,16 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
 from io import StringIO
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from time import monotonic
 from typing import Annotated, Any
 
 import numpy as np
+from sklearn.base import is_classifier
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.utils import gen_batches
@@ -51,15 +52,15 @@ MANY = 20
 
 
 def _check_folds(n: int) -> None:
-    check_integer("classify", "folds", n, 2)
+    check_integer("sklearn-conv", "folds", n, 2)
 
 
 Folds = Annotated[int, cli.checked(_check_folds)]
+Report = Annotated[Path, cli.output_file(".html", ".htm", alias="-o")]
 Predictions = Annotated[Path | None, cli.output_file(".csv")]
+Model = Annotated[Path | None, cli.output_file(*cli.MODELS, alias="--save")]
 Outputs = tuple[Path, Path | None, Path | None]
 """Files to write: the report, the predictions and the model."""
-
-Report = Annotated[Path, cli.output_file(".html", ".htm", alias="-o")]
 
 
 @cli.with_options([*cli.READING, *RECIPE])
@@ -73,7 +74,7 @@ def classify(
     table: Path | None = None,
     compare: Annotated[bool, cli.FLAG] = False,
     predictions: Predictions = None,
-    save_model: Annotated[Path | None, cli.output_file(*cli.MODELS, alias="--save")] = None,
+    save_model: Model = None,
     running: cli.Running = cli.RUNNING,
     console: Annotated[Console, cli.NOT_AN_OPTION],
     arguments: Annotated[Sequence[str], cli.NOT_AN_OPTION],
@@ -117,6 +118,9 @@ def classify(
     from sklearn_conv._commands import report
 
     start = monotonic()
+    if groups is None and table is not None:
+        raise cli.UsageError("--table needs --groups, the name of one of its columns.")
+    check_table(table, predictions)
     recipe = {each.name: given.pop(each.name) for each in RECIPE if each.name in given}
     seed = recipe.setdefault("random_state", cli.SEED)
     files = find_files("classify", folder, given, running, console)
@@ -133,44 +137,59 @@ def classify(
                 "of other classes; use fewer folds, or finer groups."
             )
     images = decode(files, console)
-    pipeline = make_image_classifier(**recipe, n_jobs=running.n_jobs)
-    with console.progress("Cross-validation", n_folds, "folds") as update:
-        evaluation = report.evaluate(pipeline, images, labels, splits, update)
-    scores = [report.score(_name(recipe), evaluation.table, console.seconds["Cross-validation"])]
+    pipeline, evaluation, scores = evaluate_models(
+        make_image_classifier, recipe, images, labels, splits, compare, running, console
+    )
+    results: dict[str, Any] = {"folder": folder, "options": given, "recipe": recipe}
+    results |= {"cv": repr(cv), "groups": groups}
+    results |= report.describe_classification(evaluation, scores, files, images)
+    accuracy = scores[0].accuracies
+    results["score"] = f"accuracy {accuracy.mean():.3f} ± {accuracy.std():.3f} in {n_folds} folds"
+    results["more"] = [
+        *[f"balanced accuracy {scores[0].balanced:.3f}"] * results["is_unequal"],
+        f"{scores[1].name} alone {scores[1].accuracies.mean():.3f}",
+        f"most frequent class {results['most_frequent']:.3f}",
+    ]
+    columns = evaluation.table | ({} if grouped is None else {"group": grouped})
+    outputs = output, predictions, save_model
+    finish(pipeline, files, images, labels, columns, outputs, results, arguments, console, start)
+
+
+def evaluate_models(
+    make: Callable[..., Pipeline],
+    recipe: Mapping[str, Any],
+    images: Any,
+    y: np.ndarray,
+    splits: Sequence[tuple[np.ndarray, np.ndarray]],
+    compare: bool,
+    running: cli.Running,
+    console: Console,
+) -> tuple[Pipeline, Any, list[Any]]:
+    """Cross-validate the model of a recipe, a baseline and, to compare, other efforts.
+
+    The results are the model, its evaluation, and the scores of all.
+    """
+    from sklearn_conv._commands import report
+
+    pipeline = make(**recipe, n_jobs=running.n_jobs)
+    score: Any = report.score if is_classifier(pipeline) else report.measure
+    with console.progress("Cross-validation", len(splits), "folds") as update:
+        evaluation = report.evaluate(pipeline, images, y, splits, update)
+    scores = [score(_name(recipe), evaluation.table, console.seconds["Cross-validation"])]
     with console.progress("Baseline"):
         colors, name = report.describe_colors(images)
-        baseline = predict_folds(report.BASELINE, colors, labels, splits)
-    scores.append(report.score(name, baseline, console.seconds["Baseline"]))
+        baseline = report.BASELINES[is_classifier(pipeline)]
+        found = predict_folds(baseline, colors, y, splits)
+    scores.append(score(name, found, console.seconds["Baseline"]))
     for effort in EFFORTS if compare else ():
-        other = recipe | {"effort": effort}
+        other = {**recipe, "effort": effort}
         if _name(other) == scores[0].name:
             continue
-        with console.progress(step := f"Effort {effort}", n_folds, "folds") as update:
-            model = make_image_classifier(**other, n_jobs=running.n_jobs)
-            found = predict_folds(model, images, labels, splits, update=update)
-        scores.append(report.score(_name(other), found, console.seconds[step]))
-    columns = {"path": files.paths} | evaluation.table
-    columns |= {} if grouped is None else {"group": grouped}
-    settings = {
-        "folder": folder,
-        "options": given,
-        "recipe": recipe,
-        "cv": repr(cv),
-        "groups": groups,
-        "command": shlex.join(["sklearn-conv", *arguments]),
-    }
-    results = settings | report.describe_classification(evaluation, scores, files, images)
-    accuracy = scores[0].accuracies
-    balanced = f"balanced accuracy {scores[0].balanced:.3f}; " * results["is_unequal"]
-    results["score"] = f"accuracy {accuracy.mean():.3f} ± {accuracy.std():.3f} in {n_folds} folds"
-    headline = (
-        f"{results['score']}; {balanced}"
-        f"{name} alone {scores[1].accuracies.mean():.3f}; "
-        f"most frequent class {results['most_frequent']:.3f}"
-    )
-    outputs = output, predictions, save_model
-    finish(pipeline, files, images, labels, columns, outputs, results, given, console)
-    print_results(headline, outputs, files, start)
+        with console.progress(step := f"Effort {effort}", len(splits), "folds") as update:
+            model = make(**other, n_jobs=running.n_jobs)
+            found = predict_folds(model, images, y, splits, update=update)
+        scores.append(score(_name(other), found, console.seconds[step]))
+    return pipeline, evaluation, scores
 
 
 def _name(recipe: Mapping[str, Any]) -> str:
@@ -195,13 +214,16 @@ def finish(
     columns: Mapping[str, Any],
     outputs: Outputs,
     results: Mapping[str, Any],
-    given: Mapping[str, Any],
+    arguments: Sequence[str],
     console: Console,
+    start: float,
 ) -> None:
-    """Fit the model, and write all files."""
+    """Fit the model, write all files, and print the score and a line for each file."""
     from sklearn_conv._commands.report import write_report
 
     output, predictions, model = outputs
+    given = results["options"]
+    results = {**results, "command": shlex.join(["sklearn-conv", *arguments])}
     sizes = Counter({files.shape[1:3]: len(files)})
     if given.get("size") is not None:
         sizes = count_stored_sizes(files, None)
@@ -211,20 +233,16 @@ def finish(
         write_report(output, files, images, sizes, pipeline, console.seconds, results)
     if predictions:
         text = StringIO()
+        columns = {"path": files.paths, **columns}
         lists = [values.tolist() for values in columns.values()]
         csv.writer(text).writerows([columns, *zip(*lists, strict=True)])
         with replace_file(str(predictions)) as file:
             file.write(text.getvalue().encode(errors="surrogateescape"))
     if model:
-        facts = {"recipe": results["recipe"], "score": results["score"]}
+        facts = {name: results[name] for name in ("recipe", "score", "target") if name in results}
         cli.save_model(model, files, given, pipeline.steps, **facts)
-
-
-def print_results(headline: str, outputs: Outputs, files: ImageFiles, start: float) -> None:
-    """Print the files that were left out, the score, and a line for each file that was written."""
-    output, predictions, model = outputs
     cli.print_skipped(files.skipped)
-    print(headline)
+    print("; ".join([results["score"], *results["more"]]))
     print(f"{output}: the report, {format_seconds(monotonic() - start)}")
     if predictions:
         print(f"{predictions}: the predictions for {len(files):,} images")
@@ -242,11 +260,11 @@ def _check_classes(folder: str, labels: np.ndarray | None) -> np.ndarray:
             "class into a folder of their own, such as tiles/forest and tiles/river, and pass the "
             "folder that contains these folders, here tiles."
         )
-    if len(classes) > max(MANY, len(labels) / 10) and all(map(_is_number, classes)):
+    if len(classes) > max(MANY, len(labels) / 10) and all(map(is_number, classes)):
         raise cli.UsageError(
             f"{len(labels)} images have {len(classes)} classes whose names are numbers, such as "
-            f"{list_some(map(repr, classes.tolist()), 3)}. To predict numbers, use "
-            "make_image_regressor in Python."
+            f"{list_some(map(repr, classes.tolist()), 3)}. To predict numbers, write them into a "
+            "table, and use sklearn-conv regress."
         )
     single = [repr(str(name)) for name in classes[counts == 1]]
     if single:
@@ -257,18 +275,34 @@ def _check_classes(folder: str, labels: np.ndarray | None) -> np.ndarray:
     return labels
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Return whether a text is a finite number."""
     try:
-        float(text)
+        return isfinite(float(text))
     except ValueError:
         return False
-    return True
+
+
+def check_table(table: Path | None, predictions: Path | None) -> None:
+    """Check that the predictions will not replace the table."""
+    if table and predictions and predictions.exists() and predictions.samefile(table):
+        raise cli.UsageError(f"{str(predictions)!r} is the table; write to another file.")
+
+
+def check_rows(y: np.ndarray, folds: int) -> None:
+    """Check that each fold can have an image."""
+    if len(y) < folds:
+        raise cli.UsageError(
+            f"--folds {folds} needs at least {folds} images, but there are {len(y)}; use fewer "
+            "folds, or add images."
+        )
 
 
 def _count_folds(
     labels: np.ndarray, groups: np.ndarray | None, folds: int, console: Console
 ) -> int:
     """Return the number of folds, so that each class can be in all of them."""
+    check_rows(labels, folds)
     of_class = {str(name): labels == name for name in np.unique(labels)}
     if groups is None:
         counts, unit = {name: int(rows.sum()) for name, rows in of_class.items()}, "images"
@@ -282,20 +316,21 @@ def _count_folds(
             f"All images of class {name!r} are in the group {group!r}. A model that is tested on "
             "this group cannot learn the class; add images of other groups, or use finer groups."
         )
-    if counts[name] < folds:
-        console.say(
-            f"warning: class {printable(name)!r} has {counts[name]} {unit} only, so there are "
-            f"{counts[name]} folds instead of {folds}"
-        )
-    return min(folds, counts[name])
+    what = f"class {printable(name)!r} has {counts[name]} {unit}"
+    return limit_folds(folds, counts[name], what, console)
+
+
+def limit_folds(folds: int, n: int, what: str, console: Console) -> int:
+    """Return the number of folds, at most ``n``; a warning says of ``what`` there are so few."""
+    if n < folds:
+        console.say(f"warning: {what} only, so there are {n} folds instead of {folds}")
+    return min(folds, n)
 
 
 def find_groups(
     groups: str | None, table: Path | None, folder: str, files: ImageFiles
 ) -> np.ndarray | None:
     """Return the group of each image: from a column of a table, or a part of the path."""
-    if groups is None and table is not None:
-        raise cli.UsageError("--table needs --groups, the name of one of its columns.")
     if groups is None:
         return None
     if table is not None:
@@ -332,8 +367,13 @@ def find_groups(
 def read_column(table: Path, name: str, folder: str, files: ImageFiles) -> np.ndarray:
     """Return the values in a column of a CSV file, in the order of the images."""
     assert files.paths is not None
-    with open(table, encoding="utf-8-sig", newline="") as file:
-        rows = [*csv.DictReader(file)]
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as file:
+            rows = [*csv.DictReader(file)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise cli.UsageError(
+            f"{str(table)!r} is not a CSV file in UTF-8: {error}. Export the table as one."
+        ) from error
     columns = [*rows[0]] if rows else []
     if not {"path", name} <= {*columns}:
         raise cli.UsageError(

@@ -55,7 +55,7 @@ def predict(
     Parameters
     ----------
     model
-        Model that ends in .skops, as written by sklearn-conv classify --save-model.
+        Model that ends in .skops, as written by sklearn-conv classify or regress.
     folder
         Folder of images, or of folders of images; or a pattern such as 'tiles/a?.tif', in quotes.
     output
@@ -103,7 +103,7 @@ def show(
     running: cli.Running = cli.RUNNING,
     console: Annotated[Console, cli.NOT_AN_OPTION],
 ) -> None:
-    """Print what a saved model is: its classes, images, accuracy, date, versions and steps.
+    """Print what a saved model is: its classes, images, score, date, versions and steps.
 
     Parameters
     ----------
@@ -114,7 +114,9 @@ def show(
     reader, last = pipeline[0], pipeline[-1]
     classes = getattr(last, "classes_", None)
     height, width, channels = reader.image_shape_
-    lines = {"predicts": "numbers" if classes is None else f"{len(classes)} classes"}
+    lines = {
+        "predicts": facts.get("target", "numbers") if classes is None else f"{len(classes)} classes"
+    }
     if classes is not None:
         lines["classes"] = ", ".join(map(str, classes.tolist()))
     size = "their own size" if height is None else f"{height} x {width} pixels"
@@ -142,9 +144,11 @@ def _load(path: Path, console: Console) -> tuple[Pipeline, dict[str, Any]]:
     if not is_pipeline or not isinstance(model[0], ImageReader) or not hasattr(model, "predict"):
         raise cli.UsageError(
             f"{str(path)!r} contains a {type(model).__name__} that does not predict anything from "
-            "paths of images; save a model with sklearn-conv classify --save-model, or in Python "
+            "paths of images; save a model with sklearn-conv classify or regress, or in Python "
             "a pipeline of an ImageReader, features and a model."
         )
+    if not hasattr(model[0], "image_shape_"):
+        raise cli.UsageError(f"{str(path)!r} was not fitted; fit it, and save it again.")
     return model, facts
 
 

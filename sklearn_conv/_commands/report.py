@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from datetime import datetime
 from importlib import import_module, resources
@@ -22,9 +22,16 @@ import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
+from sklearn.base import is_classifier
 from sklearn.calibration import CalibrationDisplay
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.metrics import (
+    ConfusionMatrixDisplay,
+    confusion_matrix,
+    mean_absolute_error,
+    r2_score,
+    root_mean_squared_error,
+)
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
@@ -51,8 +58,11 @@ SMALL, MAX_BYTES = 48, 5_000_000
 NOVEL = 0.99
 """Novelty above which images are named."""
 
-BASELINE = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-"""Classifier of the colors."""
+BASELINES = {
+    True: make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+    False: make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 3, 7))),
+}
+"""Classifier and regressor of the colors."""
 
 SHOWN_SIZES = 10
 """Number of sizes of files that are listed."""
@@ -101,8 +111,27 @@ class Score(NamedTuple):
     seconds: float
 
 
+class Errors(NamedTuple):
+    """What a regressor reached in the cross-validation, or in a fold."""
+
+    name: str
+    r2: float
+    """Coefficient of determination, NaN for a single image."""
+    mae: float
+    rmse: float
+    seconds: float
+
+
+def measure(name: str, table: Mapping[str, np.ndarray], seconds: float) -> Errors:
+    """Measure the errors of the predictions of a regressor."""
+    both = table["target"], table["predicted"]
+    r2 = r2_score(*both) if len(both[0]) > 1 else np.nan
+    mae, rmse = mean_absolute_error(*both), root_mean_squared_error(*both)
+    return Errors(name, r2, mae, rmse, seconds)
+
+
 def score(name: str, table: Mapping[str, np.ndarray], seconds: float) -> Score:
-    """Score the predictions of a cross-validation."""
+    """Score the predictions of a classifier in a cross-validation."""
     labels, right = table["label"], table["label"] == table["predicted"]
     classes, codes = np.unique(labels, return_inverse=True)
     recalls = np.bincount(codes, right) / np.bincount(codes)
@@ -124,25 +153,27 @@ def _probabilities(table: Mapping[str, np.ndarray], classes: np.ndarray) -> np.n
 def evaluate(
     pipeline: Pipeline,
     images: Any,
-    labels: np.ndarray,
+    y: np.ndarray,
     splits: Sequence[tuple[np.ndarray, np.ndarray]],
     update: Callable[[int], None],
 ) -> Evaluation:
-    """Cross-validate a classifier of images, which are an array or `ImageFiles`.
+    """Cross-validate a model of images, which are an array or `ImageFiles`.
 
     ``update`` is called with the number of folds that are done. Only one fitted model is in memory
-    at a time. The evidence for the mistakes of a fold is therefore computed before the next fold,
-    although some of them will not be among the worst.
+    at a time. The evidence for the mistakes of a classifier in a fold is therefore computed before
+    the next fold, although some of them will not be among the worst.
     """
     mistakes, no_evidence = [], ""
 
     def find_mistakes(model: Any, test: np.ndarray, features: Any) -> None:
         nonlocal no_evidence
+        if not is_classifier(model):
+            return
         decisions = model[-1].decision_function(features)
         if decisions.ndim == 1:  # For two classes, it is the decision for the second one.
             decisions = np.stack([-decisions, decisions], axis=1)
         best = decisions.argmax(axis=1)
-        true = np.searchsorted(model.classes_, labels[test])
+        true = np.searchsorted(model.classes_, y[test])
         rows = np.arange(len(test))
         margins = decisions[rows, best] - decisions[rows, true]
         worst = np.argsort(-margins, kind="stable")
@@ -161,7 +192,7 @@ def evaluate(
             name = str(model.classes_[best[i]])
             mistakes.append(Mistake(int(test[i]), name, float(margins[i]), evidence))
 
-    table = predict_folds(pipeline, images, labels, splits, after_fold=find_mistakes, update=update)
+    table = predict_folds(pipeline, images, y, splits, after_fold=find_mistakes, update=update)
     mistakes.sort(key=lambda mistake: -mistake.margin)
     return Evaluation(table, mistakes, no_evidence)
 
@@ -204,7 +235,13 @@ def describe_classification(
     bins = np.minimum(best * 15, 14).astype(int)
     novel = np.flatnonzero(table["novelty"] > NOVEL)
     assert files.paths is not None
-    small, n_left = _draw_mistakes(evaluation.mistakes, table, files, images)
+    small, n_left = _draw_all(
+        [each.row for each in evaluation.mistakes],
+        [f"of {labels[each.row]}, predicted as {each.predicted}" for each in evaluation.mistakes],
+        [f"{table[f'probability_{each.predicted}'][each.row]:.2f}" for each in evaluation.mistakes],
+        files,
+        images,
+    )
     return {
         "template": "classify.html",
         "accuracies": scores[0].accuracies,
@@ -238,8 +275,70 @@ def describe_classification(
         "n_left": n_left,
         "novel_from": NOVEL,
         "novel": [str(files.paths[row]) for row in novel[np.argsort(-table["novelty"][novel])]],
-        "identical": _describe_identical(files, folds),
+        "identical": _describe_identical(files, labels, folds),
     }
+
+
+def describe_regression(
+    evaluation: Evaluation, scores: Sequence[Errors], files: ImageFiles, images: Any
+) -> dict[str, Any]:
+    """Return the variables of regress.html."""
+    table = evaluation.table
+    target, predicted, folds = table["target"], table["predicted"], table["fold"]
+    inside = (table["lower"] <= target) & (target <= table["upper"])
+    half = (table["upper"] - table["lower"]) / 2
+    errors = predicted - target
+    worst = np.argsort(-np.abs(errors), kind="stable")
+    outside = worst[~inside[worst]]
+    small, n_left = _draw_all(
+        outside,
+        [f"predicted too {'high' if error > 0 else 'low'}" for error in errors[outside]],
+        [f"{predicted[i]:.4g} instead of {target[i]:.4g}" for i in outside],
+        files,
+        images,
+    )
+    constant = {"target": target, "predicted": np.full(len(target), target.mean())}
+    compared = [*scores, measure("always the mean", constant, 0.0)]
+    by_fold, gains = [], []
+    for fold in _folds(table):
+        rows = folds == fold
+        part = {"target": target[rows], "predicted": predicted[rows]}
+        found = _format(measure("", part, 0.0))
+        by_fold.append((fold, f"{rows.sum():,}", *found, f"{inside[rows].mean():.3f}"))
+        gains.append(((target[rows] - target.mean()) ** 2 - errors[rows] ** 2).mean())
+    assert files.paths is not None
+    return {
+        "template": "regress.html",
+        "errors": scores[0],
+        "baseline": scores[1],
+        "mean": compared[-1],
+        "is_better": np.mean(gains) > np.std(gains),
+        "by_fold": by_fold,
+        "compared": [
+            (each.name, *_format(each), format_seconds(each.seconds)) for each in compared
+        ],
+        "inside": float(inside.mean()),
+        "half_width": float(half.mean()) if np.isfinite(half).all() else None,
+        "has_patterns": "patterns" in scores[1].name,
+        "plot": _draw_predictions(target, predicted, half.mean()),
+        "n_outside": len(outside),
+        "worst": [
+            (
+                _draw_image(np.asarray(images[row])),
+                f"target {target[row]:.4g}, predicted {predicted[row]:.4g} "
+                f"({table['lower'][row]:.4g} to {table['upper'][row]:.4g}): {files.paths[row]}",
+            )
+            for row in worst[:N_MISTAKES]
+        ],
+        "small": small,
+        "n_left": n_left,
+        "identical": _describe_identical(files, target, folds),
+    }
+
+
+def _format(errors: Errors) -> tuple[str, str, str]:
+    r2 = "none" if np.isnan(errors.r2) else f"{errors.r2:.3f}"
+    return r2, f"{errors.mae:.4g}", f"{errors.rmse:.4g}"
 
 
 def write_report(
@@ -301,16 +400,17 @@ def _show_control_characters(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
-def _describe_identical(files: ImageFiles, folds: np.ndarray) -> list[tuple[str, ...]]:
-    """Return the paths of each group of identical files, and their classes and folds if several."""
+def _describe_identical(
+    files: ImageFiles, y: np.ndarray, folds: np.ndarray
+) -> list[tuple[str, ...]]:
+    """Return the paths of each group of identical files, and their y and folds if several."""
     assert files.paths is not None
     rows = {path: i for i, path in enumerate(files.paths.tolist())}
-    labels = np.full(len(rows), "") if files.labels is None else files.labels
     described = []
     for group in files.identical:
         same = [rows[path] for path in group]
-        classes, parts = (dict.fromkeys(map(str, values[same])) for values in (labels, folds))
-        several = (", ".join(names) if len(names) > 1 else "" for names in (classes, parts))
+        kinds, parts = (dict.fromkeys(map(str, values[same])) for values in (y, folds))
+        several = (", ".join(names) if len(names) > 1 else "" for names in (kinds, parts))
         described.append((", ".join(group), *several))
     return described
 
@@ -357,24 +457,28 @@ def _describe_mistake(
     }
 
 
-def _draw_mistakes(
-    mistakes: Sequence[Mistake], table: Mapping[str, np.ndarray], files: ImageFiles, images: Any
-) -> tuple[list[tuple[Any, ...]], int]:
-    """Return small pictures of mistakes for each pair of classes, and how many do not fit."""
+def _draw_image(image: np.ndarray) -> str:
+    figure = Figure(figsize=(3, 3), layout="constrained")
+    show_image(figure.subplots(), image)
+    return _encode(figure)
+
+
+def _draw_all(
+    rows: Iterable[int], kinds: Sequence[str], texts: Sequence[str], files: ImageFiles, images: Any
+) -> tuple[list[tuple[str, list[dict[str, str]]]], int]:
+    """Return small pictures of images of each kind with texts, and how many do not fit."""
     assert files.paths is not None
-    pairs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    drawn: dict[str, list[dict[str, str]]] = {}
     size = n_shown = 0
-    for each in mistakes:
+    for row, kind, text in zip(rows, kinds, texts, strict=True):
         if size > MAX_BYTES:
             break
-        picture = draw_small(np.asarray(images[each.row]))
+        picture = draw_small(np.asarray(images[row]))
         size += len(picture)
         n_shown += 1
-        probability = table[f"probability_{each.predicted}"][each.row]
-        shown = {"picture": picture, "path": files.paths[each.row], "probability": probability}
-        pairs.setdefault((str(table["label"][each.row]), each.predicted), []).append(shown)
-    frequent = sorted(pairs.items(), key=lambda pair: -len(pair[1]))
-    return [(*pair, shown) for pair, shown in frequent], len(mistakes) - n_shown
+        shown = {"picture": picture, "path": files.paths[row], "text": text}
+        drawn.setdefault(kind, []).append(shown)
+    return sorted(drawn.items(), key=lambda pair: -len(pair[1])), len(kinds) - n_shown
 
 
 def draw_small(image: np.ndarray) -> str:
@@ -396,6 +500,20 @@ def _draw_reliability(right: np.ndarray, best: np.ndarray) -> str:
     ax = figure.subplots()
     CalibrationDisplay.from_predictions(right, best, n_bins=10, pos_label=True, ax=ax)
     ax.set(xlabel="probability of the predicted class", ylabel="fraction that is right")
+    return _encode(figure)
+
+
+def _draw_predictions(target: np.ndarray, predicted: np.ndarray, half: float) -> str:
+    """Draw predicted and true numbers, and the mean interval around the diagonal."""
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    ax = figure.subplots()
+    low, high = min(target.min(), predicted.min()), max(target.max(), predicted.max())
+    ends = np.array([low, high]) + np.array([-0.05, 0.05]) * (high - low)
+    if np.isfinite(half):
+        ax.fill_between(ends, ends - half, ends + half, color="black", alpha=0.1, linewidth=0)
+    ax.plot(ends, ends, "k--")
+    ax.scatter(predicted, target, s=9, alpha=0.5)
+    ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel="predicted", ylabel="target")
     return _encode(figure)
 
 
