@@ -43,6 +43,7 @@ ORDER = [
     "plot_image_folder.py",
     "plot_textures.py",
     "plot_defects.py",
+    "plot_cells.py",
     "plot_few_labels.py",
     "plot_stacked_layers.py",
     "plot_larger_than_memory.py",

@@ -23,7 +23,9 @@ PAGES = {
     "accuracy": "accuracy",
     "recipes": "recipes",
     "search": "guide/searching",
+    "probabilities": "guide/probabilities",
 }
+NEEDS_DATA = {"accuracy", "recipes", "probabilities"}
 NOT_INSTALLED = {
     "torch": {
         "__name__": "torch",
@@ -36,6 +38,8 @@ NOT_INSTALLED = {
     },
     "torchgeo": {"__name__": "torchgeo", "__version__": "0.8.1"},
     "torchgeo.models": {"RCF": None},
+    "mapie": {"__name__": "mapie", "__version__": "1.6.0"},
+    "mapie.regression": {"CrossConformalRegressor": None},
     "kymatio.torch": {"Scattering2D": None},
     "skimage.color": {"rgb2gray": None},
     "skimage.feature": {"hog": None, "local_binary_pattern": None},
@@ -101,6 +105,19 @@ def make_up_search(search, patch):
     patch(search, "measure", lambda *_: result)
 
 
+def make_up_probabilities(probabilities, patch):
+    def measure(task, folder):
+        few = np.zeros((2, 28, 28) if "Fashion" in task.images else (2, 28, 28, 3))
+        novelty = dict.fromkeys(probabilities.other_images(few, folder), np.ones(2))
+        correct, confidence = np.array([True, False]), np.array([0.1, 0.9])
+        return probabilities.Measured([1.0] * 3, [0.5] * 3, 0.01, correct, confidence, novelty)
+
+    tiles = [None, None, np.zeros((2, 64, 64, 3)), None]
+    patch(probabilities, "EUROSAT", SimpleNamespace(load=lambda _: tiles))
+    patch(probabilities, "measure", measure)
+    patch(probabilities, "measure_intervals", lambda _: np.ones((3, 3)))
+
+
 MAKE_UP = {
     "speed": make_up_speed,
     "scale": make_up_scale,
@@ -108,6 +125,7 @@ MAKE_UP = {
     "accuracy": make_up_accuracy,
     "recipes": make_up_recipes,
     "search": make_up_search,
+    "probabilities": make_up_probabilities,
 }
 
 
@@ -125,7 +143,7 @@ def test_pages_are_what_the_benchmarks_write(program, monkeypatch, tmp_path):
     copy(ROOT / "docs" / f"{PAGES[name]}.md", page)
     before = split_page(page)
     MAKE_UP[name](program, monkeypatch.setattr)
-    data = ["--data", str(tmp_path)] if name in ("accuracy", "recipes") else []
+    data = ["--data", str(tmp_path)] if name in NEEDS_DATA else []
     monkeypatch.setattr(sys, "argv", [name, "--page", str(page), *data])
     program.main()
     plt.close("all")
@@ -146,7 +164,12 @@ def find_environments():
     pairs = re.findall(program, MAKEFILE, re.MULTILINE)
     others = {
         "$(VENV)/docs": ["docs/*.py", "examples/plot_*.py"],
-        "$(VENV)/test": ["tests/*.py", "examples/*.py", "benchmarks/gaussian_kernels.py"],
+        "$(VENV)/test": [
+            "tests/*.py",
+            "examples/*.py",
+            "benchmarks/gaussian_kernels.py",
+            "benchmarks/mistakes.py",
+        ],
     }
     for environment, patterns in others.items():
         paths = sorted(path for pattern in patterns for path in ROOT.glob(pattern))

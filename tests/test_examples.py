@@ -69,6 +69,7 @@ PAGES = {
     "plot_image_folder.py": {"range(150)": "range(60)", "[1, 2, 4]": "[1, 4]"},
     "plot_textures.py": {"SIDE, STEP = 32, 16": "SIDE, STEP = 32, 24"},
     "plot_defects.py": {"(300, rng)": "(160, rng)", "(700, rng)": "(100, rng)"},
+    "plot_cells.py": {"N, SIDE = 400, 32": "N, SIDE = 250, 32"},
     "plot_few_labels.py": {"[2, 5, 10, 20, 50], 10": "[2, 10], 3"},
     "plot_stacked_layers.py": {"np.arange(1000)": "np.arange(200)", "(5, 9, 13)": "(5,)"},
     "plot_gpu.py": {"[1, 2, 3], f": "[2, 3], f", "[3, 4, 5]}": "[3, 4]}"},
@@ -129,6 +130,15 @@ def test_defects_page(gallery):
     assert recipe > 0.98
     assert recipe > accuracies["recipe for textures"] + 0.1
     assert len(names["best"]) == 10
+
+
+def test_cells_page(gallery):
+    names = gallery("plot_cells.py")
+    assert names["accuracy"] > 0.75
+    assert next(iter(names["table"])) == "path"
+    code = (EXAMPLES / "plot_cells.py").read_text().split("\n# %%\n")[2]
+    lines = [line for line in code.splitlines() if line and not line.startswith("#")]
+    assert len(lines) <= 20
 
 
 def test_few_labels_page(gallery):

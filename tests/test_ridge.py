@@ -373,30 +373,38 @@ def test_probabilities_in_a_search(scoring):
 
 @pytest.mark.parametrize("weighted", [False, True])
 @sizes
-def test_novelty_is_the_rank_among_leverages_of_fits_without_the_row(size, weighted):
+def test_novelty_is_the_rank_among_distances_of_rows_from_the_others(size, weighted):
     X, y = data(*size)
     X[:, 1] = 5  # a constant feature
     weights = np.random.default_rng(2).uniform(0.5, 2, len(X)) if weighted else np.ones(len(X))
     model = StreamingRidgeClassifier(3.0).fit(X, y, weights)
     assert (model._sums.sums.gram is None) == (size[1] >= size[0])
 
-    def leverage(row, others):
-        """Return the squared distance of a row from the mean of others, as the sums weight it."""
+    def distances(row, others):
+        """Return leverage and squared norm of a row, from the mean of others."""
         mean = np.average(X[others], axis=0, weights=weights[others])
         rows = (X[others] - mean) / model.scale_
         matrix = rows.T * weights[others] @ rows + 3 * np.eye(X.shape[1])
         distance = (row - mean) / model.scale_
-        return distance @ np.linalg.solve(matrix, distance) + 1 / weights[others].sum()
+        leverage = distance @ np.linalg.solve(matrix, distance) + 1 / weights[others].sum()
+        return leverage, distance @ distance
+
+    def rank(known, values):
+        return np.array([np.average(known < value, weights=weights) for value in values])
 
     everything = np.arange(len(X))
-    known = np.array([leverage(X[i], everything != i) for i in everything])
+    known = np.array([distances(X[i], everything != i) for i in everything]).T
     rng = np.random.default_rng(3)
     new = X[rng.integers(len(X), size=40)] * rng.uniform(0, 1.5, (40, 1))
     new += rng.uniform(0, 1, (40, 1)) * rng.normal(size=new.shape)
     new[:, 1] = 5
-    measured = np.array([leverage(row, everything >= 0) for row in new])
-    expected = [np.average(known < value, weights=weights) for value in measured]
-    assert len({*expected}) > 5
+    measured = np.array([distances(row, everything >= 0) for row in new]).T
+    both = [
+        np.maximum(rank(known[0], leverages), 1 - 5 * (1 - rank(known[1], norms)))
+        for leverages, norms in (known, measured)
+    ]
+    expected = rank(*both)
+    assert len({*expected}) > 4
     np.testing.assert_allclose(model.novelty(new), expected, atol=1e-12)
 
 
@@ -410,6 +418,18 @@ def test_rows_like_the_training_rows_have_any_novelty_and_outliers_a_high_one(n)
     assert (
         model.novelty(1e200 * new[:2]).tolist() == model.novelty(1e3 * new[:2]).tolist() == [1, 1]
     )
+
+
+@pytest.mark.parametrize("n", [2500, 60], ids=["products", "rows"])
+def test_a_row_whose_features_are_all_weak_is_novel_though_its_leverage_is_usual(n):
+    rng = np.random.default_rng(0)
+    X = rng.normal(1, 0.3, (n + 1000, 1)) + rng.normal(0, 0.2, (n + 1000, 100))
+    y = rng.integers(2, size=n)
+    model = StreamingRidgeClassifier(30.0).fit(X[:n], y)
+    assert (model.novelty(X[n:]) > 0.9).mean() == pytest.approx(0.1, abs=0.05)
+    leverages = [model._solution.later["leverages"].measure(rows)[0] for rows in (X, 0 * X[:1])]
+    assert leverages[1] < np.quantile(leverages[0], 0.9)
+    assert model.novelty(0 * X[:1]) > 0.99
 
 
 @pytest.mark.filterwarnings("ignore:The images of X are", "ignore:X contains constant")

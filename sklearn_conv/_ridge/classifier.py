@@ -302,11 +302,12 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         """Compute how far the samples in X are from the training rows, compared to these.
 
         The distance of a sample is its leverage for ``alpha_``, which is a squared Mahalanobis
-        distance from the mean of the training rows, regularized as the model is. The novelty is the
-        fraction, by weight, of the rows that choose alpha that were nearer to the others when they
-        were left out. A tenth of samples like the training rows has a novelty above 0.9. Samples of
-        other kinds, for example of another camera, have a high novelty, and their predictions need
-        not be true. Features that are constant in the training rows are ignored.
+        distance from the mean of the training rows, regularized as the model is, or the norm of its
+        standardized features if this is far more unusual. The novelty is the fraction, by weight,
+        of the rows that choose alpha that were nearer to the others when they were left out. A
+        tenth of samples like the training rows has a novelty above 0.9. Samples of other kinds, for
+        example of another camera, have a high novelty, and their predictions need not be true.
+        Features that are constant in the training rows are ignored.
 
         Parameters
         ----------

@@ -476,12 +476,31 @@ def _find_leverages(problem: Problem, factor: Factor, kept: Any, dtype: Any) -> 
     return moments.kept.weights * (leverages + 1 / moments.sums.weight)
 
 
+class Ranks(NamedTuple):
+    """Numbers of rows, in order, among which other numbers are ranked."""
+
+    known: np.ndarray
+    """Sorted numbers ``(m,)``."""
+    fractions: np.ndarray
+    """Fraction of the weight ``(m + 1,)`` of the first of the rows."""
+
+    @classmethod
+    def make(cls, values: np.ndarray, weights: np.ndarray) -> Ranks:
+        order = np.argsort(values)
+        fractions = np.append(0, np.cumsum(weights[order]) / weights.sum())
+        return cls(values[order], fractions)
+
+    def find(self, values: np.ndarray) -> np.ndarray:
+        """Return the fraction of the weight of the rows whose numbers are smaller."""
+        return self.fractions[np.searchsorted(self.known, values)]
+
+
 class Leverages(NamedTuple):
-    """Leverages of rows that are left out: squared distances from the mean of the others."""
+    """Distances of rows from the mean of the training rows, without themselves."""
 
     mean: Any
     scale: Any
-    """Standard deviation of each feature ``(d,)``; None for a factor of products."""
+    """Standard deviation of each feature ``(d,)``."""
     constant: list[int]
     alpha: float
     weight: float
@@ -489,32 +508,42 @@ class Leverages(NamedTuple):
     factor: Factor
     rows: Any = None
     """Kept rows ``(n, d)``, scaled and weighted, if the factor is that of their products."""
-    known: np.ndarray = np.zeros(0)
-    """Sorted leverages ``(m,)`` of the kept rows."""
-    fractions: np.ndarray = np.zeros(1)
-    """Fraction of the weight ``(m + 1,)`` of the first of the kept rows."""
+    ranks: tuple[Ranks, ...] = ()
+    """Those of the leverages and of the squared norms of the kept rows, and of both together."""
 
     def measure(self, rows: Any) -> np.ndarray:
-        """Return the leverages ``(n,)`` of rows that are not among those of the factor."""
-        xp, measured = Library.of(self.mean).xp, np.empty(rows.shape[0])
+        """Return leverages and squared norms ``(2, n)`` of rows that are not in the factor."""
+        xp, measured = Library.of(self.mean).xp, np.empty((2, rows.shape[0]))
         for block in row_blocks(rows.shape[0], 8 * rows.shape[1], BLOCK_BYTES):
-            centered = _center(rows[block, ...], self.mean, self.scale, self.constant)
+            centered = _center(rows[block, ...], self.mean, None, self.constant)
             if not bool(xp.all(xp.isfinite(centered))):  # Chunks of Dask are not checked before.
                 raise ValueError("X contains NaN or infinity.")
-            right = centered.T if self.rows is None else multiply(self.rows, centered.T)
-            squares = xp.linalg.vecdot(centered, centered, axis=-1)  # before they are overwritten
+            scaled = centered / self.scale
+            squares = xp.linalg.vecdot(scaled, scaled, axis=-1)  # before they are overwritten
+            right = centered.T if self.rows is None else multiply(self.rows, scaled.T)
             solved = self.factor.half_solve(right)
             found = xp.linalg.vecdot(solved, solved, axis=-2)
-            measured[block] = to_numpy(
-                found if self.rows is None else (squares - found) / self.alpha
-            )
+            found = found if self.rows is None else (squares - found) / self.alpha
+            measured[0, block], measured[1, block] = to_numpy(found), to_numpy(squares)
         # Differences of squares that overflow are NaN.
-        return np.where(np.isnan(measured), np.inf, measured) + 1 / self.weight
+        measured = np.where(np.isnan(measured), np.inf, measured)
+        return measured + np.array([[1 / self.weight], [0]])
 
     @np.errstate(all="ignore")
     def rank(self, rows: Any) -> np.ndarray:
-        """Return the fraction ``(n,)`` of the kept rows whose leverage is smaller."""
-        return self.fractions[np.searchsorted(self.known, self.measure(rows))]
+        """Return the fraction ``(n,)`` of the kept rows whose distance is smaller."""
+        leverages, squares = self.measure(rows)
+        *parts, total = self.ranks
+        return total.find(_join_ranks(parts[0].find(leverages), parts[1].find(squares)))
+
+
+def _join_ranks(leverages: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """Return the ranks of leverages, or those of squared norms if these are far higher.
+
+    Leverages notice more, but not that all features are weak, as those of a black image are. The
+    highest percent of norms counts as the highest five percent of leverages.
+    """
+    return np.maximum(leverages, 1 - 5 * (1 - squares))
 
 
 @np.errstate(all="ignore")
@@ -537,14 +566,14 @@ def measure_leverages(moments: Moments, alpha: float) -> Leverages:
         factor = factorize(matrix, diagonal, constant if rows is None else ())
         if factor is None:
             raise too_small(alpha)
-        scale = None if rows is None else scale
         found = Leverages(sums.mean, scale, constant, alpha, sums.weight, factor, rows)
-        values = found.measure(kept.rows)
-    left = 1 - kept.weights * values
-    values = np.where(left > 0, values / left, np.inf)
-    order = np.argsort(values)
-    fractions = np.append(0, np.cumsum(kept.weights[order]) / kept.weights.sum())
-    return found._replace(known=values[order], fractions=fractions)
+        leverages, squares = found.measure(kept.rows)
+    left = 1 - kept.weights * leverages
+    leverages = np.where(left > 0, leverages / left, np.inf)
+    squares = squares / (1 - kept.weights / sums.weight) ** 2  # from the mean of the others
+    parts = [Ranks.make(values, kept.weights) for values in (leverages, squares)]
+    both = _join_ranks(parts[0].find(leverages), parts[1].find(squares))
+    return found._replace(ranks=(*parts, Ranks.make(both, kept.weights)))
 
 
 def too_small(alpha: float) -> ValueError:
