@@ -45,7 +45,7 @@ SCHEMA := $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.
 # Folder with fashion_mnist.npz and eurosat_small.npz, each with X_train, y_train, X_test and y_test
 SKLEARN_CONV_DATA ?= data
 
-.PHONY: help native demo test test-long test-minimum test-no-compiler test-sanitize lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes bench-search clean
+.PHONY: help native demo test test-long test-minimum test-no-compiler test-sanitize lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes bench-search bench-probabilities clean
 
 help:
 	@echo "make native        build the library of the native engine; the other commands do so when it has changed"
@@ -65,7 +65,8 @@ help:
 	@echo "make bench-accuracy  accuracy against HOG, scattering and a CNN; writes docs/accuracy.md (an hour)"
 	@echo "make bench-recipes   accuracy of the recipes; writes docs/recipes.md (5 minutes)"
 	@echo "make bench-search    searches with and without shared features; writes docs/guide/searching.md (10 minutes)"
-	@echo "                     The last three need SKLEARN_CONV_DATA=folder with the images; see the pages."
+	@echo "make bench-probabilities  probabilities, intervals and novelty; writes docs/guide/probabilities.md (10 minutes)"
+	@echo "                     The last four need SKLEARN_CONV_DATA=folder with the images; see the pages."
 	@echo "make clean         remove the environments and caches"
 
 native: $(NATIVE)
@@ -175,6 +176,9 @@ bench-recipes: $(VENV)/demo
 bench-search: $(VENV)/test
 	$(RUN) benchmarks/search.py --data "$(SKLEARN_CONV_DATA)" --page docs/guide/searching.md
 
+bench-probabilities: $(VENV)/bench-probabilities
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MPLBACKEND=agg $(RUN) benchmarks/probabilities.py --data "$(SKLEARN_CONV_DATA)" --page docs/guide/probabilities.md
+
 clean:
 	rm -rf $(VENV) $(MINIMUM_VENV) $(ACCURACY_VENV) $(DIST_VENV) build dist docs/_build docs/gallery docs/api/generated sklearn_conv/_engine/*sklearn_conv_core.* .hypothesis .mypy_cache .pytest_cache .ruff_cache output
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -210,6 +214,10 @@ $(VENV)/bench: pyproject.toml | $(NATIVE)
 
 $(VENV)/bench-scale: pyproject.toml | $(NATIVE)
 	$(INSTALL) --group bench-scale $(EDITABLE) ".[dask]"
+	touch $@
+
+$(VENV)/bench-probabilities: pyproject.toml | $(NATIVE)
+	$(INSTALL) --group bench-probabilities $(EDITABLE) ".[plot]"
 	touch $@
 
 $(MINIMUM_VENV)/test: pyproject.toml tests/minimum.txt | $(NATIVE)
