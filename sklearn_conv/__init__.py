@@ -4,6 +4,7 @@ from sklearn_conv._batches import transform_batches
 from sklearn_conv._conv2d import conv2d
 from sklearn_conv._out_of_fold import cross_val_table
 from sklearn_conv._output_size import OutputSize
+from sklearn_conv._pixelwise import PixelClassifier, PixelRegressor
 from sklearn_conv._reading.image_files import ImageFiles, read_images
 from sklearn_conv._reading.image_reader import ImageReader
 from sklearn_conv._recipes import make_image_classifier, make_image_regressor
@@ -20,6 +21,8 @@ __all__ = [
     "ImageFiles",
     "ImageReader",
     "OutputSize",
+    "PixelClassifier",
+    "PixelRegressor",
     "RBFRidge",
     "RBFRidgeClassifier",
     "SceneTiles",

@@ -20,6 +20,15 @@ INTERNAL = tuple(
 _SAID: ContextVar[set[str] | None] = ContextVar("_SAID", default=None)
 """Messages without their numbers, which `say_once` does not repeat."""
 
+
+class _Everything(set[str]):
+    def __contains__(self, text: object) -> bool:
+        return True
+
+
+EVERYTHING: set[str] = _Everything()
+"""What `say_once` receives in order to leave out all warnings."""
+
 IMPORT = "<frozen importlib"
 """Frames of an import, which `warnings.warn` does not count."""
 
