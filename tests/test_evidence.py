@@ -322,7 +322,7 @@ def test_terms_that_nearly_cancel_are_reported():
     model[0].pool_grid = 1
     model[0].kernels_ = np.repeat(model[0].kernels_, 2, axis=3)
     model[0].bias_, model[0].offset_ = np.zeros((2, 2), np.float32)
-    model[-1].coef_ = np.float32([[1e9, -1.000001e9]])
+    model[-1].coef_ = np.float32([[1e9, -1.00001e9]])
     with pytest.warns(UserWarning, match="of 60 images adds up to the decision only roughly"):
         maps = class_activation_map(model, images)
     np.testing.assert_allclose(maps.sum(axis=(1, 2)), decisions(model, images), rtol=1e-5)

@@ -199,7 +199,12 @@ def class_activation_map(
         weights = np.split(decision.weights, np.cumsum([v.shape[1] for v in each])[:-1])
         for step, features, weight in zip(part.feature_steps, each, weights, strict=True):
             if step in evidence:
-                maps += evidence[step].compute(step.inputs, features, weight, amounts)
+                own = evidence[step]
+                for numbers, part_maps, part_amounts in own.compute(
+                    own.check_images(step.inputs), features, weight
+                ):
+                    maps[np.asarray(numbers)] += part_maps
+                    amounts[:, np.asarray(numbers)] += part_amounts
             else:
                 constant += features @ weight
         all_maps.append(maps + (constant / (height * width))[:, np.newaxis, np.newaxis])
