@@ -388,7 +388,9 @@ def _find_response(owner: str, step: Any) -> Callable[[Any], np.ndarray]:
 
 
 def select_rows(X: Any, rows: slice) -> Any:
-    """Return rows of an array, a list or a data frame."""
+    """Return rows of an array, a list, a data frame, or images of different sizes in files."""
+    if hasattr(type(X), "image_shapes"):
+        return X[np.arange(len(X))[rows]]
     return X.iloc[rows] if hasattr(X, "iloc") else X[rows]
 
 

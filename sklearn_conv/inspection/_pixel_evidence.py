@@ -8,12 +8,12 @@ a part in it. A feature that is not pooled is a sum over a cell with a single po
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._computing import make_layer
 from sklearn_conv._engine.activation import identity
@@ -25,7 +25,6 @@ from sklearn_conv._images.kinds import Images
 from sklearn_conv._output_size import list_grids, place_views
 from sklearn_conv._parameters import check_parameters
 from sklearn_conv._transformer import StridedConv2DTransformer
-from sklearn_conv._validation import is_dask
 
 BATCH_BYTES = 2**23
 """Approximate size of the responses in memory at once, in bytes."""
@@ -35,6 +34,7 @@ class PixelEvidence:
     """The evidence of the features of a transformer as a sum over the pixels."""
 
     def __init__(self, owner: str, transformer: StridedConv2DTransformer) -> None:
+        check_is_fitted(transformer)
         parameters = check_parameters(transformer)
         sums = [
             name for name, pooling in POOLINGS.items() if not np.isnan(_find_factor(pooling, 7))
@@ -58,7 +58,6 @@ class PixelEvidence:
 
     def check_images(self, X: Any) -> Images:
         """Return the images that the transformer received."""
-        X = np.asarray(X) if is_dask(X) else X
         return self._transformer._check_fitted_images(X, self._parameters, "transform")
 
     def compute(
@@ -77,36 +76,30 @@ class PixelEvidence:
     def _compute_group(
         self, images: Images, batch: np.ndarray, features: np.ndarray, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
+        """Return evidence and amounts of images of one size, as `compute` does."""
         transformer, parameters, views = self._transformer, self._parameters, self._parameters.views
         b, n_outputs = len(batch), weights.shape[1]
         geometries = place_views(parameters, batch.shape[1:3], transformer.kernels_.shape[:2])
         spreads = [[*map(_spread, geometry)] for geometry in geometries]
-        maps, amounts = np.empty((*batch.shape[:3], n_outputs)), np.zeros((2, b, n_outputs))
+        maps, amounts = np.zeros((*batch.shape[:3], n_outputs)), np.zeros((2, b, n_outputs))
 
         def finish(rows: slice, evidence: Sequence[np.ndarray]) -> None:
             """Spread the evidence of the positions, each ``(b, oh, ow, outputs)``."""
-            total = 0
             for view, (by_row, by_column), each in zip(views, spreads, evidence, strict=True):
                 by_output = np.ascontiguousarray(np.moveaxis(each, 3, 1))
                 pixels = by_row @ by_output @ by_column.T  # (b, outputs, h, w)
-                total = total + view.undo(np.moveaxis(pixels, 1, 3))
+                maps[rows] += view.undo(np.moveaxis(pixels, 1, 3))
                 amounts[1, rows] += np.abs(each).sum(axis=(1, 2))
-            maps[rows] = total
 
-        layer = make_layer(
-            transformer,
-            parameters._replace(poolings=None),
-            images,
-            geometries[0],
-            images.compute_dtype,
-        )
+        dtype, not_pooled = images.compute_dtype, parameters._replace(poolings=None)
+        layers = {
+            geometry: make_layer(transformer, not_pooled, images, geometry, dtype)
+            for geometry in geometries
+        }
         if parameters.poolings is None and len(views) == 1:
-            shape = layer.geometry.output_shape
-            values = features.reshape(b, *shape, -1)
-            finish(
-                slice(b),
-                [np.einsum("brqs,rqso->brqo", values, weights.reshape(*values.shape[1:], -1))],
-            )
+            values = features.reshape(b, *geometries[0].output_shape, -1)
+            by_position = weights.reshape(*values.shape[1:], -1)
+            finish(slice(b), [np.einsum("brqs,rqso->brqo", values, by_position)])
             return maps, amounts
         # The positions of each cell, (rows, columns), in the order of the features, for each view
         cells = [
@@ -118,13 +111,13 @@ class PixelEvidence:
             for geometry in geometries
         ]
         engines = {
-            geometry: make_engine(replace(layer, geometry=geometry), images.may_have_missing)
-            for geometry in dict.fromkeys(geometries)
+            geometry: make_engine(layer, images.may_have_missing)
+            for geometry, layer in layers.items()
         }
-        shapes = [replace(layer, geometry=geometry).out_shape(1)[1:] for geometry in geometries]
-        n_bytes = sum(map(prod, shapes)) * images.compute_dtype.itemsize
-        length = min(b, max(1, BATCH_BYTES // n_bytes))
-        buffers = [np.empty((length, *shape), images.compute_dtype) for shape in shapes]
+        shapes = [layers[geometry].out_shape(1)[1:] for geometry in geometries]
+        length = max(1, BATCH_BYTES // (sum(map(prod, shapes)) * dtype.itemsize))
+        # These are used again and again: new memory takes longer than the convolution.
+        buffers = [np.empty((min(b, length), *shape), dtype) for shape in shapes]
         for start in range(0, b, length):
             rows = slice(start, min(start + length, b))
             responses = []
@@ -156,8 +149,8 @@ class PixelEvidence:
         if all(map(np.all, is_seen)):
             is_seen = [seen[:1] for seen in is_seen]
         else:
-            for values in responses:
-                np.nan_to_num(values, copy=False)
+            for each in responses:
+                np.nan_to_num(each, copy=False)
         epsilon = float(np.finfo(dtype).eps)
         by_cell = weights.reshape(n_cells, -1, n_maps, n_outputs)
         features_by_cell = features.reshape(b, n_cells, -1, n_maps).swapaxes(0, 1)
@@ -177,7 +170,7 @@ class PixelEvidence:
             ]  # each (b, r, q, n_maps)
             ratios: Any = 1.0  # of the parts of a power and of a sum
             if power != 1:
-                sums = pooled = _add_up(values, factors)
+                sums = _add_up(values, factors)
                 absolute = sums if self._is_positive else _add_up(map(np.abs, values), factors)
                 is_noise = np.abs(sums) <= 4 * epsilon * absolute  # The sum is only rounding.
                 pooled = np.where(is_noise, 0, sums)
@@ -186,13 +179,14 @@ class PixelEvidence:
             # of each response in the decision for an image, (b or 1, n_maps, outputs)
             own = [np.einsum("bpm,pmo->bmo", ratios * factor, weight) for factor in factors]
             parts = [
-                each @ one.astype(dtype)[:, np.newaxis]
+                each @ one[:, np.newaxis].astype(dtype)
                 for each, one in zip(values, own, strict=True)
             ]  # each (b, r, q, outputs)
             # Features, responses and products are rounded separately. The weights of a scaler can
             # magnify the difference, so that it must not be neglected.
-            sums = sum(part.sum(axis=(1, 2), dtype=np.float64) for part in parts)
-            difference = np.tensordot(feature, weight, 2) - sums  # (b, outputs)
+            difference = np.tensordot(feature, weight, 2)  # (b, outputs)
+            for part in parts:
+                difference -= part.sum(axis=(1, 2), dtype=np.float64)
             differences += np.abs(difference)
             rest = difference / sum(part.shape[1] * part.shape[2] for part in parts)
             for (rows, columns), part, result in zip(cell, parts, evidence, strict=True):
