@@ -52,7 +52,7 @@ def class_activation_map(
 ) -> Any:
     """Map the decisions of a linear model to the pixels of the images.
 
-    ``(n, h, w, c) -> (n, h, w, n_outputs)``
+    ``(n, h, w, c) -> (n, h, w, n_maps)``
 
     The evidence of all pixels of an image adds up to the pipeline's ``decision_function``. The
     constants that a scaler and the classifier add are spread evenly over all pixels. The evidence
@@ -73,9 +73,10 @@ def class_activation_map(
     and after it as in a pipeline. The evidence of all transformers is added. Branches with other
     features do not belong to any pixel; their evidence is spread evenly over all pixels.
 
-    Rounding causes small differences. Between a feature and the pooled responses of its cell, the
-    difference is spread evenly over the cell; between the decision and the weighted sum of the
-    features, it is spread evenly over the image.
+    Rounding causes small differences. Evidence is computed in the dtype of the features. Between
+    the term of a feature and the weighted responses of its cell, the difference is spread evenly
+    over the cell; between the decision and the weighted sum of the features, it is spread evenly
+    over the image.
 
     The features of all images are computed at once, as in ``decision_function``, unless images and
     features take more than 64 MB. They are then computed in batches.
@@ -91,24 +92,30 @@ def class_activation_map(
     images : array-like of shape (n, h, w, c), (n, h, w) or (n, h*w*c), or a table with n rows
         Images in a form that the pipeline accepts. With a ``ColumnTransformer``, a table with the
         pixels of the images in its columns.
+    classes : list of labels, default=None
+        Labels in the pipeline's ``classes_`` whose evidence is computed; each has a map, in this
+        order. For two classes, the map of ``classes_[0]`` is minus that of ``classes_[1]``. If
+        None, there is a map for each column of ``decision_function``, which takes longer.
     versus : int, float, bool or str, default=None
         A label in the pipeline's ``classes_``, whose evidence is subtracted from that for each
         class. The maps then explain why the decision is for a class and not for this one, and they
         add up to differences of decisions. For two classes, the map is the evidence for the other
-        class. If None, nothing is subtracted.
+        class, and with ``classes`` that of ``versus`` itself is 0. If None, nothing is subtracted.
 
     Returns
     -------
-    maps : ndarray of shape (n, h, w, n_outputs)
-        Evidence in float64. The outputs are the columns of ``decision_function``: one per class, or
-        for two classes a single one, the evidence for ``classes_[1]``, or with ``versus`` for the
-        class that is not ``versus``. The outputs of a regressor are its targets.
+    maps : ndarray of shape (n, h, w, n_maps), or list of n ndarray of shape (h, w, n_maps)
+        Evidence in float64. Without ``classes``, the maps are those of the columns of
+        ``decision_function``: one per class, or for two classes a single one, the evidence for
+        ``classes_[1]``, or with ``versus`` for the class that is not ``versus``. The maps of a
+        regressor are those of its targets. The result is a list if a transformer has
+        ``image_shape="any"``.
 
     Warns
     -----
     UserWarning
         If rounding changes the decision for an image by more than 0.001 times the largest absolute
-        decision, or if more than one percent of the evidence comes from the rounding of responses.
+        decision, or if more than one percent of the evidence comes from rounding.
 
     Raises
     ------
@@ -121,8 +128,8 @@ def class_activation_map(
         If the pipeline is not linear after the transformer, if ``pooling`` includes "max", if
         features or decisions are infinite or NaN, if ``images`` is not a batch of images of the
         shape seen in ``fit``, if transformers side by side see images with different numbers of
-        rows or columns, or if ``versus`` is not a class of a classifier with one decision per
-        class.
+        rows or columns, or if ``classes`` and ``versus`` are not classes of a classifier with one
+        decision per class.
 
     See Also
     --------
@@ -153,9 +160,9 @@ def class_activation_map(
 
     Why is a digit a 3 and not an 8?
 
-    >>> maps = class_activation_map(pipeline, digits.images[3:4], versus=8)
-    >>> maps[0, :, :, 3].sum() > 0
-    np.True_
+    >>> maps = class_activation_map(pipeline, digits.images[3:4], classes=[3], versus=8)
+    >>> maps.shape, maps.sum() > 0
+    ((1, 8, 8, 1), np.True_)
     """
     position, part = find_features(OWNER, pipeline)
     if not isinstance(pipeline, Pipeline) or position == len(pipeline) - 1:
@@ -224,8 +231,8 @@ def class_activation_map(
     maps += np.repeat(constant / n_pixels[:, np.newaxis], n_pixels, axis=0)
     if rounded > 0.01 * total:
         warn(
-            f"{rounded / total:.0%} of the evidence of an image comes from the rounding of "
-            "responses: the features differ from the pooled responses of their cells. Within these "
+            f"{rounded / total:.0%} of the evidence of an image comes from rounding: the "
+            "terms of features differ from the weighted responses of their cells. Within these "
             "cells, the evidence is not reliable. If the activation has a step, use a bias "
             "slightly below 0, so that flat regions are not at the step. If it is a function, it "
             "must compute each element independently of the others. A power below 1 magnifies the "
@@ -303,9 +310,9 @@ class ClassActivationDisplay:
             A fitted pipeline that `class_activation_map` accepts. Its steps before the transformer
             are applied to the image.
         image : array-like of shape (h, w) or (h, w, c), or a table with one row
-            An image of the shape seen in ``fit``; with a ``ColumnTransformer``, a table with a
-            single row that contains its pixels. If several transformers are side by side, the image
-            that the first one receives is drawn.
+            An image of the shape seen in ``fit``, or of any size if the model accepts it; with a
+            ``ColumnTransformer``, a table with a single row that contains its pixels. If several
+            transformers are side by side, the image that the first one receives is drawn.
         class_of_interest : int, float, bool or str, default=None
             A label in the pipeline's ``classes_``; None selects the predicted class. For a
             regressor, the index of a target; None selects the first one.

@@ -5,7 +5,7 @@ of a union or of a column transformer. Each of these steps has a replica, a copy
 keeps its last input and output. A run of the replicas therefore shows what arrives at each
 transformer inside, however scikit-learn selects, weights and joins columns. The weights of a
 decision are found by calls with rows in which only one feature is not 0, which works for all linear
-steps, whatever their attributes.
+steps, whatever their attributes. Where ``coef_`` predicts the same decisions, it is faster.
 """
 
 from __future__ import annotations
