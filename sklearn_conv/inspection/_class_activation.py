@@ -231,12 +231,12 @@ def class_activation_map(
     maps += np.repeat(constant / n_pixels[:, np.newaxis], n_pixels, axis=0)
     if rounded > 0.01 * total:
         warn(
-            f"{rounded / total:.0%} of the evidence of an image comes from rounding: the "
-            "terms of features differ from the weighted responses of their cells. Within these "
-            "cells, the evidence is not reliable. If the activation has a step, use a bias "
-            "slightly below 0, so that flat regions are not at the step. If it is a function, it "
-            "must compute each element independently of the others. A power below 1 magnifies the "
-            "rounding of features that should be 0: use normalize_patches, or a negative bias. "
+            f"{rounded / total:.0%} of the evidence of an image comes from the rounding of "
+            "responses: the terms of features differ from the weighted responses of their cells. "
+            "Within these cells, the evidence is not reliable. If the activation has a step, use a "
+            "bias slightly below 0, so that flat regions are not at the step. If it is a function, "
+            "it must compute each element independently of the others. A power below 1 magnifies "
+            "the rounding of features that should be 0: use normalize_patches, or a negative bias. "
             "Otherwise cast the images to float64."
         )
     if any(None in step.step.image_shape_ for step in evidence):

@@ -31,7 +31,7 @@ PROBE_BYTES = 2**22
 N_CHECKED = 100
 """Number of images from which the scale of the features is taken, to probe each step."""
 
-N_RANDOM_ROWS = 8
+N_RANDOM_ROWS = 4
 """Number of pairs of random rows with which the linearity of a step is checked."""
 
 TOLERANCE = 1e-6
@@ -300,7 +300,7 @@ class LinearDecision:
         d = len(scale)
         self.constant = self._call(np.zeros((1, d)))[0]
         self.weights = self._multiply_coefficients(scale)
-        if self._is_exact(np.random.RandomState(0).standard_normal((N_RANDOM_ROWS, d)) * scale):
+        if self._is_exact(np.random.default_rng(0).standard_normal((N_RANDOM_ROWS, d)) * scale):
             return
         n_probes = max(1, PROBE_BYTES // (np.dtype(np.float64).itemsize * d))
         for start in range(0, d, n_probes):
@@ -346,7 +346,7 @@ class LinearDecision:
         values = np.abs(as_rows(rows))
         scale = values.max(axis=0) + values.max()  # (d,)
         shape = (2, N_RANDOM_ROWS, len(scale))
-        a, b = np.random.RandomState(0).standard_normal(shape) * scale
+        a, b = np.random.default_rng(0).standard_normal(shape) * scale
         try:
             zero, at_a, at_b, at_both = (
                 call(function, rows, probe) for probe in (np.zeros_like(a), a, b, a + b)

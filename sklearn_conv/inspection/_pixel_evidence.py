@@ -153,17 +153,18 @@ class PixelEvidence:
                 np.nan_to_num(each, copy=False)
         epsilon = float(np.finfo(dtype).eps)
         by_cell = weights.reshape(n_cells, -1, n_maps, n_outputs)
-        features_by_cell = features.reshape(b, n_cells, -1, n_maps).swapaxes(0, 1)
+        features_by_cell = features.reshape(b, n_cells, -1).swapaxes(0, 1)
+        terms = features_by_cell @ weights.reshape(n_cells, -1, n_outputs)  # (cells, b, outputs)
         evidence = [np.zeros((*values.shape[:3], n_outputs)) for values in responses]
         differences = np.zeros((b, n_outputs))
-        for cell, factors, weight, feature in zip(
+        for cell, factors, weight, difference in zip(
             zip(*cells, strict=True),
             self._find_factors(cells, is_seen),
             by_cell,
-            features_by_cell,
+            terms,
             strict=True,
         ):
-            # weight: (poolings, n_maps, outputs), feature: (b, poolings, n_maps)
+            # weight: (poolings, n_maps, outputs)
             values = [
                 each[:, rows, columns]
                 for each, (rows, columns) in zip(responses, cell, strict=True)
@@ -184,7 +185,6 @@ class PixelEvidence:
             ]  # each (b, r, q, outputs)
             # Features, responses and products are rounded separately. The weights of a scaler can
             # magnify the difference, so that it must not be neglected.
-            difference = np.tensordot(feature, weight, 2)  # (b, outputs)
             for part in parts:
                 difference -= part.sum(axis=(1, 2), dtype=np.float64)
             differences += np.abs(difference)
