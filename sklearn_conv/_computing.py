@@ -10,6 +10,7 @@ import numpy as np
 
 from sklearn_conv._array_api import namespace
 from sklearn_conv._engine.choice import make_engine
+from sklearn_conv._engine.geometry import Geometry
 from sklearn_conv._engine.layer import Engine, Layer
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv._engine.symmetry import SymmetricEngine
@@ -34,27 +35,12 @@ class BatchComputer:
         self._n_jobs = transformer.n_jobs
         self._watch = TransformWatch(getattr(transformer, "_values_seen", None))
         make = partial(make_engine, ignores_missing=images.may_have_missing)
-        bias, n_kernels = transformer.bias_, transformer.bias_.shape[-1]
-        arrays = {
-            "kernels": transformer.kernels_,
-            "offset": transformer.offset_,
-            "bias": namespace(bias).reshape(bias, (-1, n_kernels)),
-        }
 
         @lru_cache(N_ENGINES)
         def find_engine(image: tuple[int, int], dtype: np.dtype = dtype) -> Engine:
             """Return the engine for images with these numbers of rows and columns."""
             geometries = place_views(parameters, image, transformer.kernels_.shape[:2])
-            layer = Layer(
-                **{name: images.cast(f"{name}_", arrays[name], dtype) for name in arrays},
-                geometry=geometries[0],
-                sides=parameters.sides,
-                eps=transformer.eps_,
-                poolings=None
-                if parameters.poolings is None
-                else [POOLINGS[name] for name in parameters.poolings],
-                pool_grids=parameters.pool_grids,
-            )
+            layer = make_layer(transformer, parameters, images, geometries[0], dtype)
             if len(geometries) == 1 and parameters.power == 1:
                 return make(layer)
             return SymmetricEngine(
@@ -105,3 +91,25 @@ class BatchComputer:
             found = found[find_overflow(features[found], images[found], ignores_missing)]
         if len(found):
             warn_of_overflow(features.dtype, images, numbers, ignores_missing)
+
+
+def make_layer(
+    transformer: Any, parameters: Parameters, images: Images, geometry: Geometry, dtype: np.dtype
+) -> Layer:
+    """Return the layer of a fitted transformer, for images on which its windows are placed."""
+    bias = transformer.bias_
+    arrays = {
+        "kernels": transformer.kernels_,
+        "offset": transformer.offset_,
+        "bias": namespace(bias).reshape(bias, (-1, bias.shape[-1])),
+    }
+    return Layer(
+        **{name: images.cast(f"{name}_", array, dtype) for name, array in arrays.items()},
+        geometry=geometry,
+        sides=parameters.sides,
+        eps=transformer.eps_,
+        poolings=None
+        if parameters.poolings is None
+        else [POOLINGS[name] for name in parameters.poolings],
+        pool_grids=parameters.pool_grids,
+    )

@@ -322,7 +322,7 @@ def test_terms_that_nearly_cancel_are_reported():
     model[0].pool_grid = 1
     model[0].kernels_ = np.repeat(model[0].kernels_, 2, axis=3)
     model[0].bias_, model[0].offset_ = np.zeros((2, 2), np.float32)
-    model[-1].coef_ = np.float32([[1e9, -1.000001e9]])
+    model[-1].coef_ = np.float32([[1e9, -1.00001e9]])
     with pytest.warns(UserWarning, match="of 60 images adds up to the decision only roughly"):
         maps = class_activation_map(model, images)
     np.testing.assert_allclose(maps.sum(axis=(1, 2)), decisions(model, images), rtol=1e-5)
@@ -807,6 +807,60 @@ def test_versus_another_class():
         ClassActivationDisplay.from_estimator(model, IMAGES[0], class_of_interest="b", versus="b")
 
 
+def test_only_the_maps_of_some_classes():
+    model = make_model(StandardScaler(), RidgeClassifier(), labels=np.array([*"abc"])[LABELS])
+    for versus in (None, "b"):
+        maps = class_activation_map(model, IMAGES, versus=versus)
+        for classes in (["c"], ["c", "b", "a"], np.array(["a"])):
+            columns = [model.classes_.tolist().index(label) for label in classes]
+            actual = class_activation_map(model, IMAGES, classes=classes, versus=versus)
+            np.testing.assert_allclose(actual, maps[..., columns], atol=1e-12)
+
+
+def test_maps_of_both_of_two_classes():
+    model = make_model(RidgeClassifier(), labels=LABELS == 2)
+    maps = class_activation_map(model, IMAGES)
+    both = class_activation_map(model, IMAGES, classes=[False, True])
+    np.testing.assert_allclose(both, np.concatenate([-maps, maps], axis=3), atol=1e-12)
+    both = class_activation_map(model, IMAGES, classes=[True, False], versus=True)
+    np.testing.assert_allclose(both, np.concatenate([0 * maps, -maps], axis=3), atol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [3, "a", [], [0, 3], [[0]], [None]], ids=str)
+def test_classes_that_do_not_exist(classes):
+    with pytest.raises(ValueError, match=r"The 'classes' parameter .* \[0, 1, 2\]. Got "):
+        class_activation_map(FITTED, IMAGES, classes=classes)
+
+
+def test_a_display_computes_the_map_that_it_shows(monkeypatch):
+    shapes = []
+
+    def compute(*args, **options):
+        maps = class_activation_map(*args, **options)
+        shapes.append(maps.shape)
+        return maps
+
+    monkeypatch.setattr(evidence, "class_activation_map", compute)
+    display = ClassActivationDisplay.from_estimator(FITTED, IMAGES[0], versus=1)
+    assert display.class_name == str(FITTED.predict(IMAGES[:1])[0])
+    assert shapes == [(1, 7, 6, 1)]
+
+
+class DoubledRidge(RidgeClassifier):
+    """Classifier whose decisions are not those of its coefficients."""
+
+    def decision_function(self, X):
+        return 2 * super().decision_function(X)
+
+
+def test_coefficients_that_are_not_the_weights():
+    model = make_model(StandardScaler(), DoubledRidge())
+    maps = class_activation_map(model, IMAGES)
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), decisions(model, IMAGES), atol=1e-9)
+    single = make_model(StandardScaler(), RidgeClassifier())
+    np.testing.assert_allclose(maps, 2 * class_activation_map(single, IMAGES), atol=1e-9)
+
+
 def test_two_classes_have_one_map():
     model = make_model(RidgeClassifier(), labels=LABELS == 2)
     maps = class_activation_map(model, IMAGES)
@@ -828,6 +882,8 @@ def test_versus_needs_classes():
     ):
         with pytest.raises(ValueError, match=r"None for a regressor.*subtract their maps"):
             draw()
+    with pytest.raises(ValueError, match=r"'classes' .* None for a regressor.*maps of targets"):
+        class_activation_map(model, IMAGES, classes=[1])
     digits = load_digits()
     pairs = make_model(
         SVC(kernel="linear", decision_function_shape="ovo"),
@@ -836,3 +892,5 @@ def test_versus_needs_classes():
     )
     with pytest.raises(ValueError, match="45 decisions for 10 classes"):
         class_activation_map(pairs, digits.images[:2], versus=1)
+    with pytest.raises(ValueError, match=r"45 decisions for 10 classes; use .* without 'classes'"):
+        class_activation_map(pairs, digits.images[:2], classes=[1])

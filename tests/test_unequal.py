@@ -14,12 +14,18 @@ from numpy.lib.stride_tricks import sliding_window_view
 from sklearn.base import clone
 from sklearn.linear_model import RidgeClassifier
 from sklearn.model_selection import GridSearchCV, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from sklearn_conv import StridedConv2DTransformer
 from sklearn_conv._images import kinds
-from sklearn_conv.inspection import FeatureMapDisplay, KernelDisplay, class_activation_map
+from sklearn_conv.inspection import (
+    ClassActivationDisplay,
+    FeatureMapDisplay,
+    KernelDisplay,
+    _class_activation,
+    class_activation_map,
+)
 
 SIZES = [(9, 9), (12, 8), (9, 9), (30, 20), (12, 8), (5, 17)]
 
@@ -258,14 +264,50 @@ def test_unequal_images_need_the_parameter():
 def test_displays():
     pipeline = make_pipeline(make("default"), RidgeClassifier()).fit(IMAGES, [0, 1] * 3)
     KernelDisplay.from_estimator(pipeline)
-    for call in (
-        lambda: class_activation_map(pipeline, IMAGES),
-        lambda: FeatureMapDisplay.from_estimator(pipeline, IMAGES[0]),
-    ):
-        with pytest.raises(
-            ValueError, match="fitted on images of one size, but image_shape is 'any'"
-        ):
-            call()
+    with pytest.raises(ValueError, match="fitted on images of one size, but image_shape is 'any'"):
+        FeatureMapDisplay.from_estimator(pipeline, IMAGES[0])
+    for image in IMAGES:
+        display = ClassActivationDisplay.from_estimator(pipeline, image)
+        assert display.evidence.shape == image.shape[:2]
+        decision = abs(pipeline.decision_function([image])[0])
+        assert display.evidence.sum() == pytest.approx(decision, abs=1e-5)
+    with pytest.raises(ValueError, match="images of 1 channels, but"):
+        ClassActivationDisplay.from_estimator(pipeline, IMAGES[0][..., 0])
+
+
+@pytest.mark.parametrize("settings", [{}, {"symmetries": "dihedral", "power": 0.5}], ids=str)
+@pytest.mark.parametrize("chunk_bytes", [2**26, 1000])
+def test_evidence_is_that_for_images_of_one_size(settings, chunk_bytes, monkeypatch):
+    monkeypatch.setattr(_class_activation, "CHUNK_BYTES", chunk_bytes)
+    images = [image.astype(np.float64) for image in IMAGES]
+    transformer = make("default").set_params(pool_grid=[1, 2], **settings)
+    model = make_pipeline(transformer, StandardScaler(), RidgeClassifier())
+    model.fit(images, [0, 1, 2] * 2)
+    maps = class_activation_map(model, images)
+    assert [each.shape for each in maps] == [(*size, 3) for size in SIZES]
+    sums = [each.sum(axis=(0, 1)) for each in maps]
+    np.testing.assert_allclose(sums, model.decision_function(images), atol=1e-9)
+    for image, own in zip(images, maps, strict=True):
+        single = clone(transformer).set_params(image_shape=None, kernels=transformer.kernels_)
+        same = make_pipeline(single.fit(image[np.newaxis]), *model[1:])
+        expected = class_activation_map(same, image[np.newaxis])[0]
+        np.testing.assert_allclose(own, expected, atol=1e-9)
+    objects = np.array([*images, None], dtype=object)[:-1]
+    for X, tolerance in ((objects, 1e-9), (LazyImages(IMAGES), 1e-5)):
+        for actual, own in zip(class_activation_map(model, X, classes=[2]), maps, strict=True):
+            np.testing.assert_allclose(actual, own[..., 2:], atol=tolerance)
+
+
+def test_evidence_of_branches_with_images_of_any_size():
+    branches = [make("default"), make("default").set_params(n_kernels=3, stride=2)]
+    model = make_pipeline(make_union(*branches), RidgeClassifier()).fit(IMAGES, [0, 1, 2] * 2)
+    sums = [each.sum(axis=(0, 1)) for each in class_activation_map(model, IMAGES)]
+    np.testing.assert_allclose(sums, model.decision_function(IMAGES), atol=1e-5)
+    crop = FunctionTransformer(lambda images: [image[:9] for image in images])
+    branches[1] = make_pipeline(crop, branches[1])
+    model = make_pipeline(make_union(*branches), RidgeClassifier()).fit(IMAGES, [0, 1, 2] * 2)
+    with pytest.raises(ValueError, match=r"they are \(12, 8\) in .*, \(9, 8\) in "):
+        class_activation_map(model, IMAGES)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -182,11 +182,9 @@ def evaluate(
         if len(worst):
             try:
                 shown = images[test[worst[:N_MISTAKES]]]
-                maps = class_activation_map(model, np.asarray(shown))
+                maps = class_activation_map(model, np.asarray(shown), classes=model.classes_)
             except (TypeError, ValueError) as error:
                 no_evidence = str(error)
-            else:
-                maps = np.concatenate([-maps, maps], axis=3) if maps.shape[3] == 1 else maps
         for k, i in enumerate(worst):
             evidence = maps[k, ..., best[i]] - maps[k, ..., true[i]] if k < len(maps) else None
             name = str(model.classes_[best[i]])

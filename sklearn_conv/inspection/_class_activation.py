@@ -7,7 +7,7 @@ decision is therefore a sum over the image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from sklearn.base import is_regressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_conv._images.kinds import Images
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv._validation import parameter_error
 from sklearn_conv._warnings import warn
@@ -32,23 +33,26 @@ from sklearn_conv.inspection._model import (
     LinearDecision,
     RecordedStep,
     find_features,
-    require_one_size,
     select_rows,
 )
 from sklearn_conv.inspection._pixel_evidence import PixelEvidence
 
 OWNER = "class_activation_map"
 
-CHUNK_BYTES = 2**28
+CHUNK_BYTES = 2**26
 """Approximate size of the images and features in memory at once, in bytes."""
 
 
 def class_activation_map(
-    pipeline: Pipeline, images: npt.ArrayLike, *, versus: Any = None
-) -> np.ndarray:
+    pipeline: Pipeline,
+    images: npt.ArrayLike,
+    *,
+    classes: npt.ArrayLike | None = None,
+    versus: Any = None,
+) -> Any:
     """Map the decisions of a linear model to the pixels of the images.
 
-    ``(n, h, w, c) -> (n, h, w, n_outputs)``
+    ``(n, h, w, c) -> (n, h, w, n_maps)``
 
     The evidence of all pixels of an image adds up to the pipeline's ``decision_function``. The
     constants that a scaler and the classifier add are spread evenly over all pixels. The evidence
@@ -69,12 +73,13 @@ def class_activation_map(
     and after it as in a pipeline. The evidence of all transformers is added. Branches with other
     features do not belong to any pixel; their evidence is spread evenly over all pixels.
 
-    Rounding causes small differences. Between a feature and the pooled responses of its cell, the
-    difference is spread evenly over the cell; between the decision and the weighted sum of the
-    features, it is spread evenly over the image.
+    Rounding causes small differences. Evidence is computed in the dtype of the features. Between
+    the term of a feature and the weighted responses of its cell, the difference is spread evenly
+    over the cell; between the decision and the weighted sum of the features, it is spread evenly
+    over the image.
 
     The features of all images are computed at once, as in ``decision_function``, unless images and
-    features take more than 256 MB. They are then computed in batches.
+    features take more than 64 MB. They are then computed in batches.
 
     Parameters
     ----------
@@ -87,24 +92,30 @@ def class_activation_map(
     images : array-like of shape (n, h, w, c), (n, h, w) or (n, h*w*c), or a table with n rows
         Images in a form that the pipeline accepts. With a ``ColumnTransformer``, a table with the
         pixels of the images in its columns.
+    classes : list of labels, default=None
+        Labels in the pipeline's ``classes_`` whose evidence is computed; each has a map, in this
+        order. For two classes, the map of ``classes_[0]`` is minus that of ``classes_[1]``. If
+        None, there is a map for each column of ``decision_function``, which takes longer.
     versus : int, float, bool or str, default=None
         A label in the pipeline's ``classes_``, whose evidence is subtracted from that for each
         class. The maps then explain why the decision is for a class and not for this one, and they
         add up to differences of decisions. For two classes, the map is the evidence for the other
-        class. If None, nothing is subtracted.
+        class, and with ``classes`` that of ``versus`` itself is 0. If None, nothing is subtracted.
 
     Returns
     -------
-    maps : ndarray of shape (n, h, w, n_outputs)
-        Evidence in float64. The outputs are the columns of ``decision_function``: one per class, or
-        for two classes a single one, the evidence for ``classes_[1]``, or with ``versus`` for the
-        class that is not ``versus``. The outputs of a regressor are its targets.
+    maps : ndarray of shape (n, h, w, n_maps), or list of n ndarray of shape (h, w, n_maps)
+        Evidence in float64. Without ``classes``, the maps are those of the columns of
+        ``decision_function``: one per class, or for two classes a single one, the evidence for
+        ``classes_[1]``, or with ``versus`` for the class that is not ``versus``. The maps of a
+        regressor are those of its targets. The result is a list if a transformer has
+        ``image_shape="any"``.
 
     Warns
     -----
     UserWarning
         If rounding changes the decision for an image by more than 0.001 times the largest absolute
-        decision, or if more than one percent of the evidence comes from the rounding of responses.
+        decision, or if more than one percent of the evidence comes from rounding.
 
     Raises
     ------
@@ -117,8 +128,8 @@ def class_activation_map(
         If the pipeline is not linear after the transformer, if ``pooling`` includes "max", if
         features or decisions are infinite or NaN, if ``images`` is not a batch of images of the
         shape seen in ``fit``, if transformers side by side see images with different numbers of
-        rows or columns, or if ``versus`` is not a class of a classifier with one decision per
-        class.
+        rows or columns, or if ``classes`` and ``versus`` are not classes of a classifier with one
+        decision per class.
 
     See Also
     --------
@@ -149,9 +160,9 @@ def class_activation_map(
 
     Why is a digit a 3 and not an 8?
 
-    >>> maps = class_activation_map(pipeline, digits.images[3:4], versus=8)
-    >>> maps[0, :, :, 3].sum() > 0
-    np.True_
+    >>> maps = class_activation_map(pipeline, digits.images[3:4], classes=[3], versus=8)
+    >>> maps.shape, maps.sum() > 0
+    ((1, 8, 8, 1), np.True_)
     """
     position, part = find_features(OWNER, pipeline)
     if not isinstance(pipeline, Pipeline) or position == len(pipeline) - 1:
@@ -161,17 +172,17 @@ def class_activation_map(
             "StandardScaler(), RidgeClassifier()). Steps that are already fitted may be used."
         )
     check_is_fitted(pipeline)
-    height, width = _find_shape(part.image_steps)
     evidence = {step: PixelEvidence(OWNER, step.step) for step in part.image_steps}
+    chosen = _find_classes(OWNER, pipeline, classes)
     other = _find_versus(OWNER, pipeline, versus)
     X: Any = pipeline[:position].transform(images) if position else images
     if isinstance(part.replica, StridedConv2DTransformer):
         part.replica.transform_batches(X)  # This call raises an error if X is not valid.
-    if not np.shape(X):
+    if not hasattr(X, "__len__") or np.isscalar(X):
         rule = "images, or a table with a row for each image"
         raise parameter_error(TypeError, OWNER, "images", rule, X)
     decision = LinearDecision(OWNER, part, pipeline[position + 1 :])
-    all_maps, all_decisions = [], []
+    chunks = []
     rounded = total = 0.0
     n_numbers = sum(each.n_numbers for each in evidence.values())  # of an image
     length = max(1, CHUNK_BYTES // (n_numbers * np.dtype(np.float64).itemsize))
@@ -188,40 +199,50 @@ def class_activation_map(
             )
         if not start:
             decision.fit(values)
-            if other is not None:
-                _require_class_decisions(OWNER, pipeline.classes_, len(decision.constant))
+            n_outputs = len(decision.constant)
+            if chosen is not None or other is not None:
+                _require_class_decisions(OWNER, pipeline.classes_, n_outputs)
+            asked = _combine_outputs(n_outputs, chosen, other)  # (outputs, maps)
+            ends = np.cumsum([v.shape[1] for v in each])[:-1]
+            weights = np.split(decision.weights @ asked, ends)
         decision.check(values)
-        all_decisions.append(decision.decide())
-        n_outputs = len(decision.constant)
-        maps = np.zeros((len(values), height, width, n_outputs))
-        amounts = np.zeros((2, len(values), n_outputs))  # due to rounding, and of all positions
-        constant = np.tile(decision.constant, (len(values), 1))
-        weights = np.split(decision.weights, np.cumsum([v.shape[1] for v in each])[:-1])
+        inputs = {step: own.check_images(step.inputs) for step, own in evidence.items()}
+        sizes = _find_sizes(inputs)  # (b, 2)
+        ends = np.cumsum(sizes.prod(axis=1))
+        maps = np.zeros((ends[-1], asked.shape[1]))  # of all pixels of all images
+        amounts = np.zeros((2, len(values), asked.shape[1]))  # due to rounding, of all positions
+        constant = np.tile(decision.constant @ asked, (len(values), 1))
         for step, features, weight in zip(part.feature_steps, each, weights, strict=True):
-            if step in evidence:
-                maps += evidence[step].compute(step.inputs, features, weight, amounts)
-            else:
+            if step not in evidence:
                 constant += features @ weight
-        all_maps.append(maps + (constant / (height * width))[:, np.newaxis, np.newaxis])
+                continue
+            for numbers, own, own_amounts in evidence[step].compute(inputs[step], features, weight):
+                amounts[:, np.asarray(numbers)] += own_amounts
+                for number, image in zip(numbers, own, strict=True):
+                    n_pixels = sizes[number].prod()
+                    maps[ends[number] - n_pixels : ends[number]] += image.reshape(n_pixels, -1)
+        chunks.append((maps, constant, decision.decide(), sizes))
         rounded, total = np.maximum((rounded, total), amounts.max(axis=(1, 2)))
-    result = all_maps[0] if len(all_maps) == 1 else np.concatenate(all_maps)
-    deviations = _compare(np.concatenate(all_decisions), result.sum(axis=(1, 2)))  # (n, outputs)
-    result += (deviations / (height * width))[:, np.newaxis, np.newaxis]
+    maps, constant, decisions, sizes = map(_join, zip(*chunks, strict=True))
+    n_pixels = sizes.prod(axis=1)
+    starts = np.cumsum(n_pixels) - n_pixels
+    sums = np.add.reduceat(maps, starts, axis=0) + constant
+    constant += _compare(decisions, asked, sums)
+    maps += np.repeat(constant / n_pixels[:, np.newaxis], n_pixels, axis=0)
     if rounded > 0.01 * total:
         warn(
             f"{rounded / total:.0%} of the evidence of an image comes from the rounding of "
-            "responses: the features differ from the pooled responses of their cells. Within these "
-            "cells, the evidence is not reliable. If the activation has a step, use a bias "
-            "slightly below 0, so that flat regions are not at the step. If it is a function, it "
-            "must compute each element independently of the others. A power below 1 magnifies the "
-            "rounding of features that should be 0: use normalize_patches, or a negative bias. "
+            "responses: the terms of features differ from the weighted responses of their cells. "
+            "Within these cells, the evidence is not reliable. If the activation has a step, use a "
+            "bias slightly below 0, so that flat regions are not at the step. If it is a function, "
+            "it must compute each element independently of the others. A power below 1 magnifies "
+            "the rounding of features that should be 0: use normalize_patches, or a negative bias. "
             "Otherwise cast the images to float64."
         )
-    if other is None:
-        return result
-    if result.shape[3] > 1:
-        return result - result[..., [other]]
-    return result if other == 0 else -result  # The only map is the evidence for the second class.
+    if any(None in step.step.image_shape_ for step in evidence):
+        parts = zip(np.split(maps, starts[1:]), sizes.tolist(), strict=True)
+        return [part.reshape(*size, -1) for part, size in parts]
+    return maps.reshape(len(sizes), *sizes[0], -1)
 
 
 @dataclass(eq=False, repr=False)
@@ -289,9 +310,9 @@ class ClassActivationDisplay:
             A fitted pipeline that `class_activation_map` accepts. Its steps before the transformer
             are applied to the image.
         image : array-like of shape (h, w) or (h, w, c), or a table with one row
-            An image of the shape seen in ``fit``; with a ``ColumnTransformer``, a table with a
-            single row that contains its pixels. If several transformers are side by side, the image
-            that the first one receives is drawn.
+            An image of the shape seen in ``fit``, or of any size if the model accepts it; with a
+            ``ColumnTransformer``, a table with a single row that contains its pixels. If several
+            transformers are side by side, the image that the first one receives is drawn.
         class_of_interest : int, float, bool or str, default=None
             A label in the pipeline's ``classes_``; None selects the predicted class. For a
             regressor, the index of a target; None selects the first one.
@@ -319,37 +340,32 @@ class ClassActivationDisplay:
         """
         owner = cls.__name__
         X, _, shown = check_single_image(owner, pipeline, image)
-        maps = class_activation_map(pipeline, X)[0]  # (h, w, outputs)
         other = _find_versus(owner, pipeline, versus)
-        classes = getattr(pipeline, "classes_", None)
-        if classes is None:
+        labels = getattr(pipeline, "classes_", None)
+        if labels is None:
+            maps = class_activation_map(pipeline, X)[0]  # (h, w, outputs)
             n_targets = maps.shape[2]
             names = [f"target {i}" for i in range(n_targets)] if n_targets > 1 else ["prediction"]
             index = 0 if class_of_interest is None else class_of_interest
             if index not in range(n_targets):
                 rule = f"the index of a target, from 0 to {n_targets - 1}"
                 raise parameter_error(ValueError, owner, "class_of_interest", rule, index)
+            evidence = maps[:, :, int(index)]
         else:
-            _require_class_decisions(owner, classes, maps.shape[2])
-            names = [*map(str, classes)]
-            if len(classes) == 2:  # The only map is the evidence for the second one.
-                maps = np.concatenate([-maps, maps], axis=2)
-            if class_of_interest is None:
-                index = int(maps.sum(axis=(0, 1)).argmax())
-            else:
-                index = _find_class(owner, "class_of_interest", classes, class_of_interest)
-        if other == index:
-            raise ValueError(
-                f"The 'versus' parameter of {owner} must not be the class whose evidence is "
-                f"drawn, which is {names[index]!r}; pass another class as 'class_of_interest' "
-                "or as 'versus'."
-            )
-        index = int(index)
-        evidence = maps[:, :, index]
-        if other is not None and len(names) > 2:
-            evidence = evidence - maps[:, :, other]
+            names = [*map(str, labels)]
+            label = class_of_interest
+            label = pipeline.predict(X)[0] if label is None else label
+            index = _find_class(owner, "class_of_interest", labels, label)
+            if other == index:
+                raise ValueError(
+                    f"The 'versus' parameter of {owner} must not be the class whose evidence is "
+                    f"drawn, which is {names[index]!r}; pass another class as 'class_of_interest' "
+                    "or as 'versus'."
+                )
+            maps = class_activation_map(pipeline, X, classes=[label], versus=versus)
+            evidence = maps[0][:, :, 0]
         versus_name = None if other is None else names[other]
-        return cls(shown, evidence, names[index], versus_name).plot(**options)
+        return cls(shown, evidence, names[int(index)], versus_name).plot(**options)
 
     def plot(self, *, ax: Any = None, cmap: str = "PuOr_r") -> Self:
         """Draw the image and the evidence.
@@ -400,6 +416,21 @@ def _find_versus(owner: str, pipeline: Any, versus: Any) -> int | None:
     return _find_class(owner, "versus", pipeline.classes_, versus)
 
 
+def _find_classes(owner: str, pipeline: Any, classes: Any) -> list[int] | None:
+    """Return the indices of the labels ``classes``, if there is a decision for each class."""
+    if classes is None:
+        return None
+    if is_regressor(pipeline):
+        raise ValueError(
+            f"The 'classes' parameter of {owner} must be None for a regressor, which has no "
+            f"classes. Got {classes!r} instead; select the maps of targets from the result."
+        )
+    if np.ndim(classes) != 1 or not len(classes):
+        rule = f"None or a list of labels among {pipeline.classes_.tolist()}"
+        raise parameter_error(ValueError, owner, "classes", rule, classes)
+    return [_find_class(owner, "classes", pipeline.classes_, label) for label in classes]
+
+
 def _find_class(owner: str, name: str, classes: np.ndarray, label: Any) -> int:
     """Return the index of a label in ``classes``."""
     labels = classes.tolist()
@@ -413,36 +444,55 @@ def _require_class_decisions(owner: str, classes: np.ndarray, n_outputs: int) ->
     if n_outputs != (1 if len(classes) == 2 else len(classes)):
         raise ValueError(
             f"{owner} needs one decision per class, but there are {n_outputs} decisions for "
-            f"{len(classes)} classes; use class_activation_map without 'versus' to explain each "
-            "decision."
+            f"{len(classes)} classes; use class_activation_map without 'classes' and "
+            "'versus' to explain each decision."
         )
 
 
-def _find_shape(steps: Sequence[RecordedStep]) -> tuple[int, int]:
-    """Return the number of rows and columns of the images, the same for all transformers."""
-    shapes = {}
-    for step in steps:
-        require_one_size(OWNER, step.step)
-        shapes[step.name] = step.step.image_shape_[:2]
-    if len({*shapes.values()}) > 1:
-        seen = ", ".join(f"{shape} in {name}" for name, shape in shapes.items())
-        raise ValueError(
-            f"{OWNER} needs images with the same number of rows and columns in all branches, but "
-            f"they are {seen}; fit the branches on images of one size, or fit and explain a "
-            "pipeline for each size."
-        )
-    height, width = shapes[steps[0].name]
-    return height, width
+def _combine_outputs(n_outputs: int, chosen: list[int] | None, other: int | None) -> np.ndarray:
+    """Return the factors of the outputs in each map, ``(outputs, maps)``."""
+    outputs = np.eye(n_outputs)
+    if n_outputs == 1 and (chosen is not None or other is not None):
+        # The only output is the evidence for the second class, against the first one.
+        outputs = np.array([[-1.0, 1.0]])
+        chosen = [1 - other] if chosen is None and other is not None else chosen
+        if other is not None:
+            outputs[0, other] = 0
+    elif other is not None:
+        outputs = outputs - outputs[:, [other]]
+    return outputs if chosen is None else outputs[:, chosen]
 
 
-def _compare(decisions: np.ndarray, sums: np.ndarray) -> np.ndarray:
-    """Subtract the sums of the evidence from the decisions, and warn of large deviations."""
+def _find_sizes(inputs: Mapping[RecordedStep, Images]) -> np.ndarray:
+    """Return the rows and columns of each image, the same for all transformers, ``(n, 2)``."""
+    sizes = [[images.size_of(i) for i in range(len(images))] for images in inputs.values()]
+    for each in sizes[1:]:
+        if each != sizes[0]:
+            shapes = next(shapes for shapes in zip(*sizes, strict=True) if len({*shapes}) > 1)
+            seen = (f"{size} in {step.name}" for size, step in zip(shapes, inputs, strict=True))
+            raise ValueError(
+                f"{OWNER} needs images with the same number of rows and columns in all branches, "
+                f"but they are {', '.join(seen)}; fit the branches on images of one size, or fit "
+                "and explain a pipeline for each size."
+            )
+    return np.array(sizes[0])
+
+
+def _join(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _compare(decisions: np.ndarray, asked: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """Subtract the sums of the evidence from the decisions, and warn of large deviations.
+
+    ``asked`` has the factors of the decisions in each map, and ``sums`` those of the maps.
+    """
     if not np.isfinite(decisions).all():
         raise ValueError(
             f"{OWNER} needs finite decisions, but some are infinite or NaN. Divide the images by "
             "their standard deviation before fit."
         )
-    deviations = decisions - sums  # (n, outputs)
+    deviations = decisions @ asked - sums  # (n, maps)
     off = np.abs(deviations).max(axis=1)  # (n,)
     largest = np.abs(decisions).max()
     n_off = int((off > 1e-3 * largest).sum())

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
-from sklearn_conv.inspection._model import find_features, require_one_size
+from sklearn_conv.inspection._model import find_features
 
 TITLE_SIZE = 10
 SMALL_SIZE = 8
@@ -120,7 +121,7 @@ def check_single_image(owner: str, estimator: Any, image: Any) -> tuple[Any, Any
     position, part = find_features(owner, estimator)
     first = part.image_steps[0]
     transformer = first.step
-    require_one_size(owner, transformer)
+    check_is_fitted(transformer)
     expected = transformer.image_shape_
     if first.from_table:
         if len(shape := np.shape(image)) != 2 or shape[0] != 1:
@@ -136,7 +137,7 @@ def check_single_image(owner: str, estimator: Any, image: Any) -> tuple[Any, Any
     shape = pixels.shape
     problem = f"image must be a single image of shape (h, w) or (h, w, c). Got shape {shape}"
     is_row = len(shape) == 1 or (len(shape) == 2 and shape[0] == 1 and shape != (h, w))
-    if is_row and pixels.size == h * w * c and not first.before:
+    if is_row and None not in expected and pixels.size == h * w * c and not first.before:
         raise ValueError(
             f"{problem} instead, which is a row of pixels; pass image.reshape{expected}."
         )
@@ -160,5 +161,7 @@ def check_single_image(owner: str, estimator: Any, image: Any) -> tuple[Any, Any
                 f"{problem} instead, whose channels come first; pass image.transpose(1, 2, 0)."
             )
     transformer.transform_batches(batch)  # This call raises an error for any other shape.
-    is_cropped = (h, w) != shape[:2]
+    if None in expected:  # Images may have any size.
+        expected = (*arrived, 1)[:3]
+    is_cropped = expected[:2] != shape[:2]
     return X, batch, np.asarray(batch).reshape(expected) if is_cropped else pixels

@@ -22,7 +22,7 @@ from sklearn_conv.inspection._drawing import (
     show,
     show_image,
 )
-from sklearn_conv.inspection._model import find_transformer, without_pooling
+from sklearn_conv.inspection._model import find_transformer, require_one_size, without_pooling
 
 
 @dataclass(eq=False, repr=False)
@@ -114,6 +114,7 @@ class FeatureMapDisplay:
         """
         n_drawn = check_integer(cls.__name__, "n_maps", n_maps, 1)
         transformer = find_transformer(cls.__name__, estimator)
+        require_one_size(cls.__name__, transformer)
         _, batch, _ = check_single_image(cls.__name__, estimator, image)
         responses = without_pooling(transformer)
         _, (maps,) = next(responses.transform_batches(batch))  # maps: (oh, ow, n_maps)

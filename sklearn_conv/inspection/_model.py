@@ -5,7 +5,7 @@ of a union or of a column transformer. Each of these steps has a replica, a copy
 keeps its last input and output. A run of the replicas therefore shows what arrives at each
 transformer inside, however scikit-learn selects, weights and joins columns. The weights of a
 decision are found by calls with rows in which only one feature is not 0, which works for all linear
-steps, whatever their attributes.
+steps, whatever their attributes. Where ``coef_`` predicts the same decisions, it is faster.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_conv._array_api import require_numpy_model
 from sklearn_conv._transformer import StridedConv2DTransformer
 
-PROBE_BYTES = 2**25
+PROBE_BYTES = 2**22
 """Approximate size of a batch of probe rows in bytes."""
 
 N_CHECKED = 100
 """Number of images from which the scale of the features is taken, to probe each step."""
 
-N_RANDOM_ROWS = 8
+N_RANDOM_ROWS = 4
 """Number of pairs of random rows with which the linearity of a step is checked."""
 
 TOLERANCE = 1e-6
@@ -299,7 +299,9 @@ class LinearDecision:
         scale[scale == 0] = 1
         d = len(scale)
         self.constant = self._call(np.zeros((1, d)))[0]
-        self.weights = np.empty((d, len(self.constant)))
+        self.weights = self._multiply_coefficients(scale)
+        if self._is_exact(np.random.default_rng(0).standard_normal((N_RANDOM_ROWS, d)) * scale):
+            return
         n_probes = max(1, PROBE_BYTES // (np.dtype(np.float64).itemsize * d))
         for start in range(0, d, n_probes):
             probed = np.arange(start, min(start + n_probes, d))
@@ -310,10 +312,28 @@ class LinearDecision:
 
     def check(self, values: np.ndarray) -> None:
         """Raise ValueError unless the decisions are those that the weights predict."""
+        if not self._is_exact(values):
+            raise self._not_linear(*self._head.steps[-1])
+
+    def _multiply_coefficients(self, scale: np.ndarray) -> np.ndarray:
+        """Return the weights, if the last step has ``coef_`` and all others multiply by factors.
+
+        Otherwise, the result has the shape of the weights.
+        """
+        weights = np.zeros((len(scale), len(self.constant)))
+        coef = np.atleast_2d(getattr(self._head.steps[-1][1], "coef_", 0.0))
+        values = self._part.resume(np.stack([np.zeros_like(scale), scale]))
+        if len(self._head) > 1:
+            values = call(self._head[:-1].transform, self._part.outputs, values)
+        if coef.T.shape == weights.shape and values.shape[1] == len(scale):
+            weights += ((values[1] - values[0]) / scale)[:, np.newaxis] * as_rows(coef).T
+        return weights
+
+    def _is_exact(self, values: np.ndarray) -> bool:
+        """Return whether the decisions are those that the weights predict."""
         difference = self._call(values) - (self.constant + values @ self.weights)  # (b, outputs)
         terms = np.abs(self.constant) + np.abs(values) @ np.abs(self.weights)
-        if not _is_small(difference, terms):
-            raise self._not_linear(*self._head.steps[-1])
+        return _is_small(difference, terms)
 
     def _call(self, values: np.ndarray) -> np.ndarray:
         return call(self._respond, self._part.outputs, self._part.resume(values))
@@ -326,7 +346,7 @@ class LinearDecision:
         values = np.abs(as_rows(rows))
         scale = values.max(axis=0) + values.max()  # (d,)
         shape = (2, N_RANDOM_ROWS, len(scale))
-        a, b = np.random.RandomState(0).standard_normal(shape) * scale
+        a, b = np.random.default_rng(0).standard_normal(shape) * scale
         try:
             zero, at_a, at_b, at_both = (
                 call(function, rows, probe) for probe in (np.zeros_like(a), a, b, a + b)
@@ -368,7 +388,9 @@ def _find_response(owner: str, step: Any) -> Callable[[Any], np.ndarray]:
 
 
 def select_rows(X: Any, rows: slice) -> Any:
-    """Return rows of an array, a list or a data frame."""
+    """Return rows of an array, a list, a data frame, or images of different sizes in files."""
+    if hasattr(type(X), "image_shapes"):
+        return X[np.arange(len(X))[rows]]
     return X.iloc[rows] if hasattr(X, "iloc") else X[rows]
 
 

@@ -7,23 +7,26 @@ a part in it. A feature that is not pooled is a sum over a cell with a single po
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from math import prod
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
+from sklearn_conv._computing import make_layer
+from sklearn_conv._engine.activation import identity
+from sklearn_conv._engine.choice import make_engine
 from sklearn_conv._engine.geometry import Windows, pool_cells
 from sklearn_conv._engine.pooling import POOLINGS, Pooling
 from sklearn_conv._engine.symmetry import raise_to_power
-from sklearn_conv._output_size import list_grids
+from sklearn_conv._images.kinds import Images
+from sklearn_conv._output_size import list_grids, place_views
 from sklearn_conv._parameters import check_parameters
-from sklearn_conv._pixels import fill_masked
 from sklearn_conv._transformer import StridedConv2DTransformer
-from sklearn_conv.inspection._model import without_pooling
 
-BATCH_BYTES = 2**24
+BATCH_BYTES = 2**23
 """Approximate size of the responses in memory at once, in bytes."""
 
 
@@ -31,6 +34,7 @@ class PixelEvidence:
     """The evidence of the features of a transformer as a sum over the pixels."""
 
     def __init__(self, owner: str, transformer: StridedConv2DTransformer) -> None:
+        check_is_fitted(transformer)
         parameters = check_parameters(transformer)
         sums = [
             name for name, pooling in POOLINGS.items() if not np.isnan(_find_factor(pooling, 7))
@@ -43,68 +47,95 @@ class PixelEvidence:
                 f"instead of {transformer.pooling!r}. If a small part of the image determines the "
                 "class, try a negative bias, and compare the scores."
             )
-        self.image_shape = h, w, c = transformer.image_shape_
-        self._power = parameters.power
-        self._views = parameters.views
+        self._transformer, self._parameters = transformer, parameters
         self._poolings = [POOLINGS[name] for name in parameters.poolings or ["sum"]]
-        geometries = transformer._fitted_geometries(parameters)
-        shapes = [geometry.output_shape for geometry in geometries]
-        # The positions of each cell, (rows, columns), in the order of the features, for each view
-        self._cells = [
-            [
-                (slice(*rows), slice(*columns))
-                for grid in list_grids(parameters, shape)
-                for rows, columns in product(*map(pool_cells, shape, grid))
-            ]
-            for shape in shapes
-        ]
-        self._spreads = [[*map(_spread, geometry)] for geometry in geometries]
-        self._n_maps = len(parameters.sides) * transformer.bias_.size
-        self._has_single_positions = parameters.poolings is None and len(self._views) == 1
-        self._map_shape = (*shapes[0], self._n_maps)
-        self._responding = []
-        for view in self._views:
-            responding = without_pooling(transformer)
-            if hasattr(responding, "feature_names_in_"):
-                del responding.feature_names_in_  # The views have no columns.
-            responding.image_shape_ = (w, h, c) if view.is_transposed else (h, w, c)
-            self._responding.append(responding)
-        self.n_numbers = h * w * c + sum(map(prod, shapes)) * self._n_maps
-        """Number of pixels and responses of an image."""
+        self._is_positive = not callable(transformer.activation) and all(
+            side.function is not identity for side in parameters.sides.values()
+        )
+        pixels = 0 if None in transformer.image_shape_ else prod(transformer.image_shape_)
+        self.n_numbers = pixels + prod(transformer._feature_shape(parameters))
+        """Number of features of an image, and of its pixels if all images have one size."""
+
+    def check_images(self, X: Any) -> Images:
+        """Return the images that the transformer received."""
+        return self._transformer._check_fitted_images(X, self._parameters, "transform")
 
     def compute(
-        self, X: Any, features: np.ndarray, weights: np.ndarray, amounts: np.ndarray
-    ) -> np.ndarray:
-        """Return the evidence of each pixel, ``(b, h, w, outputs)``.
+        self, images: Images, features: np.ndarray, weights: np.ndarray
+    ) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray]]:
+        """Yield numbers of images of one size, their evidence, and its amounts.
 
-        ``features`` and ``weights`` have shape (b, d) and (d, outputs). ``amounts``,
-        (2, b, outputs), are increased by the absolute evidence that rounding causes, and by the
-        absolute evidence of all positions.
+        ``features`` and ``weights`` have shape (n, d) and (d, outputs). The evidence of each pixel
+        has shape (b, h, w, outputs). The amounts, (2, b, outputs), are the absolute evidence that
+        rounding causes, and the absolute evidence of all positions.
         """
-        X = fill_masked(X) if np.ma.isMaskedArray(X) else np.asarray(X)
-        images = X.reshape(-1, *self.image_shape)
-        maps = np.zeros((len(images), *self.image_shape[:2], weights.shape[1]))
-        if self._has_single_positions:
-            values = features.reshape(-1, *self._map_shape)
-            by_position = weights.reshape(*self._map_shape, -1)
-            evidence = [np.einsum("brqs,rqso->brqo", values, by_position)]
-            self._add(slice(None), evidence, maps, amounts)
-            return maps
-        length = max(1, BATCH_BYTES // (self.n_numbers * np.dtype(np.float64).itemsize))
-        batches = [
-            responding.transform_batches(view.apply(images), length)
-            for view, responding in zip(self._views, self._responding, strict=True)
+        for numbers, batch in images.read_groups(slice(0, len(images))):
+            rows = slice(len(features)) if len(numbers) == len(features) else numbers
+            yield numbers, *self._compute_group(images, batch, features[rows], weights)
+
+    def _compute_group(
+        self, images: Images, batch: np.ndarray, features: np.ndarray, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return evidence and amounts of images of one size, as `compute` does."""
+        transformer, parameters, views = self._transformer, self._parameters, self._parameters.views
+        b, n_outputs = len(batch), weights.shape[1]
+        geometries = place_views(parameters, batch.shape[1:3], transformer.kernels_.shape[:2])
+        spreads = [[*map(_spread, geometry)] for geometry in geometries]
+        maps, amounts = np.zeros((*batch.shape[:3], n_outputs)), np.zeros((2, b, n_outputs))
+
+        def finish(rows: slice, evidence: Sequence[np.ndarray]) -> None:
+            """Spread the evidence of the positions, each ``(b, oh, ow, outputs)``."""
+            for view, (by_row, by_column), each in zip(views, spreads, evidence, strict=True):
+                by_output = np.ascontiguousarray(np.moveaxis(each, 3, 1))
+                pixels = by_row @ by_output @ by_column.T  # (b, outputs, h, w)
+                maps[rows] += view.undo(np.moveaxis(pixels, 1, 3))
+                amounts[1, rows] += np.abs(each).sum(axis=(1, 2))
+
+        dtype, not_pooled = images.compute_dtype, parameters._replace(poolings=None)
+        layers = {
+            geometry: make_layer(transformer, not_pooled, images, geometry, dtype)
+            for geometry in geometries
+        }
+        if parameters.poolings is None and len(views) == 1:
+            values = features.reshape(b, *geometries[0].output_shape, -1)
+            by_position = weights.reshape(*values.shape[1:], -1)
+            finish(slice(b), [np.einsum("brqs,rqso->brqo", values, by_position)])
+            return maps, amounts
+        # The positions of each cell, (rows, columns), in the order of the features, for each view
+        cells = [
+            [
+                (slice(*rows), slice(*columns))
+                for grid in list_grids(parameters, geometry.output_shape)
+                for rows, columns in product(*map(pool_cells, geometry.output_shape, grid))
+            ]
+            for geometry in geometries
         ]
-        for of_views in zip(*batches, strict=True):
-            rows = of_views[0][0]
-            responses = [values for _, values in of_views]  # each (b, oh, ow, n_maps)
-            evidence, differences = self._weigh(responses, features[rows], weights)
-            amounts[0, rows] += differences
-            self._add(rows, evidence, maps, amounts)
-        return maps
+        engines = {
+            geometry: make_engine(layer, images.may_have_missing)
+            for geometry, layer in layers.items()
+        }
+        shapes = [layers[geometry].out_shape(1)[1:] for geometry in geometries]
+        length = max(1, BATCH_BYTES // (sum(map(prod, shapes)) * dtype.itemsize))
+        # These are used again and again: new memory takes longer than the convolution.
+        buffers = [np.empty((min(b, length), *shape), dtype) for shape in shapes]
+        for start in range(0, b, length):
+            rows = slice(start, min(start + length, b))
+            responses = []
+            for view, geometry, buffer in zip(views, geometries, buffers, strict=True):
+                out = buffer[: rows.stop - start]
+                with np.errstate(all="ignore"):
+                    engines[geometry].compute(view.apply(batch[rows]), out, transformer.n_jobs)
+                responses.append(out.reshape(*out.shape[:3], -1))
+            evidence, amounts[0, rows] = self._weigh(cells, responses, features[rows], weights)
+            finish(rows, evidence)
+        return maps, amounts
 
     def _weigh(
-        self, responses: Sequence[np.ndarray], features: np.ndarray, weights: np.ndarray
+        self,
+        cells: Sequence[Sequence[tuple[slice, slice]]],
+        responses: Sequence[np.ndarray],
+        features: np.ndarray,
+        weights: np.ndarray,
     ) -> tuple[list[np.ndarray], np.ndarray]:
         """Multiply activated responses by the weights of the features that they are pooled into.
 
@@ -112,55 +143,60 @@ class PixelEvidence:
         The results are the evidence of the positions of each view, ``(b, oh, ow, outputs)``, and
         the sums of the absolute differences that rounding makes in the decisions, ``(b, outputs)``.
         """
-        (b, n_outputs), n_cells = (len(features), weights.shape[1]), len(self._cells[0])
+        (b, n_outputs), n_cells = (len(features), weights.shape[1]), len(cells[0])
+        n_maps, dtype, power = responses[0].shape[-1], responses[0].dtype, self._parameters.power
         is_seen = [~np.isnan(values[..., 0]) for values in responses]
         if all(map(np.all, is_seen)):
             is_seen = [seen[:1] for seen in is_seen]
         else:
-            responses = [np.nan_to_num(values) for values in responses]
-        epsilon = float(np.finfo(responses[0].dtype).eps)
-        by_cell = weights.reshape(n_cells, -1, self._n_maps, n_outputs)
-        features_by_cell = features.reshape(b, n_cells, -1, self._n_maps).swapaxes(0, 1)
+            for each in responses:
+                np.nan_to_num(each, copy=False)
+        epsilon = float(np.finfo(dtype).eps)
+        by_cell = weights.reshape(n_cells, -1, n_maps, n_outputs)
+        features_by_cell = features.reshape(b, n_cells, -1).swapaxes(0, 1)
+        terms = features_by_cell @ weights.reshape(n_cells, -1, n_outputs)  # (cells, b, outputs)
         evidence = [np.zeros((*values.shape[:3], n_outputs)) for values in responses]
         differences = np.zeros((b, n_outputs))
-        for cell, factors, weight, feature in zip(
-            zip(*self._cells, strict=True),
-            self._find_factors(is_seen),
+        for cell, factors, weight, difference in zip(
+            zip(*cells, strict=True),
+            self._find_factors(cells, is_seen),
             by_cell,
-            features_by_cell,
+            terms,
             strict=True,
         ):
-            # weight: (poolings, n_maps, outputs), feature: (b, poolings, n_maps)
+            # weight: (poolings, n_maps, outputs)
             values = [
-                each[:, rows, columns].astype(np.float64)
+                each[:, rows, columns]
                 for each, (rows, columns) in zip(responses, cell, strict=True)
             ]  # each (b, r, q, n_maps)
-            pooled = _add_up(values, factors)
-            ratios = np.ones((1, *pooled.shape[1:]))  # of the parts of a power and of a sum
-            if self._power != 1:
-                absolute = _add_up([np.abs(each) for each in values], factors)
-                sums = pooled.copy()
+            ratios: Any = 1.0  # of the parts of a power and of a sum
+            if power != 1:
+                sums = _add_up(values, factors)
+                absolute = sums if self._is_positive else _add_up(map(np.abs, values), factors)
                 is_noise = np.abs(sums) <= 4 * epsilon * absolute  # The sum is only rounding.
-                raise_to_power(pooled, self._power)
-                pooled[is_noise] = 0
+                pooled = np.where(is_noise, 0, sums)
+                raise_to_power(pooled, power)
                 ratios = pooled / np.where(is_noise, 1, sums)
-            # Features and responses are rounded separately. The weights of a scaler can magnify the
-            # difference, so that it must not be neglected.
-            difference = np.tensordot(feature - pooled, weight, 2)  # (b, outputs)
+            # of each response in the decision for an image, (b or 1, n_maps, outputs)
+            own = [np.einsum("bpm,pmo->bmo", ratios * factor, weight) for factor in factors]
+            parts = [
+                each @ one[:, np.newaxis].astype(dtype)
+                for each, one in zip(values, own, strict=True)
+            ]  # each (b, r, q, outputs)
+            # Features, responses and products are rounded separately. The weights of a scaler can
+            # magnify the difference, so that it must not be neglected.
+            for part in parts:
+                difference -= part.sum(axis=(1, 2), dtype=np.float64)
             differences += np.abs(difference)
-            rest = difference / sum(each.shape[1] * each.shape[2] for each in values)
-            for (rows, columns), each, factor, result in zip(
-                cell, values, factors, evidence, strict=True
-            ):
-                # of each response in the decision for an image, (b or 1, n_maps, outputs)
-                own = np.einsum("bpm,pmo->bmo", ratios * factor, weight)
+            rest = difference / sum(part.shape[1] * part.shape[2] for part in parts)
+            for (rows, columns), part, result in zip(cell, parts, evidence, strict=True):
                 # Cells may overlap, so their evidence is added.
-                place = result[:, rows, columns]
-                by_position = each.reshape(b, -1, self._n_maps) @ own + rest[:, np.newaxis]
-                place += by_position.reshape(place.shape)
+                result[:, rows, columns] += part + rest[:, np.newaxis, np.newaxis]
         return evidence, differences
 
-    def _find_factors(self, is_seen: Sequence[np.ndarray]) -> np.ndarray:
+    def _find_factors(
+        self, cells: Sequence[Sequence[tuple[slice, slice]]], is_seen: Sequence[np.ndarray]
+    ) -> np.ndarray:
         """Return the factors of the sums over cells, ``(cells, views, b or 1, poolings, 1)``.
 
         ``is_seen`` has the positions of each view without missing pixels, ``(b or 1, oh, ow)``.
@@ -168,8 +204,8 @@ class PixelEvidence:
         """
         n_seen = np.array(
             [
-                [np.count_nonzero(seen[:, rows, columns], axis=(1, 2)) for rows, columns in cells]
-                for seen, cells in zip(is_seen, self._cells, strict=True)
+                [np.count_nonzero(seen[:, rows, columns], axis=(1, 2)) for rows, columns in places]
+                for seen, places in zip(is_seen, cells, strict=True)
             ]
         ).swapaxes(0, 1)  # (cells, views, b or 1)
         numbers, places = np.unique(n_seen, return_inverse=True)
@@ -183,17 +219,6 @@ class PixelEvidence:
         n_views = np.maximum(1, np.count_nonzero(n_seen, axis=1))[:, np.newaxis, :, np.newaxis]
         return (factors / n_views)[..., np.newaxis]
 
-    def _add(
-        self, rows: slice, evidence: Sequence[np.ndarray], maps: np.ndarray, amounts: np.ndarray
-    ) -> None:
-        """Spread the evidence of the positions, each ``(b, oh, ow, outputs)``, over the pixels."""
-        for view, (by_row, by_column), each in zip(
-            self._views, self._spreads, evidence, strict=True
-        ):
-            pixels = np.einsum("yr,brqo,xq->byxo", by_row, each, by_column, optimize=True)
-            maps[rows] += view.undo(pixels)
-            amounts[1, rows] += np.abs(each).sum(axis=(1, 2))
-
 
 def _find_factor(pooling: Pooling, n_positions: int) -> float:
     """Return the factor by which a sum over positions is multiplied; NaN if it is not linear."""
@@ -205,10 +230,10 @@ def _find_factor(pooling: Pooling, n_positions: int) -> float:
     return factor if is_linear else np.nan
 
 
-def _add_up(values: Sequence[np.ndarray], factors: np.ndarray) -> np.ndarray:
+def _add_up(values: Iterable[np.ndarray], factors: np.ndarray) -> np.ndarray:
     """Add the parts of all views, each ``(b, r, q, n_maps)``: ``(b, poolings, n_maps)``."""
     parts = [
-        factor * each.sum(axis=(1, 2))[:, np.newaxis]
+        factor * each.sum(axis=2).sum(axis=1, dtype=np.float64)[:, np.newaxis]
         for each, factor in zip(values, factors, strict=True)
     ]
     return np.asarray(sum(parts))
