@@ -248,7 +248,13 @@ class PixelBase(BaseEstimator, ABC):
         if self.features is not None:
             return self.features
         return StridedConv2DTransformer(
-            8, 5, kernels="pca", whiten=True, activation="split", symmetries="dihedral"
+            16,
+            5,
+            kernels="patches",
+            whiten=True,
+            bias="quantile",
+            n_biases=2,
+            symmetries="dihedral",
         )
 
     def _margins(self) -> tuple[list[int], int]:
@@ -307,8 +313,8 @@ class PixelBase(BaseEstimator, ABC):
                     values = [responses @ average] * n_boxes
                 else:
                     own = weights[used : (used := used + n_boxes * average.shape[1])]
-                    own = [average @ part.astype(average.dtype) for part in np.split(own, n_boxes)]
-                    values = np.split(responses @ np.hstack(own), n_boxes, axis=3)
+                    own = own.astype(average.dtype).reshape(n_boxes, average.shape[1], -1)
+                    values = np.split(responses @ np.hstack(average @ own), n_boxes, axis=3)
                 length = TILE // scale + 2  # with a border of one
                 for box, found in zip(self.boxes, values, strict=True):
                     for axis, first in enumerate(before, 1):
@@ -362,7 +368,11 @@ class PixelBase(BaseEstimator, ABC):
     ) -> None:
         """Set the alpha that predicts the pixels of blocks best that are left out together.
 
-        Neighbors are alike, so that leave-one-out errors of single pixels would be too small.
+        Neighbors are alike, so that leave-one-out errors of single pixels would be too small. Of
+        the alphas whose errors differ from the smallest by less than the standard error of this
+        difference, the largest is used.
+
+        Source: L. Breiman et al., "Classification and Regression Trees" (1984): this rule.
         """
         columns = self._columns(targets)
         predicted = np.full((len(ALPHAS), *columns.shape), np.nan)
@@ -382,7 +392,11 @@ class PixelBase(BaseEstimator, ABC):
             self.temperature_ = solution.later.get("temperature", 1.0)
             return
         errors = (columns - predicted)[:, is_known]
-        best = int(np.argmin(np.square(errors).mean(axis=(1, 2))))
+        blocks = np.unique(groups[is_known], return_inverse=True)[1]
+        losses = np.stack([np.bincount(blocks, each.mean(axis=1)) for each in np.square(errors)])
+        worse = losses - losses[losses.sum(axis=1).argmin()]
+        bounds = len(losses[0]) ** 0.5 * worse.std(axis=1)
+        best = int(np.flatnonzero(worse.sum(axis=1) <= bounds)[-1])
         model.set_params(alphas=ALPHAS[best] * max(1, model._sums.n_rows / len(rows)))
         if isinstance(self, ClassifierMixin):
             weights = np.ones(int(is_known.sum()))
@@ -486,8 +500,8 @@ class PixelClassifier(ClassifierMixin, PixelBase):
     features : StridedConv2DTransformer, default=None
         Transformer that says which kernels, preprocessing, bias, activation and symmetries the
         responses have. Its ``stride``, ``padding``, ``pooling``, ``pool_grid``, ``flatten`` and
-        ``random_state`` are ignored. If None, eight whitened principal components of 5 x 5 pixels
-        with "split" and "dihedral".
+        ``random_state`` are ignored. If None, 16 whitened patches of 5 x 5 pixels with two quantiles
+        as ``bias`` and "dihedral".
     classifier : estimator, default=None
         Classifier of the features. If None, a `StreamingRidgeClassifier` whose alpha predicts
         squares of 32 x 32 pixels best that were left out. Streaming ridge models take much less

@@ -39,6 +39,8 @@ PUBLIC = {
         "ImageFiles",
         "ImageReader",
         "OutputSize",
+        "PixelClassifier",
+        "PixelRegressor",
         "SceneTiles",
         "SharedFeaturesSearch",
         "StreamingRidge",
