@@ -8,7 +8,7 @@ time and memory than to average and enlarge all responses.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
@@ -18,7 +18,7 @@ from scipy.ndimage import uniform_filter1d
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GroupKFold
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
@@ -110,8 +110,14 @@ class PixelBase(BaseEstimator, ABC):
         """Return the different labels of an image, without ``unlabeled``."""
 
     @abstractmethod
-    def _default(self, labels: np.ndarray) -> tuple[StreamingRidgeBase, dict[str, Any]]:
-        """Return the default model, and parameters of its `partial_fit`."""
+    def _default(
+        self, found: np.ndarray, labels: Iterable[np.ndarray]
+    ) -> tuple[StreamingRidgeBase, dict[str, Any]]:
+        """Return the default model for label images, and parameters of its `partial_fit`."""
+
+    @abstractmethod
+    def _weigh(self, targets: np.ndarray) -> np.ndarray:
+        """Return the weights of errors of pixels."""
 
     @abstractmethod
     def _columns(self, targets: np.ndarray) -> np.ndarray:
@@ -338,8 +344,8 @@ class PixelBase(BaseEstimator, ABC):
                     values = [responses @ average] * n_boxes
                 else:
                     own = weights[used : (used := used + n_boxes * average.shape[1])]
-                    own = [average @ part.astype(average.dtype) for part in np.split(own, n_boxes)]
-                    values = np.split(responses @ np.hstack(own), n_boxes, axis=3)
+                    each = [average @ part.astype(average.dtype) for part in np.split(own, n_boxes)]
+                    values = np.split(responses @ np.hstack(each), n_boxes, axis=3)
                 length = TILE // scale + 2  # with a border of one
                 for box, found in zip(self.boxes, values, strict=True):
                     for axis, first in enumerate(before, 1):
@@ -367,7 +373,7 @@ class PixelBase(BaseEstimator, ABC):
         fraction, options = 1.0, dict[str, Any]()
         is_default = model is None
         if is_default:
-            model, options = self._default(found)
+            model, options = self._default(found, (tile.cut(labels[tile.image]) for tile in tiles))
             fraction = min(1, N_CHOOSING / n_labels)
         parts = []
         for tile, values in self._compute(images, tiles):
@@ -414,11 +420,10 @@ class PixelBase(BaseEstimator, ABC):
             solution = model._solve(with_errors=True)
             self.temperature_ = solution.later.get("temperature", 1.0)
             return
-        errors = (columns - predicted)[:, is_known]
-        best = int(np.argmin(np.square(errors).mean(axis=(1, 2))))
+        errors, weights = (columns - predicted)[:, is_known], self._weigh(targets[is_known])
+        best = int(np.argmin(np.square(errors).mean(axis=2) @ weights))
         model.set_params(alphas=ALPHAS[best] * max(1, model._sums.n_rows / len(rows)))
         if is_class:
-            weights = np.ones(int(is_known.sum()))
             self.temperature_ = find_temperature(errors[best], columns[is_known], weights)
 
     def _map(self, method: str, X: Any) -> Any:
@@ -533,9 +538,9 @@ class PixelClassifier(ClassifierMixin, PixelBase):
         with "split" and "dihedral".
     classifier : estimator, default=None
         Classifier of the features. If None, a `StreamingRidgeClassifier` whose alpha predicts
-        squares of 32 x 32 pixels best that were left out. Streaming ridge models take much less
-        time in ``predict`` than others, and others receive the features of all annotated pixels at
-        once.
+        squares of 32 x 32 pixels best that were left out, and for which all classes count equally,
+        however many of their pixels are annotated. Streaming ridge models take much less time in
+        ``predict`` than others, and others receive the features of all annotated pixels at once.
     scales : list of int, default=(1, 2, 4)
         Divisors of 128. At scale s, kernels respond to means of s x s pixels.
     boxes : list of int, default=(1, 3, 7)
@@ -700,8 +705,19 @@ class PixelClassifier(ClassifierMixin, PixelBase):
         self.classes_ = arguments[3]
         super()._fit_model(*arguments)
 
-    def _default(self, labels: np.ndarray) -> tuple[StreamingRidgeBase, dict[str, Any]]:
-        return StreamingRidgeClassifier(1.0), {"classes": labels}
+    def _default(
+        self, found: np.ndarray, labels: Iterable[np.ndarray]
+    ) -> tuple[StreamingRidgeBase, dict[str, Any]]:
+        counts = np.zeros(len(found), int)
+        for label in labels:
+            codes = np.searchsorted(found, label[self._has_label(label)])
+            counts += np.bincount(codes, minlength=len(found))
+        weights = counts.sum() / (len(found) * counts)
+        class_weight = dict(zip(found.tolist(), weights.tolist(), strict=True))
+        return StreamingRidgeClassifier(1.0, class_weight=class_weight), {"classes": found}
+
+    def _weigh(self, targets: np.ndarray) -> np.ndarray:
+        return compute_sample_weight("balanced", targets)
 
     def _columns(self, targets: np.ndarray) -> np.ndarray:
         columns = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
@@ -817,8 +833,13 @@ class PixelRegressor(RegressorMixin, PixelBase):
             raise ValueError(f"The {name} has infinite numbers or NaN.")
         return found
 
-    def _default(self, labels: np.ndarray) -> tuple[StreamingRidgeBase, dict[str, Any]]:
+    def _default(
+        self, found: np.ndarray, labels: Iterable[np.ndarray]
+    ) -> tuple[StreamingRidgeBase, dict[str, Any]]:
         return StreamingRidge(1.0), {}
+
+    def _weigh(self, targets: np.ndarray) -> np.ndarray:
+        return np.ones(len(targets))
 
     def _columns(self, targets: np.ndarray) -> np.ndarray:
         return targets[:, np.newaxis].astype(float)
