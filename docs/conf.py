@@ -44,6 +44,7 @@ ORDER = [
     "plot_textures.py",
     "plot_defects.py",
     "plot_cells.py",
+    "plot_pixels.py",
     "plot_few_labels.py",
     "plot_stacked_layers.py",
     "plot_larger_than_memory.py",

@@ -8,17 +8,17 @@ time and memory than to average and enlarge all responses.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
-from sklearn.metrics import confusion_matrix, r2_score
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GroupKFold
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
@@ -48,6 +48,9 @@ N_CHOOSING = 20_000
 BLOCK = 32
 """Side of the blocks whose pixels are left out together when alpha is chosen."""
 
+ALPHA = 1000.0
+"""Regularization strength if all labels of a class are in one block."""
+
 ALPHAS = 10.0 ** np.arange(0, 6.5, 0.5)
 """Regularization strengths from which the default model chooses."""
 
@@ -76,7 +79,14 @@ class Tile(NamedTuple):
             begin, end = start - margin, start + TILE + margin
             slices.append(slice(max(begin, 0), min(end, length)))
             widths.append((max(-begin, 0), max(end - length, 0)))
-        pixels = np.asarray(image[slices[0], slices[1]])
+        pixels = image[slices[0], slices[1]]
+        is_masked, pixels = np.ma.is_masked(pixels), np.asarray(pixels)
+        if is_masked or (pixels.dtype.kind == "f" and not np.isfinite(pixels).all()):
+            raise ValueError(
+                f"Image {self.image} of X has NaN, infinite or masked pixels in or near the square "
+                f"of {TILE} x {TILE} pixels at row {self.row}, column {self.column}. Fill them, "
+                "for example with numpy.nan_to_num or image.filled(0), and do not annotate them."
+            )
         pixels = pixels.reshape(*pixels.shape[:2], -1)
         return np.pad(pixels, [*widths, (0, 0)], mode="edge")
 
@@ -103,8 +113,14 @@ class PixelBase(BaseEstimator, ABC):
         """Return the different labels of an image, without ``unlabeled``."""
 
     @abstractmethod
-    def _default(self, labels: np.ndarray) -> tuple[StreamingRidgeBase, dict[str, Any]]:
-        """Return the default model, and parameters of its `partial_fit`."""
+    def _default(
+        self, found: np.ndarray, labels: Iterable[np.ndarray]
+    ) -> tuple[StreamingRidgeBase, dict[str, Any]]:
+        """Return the default model for label images, and parameters of its `partial_fit`."""
+
+    @abstractmethod
+    def _weigh(self, targets: np.ndarray) -> np.ndarray:
+        """Return the weights of errors of pixels."""
 
     @abstractmethod
     def _columns(self, targets: np.ndarray) -> np.ndarray:
@@ -134,12 +150,7 @@ class PixelBase(BaseEstimator, ABC):
         self._check()
         images = self._check_images(X, None)
         labels, found = self._read_labels(images, y)
-        tiles = [
-            tile
-            for i, image in enumerate(labels)
-            for tile in _tiles(i, image.shape)
-            if self._has_label(tile.cut(image)).any()
-        ]
+        tiles = self._annotated(labels)
         rng = check_random_state(self.random_state)
         fitted = copy(self)
         fitted.n_channels_ = _channels(images[0])
@@ -159,7 +170,7 @@ class PixelBase(BaseEstimator, ABC):
         Returns
         -------
         labels : ndarray of shape (n, h, w), or list of n arrays of shape (h, w)
-            Predicted labels; a list if X is one.
+            Predicted labels; a list if X is one, or has images of several sizes.
 
         Raises
         ------
@@ -186,6 +197,10 @@ class PixelBase(BaseEstimator, ABC):
                 f"The 'features' parameter of {owner} must have missing='raise' and power=1; fill "
                 "missing pixels, and mark them as not labeled in y."
             )
+        kind, rule = (
+            (Integral, "an integer") if isinstance(self, ClassifierMixin) else (Real, "a number")
+        )
+        require(owner, "unlabeled", self.unlabeled, rule, isinstance(self.unlabeled, kind))
         self._check_list("scales", f"divisors of {TILE}", lambda n: n > 0 and TILE % n == 0)
         self._check_list("boxes", "odd integers from 1 to 63", lambda n: n in range(1, 64, 2))
         name, model = self._given()
@@ -211,11 +226,14 @@ class PixelBase(BaseEstimator, ABC):
                     f"Image {i} of X has shape {tuple(image.shape)}, but an image has shape (h, w) "
                     "or (h, w, c); pass a single image as [image]."
                 )
+        if not images:
+            raise ValueError("X has 0 images, but at least one is needed.")
         channels = {*map(_channels, images)} | ({n_channels} if n_channels else set())
         if len(channels) != 1:
             raise ValueError(
                 f"All images of X must have as many channels as each other, and as in fit; X has "
-                f"{len(images)} images, and the numbers of channels are {sorted(channels)}."
+                f"{len(images)} images, and the numbers of channels are {sorted(channels)}. Pass a "
+                "single image as [image]."
             )
         return images
 
@@ -227,19 +245,41 @@ class PixelBase(BaseEstimator, ABC):
                 f"{len(y) if hasattr(y, '__len__') else type(y).__name__}; pass a single image and "
                 "its labels as [image] and [labels]."
             )
+        if any(np.ma.is_masked(y[i]) for i in range(len(y))):
+            raise ValueError(
+                f"y has masked labels; fill them with y.filled({self.unlabeled}), which says that "
+                "such pixels are not annotated."
+            )
         labels, found = [np.asarray(y[i]) for i in range(len(y))], []
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             if label.shape != tuple(image.shape[:2]):
+                remedy = (
+                    f"Each pixel needs a label; those that are not annotated have {self.unlabeled}."
+                )
+                if label.ndim == 1:
+                    remedy = "Pass a single image and its labels as [image] and [labels]."
+                elif label.ndim == 3:
+                    remedy = "Labels have no channels; take one of them, such as labels[..., 0]."
+                elif label.shape == tuple(image.shape[1:]):
+                    remedy = "Channels come last; use numpy.moveaxis(image, 0, -1)."
                 raise ValueError(
                     f"Label image {i} of y has shape {label.shape}, but image {i} of X has "
-                    f"{tuple(image.shape[:2])} pixels. Each pixel needs a label; those that are "
-                    f"not annotated have {self.unlabeled}."
+                    f"{tuple(image.shape[:2])} pixels. {remedy}"
                 )
             found.append(self._check_labels(label, f"label image {i} of y"))
         different = np.unique(np.concatenate(found))
         if not len(different):
             raise ValueError(f"No pixel has a label: all values of y are {self.unlabeled}.")
         return labels, different
+
+    def _annotated(self, labels: list[np.ndarray]) -> list[Tile]:
+        """Return the tiles with labels."""
+        return [
+            tile
+            for i, image in enumerate(labels)
+            for tile in _tiles(i, image.shape)
+            if self._has_label(tile.cut(image)).any()
+        ]
 
     def _has_label(self, labels: np.ndarray) -> np.ndarray:
         return ~np.isnan(labels) if self.unlabeled != self.unlabeled else labels != self.unlabeled
@@ -342,7 +382,7 @@ class PixelBase(BaseEstimator, ABC):
         fraction, options = 1.0, dict[str, Any]()
         is_default = model is None
         if is_default:
-            model, options = self._default(found)
+            model, options = self._default(found, (tile.cut(labels[tile.image]) for tile in tiles))
             fraction = min(1, N_CHOOSING / n_labels)
         parts = []
         for tile, values in self._compute(images, tiles):
@@ -386,42 +426,54 @@ class PixelBase(BaseEstimator, ABC):
                 solution = part.set_params(alphas=alpha)._solve()
                 predicted[i, test] = solution.predict(rows[test])
         is_known = np.isfinite(predicted[0]).all(axis=1)
-        if not is_known.any():  # All labels are in one block.
-            model.set_params(alphas=ALPHAS)
+        is_class = isinstance(self, ClassifierMixin)
+        if not is_known.any() or (is_class and {*targets[is_known]} != {*self.classes_}):
+            # All labels of a class are in one block.
+            model.set_params(alphas=ALPHA)
             solution = model._solve(with_errors=True)
             self.temperature_ = solution.later.get("temperature", 1.0)
             return
-        errors = (columns - predicted)[:, is_known]
+        errors, weights = (columns - predicted)[:, is_known], self._weigh(targets[is_known])
         blocks = np.unique(groups[is_known], return_inverse=True)[1]
-        losses = np.stack([np.bincount(blocks, each.mean(axis=1)) for each in np.square(errors)])
+        squares = np.square(errors).mean(axis=2)
+        losses = np.stack([np.bincount(blocks, each) for each in squares])
         worse = losses - losses[losses.sum(axis=1).argmin()]
         bounds = len(losses[0]) ** 0.5 * worse.std(axis=1)
         best = int(np.flatnonzero(worse.sum(axis=1) <= bounds)[-1])
         model.set_params(alphas=ALPHAS[best] * max(1, model._sums.n_rows / len(rows)))
-        if isinstance(self, ClassifierMixin):
-            weights = np.ones(int(is_known.sum()))
+        if is_class:
             self.temperature_ = find_temperature(errors[best], columns[is_known], weights)
 
     def _map(self, method: str, X: Any) -> Any:
         """Return the result of a method for each pixel."""
         check_is_fitted(self)
         images = self._check_images(X, self.n_channels_)
+        stack, results = None, list[Any]([None] * len(images))
+        tiles = [tile for i, image in enumerate(images) for tile in _tiles(i, image.shape)]
+        for tile, found in self._predict_tiles(method, images, tiles):
+            shape = (*images[tile.image].shape[:2], *found.shape[2:])
+            if stack is None and len(getattr(X, "shape", ())) > 2:
+                stack = np.empty((len(images), *shape), found.dtype)
+                results = [*stack]
+            elif results[tile.image] is None:
+                results[tile.image] = np.empty(shape, found.dtype)
+            tile.cut(results[tile.image])[...] = found
+        return results if stack is None else stack
+
+    def _predict_tiles(
+        self, method: str, images: list[Any], tiles: list[Tile]
+    ) -> Iterator[tuple[Tile, np.ndarray]]:
+        """Yield each tile with the result of a method for its pixels."""
         model = getattr(self, f"{self._given()[0]}_")
         solution = model._solve() if isinstance(model, StreamingRidgeBase) else None
         weights = None if solution is None else solution.coef.T
-        results: list[Any] = [None] * len(images)
-        tiles = [tile for i, image in enumerate(images) for tile in _tiles(i, image.shape)]
         for tile, values in self._compute(images, tiles, weights):
             if solution is None:
                 found = getattr(model, method)(values.reshape(-1, values.shape[2]))
             else:
                 level = solution.level - solution.mean @ weights
                 found = self._decide(method, (values + level).reshape(-1, len(level)))
-            if results[tile.image] is None:
-                shape = (*images[tile.image].shape[:2], *found.shape[1:])
-                results[tile.image] = np.empty(shape, found.dtype)
-            tile.cut(results[tile.image])[...] = found.reshape(*values.shape[:2], *found.shape[1:])
-        return np.stack(results) if isinstance(X, np.ndarray) else results
+            yield tile, found.reshape(*values.shape[:2], *found.shape[1:])
 
     @abstractmethod
     def _decide(self, method: str, predicted: np.ndarray) -> np.ndarray:
@@ -500,19 +552,20 @@ class PixelClassifier(ClassifierMixin, PixelBase):
     features : StridedConv2DTransformer, default=None
         Transformer that says which kernels, preprocessing, bias, activation and symmetries the
         responses have. Its ``stride``, ``padding``, ``pooling``, ``pool_grid``, ``flatten`` and
-        ``random_state`` are ignored. If None, 16 whitened patches of 5 x 5 pixels with two quantiles
-        as ``bias`` and "dihedral".
+        ``random_state`` are ignored. If None, 16 whitened patches of 5 x 5 pixels with two
+        quantiles as ``bias`` and "dihedral".
     classifier : estimator, default=None
         Classifier of the features. If None, a `StreamingRidgeClassifier` whose alpha predicts
-        squares of 32 x 32 pixels best that were left out. Streaming ridge models take much less
-        time in ``predict`` than others, and others receive the features of all annotated pixels at
-        once.
+        squares of 32 x 32 pixels best that were left out, and for which all classes count equally,
+        however many of their pixels are annotated. Streaming ridge models take much less time in
+        ``predict`` than others, and others receive the features of all annotated pixels at once.
     scales : list of int, default=(1, 2, 4)
         Divisors of 128. At scale s, kernels respond to means of s x s pixels.
     boxes : list of int, default=(1, 3, 7)
         Odd sides of the boxes over which responses are averaged, in pixels of each scale.
     unlabeled : int, default=0
-        Label of pixels that are not annotated.
+        Label of pixels that are not annotated. If 0 is a class, as in many masks, use another
+        number, such as 255 or -1.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the patches and kernels.
     n_jobs : int, default=None
@@ -593,7 +646,8 @@ class PixelClassifier(ClassifierMixin, PixelBase):
         Returns
         -------
         probabilities : ndarray of shape (n, h, w, n_classes), or list of n such arrays
-            Probabilities in the order of ``classes_``; a list if X is one.
+            Probabilities in the order of ``classes_``; a list if X is one, or has images of
+            several sizes.
         """
         return self._map("predict_proba", X)
 
@@ -620,11 +674,12 @@ class PixelClassifier(ClassifierMixin, PixelBase):
         images = self._check_images(X, self.n_channels_)
         labels, found = self._read_labels(images, y)
         names = np.union1d(found, self.classes_)
-        counts = np.zeros((len(names), len(names)))
-        for image, label in zip(images, labels, strict=True):
-            (predicted,), known = self.predict([image]), self._has_label(label)
-            if known.any():
-                counts += confusion_matrix(label[known], predicted[known], labels=names)
+        counts = np.zeros((len(names), len(names)), int)
+        for tile, predicted in self._predict_tiles("predict", images, self._annotated(labels)):
+            label = tile.cut(labels[tile.image])
+            known = self._has_label(label)
+            pair = (np.searchsorted(names, each[known]) for each in (label, predicted))
+            np.add.at(counts, tuple(pair), 1)
         both = np.diag(counts)
         either = counts.sum(axis=0) + counts.sum(axis=1) - both
         occurs = np.isin(names, found)
@@ -637,7 +692,8 @@ class PixelClassifier(ClassifierMixin, PixelBase):
         if labels.dtype.kind not in "iub":
             raise TypeError(
                 f"The {name} has dtype {labels.dtype}, but labels of classes are integers; convert "
-                "it with astype(int), or use PixelRegressor for numbers."
+                "numbers with astype(int), or use PixelRegressor, and replace each name of a class "
+                "by an integer."
             )
         found = np.unique(labels)
         found = found[found != self.unlabeled]
@@ -658,7 +714,8 @@ class PixelClassifier(ClassifierMixin, PixelBase):
         if len(found) < 2 and not hasattr(self, "classes_"):
             raise ValueError(
                 f"All annotated pixels have the label {found[0]}; annotate pixels of at least two "
-                f"classes. Pixels with the label {self.unlabeled} are not annotated."
+                f"classes. Pixels with the label {self.unlabeled} are not annotated; if this is a "
+                "class, set unlabeled to another number, such as -1."
             )
         return labels, found
 
@@ -666,8 +723,19 @@ class PixelClassifier(ClassifierMixin, PixelBase):
         self.classes_ = arguments[3]
         super()._fit_model(*arguments)
 
-    def _default(self, labels: np.ndarray) -> tuple[StreamingRidgeBase, dict[str, Any]]:
-        return StreamingRidgeClassifier(1.0), {"classes": labels}
+    def _default(
+        self, found: np.ndarray, labels: Iterable[np.ndarray]
+    ) -> tuple[StreamingRidgeBase, dict[str, Any]]:
+        counts = np.zeros(len(found), int)
+        for label in labels:
+            codes = np.searchsorted(found, label[self._has_label(label)])
+            counts += np.bincount(codes, minlength=len(found))
+        weights = counts.sum() / (len(found) * counts)
+        class_weight = dict(zip(found.tolist(), weights.tolist(), strict=True))
+        return StreamingRidgeClassifier(1.0, class_weight=class_weight), {"classes": found}
+
+    def _weigh(self, targets: np.ndarray) -> np.ndarray:
+        return compute_sample_weight("balanced", targets)
 
     def _columns(self, targets: np.ndarray) -> np.ndarray:
         columns = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
@@ -765,9 +833,11 @@ class PixelRegressor(RegressorMixin, PixelBase):
         check_is_fitted(self)
         images = self._check_images(X, self.n_channels_)
         labels, _ = self._read_labels(images, y)
-        known = [self._has_label(label) for label in labels]
-        pairs = zip(labels, self.predict([*images]), known, strict=True)
-        parts = [(label[at], predicted[at]) for label, predicted, at in pairs]
+        parts = []
+        for tile, predicted in self._predict_tiles("predict", images, self._annotated(labels)):
+            label = tile.cut(labels[tile.image])
+            known = self._has_label(label)
+            parts.append((label[known], predicted[known]))
         return float(r2_score(*(np.concatenate(each) for each in zip(*parts, strict=True))))
 
     def _given(self) -> tuple[str, Any]:
@@ -781,8 +851,13 @@ class PixelRegressor(RegressorMixin, PixelBase):
             raise ValueError(f"The {name} has infinite numbers or NaN.")
         return found
 
-    def _default(self, labels: np.ndarray) -> tuple[StreamingRidgeBase, dict[str, Any]]:
+    def _default(
+        self, found: np.ndarray, labels: Iterable[np.ndarray]
+    ) -> tuple[StreamingRidgeBase, dict[str, Any]]:
         return StreamingRidge(1.0), {}
+
+    def _weigh(self, targets: np.ndarray) -> np.ndarray:
+        return np.ones(len(targets))
 
     def _columns(self, targets: np.ndarray) -> np.ndarray:
         return targets[:, np.newaxis].astype(float)

@@ -70,6 +70,7 @@ PAGES = {
     "plot_textures.py": {"SIDE, STEP = 32, 16": "SIDE, STEP = 32, 24"},
     "plot_defects.py": {"(300, rng)": "(160, rng)", "(700, rng)": "(100, rng)"},
     "plot_cells.py": {"N, SIDE = 400, 32": "N, SIDE = 250, 32"},
+    "plot_pixels.py": {"SIDE, scores = 384": "SIDE, scores = 256"},
     "plot_few_labels.py": {"[2, 5, 10, 20, 50], 10": "[2, 10], 3"},
     "plot_stacked_layers.py": {"np.arange(1000)": "np.arange(200)", "(5, 9, 13)": "(5,)"},
     "plot_gpu.py": {"[1, 2, 3], f": "[2, 3], f", "[3, 4, 5]}": "[3, 4]}"},
@@ -139,6 +140,12 @@ def test_cells_page(gallery):
     code = (EXAMPLES / "plot_cells.py").read_text().split("\n# %%\n")[2]
     lines = [line for line in code.splitlines() if line and not line.startswith("#")]
     assert len(lines) <= 20
+
+
+def test_pixels_page(gallery):
+    micrograph, scene = gallery("plot_pixels.py")["scores"]
+    assert micrograph > 0.6
+    assert scene > 0.8
 
 
 def test_few_labels_page(gallery):

@@ -17,7 +17,13 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import jaccard_score, r2_score
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 
-from sklearn_conv import PixelClassifier, PixelRegressor, StridedConv2DTransformer, _pixelwise
+from sklearn_conv import (
+    PixelClassifier,
+    PixelRegressor,
+    StridedConv2DTransformer,
+    _pixelwise,
+    read_images,
+)
 from sklearn_conv._engine.symmetry import SYMMETRIES
 
 PAD = 128
@@ -30,6 +36,9 @@ def scene(shape=(70, 90), seed=0):
     noise = rng.normal(size=shape)
     rough = labels == 2
     return 100 + 10 * noise * (rough if len(shape) == 2 else rough[..., None]) + noise, labels
+
+
+IMAGE, LABELS = scene((30, 30))
 
 
 def scribble(labels, fraction=0.05, seed=0):
@@ -196,6 +205,53 @@ def test_score_is_the_mean_intersection_over_union():
     assert model.score([image], [known]) == pytest.approx(expected)
 
 
+def test_score_reads_places_with_labels_only():
+    image, labels = scene((600, 300))
+    known = np.where(np.arange(600)[:, np.newaxis] < 100, scribble(labels), 0)
+    model = PixelClassifier(random_state=0).fit([image], [known])
+    expected = model.score([image], [known])
+    image[300:] = np.nan  # This would be an error.
+    assert model.score([image], [known]) == expected
+    with pytest.raises(ValueError, match=r"Image 1 of X has NaN.*at row 256, column 0"):
+        model.score([image[:300], image[:, 100:]], [labels[:300], labels[:, 100:]])
+
+
+def test_classes_count_equally_however_few_of_their_pixels_are_annotated():
+    image, labels = scene((120, 140))
+    known = np.where(np.arange(140) < 70, labels, 0)
+    known[10:100:5, 120] = 2  # 18 pixels, and 8,400 of the other class
+    model = PixelClassifier(random_state=0).fit([image], [known])
+    assert model.score([image], [labels]) > 0.9
+    known[:, 20:] = 0
+    known[10:13, 120] = 2  # The pixels of a class are in one block.
+    model = PixelClassifier(random_state=0).fit([image], [known])
+    assert model.score([image], [labels]) > 0.5
+    forest = RandomForestClassifier(5, random_state=0)
+    assert PixelClassifier(classifier=forest).fit([image], [known]).classifier_.n_classes_ == 2
+
+
+@pytest.mark.parametrize("labels", [LABELS == 2, (LABELS - 1).astype("u1")])
+def test_zero_is_a_class_if_another_label_says_what_is_not_annotated(labels):
+    model = PixelClassifier(random_state=0, unlabeled=255).fit([IMAGE], [labels])
+    np.testing.assert_array_equal(model.classes_, [0, 1])
+    assert model.predict([IMAGE])[0].dtype == labels.dtype
+    assert model.score([IMAGE], [labels]) > 0.8
+
+
+def test_a_stack_of_any_library_becomes_an_array(tmp_path):
+    stack = np.stack([IMAGE, IMAGE[::-1], IMAGE + 1])
+    model = PixelClassifier(random_state=0).fit(stack, [LABELS] * 3)
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: .[images]")
+    for i, each in enumerate(stack):
+        pillow.fromarray(each.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{i}.png")
+    torch = pytest.importorskip("torch", reason="torch is not installed: .[test]")
+    for X in (stack, torch.tensor(stack), read_images(tmp_path, mode="L")):
+        found = model.predict_proba(X)
+        assert isinstance(found, np.ndarray)
+        assert found.shape == (3, 30, 30, 2)
+    np.testing.assert_array_equal(model.predict_proba([*stack]), model.predict_proba(stack))
+
+
 def test_searches_and_cross_validation_by_image():
     pairs = [scene((50, 60), seed) for seed in range(4)]
     images, known = [p[0] for p in pairs], [scribble(p[1]) for p in pairs]
@@ -252,7 +308,6 @@ def test_no_warning_of_few_or_constant_images():
         assert model.score([image], [labels]) > 0.9
 
 
-IMAGE, LABELS = scene((30, 30))
 BAD_INPUT = {
     "features": ({"features": 3}, {}, TypeError, "'features' parameter"),
     "power": ({"features": StridedConv2DTransformer(power=0.5)}, {}, ValueError, "power=1"),
@@ -285,6 +340,14 @@ BAD_INPUT = {
     "float labels": ({}, {"y": [LABELS * 1.0]}, TypeError, "PixelRegressor"),
     "negative labels": ({}, {"y": [LABELS - 3]}, ValueError, "labels are at least 0"),
     "objects": ({}, {"y": [np.arange(900).reshape(30, 30)]}, ValueError, "numbers of objects"),
+    "names": ({}, {"y": [LABELS.astype(str)]}, TypeError, "each name of a class by an integer"),
+    "unlabeled": ({"unlabeled": None}, {}, TypeError, "'unlabeled' parameter.*an integer"),
+    "mask": ({}, {"y": [LABELS == 2]}, ValueError, "unlabeled to another number"),
+    "hidden labels": ({}, {"y": [np.ma.masked_equal(LABELS, 1)]}, ValueError, r"y\.filled\(0\)"),
+    "hidden pixels": ({}, {"X": [np.ma.masked_less(IMAGE, 90)]}, ValueError, "masked pixels"),
+    "color image": ({}, {"X": np.ones((30, 30, 3)), "y": LABELS}, ValueError, r"as \[image\] and"),
+    "channels first": ({}, {"X": [np.ones((3, 30, 30))]}, ValueError, "moveaxis"),
+    "one-hot": ({}, {"y": [np.stack([LABELS] * 2, 2)]}, ValueError, "no channels"),
     "NaN": ({}, {"X": [IMAGE * np.nan]}, ValueError, "NaN"),
     "text": ({}, {"X": [np.full((30, 30), "a")]}, (TypeError, ValueError), "X"),
 }
@@ -303,5 +366,10 @@ def test_bad_input(name):
 
 def test_images_with_other_channels_than_in_fit():
     model = PixelClassifier(random_state=0).fit([IMAGE], [LABELS])
+    colors = np.stack([IMAGE] * 3, axis=2)
+    with pytest.raises(ValueError, match=r"channels.*\[image\]"):
+        PixelClassifier(random_state=0).fit([colors], [LABELS]).predict(colors)
+    with pytest.raises(ValueError, match="0 images"):
+        model.predict([])
     with pytest.raises(ValueError, match="channels"):
         model.predict([np.ones((9, 9, 3))])
