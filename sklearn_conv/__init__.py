@@ -2,6 +2,7 @@
 
 from sklearn_conv._batches import transform_batches
 from sklearn_conv._conv2d import conv2d
+from sklearn_conv._maps import predict_map
 from sklearn_conv._out_of_fold import cross_val_table
 from sklearn_conv._output_size import OutputSize
 from sklearn_conv._reading.image_files import ImageFiles, read_images
@@ -32,6 +33,7 @@ __all__ = [
     "cross_val_table",
     "make_image_classifier",
     "make_image_regressor",
+    "predict_map",
     "read_images",
     "save_batches",
     "show_versions",

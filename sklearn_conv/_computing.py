@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from sklearn_conv._array_api import namespace
 from sklearn_conv._engine.choice import make_engine
+from sklearn_conv._engine.geometry import Geometry
 from sklearn_conv._engine.layer import Engine, Layer
 from sklearn_conv._engine.pooling import POOLINGS
 from sklearn_conv._engine.symmetry import SymmetricEngine
@@ -24,6 +25,31 @@ N_ENGINES = 4
 """Number of sizes of images whose engines are kept; each engine has buffers."""
 
 
+def make_layer(
+    transformer: Any,
+    parameters: Parameters,
+    geometry: Geometry,
+    cast: Callable[[str, Any, np.dtype], Any],
+    dtype: np.dtype,
+) -> Layer:
+    """Return the layer of a fitted transformer; ``cast`` casts its arrays, see `Images.cast`."""
+    bias = transformer.bias_
+    arrays = {
+        "kernels": transformer.kernels_,
+        "offset": transformer.offset_,
+        "bias": namespace(bias).reshape(bias, (-1, bias.shape[-1])),
+    }
+    names = parameters.poolings
+    return Layer(
+        **{name: cast(f"{name}_", arrays[name], dtype) for name in arrays},
+        geometry=geometry,
+        sides=parameters.sides,
+        eps=transformer.eps_,
+        poolings=None if names is None else [POOLINGS[name] for name in names],
+        pool_grids=parameters.pool_grids,
+    )
+
+
 class BatchComputer:
     """The engines of a fitted transformer for some images, with progress and warnings."""
 
@@ -34,27 +60,12 @@ class BatchComputer:
         self._n_jobs = transformer.n_jobs
         self._watch = TransformWatch(getattr(transformer, "_values_seen", None))
         make = partial(make_engine, ignores_missing=images.may_have_missing)
-        bias, n_kernels = transformer.bias_, transformer.bias_.shape[-1]
-        arrays = {
-            "kernels": transformer.kernels_,
-            "offset": transformer.offset_,
-            "bias": namespace(bias).reshape(bias, (-1, n_kernels)),
-        }
 
         @lru_cache(N_ENGINES)
         def find_engine(image: tuple[int, int], dtype: np.dtype = dtype) -> Engine:
             """Return the engine for images with these numbers of rows and columns."""
             geometries = place_views(parameters, image, transformer.kernels_.shape[:2])
-            layer = Layer(
-                **{name: images.cast(f"{name}_", arrays[name], dtype) for name in arrays},
-                geometry=geometries[0],
-                sides=parameters.sides,
-                eps=transformer.eps_,
-                poolings=None
-                if parameters.poolings is None
-                else [POOLINGS[name] for name in parameters.poolings],
-                pool_grids=parameters.pool_grids,
-            )
+            layer = make_layer(transformer, parameters, geometries[0], images.cast, dtype)
             if len(geometries) == 1 and parameters.power == 1:
                 return make(layer)
             return SymmetricEngine(

@@ -75,10 +75,10 @@ class Scene:
 class Raster(Scene):
     """An opened dataset of rasterio, whose bands are the channels."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, owner: str = "tile_scene") -> None:
         if any("complex" in name for name in dataset.dtypes):
             rule = f"{RULE}; make channels of the real and imaginary parts first"
-            raise parameter_error(TypeError, "tile_scene", "scene", rule, dataset.dtypes)
+            raise parameter_error(TypeError, owner, "scene", rule, dataset.dtypes)
         # Masks of an alpha band are left out, because the band itself is one of the channels.
         has_missing = any(
             not flags.isdisjoint({"nodata", "per_dataset"}) and "alpha" not in flags
@@ -152,15 +152,15 @@ class Labeled(Scene):
         return self.values.coords[dim].to_numpy()
 
 
-def open_scene(scene: Any) -> Scene:
+def open_scene(scene: Any, owner: str = "tile_scene") -> Scene:
     """Return an object that reads the scene; raise an error if it is not one."""
     library = type(scene).__module__.partition(".")[0]  # Neither library is imported.
     if library == "rasterio" and hasattr(type(scene), "mask_flag_enums"):
         if scene.closed:
             raise ValueError(f"{scene!r} is closed; keep it open as long as its tiles are read.")
-        result: Scene = Raster(scene)
+        result: Scene = Raster(scene, owner)
     else:
-        _check_array(scene)
+        _check_array(scene, owner)
         if library == "xarray":
             if not {"y", "x"} <= {*scene.dims}:
                 raise ValueError(
@@ -171,13 +171,13 @@ def open_scene(scene: Any) -> Scene:
         else:
             result = Scene(scene, scene.shape, scene.dtype, isinstance(scene, np.ma.MaskedArray))
     if result.dtype.kind not in "biuf":
-        raise parameter_error(TypeError, "tile_scene", "scene", RULE, result.dtype)
+        raise parameter_error(TypeError, owner, "scene", RULE, result.dtype)
     if 0 in result.shape:
         raise ValueError(f"The scene of shape {scene.shape} has an empty axis; it must be {RULE}.")
     return result
 
 
-def _check_array(scene: Any) -> None:
+def _check_array(scene: Any, owner: str) -> None:
     """Check that the scene is an array with two or three axes."""
     shape = getattr(scene, "shape", None)
     try:
@@ -186,10 +186,10 @@ def _check_array(scene: Any) -> None:
         shape = None
     if not (isinstance(shape, tuple) and hasattr(type(scene), "__getitem__")):
         hint = "; read files and convert images with numpy.asarray, or rasterio.open, first"
-        raise parameter_error(TypeError, "tile_scene", "scene", f"{RULE}{hint}", scene)
+        raise parameter_error(TypeError, owner, "scene", f"{RULE}{hint}", scene)
     if len(shape) not in (2, 3) or not all(map(is_integer, shape)):
         raise ValueError(
-            f"The 'scene' parameter of tile_scene must be {RULE}. Got shape {shape} instead; pass "
+            f"The 'scene' parameter of {owner} must be {RULE}. Got shape {shape} instead; pass "
             "the images of a batch one by one."
         )
 

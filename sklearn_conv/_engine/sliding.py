@@ -1,0 +1,326 @@
+"""Features of overlapping tiles, whose responses are computed once.
+
+Tiles begin at every ``step``-th window of a block. The edges of the cells of all tiles divide the
+windows along an axis into elementary cells. Each cell of a tile is a run of these, and the runs of
+neighboring tiles are the same number of elementary cells apart. So each response is computed and
+pooled once, however many tiles see it. Runs are joined by doubling: pairs, pairs of pairs, and so
+on. Nothing is subtracted, so a response changes only the tiles that contain it.
+
+With symmetries, mirrored and turned blocks are computed, which contain the mirrored and turned
+tiles.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise, product
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sklearn_conv._engine.choice import make_engine
+from sklearn_conv._engine.geometry import Geometry, Span, cut_span
+from sklearn_conv._engine.layer import Engine, Layer
+from sklearn_conv._engine.native_engine import NativeEngine
+from sklearn_conv._engine.pooling import POOLINGS, Pooling, as_joined, find_reduction, join_windows
+from sklearn_conv._engine.symmetry import View, raise_to_power
+from sklearn_conv._engine.threads import count_threads, run_tasks
+
+N_TOGETHER = 64
+"""Number of features of a cell whose runs are joined at a time, so that they stay in the cache."""
+
+MAX_PLANS = 8
+"""Number of sizes of blocks, and of their directions, whose engines are kept."""
+
+
+class TileAxis(NamedTuple):
+    """The cells of tiles along one axis of a block."""
+
+    n_tiles: int
+    cells: tuple[Span, ...]
+    """Windows of each elementary cell."""
+    period: int
+    """Number of elementary cells from a tile to the next."""
+    runs: list[list[Span]]
+    """Elementary cells of each cell of the first tile, for each grid."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Number of windows of each elementary cell, (n,)."""
+        return np.array([stop - start for start, stop in self.cells], np.float64)
+
+    def join(self, join: np.ufunc, cells: np.ndarray, axis: int, run: Span) -> np.ndarray:
+        """Join a run of elementary cells for each tile."""
+        return join_runs(join, cells, axis, run, self.n_tiles, self.period)
+
+
+def cut_axis(n_tiles: int, step: int, grids: Sequence[Sequence[Span]]) -> TileAxis:
+    """Divide the windows under tiles that are ``step`` windows apart into elementary cells.
+
+    ``grids`` has the windows of the cells of a tile, for each grid.
+
+    Examples
+    --------
+    >>> axis = cut_axis(2, 4, [((0, 2), (2, 6))])
+    >>> axis.cells, axis.period, axis.runs
+    (((0, 2), (2, 4), (4, 6), (6, 8), (8, 10)), 2, [[(0, 1), (1, 3)]])
+    """
+    edges = {edge for spans in grids for span in spans for edge in span}
+    if n_tiles == 1:
+        step = max(edges) + 1
+    places = {edge % step for edge in edges}
+    n_windows = (n_tiles - 1) * step + max(edges)
+    bounds = [i for i in range(n_windows + 1) if i % step in places]
+    runs = [
+        [(bisect_left(bounds, start), bisect_left(bounds, stop)) for start, stop in spans]
+        for spans in grids
+    ]
+    return TileAxis(n_tiles, tuple(pairwise(bounds)), len(places), runs)
+
+
+def join_runs(
+    join: np.ufunc, cells: np.ndarray, axis: int, run: Span, n_tiles: int, period: int
+) -> np.ndarray:
+    """Join a run of cells along an axis for each tile; tiles are ``period`` cells apart.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> join_runs(np.add, np.arange(10), 0, (0, 5), n_tiles=3, period=2)
+    array([10, 20, 30])
+    """
+
+    def part(start: int, stop: int | None, step: int = 1) -> tuple[slice, ...]:
+        return (slice(None),) * axis + (slice(start, stop, step),)
+
+    length, distance = run[1] - run[0], (n_tiles - 1) * period
+    joined = cells[part(run[0], run[1] + distance)]  # runs of `size` cells, from each cell on
+    result: Any = None
+    n_done, size = 0, 1
+    while True:
+        if length & size:
+            found = joined[part(n_done, n_done + distance + 1, period)]
+            result = found if result is None else join(result, found)
+            n_done += size
+        if n_done == length:
+            return result
+        joined = join(joined[part(0, -size)], joined[part(size, None)])
+        size *= 2
+
+
+class Plan(NamedTuple):
+    """How the tiles of a view of a block are computed."""
+
+    axes: list[TileAxis]
+    layer: Layer
+    engine: Engine
+    has_missing: bool
+
+
+class SlidingEngine:
+    """Engine for all tiles of a block of a scene.
+
+    ``layer`` and ``geometries`` are those of a tile and of its views; they have no padding. The
+    distance of tiles, ``step`` pixels, is a multiple of the strides.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        views: Sequence[View],
+        geometries: Sequence[Geometry],
+        power: float,
+        step: tuple[int, int],
+    ) -> None:
+        self._layer, self._step, self._power = layer, step, power
+        self._views = [*zip(views, geometries, strict=True)]
+        self._poolings = [POOLINGS["max"]] if layer.poolings is None else layer.poolings
+        self._joins = [*dict.fromkeys(pooling.join for pooling in self._poolings)]
+        self._is_native = isinstance(make_engine(replace(layer, poolings=None)), NativeEngine)
+        # The sum over a tile has the same cell in all views, which are then added before it.
+        axes = [self._cut(geometry, view.is_transposed, (2, 2)) for view, geometry in self._views]
+        alike = [a[::-1] if view.is_transposed else a for view, a in zip(views, axes, strict=True)]
+        self._adds_views = layer.poolings is not None and self._joins == [np.add]
+        self._adds_views &= [*layer.pool_grids] == [(1, 1)] and all(a == alike[0] for a in alike)
+        self._plan = lru_cache(MAX_PLANS)(self._make_plan)
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of the features of a tile."""
+        return prod(self._layer.out_shape(1)) * self._layer.kernels.itemsize
+
+    def count_bytes(self, shape: tuple[int, int], has_missing: bool) -> int:
+        """Return about how much memory is needed beside the features of tiles."""
+        rows, columns = self._cut(self._views[0][1], False, shape)
+        n_cells = 2 * len(rows.cells) * len(columns.cells) * len(self._joins)
+        if has_missing or not self._is_native or rows.lengths.max() == 1:
+            n_cells += rows.cells[-1][1] * columns.cells[-1][1]
+        k = len(self._layer.outputs) * self._layer.kernels.shape[3]
+        n_bytes = n_cells * k * self._layer.kernels.itemsize
+        adds_views = len(self._views) == 1 or (self._adds_views and not has_missing)
+        return n_bytes + (0 if adds_views else prod(shape) * self.row_bytes)
+
+    def compute(
+        self, block: np.ndarray, shape: tuple[int, int], has_missing: bool, n_jobs: int | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the features of all tiles, and which cells have no windows.
+
+        ``(h, w, c) -> (rows, columns, cells, poolings, outputs, k), (rows, columns, cells)``
+        """
+        adds_views = self._adds_views and not has_missing
+        workers = count_threads(n_jobs)
+        total: Any = None
+        n_counted: Any = 0
+        for view, geometry in self._views:
+            plan = self._plan(geometry, view.is_transposed, shape, has_missing)
+            values, counts = self._respond(plan, view.apply(block[np.newaxis]), n_jobs, workers)
+            if not adds_views:
+                values, counts = self._join(plan.axes, values, counts, workers)
+            values, counts = (view.undo(each[np.newaxis])[0] for each in (values, counts))
+            n_counted = n_counted + (counts > 0)
+            if total is None:
+                total = values
+            else:
+                run_tasks(np.add, [*zip(total, values, total, strict=True)], workers)
+        if adds_views:
+            first = self._plan(self._views[0][1], False, shape, False).axes
+            total, counts = self._join(first, total, counts, workers)
+            n_counted = np.full(counts.shape, len(self._views))
+
+        def finish(row: int) -> None:
+            total[row] /= n_counted[row, ..., np.newaxis, np.newaxis, np.newaxis]
+            if self._power != 1:
+                raise_to_power(total[row], self._power)
+
+        run_tasks(finish, [(row,) for row in range(shape[0])], workers)
+        return total, n_counted == 0
+
+    def _cut(
+        self, geometry: Geometry, is_transposed: bool, shape: tuple[int, int]
+    ) -> list[TileAxis]:
+        """Return the axes of a view of a block with some rows and columns of tiles."""
+        layer = replace(self._layer, geometry=geometry)
+        if layer.poolings is None:  # Each window is a cell.
+            layer = replace(layer, pool_grids=[geometry.output_shape])
+        places = zip(
+            *(_turn(pair, is_transposed) for pair in (shape, self._step)), geometry, strict=True
+        )
+        return [
+            cut_axis(n, step // windows.stride, [grid[axis] for grid in layer.grids])
+            for axis, (n, step, windows) in enumerate(places)
+        ]
+
+    def _make_plan(
+        self, geometry: Geometry, is_transposed: bool, shape: tuple[int, int], has_missing: bool
+    ) -> Plan:
+        places = zip(
+            *(_turn(pair, is_transposed) for pair in (shape, self._step)), geometry, strict=True
+        )
+        lengths = [(n - 1) * step + windows.length for n, step, windows in places]
+        placed = Geometry(
+            *(
+                replace(windows, length=length, index=np.arange(length))
+                for windows, length in zip(geometry, lengths, strict=True)
+            )
+        )
+        rows, columns = axes = self._cut(geometry, is_transposed, shape)
+        layer = replace(self._layer, geometry=placed, poolings=None)
+        is_small = rows.lengths.max() == columns.lengths.max() == 1
+        if self._is_native and not (has_missing or is_small):  # Others are slow for small cells.
+            poolings = [Pooling(join, as_joined) for join in self._joins]
+            layer = replace(layer, poolings=poolings, pool_grids=[(rows.cells, columns.cells)])
+        return Plan(axes, layer, make_engine(layer, has_missing), has_missing)
+
+    def _respond(
+        self, plan: Plan, image: np.ndarray, n_jobs: int | None, workers: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the joined responses of elementary cells, and the numbers of their windows.
+
+        ``(1, h, w, c) -> (rows, columns, joins, outputs, k), (rows, columns)``
+        """
+        rows, columns = plan.axes
+        responses = np.empty(plan.layer.out_shape(1), plan.layer.kernels.dtype)
+        plan.engine.compute(image, responses, n_jobs)
+        responses = responses[0]
+        if plan.layer.poolings is not None:
+            return responses, np.multiply.outer(rows.lengths, columns.lengths)
+        responses = responses[:, :, 0]
+        is_missing = plan.has_missing & np.isnan(responses[:, :, 0, 0])
+        shape = len(rows.cells), len(columns.cells), len(self._joins), *responses.shape[2:]
+        values = np.empty(shape, responses.dtype)
+        for j, join in enumerate(self._joins):
+            responses[is_missing] = find_reduction(join)[1]
+            part = _pool_axis(join, responses, 0, rows.cells, workers)
+            values[:, :, j] = _pool_axis(join, part, 1, columns.cells, workers)
+        counts = _pool_axis(np.add, ~is_missing[..., np.newaxis] * 1.0, 0, rows.cells, workers)
+        counts = _pool_axis(np.add, counts, 1, columns.cells, workers)[..., 0]
+        return values, counts
+
+    def _join(
+        self, axes: Sequence[TileAxis], values: np.ndarray, counts: np.ndarray, workers: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pool elementary cells over the cells of all tiles; those without windows are 0.
+
+        The result has the features and the numbers of their windows, see `compute`.
+        """
+        rows, columns = axes
+        runs = [
+            pair
+            for of_rows, of_columns in zip(rows.runs, columns.runs, strict=True)
+            for pair in product(of_rows, of_columns)
+        ]
+        joined_counts = [
+            columns.join(np.add, rows.join(np.add, counts, 0, run), 1, other) for run, other in runs
+        ]
+        counts = np.stack(joined_counts, axis=2)  # (rows, columns, cells)
+        divisors = counts[..., np.newaxis].astype(values.dtype)
+        shape = *counts.shape, len(self._poolings)
+        flat = values.reshape(*values.shape[:3], -1)  # (rows, columns, joins, outputs * k)
+        features = np.empty((*shape, flat.shape[3]), values.dtype)
+
+        def pool(j: int, start: int, stop: int) -> None:
+            cells = np.ascontiguousarray(flat[:, :, j, start:stop])
+            join = self._joins[j]
+            of_rows: dict[Span, np.ndarray] = {}
+            for i, (run, other) in enumerate(runs):
+                if run not in of_rows:
+                    of_rows = {run: rows.join(join, cells, 0, run)}
+                joined = columns.join(join, of_rows[run], 1, other)
+                for p, pooling in enumerate(self._poolings):
+                    if pooling.join is join:
+                        features[:, :, i, p, start:stop] = pooling.finish(joined, divisors[:, :, i])
+
+        parts = cut_span((0, flat.shape[3]), N_TOGETHER)
+        run_tasks(
+            pool, [(j, *part) for j, part in product(range(len(self._joins)), parts)], workers
+        )
+        features[counts == 0] = 0
+        return features.reshape(*shape, *values.shape[3:]), counts
+
+
+def _turn(pair: tuple[int, int], is_transposed: bool) -> tuple[int, int]:
+    """Return (rows, columns) of a view."""
+    return (pair[1], pair[0]) if is_transposed else pair
+
+
+def _pool_axis(
+    join: np.ufunc, values: np.ndarray, axis: int, spans: Sequence[Span], workers: int
+) -> np.ndarray:
+    """Join spans of windows along the first or the second axis, ``(rows, columns, ...)``."""
+    if len(spans) == values.shape[axis]:
+        return values
+    shape = (*values.shape[:axis], len(spans), *values.shape[axis + 1 :])
+    result = np.empty(shape, values.dtype)
+
+    def pool(i: int, start: int, stop: int) -> None:
+        part = values[start:stop] if axis == 0 else values[:, start:stop]
+        windows = part.reshape(*values.shape[:axis] or (1,), stop - start, -1)
+        joined = join_windows(np, join, windows, np.float64)
+        result[(slice(None),) * axis + (i,)] = joined.reshape(*shape[:axis], *shape[axis + 1 :])
+
+    run_tasks(pool, [(i, *span) for i, span in enumerate(spans)], workers)
+    return result
