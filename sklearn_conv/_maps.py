@@ -36,7 +36,7 @@ OWNER = "predict_map"
 
 METHODS = ("predict", "predict_proba", "decision_function", "transform")
 
-BLOCK_BYTES = 2**27
+BLOCK_BYTES = 3 * 2**26
 """Approximate size of the pixels and features of a block of tiles, and of what they are made from.
 """
 
@@ -100,8 +100,8 @@ def predict_map(
 
     Notes
     -----
-    ``n_jobs`` and ``verbose`` are those of the transformer. Blocks of the scene and their features
-    take about 250 MB, whatever the size of the scene.
+    ``n_jobs`` and ``verbose`` are those of the transformer. Beside the result, blocks of the scene
+    and the features of their tiles take about 250 MB, whatever the size of the scene.
 
     Examples
     --------
@@ -400,16 +400,10 @@ def _slide(
 ) -> Iterator[_Group]:
     """Yield groups of tiles that share responses."""
     watch = TransformWatch(getattr(sources[0][0], "_values_seen", None))
-    waiting = _plan(tiles, sources)
-    while waiting:
-        rows, columns = waiting.pop()
+    for rows, columns in _plan(tiles, sources):
         shape = rows[1] - rows[0], columns[1] - columns[0]
         block, n_missing = tiles.read(rows, columns)
         is_known = tiles.select(n_missing).ravel()
-        is_mixed = bool(n_missing.any() and is_known.any()) and prod(shape) > 1
-        if is_mixed and _count_bytes(tiles, sources, shape, True) > BLOCK_BYTES:
-            waiting += _halve(rows, columns)  # The responses of all windows are needed.
-            continue
         watch.look_at_values(block[np.newaxis])
         may_be_nan = np.zeros(prod(shape), bool)
         if is_known.any():
@@ -425,7 +419,7 @@ def _slide(
             call=getattr(replica, method),
         )
         for look_up, _ in sources:
-            vars(look_up).pop("features", None)  # before those of the next block are computed
+            look_up.__dict__.pop("features", None)  # before those of the next block are computed
 
 
 def _look_ahead(
@@ -460,7 +454,7 @@ def _look_ahead(
 def _plan(
     tiles: _Tiles, sources: Sequence[tuple[_LookUp, SlidingEngine]]
 ) -> list[tuple[Span, Span]]:
-    """Divide the map into blocks of tiles, the last one first."""
+    """Divide the map into blocks of tiles."""
     # Pixels between tiles are not read.
     most = [
         n if step <= length else 1
@@ -469,7 +463,7 @@ def _plan(
     shape = (1, 1)
     while shape != tuple(most):
         for axis in sorted((0, 1), key=lambda axis: shape[axis] * tiles.step[axis]):
-            length = min(most[axis], shape[axis] * 5 // 4 + 1)
+            length = min(most[axis], shape[axis] * 9 // 8 + 1)
             larger = (length, shape[1]) if axis == 0 else (shape[0], length)
             if larger != shape and _count_bytes(tiles, sources, larger) <= BLOCK_BYTES:
                 break
@@ -480,30 +474,18 @@ def _plan(
     rows, columns = (
         cut_span((0, n), length) for n, length in zip(tiles.grid, lengths, strict=True)
     )
-    return [*product(rows, columns)][::-1]
-
-
-def _halve(rows: Span, columns: Span) -> list[tuple[Span, Span]]:
-    """Divide a block of tiles into two, the last one first."""
-    n_rows, n_columns = rows[1] - rows[0], columns[1] - columns[0]
-    if n_rows > n_columns:
-        middle = rows[0] + n_rows // 2
-        return [((middle, rows[1]), columns), ((rows[0], middle), columns)]
-    middle = columns[0] + n_columns // 2
-    return [(rows, (middle, columns[1])), (rows, (columns[0], middle))]
+    return [*product(rows, columns)]
 
 
 def _count_bytes(
     tiles: _Tiles,
     sources: Sequence[tuple[_LookUp, SlidingEngine]],
     shape: tuple[int, int],
-    has_missing: bool = False,
 ) -> int:
     """Return about how much memory a block of tiles takes."""
     lengths = [
         (n - 1) * step + size for n, step, size in zip(shape, tiles.step, tiles.size, strict=True)
     ]
     n_bytes = prod(lengths) * tiles.scene.shape[2] * tiles.scene.dtype.itemsize
-    has_missing &= tiles.ignores_missing
-    n_bytes += max(engine.count_bytes(shape, has_missing) for _, engine in sources)
+    n_bytes += max(engine.count_bytes(shape) for _, engine in sources)
     return n_bytes + prod(shape) * sum(engine.row_bytes for _, engine in sources)

@@ -28,13 +28,16 @@ from sklearn_conv._engine.layer import Engine, Layer
 from sklearn_conv._engine.native_engine import NativeEngine
 from sklearn_conv._engine.pooling import POOLINGS, Pooling, as_joined, find_reduction, join_windows
 from sklearn_conv._engine.symmetry import View, raise_to_power
-from sklearn_conv._engine.threads import count_threads, run_tasks
+from sklearn_conv._engine.threads import Workspace, count_threads, run_tasks
 
 N_TOGETHER = 64
 """Number of features of a cell whose runs are joined at a time, so that they stay in the cache."""
 
-MAX_PLANS = 8
-"""Number of sizes of blocks, and of their directions, whose engines are kept."""
+PART_BYTES = 2**21
+"""Approximate size of responses that are computed at a time, so that they stay in the cache."""
+
+MAX_ENGINES = 64
+"""Number of sizes of such parts, and of their directions, whose engines are kept."""
 
 
 class TileAxis(NamedTuple):
@@ -112,15 +115,6 @@ def join_runs(
         size *= 2
 
 
-class Plan(NamedTuple):
-    """How the tiles of a view of a block are computed."""
-
-    axes: list[TileAxis]
-    layer: Layer
-    engine: Engine
-    has_missing: bool
-
-
 class SlidingEngine:
     """Engine for all tiles of a block of a scene.
 
@@ -142,27 +136,23 @@ class SlidingEngine:
         self._joins = [*dict.fromkeys(pooling.join for pooling in self._poolings)]
         self._is_native = isinstance(make_engine(replace(layer, poolings=None)), NativeEngine)
         # The sum over a tile has the same cell in all views, which are then added before it.
-        axes = [self._cut(geometry, view.is_transposed, (2, 2)) for view, geometry in self._views]
+        axes = [self._cut(view, geometry, (2, 2)) for view, geometry in self._views]
         alike = [a[::-1] if view.is_transposed else a for view, a in zip(views, axes, strict=True)]
         self._adds_views = layer.poolings is not None and self._joins == [np.add]
         self._adds_views &= [*layer.pool_grids] == [(1, 1)] and all(a == alike[0] for a in alike)
-        self._plan = lru_cache(MAX_PLANS)(self._make_plan)
+        self._find_engine = lru_cache(MAX_ENGINES)(self._make_engine)
+        self._workspace = Workspace()
 
     @property
     def row_bytes(self) -> int:
         """Size of the features of a tile."""
         return prod(self._layer.out_shape(1)) * self._layer.kernels.itemsize
 
-    def count_bytes(self, shape: tuple[int, int], has_missing: bool) -> int:
+    def count_bytes(self, shape: tuple[int, int]) -> int:
         """Return about how much memory is needed beside the features of tiles."""
-        rows, columns = self._cut(self._views[0][1], False, shape)
-        n_cells = 2 * len(rows.cells) * len(columns.cells) * len(self._joins)
-        if has_missing or not self._is_native or rows.lengths.max() == 1:
-            n_cells += rows.cells[-1][1] * columns.cells[-1][1]
-        k = len(self._layer.outputs) * self._layer.kernels.shape[3]
-        n_bytes = n_cells * k * self._layer.kernels.itemsize
-        adds_views = len(self._views) == 1 or (self._adds_views and not has_missing)
-        return n_bytes + (0 if adds_views else prod(shape) * self.row_bytes)
+        n_cells = prod(len(axis.cells) for axis in self._cut(*self._views[0], shape))
+        n_bytes = n_cells * len(self._joins) * self._cell_bytes
+        return n_bytes + (0 if self._adds_views else prod(shape) * self.row_bytes)
 
     def compute(
         self, block: np.ndarray, shape: tuple[int, int], has_missing: bool, n_jobs: int | None
@@ -171,25 +161,19 @@ class SlidingEngine:
 
         ``(h, w, c) -> (rows, columns, cells, poolings, outputs, k), (rows, columns, cells)``
         """
-        adds_views = self._adds_views and not has_missing
         workers = count_threads(n_jobs)
-        total: Any = None
-        n_counted: Any = 0
-        for view, geometry in self._views:
-            plan = self._plan(geometry, view.is_transposed, shape, has_missing)
-            values, counts = self._respond(plan, view.apply(block[np.newaxis]), n_jobs, workers)
-            if not adds_views:
-                values, counts = self._join(plan.axes, values, counts, workers)
-            values, counts = (view.undo(each[np.newaxis])[0] for each in (values, counts))
-            n_counted = n_counted + (counts > 0)
-            if total is None:
-                total = values
-            else:
-                run_tasks(np.add, [*zip(total, values, total, strict=True)], workers)
-        if adds_views:
-            first = self._plan(self._views[0][1], False, shape, False).axes
-            total, counts = self._join(first, total, counts, workers)
-            n_counted = np.full(counts.shape, len(self._views))
+        if self._adds_views and not has_missing:
+            values, counts = self._respond(block, shape, self._views, False, workers)
+            total, counts = self._join(*self._views[0], shape, values, counts, workers)
+            n_counted: Any = np.full(counts.shape, len(self._views))
+        else:
+            n_counted = 0
+            for view in self._views:
+                values, counts = self._respond(block, shape, [view], has_missing, workers)
+                values, counts = self._join(*view, shape, values, counts, workers)
+                values, counts = (view[0].undo(each[np.newaxis])[0] for each in (values, counts))
+                total = values if view is self._views[0] else np.add(total, values, out=total)
+                n_counted = n_counted + (counts > 0)
 
         def finish(row: int) -> None:
             total[row] /= n_counted[row, ..., np.newaxis, np.newaxis, np.newaxis]
@@ -199,75 +183,131 @@ class SlidingEngine:
         run_tasks(finish, [(row,) for row in range(shape[0])], workers)
         return total, n_counted == 0
 
-    def _cut(
-        self, geometry: Geometry, is_transposed: bool, shape: tuple[int, int]
-    ) -> list[TileAxis]:
+    def _cut(self, view: View, geometry: Geometry, shape: tuple[int, int]) -> list[TileAxis]:
         """Return the axes of a view of a block with some rows and columns of tiles."""
         layer = replace(self._layer, geometry=geometry)
         if layer.poolings is None:  # Each window is a cell.
             layer = replace(layer, pool_grids=[geometry.output_shape])
-        places = zip(
-            *(_turn(pair, is_transposed) for pair in (shape, self._step)), geometry, strict=True
-        )
+        pairs = [*zip(shape, self._step, strict=True)][:: -1 if view.is_transposed else 1]
         return [
             cut_axis(n, step // windows.stride, [grid[axis] for grid in layer.grids])
-            for axis, (n, step, windows) in enumerate(places)
+            for axis, ((n, step), windows) in enumerate(zip(pairs, geometry, strict=True))
         ]
 
-    def _make_plan(
-        self, geometry: Geometry, is_transposed: bool, shape: tuple[int, int], has_missing: bool
-    ) -> Plan:
-        places = zip(
-            *(_turn(pair, is_transposed) for pair in (shape, self._step)), geometry, strict=True
+    @property
+    def _cell_bytes(self) -> int:
+        """Size of the numbers of a window or a cell."""
+        k = len(self._layer.outputs) * self._layer.kernels.shape[3]
+        return k * self._layer.kernels.itemsize
+
+    def _respond(
+        self,
+        block: np.ndarray,
+        shape: tuple[int, int],
+        views: Sequence[tuple[View, Geometry]],
+        has_missing: bool,
+        workers: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the joined responses of elementary cells, and the numbers of their windows.
+
+        Those of several views are added. The result is that of the first view, ``(h, w, c) ->
+        (rows, columns, joins, outputs, k), (rows, columns)``.
+        """
+        images = [view.apply(block[np.newaxis]) for view, _ in views]
+        all_axes = [self._cut(view, geometry, shape) for view, geometry in views]
+        rows, columns = all_axes[0]
+        k = len(self._layer.outputs), self._layer.kernels.shape[3]
+        n_cells = len(rows.cells), len(columns.cells)
+        total = self._workspace.empty(
+            "cells", (*n_cells, len(self._joins), *k), self._layer.kernels.dtype
         )
-        lengths = [(n - 1) * step + windows.length for n, step, windows in places]
+        counts = np.multiply.outer(rows.lengths, columns.lengths)
+        is_pooled = self._is_native and not has_missing and counts.max() > 1
+        n_numbers = 1 if is_pooled else counts.max()
+        side = int((PART_BYTES / (self._cell_bytes * n_numbers)) ** 0.5)
+        parts = (
+            cut_span((0, len(axis.cells)), max(1, side // axis.period) * axis.period)
+            for axis in (rows, columns)
+        )
+
+        def respond(*place: Span) -> None:
+            part = total[slice(*place[0]), slice(*place[1])]
+            for i, ((view, geometry), image, axes) in enumerate(
+                zip(views, images, all_axes, strict=True)
+            ):
+                cells, pixels = [], []
+                spans = view.place(place, n_cells) if i else place
+                for axis, (start, stop), windows in zip(axes, spans, geometry, strict=True):
+                    first, last = axis.cells[start][0], axis.cells[stop - 1][1]
+                    cells.append(tuple((a - first, b - first) for a, b in axis.cells[start:stop]))
+                    end = (last - 1) * windows.stride + windows.extent
+                    pixels.append(slice(first * windows.stride, end))
+                layer, engine = self._find_engine(geometry, *cells, has_missing, is_pooled)
+                values = self._workspace.empty("values", layer.out_shape(1), total.dtype)
+                engine.compute(image[:, *pixels], values)
+                values = values[0]
+                if not is_pooled:
+                    values, counted = self._pool(values[:, :, 0], cells, has_missing)
+                    counts[slice(*place[0]), slice(*place[1])] = counted
+                if i:
+                    np.add(part, view.undo(values[np.newaxis])[0], out=part)
+                else:
+                    part[...] = values
+
+        run_tasks(respond, [*product(*parts)], workers)
+        return total, counts
+
+    def _make_engine(
+        self,
+        geometry: Geometry,
+        rows: tuple[Span, ...],
+        columns: tuple[Span, ...],
+        has_missing: bool,
+        is_pooled: bool,
+    ) -> tuple[Layer, Engine]:
+        """Return the layer for elementary cells of a view, and its engine."""
+        lengths = (
+            (spans[-1][1] - 1) * windows.stride + windows.extent
+            for spans, windows in zip((rows, columns), geometry, strict=True)
+        )
         placed = Geometry(
             *(
                 replace(windows, length=length, index=np.arange(length))
                 for windows, length in zip(geometry, lengths, strict=True)
             )
         )
-        rows, columns = axes = self._cut(geometry, is_transposed, shape)
         layer = replace(self._layer, geometry=placed, poolings=None)
-        is_small = rows.lengths.max() == columns.lengths.max() == 1
-        if self._is_native and not (has_missing or is_small):  # Others are slow for small cells.
+        if is_pooled:
             poolings = [Pooling(join, as_joined) for join in self._joins]
-            layer = replace(layer, poolings=poolings, pool_grids=[(rows.cells, columns.cells)])
-        return Plan(axes, layer, make_engine(layer, has_missing), has_missing)
+            layer = replace(layer, poolings=poolings, pool_grids=[(rows, columns)])
+        return layer, make_engine(layer, has_missing)
 
-    def _respond(
-        self, plan: Plan, image: np.ndarray, n_jobs: int | None, workers: int
+    def _pool(
+        self, maps: np.ndarray, cells: Sequence[Sequence[Span]], has_missing: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the joined responses of elementary cells, and the numbers of their windows.
-
-        ``(1, h, w, c) -> (rows, columns, joins, outputs, k), (rows, columns)``
-        """
-        rows, columns = plan.axes
-        responses = np.empty(plan.layer.out_shape(1), plan.layer.kernels.dtype)
-        plan.engine.compute(image, responses, n_jobs)
-        responses = responses[0]
-        if plan.layer.poolings is not None:
-            return responses, np.multiply.outer(rows.lengths, columns.lengths)
-        responses = responses[:, :, 0]
-        is_missing = plan.has_missing & np.isnan(responses[:, :, 0, 0])
-        shape = len(rows.cells), len(columns.cells), len(self._joins), *responses.shape[2:]
-        values = np.empty(shape, responses.dtype)
+        """Pool maps over elementary cells, without windows with missing pixels, see `_respond`."""
+        is_missing = np.isnan(maps[:, :, 0, 0]) & has_missing
+        shape = *map(len, cells), len(self._joins), *maps.shape[2:]
+        values = np.empty(shape, maps.dtype)
         for j, join in enumerate(self._joins):
-            responses[is_missing] = find_reduction(join)[1]
-            part = _pool_axis(join, responses, 0, rows.cells, workers)
-            values[:, :, j] = _pool_axis(join, part, 1, columns.cells, workers)
-        counts = _pool_axis(np.add, ~is_missing[..., np.newaxis] * 1.0, 0, rows.cells, workers)
-        counts = _pool_axis(np.add, counts, 1, columns.cells, workers)[..., 0]
-        return values, counts
+            maps[is_missing] = find_reduction(join)[1]
+            values[:, :, j] = _pool_axes(join, maps, cells)
+        return values, _pool_axes(np.add, ~is_missing[..., np.newaxis] * 1.0, cells)[..., 0]
 
     def _join(
-        self, axes: Sequence[TileAxis], values: np.ndarray, counts: np.ndarray, workers: int
+        self,
+        view: View,
+        geometry: Geometry,
+        shape: tuple[int, int],
+        values: np.ndarray,
+        counts: np.ndarray,
+        workers: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Pool elementary cells over the cells of all tiles; those without windows are 0.
 
         The result has the features and the numbers of their windows, see `compute`.
         """
-        rows, columns = axes
+        rows, columns = self._cut(view, geometry, shape)
         runs = [
             pair
             for of_rows, of_columns in zip(rows.runs, columns.runs, strict=True)
@@ -278,9 +318,9 @@ class SlidingEngine:
         ]
         counts = np.stack(joined_counts, axis=2)  # (rows, columns, cells)
         divisors = counts[..., np.newaxis].astype(values.dtype)
-        shape = *counts.shape, len(self._poolings)
+        features_shape = *counts.shape, len(self._poolings)
         flat = values.reshape(*values.shape[:3], -1)  # (rows, columns, joins, outputs * k)
-        features = np.empty((*shape, flat.shape[3]), values.dtype)
+        features = np.empty((*features_shape, flat.shape[3]), values.dtype)
 
         def pool(j: int, start: int, stop: int) -> None:
             cells = np.ascontiguousarray(flat[:, :, j, start:stop])
@@ -299,28 +339,19 @@ class SlidingEngine:
             pool, [(j, *part) for j, part in product(range(len(self._joins)), parts)], workers
         )
         features[counts == 0] = 0
-        return features.reshape(*shape, *values.shape[3:]), counts
+        return features.reshape(*features_shape, *values.shape[3:]), counts
 
 
-def _turn(pair: tuple[int, int], is_transposed: bool) -> tuple[int, int]:
-    """Return (rows, columns) of a view."""
-    return (pair[1], pair[0]) if is_transposed else pair
-
-
-def _pool_axis(
-    join: np.ufunc, values: np.ndarray, axis: int, spans: Sequence[Span], workers: int
-) -> np.ndarray:
-    """Join spans of windows along the first or the second axis, ``(rows, columns, ...)``."""
-    if len(spans) == values.shape[axis]:
-        return values
-    shape = (*values.shape[:axis], len(spans), *values.shape[axis + 1 :])
-    result = np.empty(shape, values.dtype)
-
-    def pool(i: int, start: int, stop: int) -> None:
-        part = values[start:stop] if axis == 0 else values[:, start:stop]
-        windows = part.reshape(*values.shape[:axis] or (1,), stop - start, -1)
-        joined = join_windows(np, join, windows, np.float64)
-        result[(slice(None),) * axis + (i,)] = joined.reshape(*shape[:axis], *shape[axis + 1 :])
-
-    run_tasks(pool, [(i, *span) for i, span in enumerate(spans)], workers)
-    return result
+def _pool_axes(join: np.ufunc, values: np.ndarray, cells: Sequence[Sequence[Span]]) -> np.ndarray:
+    """Join windows of cells, ``(rows, columns, ...) -> (cells, cells, ...)``; sums in float64."""
+    for axis, spans in enumerate(cells):
+        if len(spans) == values.shape[axis]:
+            continue
+        parts = []
+        for start, stop in spans:
+            part = values[start:stop] if axis == 0 else values[:, start:stop]
+            windows = part.reshape(*values.shape[:axis] or (1,), stop - start, -1)
+            parts.append(join_windows(np, join, windows, np.float64))
+        shape = (*values.shape[:axis], len(spans), *values.shape[axis + 1 :])
+        values = np.stack(parts, axis=axis).reshape(shape)
+    return values
