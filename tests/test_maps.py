@@ -25,7 +25,7 @@ from sklearn_conv import (
     predict_map,
 )
 from sklearn_conv import _maps as maps
-from sklearn_conv._engine import choice
+from sklearn_conv._engine import choice, sliding
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.symmetry import SYMMETRIES
 
@@ -90,6 +90,7 @@ def cases(draw):
             st.sampled_from(["float32", "float64", "float16"] + ["uint8"] * (not missing))
         ),
         "block_bytes": draw(st.sampled_from([1, 10_000, 2**27])),
+        "part_bytes": draw(st.sampled_from([1, 3_000, 2**21])),
         "engine": draw(st.sampled_from(["native", "numpy"])),
         "parameters": {
             "n_kernels": draw(st.sampled_from([1, 3, 70])),
@@ -126,6 +127,7 @@ def test_features_are_those_of_every_tile(case):
         if case["engine"] == "numpy":
             patch.setattr(choice, "LIBRARY", None)
         patch.setattr(maps, "BLOCK_BYTES", case["block_bytes"])
+        patch.setattr(sliding, "PART_BYTES", case["part_bytes"])
         transformer = StridedConv2DTransformer(random_state=0, **case["parameters"]).fit(training)
         tiles = cut(scene, case["size"], case["step"])
         expected = predict_tiles(transformer, scene, case["size"], case["step"], "transform")

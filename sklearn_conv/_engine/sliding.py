@@ -248,7 +248,8 @@ class SlidingEngine:
                 values = values[0]
                 if not is_pooled:
                     values, counted = self._pool(values[:, :, 0], cells, has_missing)
-                    counts[slice(*place[0]), slice(*place[1])] = counted
+                    if has_missing:
+                        counts[slice(*place[0]), slice(*place[1])] = counted
                 if i:
                     np.add(part, view.undo(values[np.newaxis])[0], out=part)
                 else:
