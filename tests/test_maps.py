@@ -141,6 +141,21 @@ def test_features_are_those_of_every_tile(case):
     assert_close(ours, expected) if power >= 1 else assert_close(ours**2, expected**2)
 
 
+@pytest.mark.parametrize("engine", ["native", "numpy"])
+@pytest.mark.parametrize("symmetries", ["mirror", "dihedral"])
+@pytest.mark.parametrize("step", [(2, 6), (6, 4), (4, 4)])
+def test_views_of_small_parts_are_added_in_their_places(engine, symmetries, step, monkeypatch):
+    """An error in a place needs several parts, which most examples above do not have."""
+    monkeypatch.setattr(sliding, "PART_BYTES", 1)
+    if engine == "numpy":
+        monkeypatch.setattr(choice, "LIBRARY", None)
+    model = transformer(pool_grid=1, symmetries=symmetries, kernel_size=4).fit(
+        SCENE[None, :13, :13]
+    )
+    expected = predict_tiles(model, SCENE, (13, 13), step, "transform")
+    assert_close(predict_map(model, SCENE, step, method="transform"), expected)
+
+
 def fit(model, scene=SCENE, size=(16, 16), n_classes=3):
     """Fit a model on tiles of a scene, with strings as labels."""
     tiles = cut(scene, size, (6, 6)).reshape(-1, *size, scene.shape[2] if scene.ndim == 3 else 1)
