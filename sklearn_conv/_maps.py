@@ -23,6 +23,7 @@ from sklearn_conv._computing import make_layer
 from sklearn_conv._engine.geometry import Span, cut_span
 from sklearn_conv._engine.layer import compute_dtype
 from sklearn_conv._engine.sliding import SlidingEngine, join_runs
+from sklearn_conv._engine.threads import Workspace
 from sklearn_conv._images.mistakes import TransformWatch
 from sklearn_conv._output_size import check_views, place_views
 from sklearn_conv._parameters import MISSING, check_parameters
@@ -36,7 +37,7 @@ OWNER = "predict_map"
 
 METHODS = ("predict", "predict_proba", "decision_function", "transform")
 
-BLOCK_BYTES = 3 * 2**26
+BLOCK_BYTES = 5 * 2**25
 """Approximate size of the pixels and features of a block of tiles, and of what they are made from.
 """
 
@@ -45,7 +46,12 @@ ROWS_BYTES = 2**24
 
 
 def predict_map(
-    model: Any, scene: Any, step: int | tuple[int, int], *, method: str = "predict"
+    model: Any,
+    scene: Any,
+    step: int | tuple[int, int],
+    *,
+    method: str = "predict",
+    scale: int = 1,
 ) -> np.ndarray:
     """Predict the tile at every step of a scene.
 
@@ -65,6 +71,8 @@ def predict_map(
         Distance from one tile to the next, in pixels.
     method : {"predict", "predict_proba", "decision_function", "transform"}, default="predict"
         Method of the model that is called.
+    scale : int, default=1
+        Reduction of the resolution of the scene, as in `tile_scene`.
 
     Returns
     -------
@@ -120,7 +128,7 @@ def predict_map(
     """
     check_name(OWNER, "method", method, METHODS)
     step = check_pair(OWNER, "step", step, 1)
-    opened = open_scene(scene, OWNER)
+    opened = open_scene(scene, OWNER, scale)
     model = getattr(model, "best_estimator_", model)
     transformers = [*_find_transformers(model)]
     if not transformers:
@@ -341,8 +349,8 @@ def _share(model: Any, method: str, tiles: _Tiles) -> Iterator[_Group]:
         return _cut(model, method, tiles)  # There is nothing to share.
     look_ups: list[_LookUp] = []
     replica = _replace(model, look_ups)
-    dtype = tiles.scene.dtype
-    engines = [_make_engine(look_up, tiles.step, compute_dtype(dtype)) for look_up in look_ups]
+    dtype, workspace = compute_dtype(tiles.scene.dtype), Workspace()
+    engines = [_make_engine(look_up, tiles.step, dtype, workspace) for look_up in look_ups]
     return _slide(replica, method, tiles, [*zip(look_ups, engines, strict=True)])
 
 
@@ -372,7 +380,10 @@ def _replace(step: Any, look_ups: list[_LookUp]) -> Any:
 
 
 def _make_engine(
-    transformer: StridedConv2DTransformer, step: tuple[int, int], dtype: np.dtype
+    transformer: StridedConv2DTransformer,
+    step: tuple[int, int],
+    dtype: np.dtype,
+    workspace: Workspace,
 ) -> SlidingEngine:
     parameters = check_parameters(transformer)
     geometries = place_views(
@@ -392,7 +403,7 @@ def _make_engine(
                 "windows at different pixels"
             )
     layer = make_layer(transformer, parameters, geometries[0], cast_numbers, dtype)
-    return SlidingEngine(layer, parameters.views, geometries, parameters.power, step)
+    return SlidingEngine(layer, parameters.views, geometries, parameters.power, step, workspace)
 
 
 def _slide(

@@ -36,7 +36,7 @@ N_TOGETHER = 64
 PART_BYTES = 2**21
 """Approximate size of responses that are computed at a time, so that they stay in the cache."""
 
-MAX_ENGINES = 64
+MAX_ENGINES = 32
 """Number of sizes of such parts, and of their directions, whose engines are kept."""
 
 
@@ -119,7 +119,8 @@ class SlidingEngine:
     """Engine for all tiles of a block of a scene.
 
     ``layer`` and ``geometries`` are those of a tile and of its views; they have no padding. The
-    distance of tiles, ``step`` pixels, is a multiple of the strides.
+    distance of tiles, ``step`` pixels, is a multiple of the strides. Engines that take turns may
+    share a workspace.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class SlidingEngine:
         geometries: Sequence[Geometry],
         power: float,
         step: tuple[int, int],
+        workspace: Workspace,
     ) -> None:
         self._layer, self._step, self._power = layer, step, power
         self._views = [*zip(views, geometries, strict=True)]
@@ -141,7 +143,7 @@ class SlidingEngine:
         self._adds_views = layer.poolings is not None and self._joins == [np.add]
         self._adds_views &= [*layer.pool_grids] == [(1, 1)] and all(a == alike[0] for a in alike)
         self._find_engine = lru_cache(MAX_ENGINES)(self._make_engine)
-        self._workspace = Workspace()
+        self._workspace = workspace
 
     @property
     def row_bytes(self) -> int:
