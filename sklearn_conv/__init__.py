@@ -11,6 +11,7 @@ from sklearn_conv._recipes import make_image_classifier, make_image_regressor
 from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
 from sklearn_conv._ridge.rbf import RBFRidge, RBFRidgeClassifier
 from sklearn_conv._ridge.regressor import StreamingRidge
+from sklearn_conv._saving.map_file import write_map
 from sklearn_conv._saving.save import save_batches
 from sklearn_conv._scenes import SceneTiles, tile_scene
 from sklearn_conv._search import SharedFeaturesSearch
@@ -39,5 +40,6 @@ __all__ = [
     "show_versions",
     "tile_scene",
     "transform_batches",
+    "write_map",
 ]
 __version__ = "0.1.0"

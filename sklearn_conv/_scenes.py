@@ -95,6 +95,24 @@ class Scene:
         """
         return None
 
+    @property
+    def transform(self) -> tuple[float, ...] | None:
+        """Six numbers (a, b, c, d, e, f), or None without coordinates.
+
+        A point (row, column) of the scene is at y = d * column + e * row + f and
+        x = a * column + b * row + c.
+        """
+        points = self.locate(np.array([0.0, 1, 0]), np.array([0.0, 0, 1]))
+        if points is None:
+            return None
+        (f, c), (y_below, x_below), (y_right, x_right) = points.tolist()
+        return x_right - c, x_below - c, c, y_right - f, y_below - f, f
+
+    @property
+    def crs(self) -> Any:
+        """Coordinate reference system, or None."""
+        return None
+
     def wrap(self, values: np.ndarray, resolution: int) -> Any:
         """Return a map ``(h // resolution, w // resolution, ...)`` as an object of the library."""
         return values
@@ -144,6 +162,10 @@ class Raster(Scene):
             return None
         return np.column_stack([d * columns + e * rows + f, a * columns + b * rows + c])
 
+    @property
+    def crs(self) -> Any:
+        return self.values.crs
+
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError(
             "A dataset of rasterio cannot be copied to another process; use n_jobs=None, or pass "
@@ -190,6 +212,24 @@ class Labeled(Scene):
             result.encoding["grid_mapping"] = scene.encoding["grid_mapping"]
         return result
 
+    @property
+    def transform(self) -> tuple[float, ...] | None:
+        centers = self._coordinate("y"), self._coordinate("x")
+        steps = [
+            np.nan if each is None or len(each) < 2 else (each[-1] - each[0]) / (len(each) - 1)
+            for each in centers
+        ]
+        if np.isnan(steps).any():
+            return None
+        (dy, dx), (y, x) = steps, (each[0] for each in centers if each is not None)
+        return dx, 0.0, x - dx / 2, 0.0, dy, y - dy / 2
+
+    @property
+    def crs(self) -> Any:
+        coords = [coord.attrs for coord in self.values.coords.values() if not coord.dims]
+        found = [a[name] for a in coords for name in ("crs_wkt", "spatial_ref") if name in a]
+        return found[0] if found else self.values.attrs.get("crs")
+
     def _coordinate(self, dim: str) -> np.ndarray | None:
         """Return the numbers along a dimension, or None if there are none."""
         if dim not in self.values.coords or self.values.coords[dim].dtype.kind not in "iuf":
@@ -212,6 +252,18 @@ class Reduced(Scene):
 
     def locate(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
         return self.full.locate(rows * self.scale, columns * self.scale)
+
+    @property
+    def crs(self) -> Any:
+        return self.full.crs
+
+    @property
+    def transform(self) -> tuple[float, ...] | None:
+        full = self.full.transform
+        if full is None:
+            return None
+        a, b, c, d, e, f = full
+        return a * self.scale, b * self.scale, c, d * self.scale, e * self.scale, f
 
     def wrap(self, values: np.ndarray, resolution: int) -> Any:
         return self.full.wrap(values, resolution * self.scale)

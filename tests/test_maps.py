@@ -14,7 +14,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import FeatureUnion, make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from test_scenes import KINDS, SCENE
+from test_scenes import KINDS, SCENE, labeled
 
 from sklearn_conv import (
     RBFRidgeClassifier,
@@ -23,11 +23,15 @@ from sklearn_conv import (
     StridedConv2DTransformer,
     make_image_classifier,
     predict_map,
+    tile_scene,
+    write_map,
 )
 from sklearn_conv import _maps as maps
 from sklearn_conv._engine import choice, sliding
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.symmetry import SYMMETRIES
+from sklearn_conv._saving.files import NewFile
+from sklearn_conv._saving.map_file import class_colors
 
 RNG = np.random.default_rng(0)
 
@@ -443,3 +447,179 @@ def test_memory_does_not_grow_with_the_scene(missing, monkeypatch):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 2**20
+
+
+# Files
+
+
+CLASSES = np.array(["forest", "rock", "water"])
+
+
+def some_labels(shape):
+    """Return labels, some of which are masked."""
+    labels = CLASSES[np.arange(np.prod(shape)).reshape(shape) % 3]
+    return np.ma.array(labels, mask=np.arange(np.prod(shape)).reshape(shape) % 5 == 0)
+
+
+def open_raster(path):
+    return pytest.importorskip("rasterio").open(path)
+
+
+@pytest.mark.parametrize("make", [KINDS["rasterio"], KINDS["xarray"]])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_geotiff_of_classes_is_what_was_predicted(make, scale, tmp_path):
+    scene = make(tmp_path)
+    if hasattr(scene, "coords"):
+        scene.coords["spatial_ref"].attrs["crs_wkt"] = "EPSG:32632"
+    h, w = SCENE.shape[0] // scale, SCENE.shape[1] // scale
+    labels = some_labels(((h - 16) // 4 + 1, (w - 10) // 3 + 1))
+    path = write_map(
+        tmp_path / "map.tif",
+        labels,
+        like=scene,
+        size=(16, 10),
+        step=(4, 3),
+        scale=scale,
+        labels=CLASSES,
+    )
+    with open_raster(path) as raster:
+        codes = raster.read(1)
+        names = np.array(["", *(raster.tags(1)[f"class_{i}"] for i in (1, 2, 3))])
+        np.testing.assert_array_equal(codes == 0, labels.mask)
+        np.testing.assert_array_equal(names[codes][~labels.mask], labels[~labels.mask])
+        assert (raster.nodata, raster.dtypes, raster.tags(ns="IMAGE_STRUCTURE")["LAYOUT"]) == (
+            0,
+            ("uint8",),
+            "COG",
+        )
+        assert raster.compression.value == "DEFLATE"
+        colors = raster.colormap(1)
+        assert colors[0][3] == 0
+        assert len({colors[i] for i in (1, 2, 3)}) == 3
+        for row, column in ((0, 0), (1, 5)):
+            tile = tile_scene(scene, (16, 10), (4, 3), scale=scale, edge="drop")
+            y, x = tile.coordinates[row * labels.shape[1] + column]
+            np.testing.assert_allclose(raster.xy(row, column), (x, y))
+    with open_raster(path) as raster:
+        assert raster.crs.to_epsg() == 32632
+
+
+def test_a_geotiff_of_numbers(tmp_path):
+    scene = KINDS["rasterio"](tmp_path)
+    tiles = tile_scene(scene, 8, edge="drop")
+    probabilities = RNG.random((5, 7, 3)).astype(np.float32)
+    probabilities[1, 2] = np.nan
+    cases = {
+        "bands": (probabilities, CLASSES),
+        "one": (tiles.to_map(RNG.random(len(tiles)), 8), None),
+        "integers": (np.ma.masked_equal(np.arange(35).reshape(5, 7), 3), None),
+    }
+    for name, (values, labels) in cases.items():
+        path = write_map(tmp_path / f"{name}.tif", values, like=scene, labels=labels)
+        with open_raster(path) as raster:
+            read = raster.read(masked=True).transpose(1, 2, 0).reshape(values.shape)
+            np.testing.assert_array_equal(
+                read.mask, np.ma.getmaskarray(np.ma.masked_invalid(values))
+            )
+            np.testing.assert_array_equal(read.compressed(), values[~read.mask])
+            a, b, c, d, e, f = scene.transform[:6]
+            assert raster.transform[:6] == (8 * a, 8 * b, c, 8 * d, 8 * e, f)
+            assert raster.descriptions == (tuple(CLASSES) if labels is not None else (None,))
+
+
+def test_maps_of_turned_rasters_and_of_scenes_without_coordinates(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    turned = rasterio.Affine(3, 1, 100, 2, -5, 900)
+    profile = {"height": 46, "width": 61, "count": 1, "dtype": "uint8", "driver": "GTiff"}
+    with rasterio.open(tmp_path / "a.tif", "w", transform=turned, **profile) as raster:
+        raster.write(SCENE[np.newaxis, ..., 0])
+    labels = some_labels((11, 14))
+    with rasterio.open(tmp_path / "a.tif") as scene:
+        path = write_map(tmp_path / "b.tif", labels, like=scene, size=6, step=4, labels=CLASSES)
+        with rasterio.open(path) as raster:
+            assert raster.crs is None
+            expected = turned @ (4 * 2 + 3, 4 * 1 + 3)
+            np.testing.assert_allclose(raster.xy(1, 2), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        path = write_map(tmp_path / "c.tif", labels, like=SCENE, size=6, step=4, labels=CLASSES)
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning), rasterio.open(path) as raster:
+        assert raster.transform == rasterio.Affine.identity()
+
+
+def test_a_png_has_colors_and_a_world_file(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    scene = KINDS["rasterio"](tmp_path)
+    labels = some_labels((11, 14))
+    path = write_map(tmp_path / "map.png", labels, like=scene, size=6, step=4, labels=CLASSES)
+    with image.open(path) as png:
+        pixels = np.asarray(png.convert("RGBA"))
+    np.testing.assert_array_equal(pixels[..., 3] == 0, labels.mask)
+    colors = np.rint(255 * class_colors(3))
+    codes = np.searchsorted(CLASSES, np.asarray(labels))
+    np.testing.assert_array_equal(pixels[~labels.mask][:, :3], colors[codes][~labels.mask])
+    a, d, b, e, c, f = map(float, (tmp_path / "map.pgw").read_text().split())
+    transform = pytest.importorskip("rasterio").Affine(a, b, c, d, e, f)
+    y, x = tile_scene(scene, 6, 4, edge="drop").coordinates[14 + 2]
+    np.testing.assert_allclose(transform @ (2, 1), (x, y))
+
+
+MAP = {"values": some_labels((11, 14)), "like": SCENE, "size": 6, "step": 4, "labels": CLASSES}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"path": "map.jpg"}, ValueError, r"must end in \.tif"),
+        ({"path": "no/map.tif"}, FileNotFoundError, "does not exist"),
+        ({"size": None}, ValueError, "'size' and 'step', or neither"),
+        ({"size": None, "step": None}, ValueError, r"shape \(11, 14\) does not fit.*pass the size"),
+        ({"step": 5}, ValueError, r"it would have shape \(9, 12\)"),
+        ({"step": 0}, ValueError, "'step' parameter of write_map"),
+        ({"labels": None}, TypeError, "labels=classes"),
+        ({"labels": ["rock", "rock"]}, ValueError, "different labels"),
+        ({"labels": ["rock", "water"]}, ValueError, "'forest', which is not one of the labels"),
+        ({"values": np.zeros((11, 14, 2))}, ValueError, "2 names, one for each band"),
+        ({"values": np.zeros(11)}, ValueError, "'values' parameter of write_map"),
+        ({"values": np.zeros((11, 14), complex)}, ValueError, "not one of the labels"),
+        ({"like": labeled()}, ValueError, "'UTM 32', is none that rasterio knows"),
+        ({"like": "scene.tif"}, TypeError, "'scene' parameter of write_map"),
+        (
+            {"path": "map.png", "values": np.zeros((11, 14)), "labels": None},
+            ValueError,
+            "255 classes",
+        ),
+    ],
+)
+def test_wrong_maps_are_not_written(change, error, message, tmp_path):
+    arguments = MAP | change
+    with pytest.raises(error, match=message):
+        write_map(tmp_path / arguments.pop("path", "map.tif"), **arguments)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_scene_is_not_overwritten(tmp_path):
+    scene = KINDS["rasterio"](tmp_path)
+    before = (tmp_path / "scene.tif").read_bytes()
+    with pytest.raises(ValueError, match="is the file of the scene"):
+        write_map(tmp_path / "scene.tif", **MAP | {"like": scene})
+    mapped = KINDS["memory map"](tmp_path)
+    (tmp_path / "scene.npy").rename(tmp_path / "scene.png")
+    mapped = np.memmap(tmp_path / "scene.png", np.uint8, "r", 128, SCENE.shape)
+    with pytest.raises(ValueError, match="is the file of the scene"):
+        write_map(tmp_path / "scene.png", **MAP | {"like": mapped})
+    assert (tmp_path / "scene.tif").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["map.tif", "map.png"])
+def test_a_full_disk_leaves_the_old_map(name, tmp_path, monkeypatch):
+    path = write_map(tmp_path / name, **MAP)
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+
+    def fail(self, data):
+        raise OSError(28, "No space left on device", str(self.target))
+
+    monkeypatch.setattr(NewFile, "write", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_map(path, **MAP)
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
