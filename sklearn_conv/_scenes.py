@@ -141,7 +141,7 @@ class Raster(Scene):
 
     def read_means(self, rows: slice, columns: slice, scale: int) -> np.ndarray:
         """Read means of blocks of pixels, which GDAL makes from overviews if there are any."""
-        from rasterio.enums import Resampling
+        from sklearn_conv._reading.geo_files import AVERAGE
 
         shape = self.shape[2], rows.stop - rows.start, columns.stop - columns.start
         window = tuple((span.start * scale, span.stop * scale) for span in (rows, columns))
@@ -151,7 +151,7 @@ class Raster(Scene):
                 window=window,
                 out_shape=shape,
                 out_dtype=dtype,
-                resampling=Resampling.average,
+                resampling=AVERAGE,
                 masked=self.has_missing,
             )
         return np.ma.filled(block, np.nan).transpose(1, 2, 0)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
+import struct
+import zlib
 from colorsys import hsv_to_rgb
 from contextlib import ExitStack
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,8 +41,8 @@ def write_map(
     Parameters
     ----------
     path : str or path-like
-        Path of the file, which ends in ".tif" or ".tiff", and requires rasterio, or in ".png",
-        which requires Pillow and ``labels``. Beside a PNG, a world file ".pgw" has the transform.
+        Path of the file, which ends in ".tif" or ".tiff", and requires rasterio, or in ".png", for
+        maps with ``labels``. Beside a PNG, a world file ".pgw" has the transform.
     values : array-like of shape (rows, columns) or (rows, columns, k)
         The map: labels, or floats with k bands. Masked values and NaN are nodata.
     like : array-like, rasterio dataset or xarray.DataArray
@@ -65,7 +65,7 @@ def write_map(
     Raises
     ------
     ImportError
-        If rasterio or Pillow is needed and not installed.
+        If rasterio is not installed, and ``path`` does not end in .png.
     OSError
         If the file cannot be written. An existing file is then unchanged.
     TypeError, ValueError
@@ -108,7 +108,17 @@ def write_map(
     place = _place(scene, array.shape[:2], size, step)
     drawn = _encode(array, labels)
     is_png = suffix == ".png"
-    data = _make_png(drawn) if is_png else _make_geotiff(drawn, place, scene.crs)
+    if is_png:
+        data = _make_png(drawn)
+    else:
+        try:
+            from sklearn_conv._saving.geotiff import make_geotiff
+        except ImportError as error:
+            raise ImportError(
+                f"{OWNER} writes GeoTIFF with rasterio, which is not installed; run "
+                'pip install "sklearn_conv[geo]", or write a .png.'
+            ) from error
+        data = make_geotiff(*drawn, make_palette(drawn), place, scene.crs)
     with ExitStack() as files:  # None of them replaces another file before all are complete.
         if is_png:
             world = files.enter_context(replace_file(str(Path(name).with_suffix(".pgw"))))
@@ -118,7 +128,7 @@ def write_map(
     return file.target
 
 
-class _Bands(NamedTuple):
+class Bands(NamedTuple):
     """The numbers of a map as they are written."""
 
     values: np.ndarray
@@ -163,7 +173,7 @@ def encode_labels(owner: str, values: np.ma.MaskedArray, labels: Any) -> tuple[n
     return codes, names
 
 
-def _encode(values: np.ma.MaskedArray, labels: Any) -> _Bands:
+def _encode(values: np.ma.MaskedArray, labels: Any) -> Bands:
     """Return the bands of a map."""
     mask, numbers = np.ma.getmaskarray(values), np.asarray(values)
     kind = numbers.dtype.kind
@@ -175,10 +185,10 @@ def _encode(values: np.ma.MaskedArray, labels: Any) -> _Bands:
             raise parameter_error(ValueError, OWNER, "labels", rule, labels)
         dtype = np.float64 if numbers.dtype.itemsize >= 8 else np.float32
         floats = np.where(mask.reshape(bands.shape), np.nan, bands).astype(dtype)
-        return _Bands(floats, np.nan, names, [])
+        return Bands(floats, np.nan, names, [])
     if labels is not None and numbers.ndim == 2:
         codes, found = encode_labels(OWNER, values, labels)
-        return _Bands(codes[..., np.newaxis], 0, ["class"], [*map(str, found.tolist())])
+        return Bands(codes[..., np.newaxis], 0, ["class"], [*map(str, found.tolist())])
     if kind not in "biu" or labels is not None:
         rule = "floats with names as labels, or labels of shape (rows, columns) with labels=classes"
         raise parameter_error(TypeError, OWNER, "values", rule, numbers)
@@ -188,7 +198,7 @@ def _encode(values: np.ma.MaskedArray, labels: Any) -> _Bands:
         rule = "integers of 32 bits; cast larger numbers to float64"
         raise parameter_error(ValueError, OWNER, "values", rule, numbers)
     integers = np.where(mask, nodata, numbers.astype(np.int64)).astype(np.int32)
-    return _Bands(integers.reshape(bands.shape), nodata, [], [])
+    return Bands(integers.reshape(bands.shape), nodata, [], [])
 
 
 def _place(scene: Scene, shape: tuple[int, int], size: Any, step: Any) -> tuple[float, ...] | None:
@@ -230,71 +240,33 @@ def _refuse_input(name: str, scene: Scene) -> None:
             raise ValueError(f"{name!r} is the file of the scene; write to another file.")
 
 
-def _make_geotiff(bands: _Bands, place: tuple[float, ...] | None, crs: Any) -> bytes:
-    """Return the bytes of a GeoTIFF."""
-    try:
-        import rasterio
-    except ImportError as error:
-        raise ImportError(
-            f"{OWNER} writes GeoTIFF with rasterio, which is not installed; run "
-            'pip install "sklearn_conv[geo]", or write a .png.'
-        ) from error
-    try:
-        crs = None if crs is None else rasterio.crs.CRS.from_user_input(crs)
-    except rasterio.errors.CRSError as error:
-        raise ValueError(
-            f"The reference system of the scene, {str(crs)[:100]!r}, is none that rasterio knows; "
-            "correct it, or remove it from the scene."
-        ) from error
-    height, width, count = bands.values.shape
-    profile: dict[str, Any] = {
-        "height": height,
-        "width": width,
-        "count": count,
-        "dtype": bands.values.dtype,
-        "nodata": bands.nodata,
-        "compress": "deflate",
-        "crs": crs,
-    }
-    if place is not None:
-        profile["transform"] = rasterio.Affine(*place)
-    with warnings.catch_warnings(), rasterio.MemoryFile(ext=".tif") as memory:
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with memory.open(driver="COG", **profile) as dataset:
-            dataset.write(bands.values.transpose(2, 0, 1))
-            for i, name in enumerate(bands.names, 1):
-                dataset.set_band_description(i, name)
-            if bands.classes:
-                tags = {f"class_{i}": name for i, name in enumerate(bands.classes, 1)}
-                dataset.update_tags(1, **tags)
-                dataset.write_colormap(1, dict(enumerate(map(tuple, _make_palette(bands)))))
-        return bytes(memory.read())
-
-
-def _make_palette(bands: _Bands) -> list[list[int]]:
+def make_palette(bands: Bands) -> list[list[int]]:
     """Return red, green, blue and opacity of each code."""
     colors = np.rint(255 * class_colors(len(bands.classes))).astype(int).tolist()
     return [[0, 0, 0, 0], *([*color, 255] for color in colors)]
 
 
-def _make_png(bands: _Bands) -> bytes:
+def _make_png(bands: Bands) -> bytes:
     """Return the bytes of a PNG with a color for each class."""
     if not bands.classes or len(bands.classes) > 255:
         raise ValueError(
             "A .png needs a map of at most 255 classes, with labels; write other maps to a .tif."
         )
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            f"{OWNER} writes PNG with Pillow, which is not installed; run "
-            'pip install "sklearn_conv[images]", or write a .tif.'
-        ) from error
-    image = Image.fromarray(bands.values[..., 0])
-    image.putpalette([number for color in _make_palette(bands) for number in color[:3]])
-    file = BytesIO()
-    image.save(file, "PNG", transparency=0)
-    return file.getvalue()
+    codes, palette = bands.values[..., 0], np.array(make_palette(bands), np.uint8)
+    height, width = codes.shape
+    rows = np.pad(codes, ((0, 0), (1, 0)))  # Each row begins with its filter, which is none.
+    chunks = {
+        b"IHDR": struct.pack(">2I5B", width, height, 8, 3, 0, 0, 0),
+        b"PLTE": palette[:, :3].tobytes(),
+        b"tRNS": palette[:, 3].tobytes(),
+        b"IDAT": zlib.compress(rows.tobytes()),
+        b"IEND": b"",
+    }
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def _make_world(place: tuple[float, ...] | None) -> str:
