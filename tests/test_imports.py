@@ -62,6 +62,7 @@ PUBLIC = {
         "FeatureMapDisplay",
         "GridSearchDisplay",
         "KernelDisplay",
+        "MapDisplay",
         "class_activation_map",
     },
     "sklearn_conv.kernels": {

@@ -105,7 +105,12 @@ def write_map(
     if array.ndim not in (2, 3) or 0 in array.shape:
         rule = "an array of shape (rows, columns) or (rows, columns, k)"
         raise parameter_error(ValueError, OWNER, "values", rule, np.asarray(values))
-    place = _place(scene, array.shape[:2], size, step)
+    (top, left), (rows, columns) = place_map(OWNER, scene, array.shape[:2], size, step)
+    place = None
+    if scene.transform is not None:
+        a, b, c, d, e, f = scene.transform
+        x, y = a * left + b * top + c, d * left + e * top + f
+        place = a * columns, b * rows, x, d * columns, e * rows, y
     drawn = _encode(array, labels)
     is_png = suffix == ".png"
     if is_png:
@@ -201,32 +206,28 @@ def _encode(values: np.ma.MaskedArray, labels: Any) -> Bands:
     return Bands(integers.reshape(bands.shape), nodata, [], [])
 
 
-def _place(scene: Scene, shape: tuple[int, int], size: Any, step: Any) -> tuple[float, ...] | None:
-    """Return the transform of a map, or None if the scene has none."""
+def place_map(
+    owner: str, scene: Scene, shape: tuple[int, ...], size: Any, step: Any
+) -> tuple[tuple[float, float], tuple[int, int]]:
+    """Return where the first pixel of a map begins in the scene, and the step of its pixels."""
     height, width = scene.shape[:2]
     if (size is None) != (step is None):
-        raise ValueError(f"{OWNER} needs 'size' and 'step', or neither; pass both.")
+        raise ValueError(f"{owner} needs 'size' and 'step', or neither; pass both.")
     hint = "pass the size and the step of tiles, or the resolution of to_map as both"
     if size is None:
         largest = min(height // shape[0], width // shape[1])
         found = [r for r in range(1, largest + 1) if (height // r, width // r) == shape]
         size = step = found[0] if len(found) == 1 else None
     if size is not None:
-        sizes = check_pair(OWNER, "size", size, 1)
-        steps = check_pair(OWNER, "step", step, 1)
+        sizes = check_pair(owner, "size", size, 1)
+        steps = check_pair(owner, "step", step, 1)
         expected = (height - sizes[0]) // steps[0] + 1, (width - sizes[1]) // steps[1] + 1
         hint = f"for size={sizes} and step={steps}, it would have shape {expected}"
-    if size is None or shape != expected:
-        raise ValueError(
-            f"A map of shape {shape} does not fit the scene of {height} x {width} pixels; {hint}."
-        )
-    if scene.transform is None:
-        return None
-    a, b, c, d, e, f = scene.transform
-    top, left = ((length - distance) / 2 for length, distance in zip(sizes, steps, strict=True))
-    rows, columns = steps
-    x, y = a * left + b * top + c, d * left + e * top + f
-    return a * columns, b * rows, x, d * columns, e * rows, y
+        if shape == expected:
+            return ((sizes[0] - steps[0]) / 2, (sizes[1] - steps[1]) / 2), steps
+    raise ValueError(
+        f"A map of shape {shape} does not fit the scene of {height} x {width} pixels; {hint}."
+    )
 
 
 def _refuse_input(name: str, scene: Scene) -> None:
