@@ -47,9 +47,11 @@ def write_map(
         The map: labels, or floats with k bands. Masked values and NaN are nodata.
     like : array-like, rasterio dataset or xarray.DataArray
         The scene, as in `tile_scene`.
-    size, step : int or (rows, columns), default=None
-        Size of the tiles, and the step of `predict_map`: each value is placed at the center of its
-        tile. If both are None, the map covers the scene, as the result of `SceneTiles.to_map` does.
+    size : int or (rows, columns), default=None
+        Size of the tiles that the values belong to. Each value is placed at the center of its tile.
+    step : int or (rows, columns), default=None
+        The step of `predict_map`. If ``size`` and ``step`` are None, the map covers the scene, as
+        the result of `SceneTiles.to_map` does.
     scale : int, default=1
         The scale with which the scene was read; ``size`` and ``step`` are in its pixels.
     labels : array-like of shape (n_classes,), default=None

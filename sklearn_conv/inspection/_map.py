@@ -104,7 +104,9 @@ class MapDisplay:
             The map: labels, or numbers. Masked values and NaN are nodata.
         scene : array-like, rasterio dataset or xarray.DataArray
             The scene, as in `tile_scene`.
-        size, step, scale
+        size : int or (rows, columns), default=None
+        step : int or (rows, columns), default=None
+        scale : int, default=1
             Where the map is, as in `write_map`.
         labels : array-like of shape (n_classes,), default=None
             The classes of a map of labels, usually ``model.classes_``.
