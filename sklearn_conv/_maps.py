@@ -156,7 +156,7 @@ def predict_map(
 
 
 class _NotSharedError(Exception):
-    """Says why neighboring tiles do not share responses."""
+    """Neighboring tiles have no responses in common, for the reason in the message."""
 
 
 class _LookUp(StridedConv2DTransformer):
@@ -344,7 +344,7 @@ def _predict(model: Any, method: str, images: np.ndarray, rows: np.ndarray) -> A
 
 
 def _share(model: Any, method: str, tiles: _Tiles) -> Iterator[_Group]:
-    """Yield groups of tiles that share responses; _NotSharedError says why they do not."""
+    """Yield tiles with responses in common; _NotSharedError says why there are none."""
     if all(step >= length for step, length in zip(tiles.step, tiles.size, strict=True)):
         return _cut(model, method, tiles)  # There is nothing to share.
     look_ups: list[_LookUp] = []
@@ -409,7 +409,7 @@ def _make_engine(
 def _slide(
     replica: Any, method: str, tiles: _Tiles, sources: Sequence[tuple[_LookUp, SlidingEngine]]
 ) -> Iterator[_Group]:
-    """Yield groups of tiles that share responses."""
+    """Yield tiles with responses in common."""
     watch = TransformWatch(getattr(sources[0][0], "_values_seen", None))
     for rows, columns in _plan(tiles, sources):
         shape = rows[1] - rows[0], columns[1] - columns[0]

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sklearn-conv: error: Cyclopts is not installed; {INSTALL}", file=sys.stderr)
         return FAILED
     try:
-        from sklearn_conv._commands import classify, features, options, predict
+        from sklearn_conv._commands import classify, features, map, options, predict
         from sklearn_conv._commands.console import Console
     except KeyboardInterrupt:  # The imports take a second or more.
         print("sklearn-conv: interrupted", file=sys.stderr)
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     arguments = sys.argv[1:] if arguments is None else arguments
     commands = {features.features: features.EXAMPLES, classify.classify: classify.EXAMPLES}
-    commands |= {predict.predict: predict.EXAMPLES, predict.show: predict.SHOW_EXAMPLES}
+    commands |= {predict.predict: predict.EXAMPLES, map.map_scene: map.EXAMPLES}
+    commands |= {predict.show: predict.SHOW_EXAMPLES}
     description = "Features and classifiers of images, from the command line."
     version = f"sklearn-conv {import_module('sklearn_conv').__version__}"
     app = options.make_program(commands, description, version)

@@ -20,7 +20,7 @@ from sklearn_conv._validation import check_pair, parameter_error
 OWNER = "write_map"
 
 MAX_CLASSES = 2**16 - 1
-"""Codes of classes have 16 bits, of which 0 is no class."""
+"""Codes of classes have 16 bits; 0 stands for nodata."""
 
 
 def write_map(
