@@ -115,6 +115,17 @@ def join_runs(
         size *= 2
 
 
+class Bank(NamedTuple):
+    """Kernels for a view of a block."""
+
+    view: View
+    geometry: Geometry
+    """Windows of a tile."""
+    layer: Layer
+    n_views: int = 1
+    """Number of views that have their own kernels, side by side."""
+
+
 class SlidingEngine:
     """Engine for all tiles of a block of a scene.
 
@@ -142,6 +153,9 @@ class SlidingEngine:
         alike = [a[::-1] if view.is_transposed else a for view, a in zip(views, axes, strict=True)]
         self._adds_views = layer.poolings is not None and self._joins == [np.add]
         self._adds_views &= [*layer.pool_grids] == [(1, 1)] and all(a == alike[0] for a in alike)
+        self._banks = [Bank(view, geometry, layer) for view, geometry in self._views]
+        if self._adds_views:
+            self._banks += _join_kernels(layer, self._views)
         self._find_engine = lru_cache(MAX_ENGINES)(self._make_engine)
         self._workspace = workspace
 
@@ -165,16 +179,17 @@ class SlidingEngine:
         """
         workers = count_threads(n_jobs)
         if self._adds_views and not has_missing:
-            values, counts = self._respond(block, shape, self._views, False, workers)
+            banks = range(len(self._views), len(self._banks))
+            values, counts = self._respond(block, shape, banks, False, workers)
             total, counts = self._join(*self._views[0], shape, values, counts, workers)
             n_counted: Any = np.full(counts.shape, len(self._views))
         else:
             n_counted = 0
-            for view in self._views:
-                values, counts = self._respond(block, shape, [view], has_missing, workers)
+            for number, view in enumerate(self._views):
+                values, counts = self._respond(block, shape, [number], has_missing, workers)
                 values, counts = self._join(*view, shape, values, counts, workers)
                 values, counts = (view[0].undo(each[np.newaxis])[0] for each in (values, counts))
-                total = values if view is self._views[0] else np.add(total, values, out=total)
+                total = values if number == 0 else np.add(total, values, out=total)
                 n_counted = n_counted + (counts > 0)
 
         def finish(row: int) -> None:
@@ -206,17 +221,17 @@ class SlidingEngine:
         self,
         block: np.ndarray,
         shape: tuple[int, int],
-        views: Sequence[tuple[View, Geometry]],
+        banks: Sequence[int],
         has_missing: bool,
         workers: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the joined responses of elementary cells, and the numbers of their windows.
 
-        Those of several views are added. The result is that of the first view, ``(h, w, c) ->
-        (rows, columns, joins, outputs, k), (rows, columns)``.
+        ``banks`` are indices; the responses of several are added. The result is that of the view of
+        the first one, ``(h, w, c) -> (rows, columns, joins, outputs, k), (rows, columns)``.
         """
-        images = [view.apply(block[np.newaxis]) for view, _ in views]
-        all_axes = [self._cut(view, geometry, shape) for view, geometry in views]
+        images = [self._banks[bank].view.apply(block[np.newaxis]) for bank in banks]
+        all_axes = [self._cut(*self._banks[bank][:2], shape) for bank in banks]
         rows, columns = all_axes[0]
         k = len(self._layer.outputs), self._layer.kernels.shape[3]
         n_cells = len(rows.cells), len(columns.cells)
@@ -225,7 +240,8 @@ class SlidingEngine:
         )
         counts = np.multiply.outer(rows.lengths, columns.lengths)
         is_pooled = self._is_native and not has_missing and counts.max() > 1
-        n_numbers = 1 if is_pooled else counts.max()
+        n_numbers = max(self._banks[bank].n_views for bank in banks)
+        n_numbers *= 1 if is_pooled else counts.max()
         side = int((PART_BYTES / (self._cell_bytes * n_numbers)) ** 0.5)
         parts = (
             cut_span((0, len(axis.cells)), max(1, side // axis.period) * axis.period)
@@ -234,9 +250,8 @@ class SlidingEngine:
 
         def respond(*place: Span) -> None:
             part = total[slice(*place[0]), slice(*place[1])]
-            for i, ((view, geometry), image, axes) in enumerate(
-                zip(views, images, all_axes, strict=True)
-            ):
+            for i, (bank, image, axes) in enumerate(zip(banks, images, all_axes, strict=True)):
+                view, geometry, _, n_views = self._banks[bank]
                 cells, pixels = [], []
                 spans = view.place(place, n_cells) if i else place
                 for axis, (start, stop), windows in zip(axes, spans, geometry, strict=True):
@@ -244,10 +259,12 @@ class SlidingEngine:
                     cells.append(tuple((a - first, b - first) for a, b in axis.cells[start:stop]))
                     end = (last - 1) * windows.stride + windows.extent
                     pixels.append(slice(first * windows.stride, end))
-                layer, engine = self._find_engine(geometry, *cells, has_missing, is_pooled)
+                layer, engine = self._find_engine(bank, *cells, has_missing, is_pooled)
                 values = self._workspace.empty("values", layer.out_shape(1), total.dtype)
                 engine.compute(image[:, *pixels], values)
                 values = values[0]
+                if n_views > 1:
+                    values = values.reshape(*values.shape[:-1], n_views, -1).sum(axis=-2)
                 if not is_pooled:
                     values, counted = self._pool(values[:, :, 0], cells, has_missing)
                     if has_missing:
@@ -262,13 +279,14 @@ class SlidingEngine:
 
     def _make_engine(
         self,
-        geometry: Geometry,
+        bank: int,
         rows: tuple[Span, ...],
         columns: tuple[Span, ...],
         has_missing: bool,
         is_pooled: bool,
     ) -> tuple[Layer, Engine]:
-        """Return the layer for elementary cells of a view, and its engine."""
+        """Return the layer for elementary cells of a bank, and its engine."""
+        _, geometry, layer, _ = self._banks[bank]
         lengths = (
             (spans[-1][1] - 1) * windows.stride + windows.extent
             for spans, windows in zip((rows, columns), geometry, strict=True)
@@ -279,7 +297,7 @@ class SlidingEngine:
                 for windows, length in zip(geometry, lengths, strict=True)
             )
         )
-        layer = replace(self._layer, geometry=placed, poolings=None)
+        layer = replace(layer, geometry=placed, poolings=None)
         if is_pooled:
             poolings = [Pooling(join, as_joined) for join in self._joins]
             layer = replace(layer, poolings=poolings, pool_grids=[(rows, columns)])
@@ -343,6 +361,35 @@ class SlidingEngine:
         )
         features[counts == 0] = 0
         return features.reshape(*features_shape, *values.shape[3:]), counts
+
+
+def _join_kernels(layer: Layer, views: Sequence[tuple[View, Geometry]]) -> list[Bank]:
+    """Group views whose windows are the same pixels, for which mirrored or turned kernels see them.
+
+    Each window is then normalized and read once for a group. Windows of a mirrored tile begin at
+    its other end, which is at other pixels if the stride does not divide the length.
+    """
+    groups: dict[Any, list[tuple[View, Geometry]]] = {}
+    for view, geometry in views:
+        order = -1 if view.is_transposed else 1
+        ends = view.place(((0, 1), (0, 1)), (2, 2))[::order]
+        rests = [(windows.length - windows.extent) % windows.stride for windows in geometry]
+        is_moved = [end[0] > 0 and rest > 0 for end, rest in zip(ends, rests[::order], strict=True)]
+        is_square = len({(each.size, each.stride, each.dilation) for each in geometry}) == 1
+        key = *is_moved, view.is_transposed and not is_square
+        groups.setdefault(key, []).append((view, geometry))
+    banks = []
+    for group in groups.values():
+        (first, geometry), n = group[0], len(group)
+        kernels = [first.apply(view.undo(layer.kernels[np.newaxis]))[0] for view, _ in group]
+        joined = replace(
+            layer,
+            kernels=np.concatenate(kernels, axis=3),
+            offset=np.tile(layer.offset, n),
+            bias=np.tile(layer.bias, n),
+        )
+        banks.append(Bank(first, geometry, joined, n))
+    return banks
 
 
 def _pool_axes(join: np.ufunc, values: np.ndarray, cells: Sequence[Sequence[Span]]) -> np.ndarray:
