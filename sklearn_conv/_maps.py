@@ -109,7 +109,7 @@ def predict_map(
     Notes
     -----
     ``n_jobs`` and ``verbose`` are those of the transformer. Beside the result, blocks of the scene
-    and the features of their tiles take about 250 MB, whatever the size of the scene.
+    and the features of their tiles take about 350 MB at most, whatever the size of the scene.
 
     Examples
     --------
