@@ -103,7 +103,7 @@ def make_up_search(search, patch):
 
 
 def make_up_maps(maps, patch):
-    patch(maps, "measure", lambda length, steps, n_jobs: {step: (1, 1, 1, 1) for step in steps})
+    patch(maps, "measure", lambda length, steps, n_jobs: dict.fromkeys(steps, (1, 1, 1, 1)))
 
 
 MAKE_UP = {
