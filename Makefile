@@ -45,7 +45,7 @@ SCHEMA := $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.
 # Folder with fashion_mnist.npz and eurosat_small.npz, each with X_train, y_train, X_test and y_test
 SKLEARN_CONV_DATA ?= data
 
-.PHONY: help native demo test test-long test-minimum test-no-compiler test-sanitize lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes bench-search bench-probabilities bench-pixels clean
+.PHONY: help native demo test test-long test-minimum test-no-compiler test-sanitize lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes bench-search bench-probabilities bench-pixels bench-maps clean
 
 help:
 	@echo "make native        build the library of the native engine; the other commands do so when it has changed"
@@ -67,6 +67,7 @@ help:
 	@echo "make bench-search    searches with and without shared features; writes docs/guide/searching.md (10 minutes)"
 	@echo "make bench-probabilities  probabilities, intervals and novelty; writes docs/guide/probabilities.md (10 minutes)"
 	@echo "make bench-pixels  classes of pixels against scikit-image; writes docs/guide/pixels.md (5 minutes)"
+	@echo "make bench-maps   time of a map against tiles; writes docs/guide/scenes.md (10 minutes)"
 	@echo "                     The last four need SKLEARN_CONV_DATA=folder with the images; see the pages."
 	@echo "make clean         remove the environments and caches"
 
@@ -182,6 +183,9 @@ bench-probabilities: $(VENV)/bench-probabilities
 
 bench-pixels: $(ACCURACY_VENV)/bench
 	$(ACCURACY_VENV)/bin/python benchmarks/pixels.py --data "$(SKLEARN_CONV_DATA)" --page docs/guide/pixels.md
+
+bench-maps: $(VENV)/test
+	$(RUN) benchmarks/maps.py --page docs/guide/scenes.md
 
 clean:
 	rm -rf $(VENV) $(MINIMUM_VENV) $(ACCURACY_VENV) $(DIST_VENV) build dist docs/_build docs/gallery docs/api/generated sklearn_conv/_engine/*sklearn_conv_core.* .hypothesis .mypy_cache .pytest_cache .ruff_cache output

@@ -2,6 +2,7 @@
 
 from sklearn_conv._batches import transform_batches
 from sklearn_conv._conv2d import conv2d
+from sklearn_conv._maps import predict_map
 from sklearn_conv._out_of_fold import cross_val_table
 from sklearn_conv._output_size import OutputSize
 from sklearn_conv._pixelwise import PixelClassifier, PixelRegressor
@@ -11,6 +12,7 @@ from sklearn_conv._recipes import make_image_classifier, make_image_regressor
 from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
 from sklearn_conv._ridge.rbf import RBFRidge, RBFRidgeClassifier
 from sklearn_conv._ridge.regressor import StreamingRidge
+from sklearn_conv._saving.map_file import write_map
 from sklearn_conv._saving.save import save_batches
 from sklearn_conv._scenes import SceneTiles, tile_scene
 from sklearn_conv._search import SharedFeaturesSearch
@@ -35,10 +37,12 @@ __all__ = [
     "cross_val_table",
     "make_image_classifier",
     "make_image_regressor",
+    "predict_map",
     "read_images",
     "save_batches",
     "show_versions",
     "tile_scene",
     "transform_batches",
+    "write_map",
 ]
 __version__ = "0.1.0"

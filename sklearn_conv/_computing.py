@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -25,6 +25,31 @@ N_ENGINES = 4
 """Number of sizes of images whose engines are kept; each engine has buffers."""
 
 
+def make_layer(
+    transformer: Any,
+    parameters: Parameters,
+    geometry: Geometry,
+    cast: Callable[[str, Any, np.dtype], Any],
+    dtype: np.dtype,
+) -> Layer:
+    """Return the layer of a fitted transformer; ``cast`` casts its arrays, see `Images.cast`."""
+    bias = transformer.bias_
+    arrays = {
+        "kernels": transformer.kernels_,
+        "offset": transformer.offset_,
+        "bias": namespace(bias).reshape(bias, (-1, bias.shape[-1])),
+    }
+    names = parameters.poolings
+    return Layer(
+        **{name: cast(f"{name}_", arrays[name], dtype) for name in arrays},
+        geometry=geometry,
+        sides=parameters.sides,
+        eps=transformer.eps_,
+        poolings=None if names is None else [POOLINGS[name] for name in names],
+        pool_grids=parameters.pool_grids,
+    )
+
+
 class BatchComputer:
     """The engines of a fitted transformer for some images, with progress and warnings."""
 
@@ -40,7 +65,11 @@ class BatchComputer:
         def find_engine(image: tuple[int, int], dtype: np.dtype = dtype) -> Engine:
             """Return the engine for images with these numbers of rows and columns."""
             geometries = place_views(parameters, image, transformer.kernels_.shape[:2])
+<<<<<<< HEAD
             layer = make_layer(transformer, parameters, images, geometries[0], dtype)
+=======
+            layer = make_layer(transformer, parameters, geometries[0], images.cast, dtype)
+>>>>>>> map
             if len(geometries) == 1 and parameters.power == 1:
                 return make(layer)
             return SymmetricEngine(

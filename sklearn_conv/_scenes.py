@@ -7,7 +7,8 @@ the class.
 from __future__ import annotations
 
 from itertools import pairwise
-from math import gcd
+from math import gcd, prod
+from numbers import Real
 from threading import Lock
 from typing import Any
 
@@ -21,12 +22,16 @@ from sklearn_conv._validation import (
     check_pair,
     is_integer,
     parameter_error,
+    require,
 )
 
 RULE = (
     "a single image: an array of real numbers of shape (h, w) or (h, w, c), an opened rasterio "
     "dataset, or an xarray.DataArray with the dimensions y and x"
 )
+
+READ_BYTES = 2**24
+"""Approximate size of the pixels that are read at a time to reduce or to count them."""
 
 
 class Scene:
@@ -60,11 +65,52 @@ class Scene:
     def _read(self, rows: slice, columns: slice) -> Any:
         return self.values[rows, columns]
 
+    def read_means(self, rows: slice, columns: slice, scale: int) -> np.ndarray:
+        """Read a rectangle of the scene at a reduced resolution, as means of blocks of pixels.
+
+        Missing pixels do not count; the mean of a block without others is NaN.
+        """
+        height, width = rows.stop - rows.start, columns.stop - columns.start
+        result = np.empty((height, width, self.shape[2]), np.result_type(self.dtype, np.float32))
+        wide = slice(columns.start * scale, columns.stop * scale)
+        length = max(1, READ_BYTES // (width * scale**2 * self.shape[2] * self.dtype.itemsize))
+        for start in range(rows.start, rows.stop, length):
+            stop = min(rows.stop, start + length)
+            block = self.read(slice(start * scale, stop * scale), wide)
+            parts = block.reshape(stop - start, scale, width, scale, -1)
+            if self.has_missing:
+                is_known = ~np.isnan(parts)
+                sums = np.where(is_known, parts, 0).sum(axis=(1, 3), dtype=np.float64)
+                with np.errstate(invalid="ignore"):  # 0 / 0 is NaN: nothing is known.
+                    means = sums / is_known.sum(axis=(1, 3))
+            else:
+                means = parts.mean(axis=(1, 3), dtype=np.float64)
+            result[start - rows.start : stop - rows.start] = means
+        return result
+
     def locate(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
         """Return the coordinates (y, x) of points, (n, 2), or None without coordinates.
 
         The center of the first pixel of the scene is at 0.5, 0.5.
         """
+        return None
+
+    @property
+    def transform(self) -> tuple[float, ...] | None:
+        """Six numbers (a, b, c, d, e, f), or None without coordinates.
+
+        A point (row, column) of the scene is at y = d * column + e * row + f and
+        x = a * column + b * row + c.
+        """
+        points = self.locate(np.array([0.0, 1, 0]), np.array([0.0, 0, 1]))
+        if points is None:
+            return None
+        (f, c), (y_below, x_below), (y_right, x_right) = points.tolist()
+        return x_right - c, x_below - c, c, y_right - f, y_below - f, f
+
+    @property
+    def crs(self) -> Any:
+        """Coordinate reference system, or None."""
         return None
 
     def wrap(self, values: np.ndarray, resolution: int) -> Any:
@@ -75,10 +121,10 @@ class Scene:
 class Raster(Scene):
     """An opened dataset of rasterio, whose bands are the channels."""
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, owner: str = "tile_scene") -> None:
         if any("complex" in name for name in dataset.dtypes):
             rule = f"{RULE}; make channels of the real and imaginary parts first"
-            raise parameter_error(TypeError, "tile_scene", "scene", rule, dataset.dtypes)
+            raise parameter_error(TypeError, owner, "scene", rule, dataset.dtypes)
         # Masks of an alpha band are left out, because the band itself is one of the channels.
         has_missing = any(
             not flags.isdisjoint({"nodata", "per_dataset"}) and "alpha" not in flags
@@ -93,11 +139,32 @@ class Raster(Scene):
         with self._lock:
             return self.values.read(window=window, masked=self.has_missing).transpose(1, 2, 0)
 
+    def read_means(self, rows: slice, columns: slice, scale: int) -> np.ndarray:
+        """Read means of blocks of pixels, which GDAL makes from overviews if there are any."""
+        from sklearn_conv._reading.geo_files import AVERAGE
+
+        shape = self.shape[2], rows.stop - rows.start, columns.stop - columns.start
+        window = tuple((span.start * scale, span.stop * scale) for span in (rows, columns))
+        dtype = np.result_type(self.dtype, np.float32)
+        with self._lock:
+            block = self.values.read(
+                window=window,
+                out_shape=shape,
+                out_dtype=dtype,
+                resampling=AVERAGE,
+                masked=self.has_missing,
+            )
+        return np.ma.filled(block, np.nan).transpose(1, 2, 0)
+
     def locate(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
         a, b, c, d, e, f = self.values.transform[:6]
         if (a, b, c, d, e, f) == (1, 0, 0, 0, 1, 0):
             return None
         return np.column_stack([d * columns + e * rows + f, a * columns + b * rows + c])
+
+    @property
+    def crs(self) -> Any:
+        return self.values.crs
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError(
@@ -145,6 +212,24 @@ class Labeled(Scene):
             result.encoding["grid_mapping"] = scene.encoding["grid_mapping"]
         return result
 
+    @property
+    def transform(self) -> tuple[float, ...] | None:
+        centers = self._coordinate("y"), self._coordinate("x")
+        steps = [
+            np.nan if each is None or len(each) < 2 else (each[-1] - each[0]) / (len(each) - 1)
+            for each in centers
+        ]
+        if np.isnan(steps).any():
+            return None
+        (dy, dx), (y, x) = steps, (each[0] for each in centers if each is not None)
+        return dx, 0.0, x - dx / 2, 0.0, dy, y - dy / 2
+
+    @property
+    def crs(self) -> Any:
+        coords = [coord.attrs for coord in self.values.coords.values() if not coord.dims]
+        found = [a[name] for a in coords for name in ("crs_wkt", "spatial_ref") if name in a]
+        return found[0] if found else self.values.attrs.get("crs")
+
     def _coordinate(self, dim: str) -> np.ndarray | None:
         """Return the numbers along a dimension, or None if there are none."""
         if dim not in self.values.coords or self.values.coords[dim].dtype.kind not in "iuf":
@@ -152,15 +237,48 @@ class Labeled(Scene):
         return self.values.coords[dim].to_numpy()
 
 
-def open_scene(scene: Any) -> Scene:
+class Reduced(Scene):
+    """A scene at a reduced resolution: each of its pixels is a block of pixels of another one."""
+
+    def __init__(self, scene: Scene, scale: int) -> None:
+        height, width, c = scene.shape
+        dtype = np.result_type(scene.dtype, np.float32)
+        super().__init__(None, (height // scale, width // scale, c), dtype)
+        self.has_missing = scene.has_missing
+        self.full, self.scale = scene, scale
+
+    def read(self, rows: slice, columns: slice) -> np.ndarray:
+        return self.full.read_means(rows, columns, self.scale)
+
+    def locate(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
+        return self.full.locate(rows * self.scale, columns * self.scale)
+
+    @property
+    def crs(self) -> Any:
+        return self.full.crs
+
+    @property
+    def transform(self) -> tuple[float, ...] | None:
+        full = self.full.transform
+        if full is None:
+            return None
+        a, b, c, d, e, f = full
+        return a * self.scale, b * self.scale, c, d * self.scale, e * self.scale, f
+
+    def wrap(self, values: np.ndarray, resolution: int) -> Any:
+        return self.full.wrap(values, resolution * self.scale)
+
+
+def open_scene(scene: Any, owner: str = "tile_scene", scale: Any = 1) -> Scene:
     """Return an object that reads the scene; raise an error if it is not one."""
+    scale = check_integer(owner, "scale", scale, 1)
     library = type(scene).__module__.partition(".")[0]  # Neither library is imported.
     if library == "rasterio" and hasattr(type(scene), "mask_flag_enums"):
         if scene.closed:
             raise ValueError(f"{scene!r} is closed; keep it open as long as its tiles are read.")
-        result: Scene = Raster(scene)
+        result: Scene = Raster(scene, owner)
     else:
-        _check_array(scene)
+        _check_array(scene, owner)
         if library == "xarray":
             if not {"y", "x"} <= {*scene.dims}:
                 raise ValueError(
@@ -171,13 +289,16 @@ def open_scene(scene: Any) -> Scene:
         else:
             result = Scene(scene, scene.shape, scene.dtype, isinstance(scene, np.ma.MaskedArray))
     if result.dtype.kind not in "biuf":
-        raise parameter_error(TypeError, "tile_scene", "scene", RULE, result.dtype)
+        raise parameter_error(TypeError, owner, "scene", RULE, result.dtype)
     if 0 in result.shape:
         raise ValueError(f"The scene of shape {scene.shape} has an empty axis; it must be {RULE}.")
-    return result
+    if scale > min(result.shape[:2]):
+        rule = f"an integer of at most {min(result.shape[:2])}, the shorter side of the scene"
+        raise parameter_error(ValueError, owner, "scale", rule, scale)
+    return result if scale == 1 else Reduced(result, scale)
 
 
-def _check_array(scene: Any) -> None:
+def _check_array(scene: Any, owner: str) -> None:
     """Check that the scene is an array with two or three axes."""
     shape = getattr(scene, "shape", None)
     try:
@@ -186,10 +307,10 @@ def _check_array(scene: Any) -> None:
         shape = None
     if not (isinstance(shape, tuple) and hasattr(type(scene), "__getitem__")):
         hint = "; read files and convert images with numpy.asarray, or rasterio.open, first"
-        raise parameter_error(TypeError, "tile_scene", "scene", f"{RULE}{hint}", scene)
+        raise parameter_error(TypeError, owner, "scene", f"{RULE}{hint}", scene)
     if len(shape) not in (2, 3) or not all(map(is_integer, shape)):
         raise ValueError(
-            f"The 'scene' parameter of tile_scene must be {RULE}. Got shape {shape} instead; pass "
+            f"The 'scene' parameter of {owner} must be {RULE}. Got shape {shape} instead; pass "
             "the images of a batch one by one."
         )
 
@@ -211,6 +332,9 @@ class SceneTiles(LazyImages):
         The number of axes, 4.
     positions : ndarray of shape (n, 2)
         Row and column of the first pixel of each tile.
+    valid_fraction : ndarray of shape (n,)
+        Fraction of the pixels of each tile that are not missing in any channel. It is found when it
+        is asked for, or by ``min_valid``; each pixel under the tiles of the scene is read once.
     coordinates : ndarray of shape (n, 2) or None
         Coordinates (y, x) of the center of each tile, in the units of the coordinate reference
         system. None if the scene has neither a transform nor numeric coordinates.
@@ -232,6 +356,7 @@ class SceneTiles(LazyImages):
         super().__init__(n, (*size, scene.shape[2]), scene.dtype)
         self._scene = scene
         self._step = step
+        self._valid: np.ndarray | None = None
 
     @property
     def positions(self) -> np.ndarray:
@@ -243,6 +368,13 @@ class SceneTiles(LazyImages):
     def coordinates(self) -> np.ndarray | None:
         """Coordinates (y, x) of the center of each tile, (n, 2), or None."""
         return self._scene.locate(*(self.positions + np.array(self.shape[1:3]) / 2).T)
+
+    @property
+    def valid_fraction(self) -> np.ndarray:
+        """Fraction of the pixels of each tile that are not missing, (n,)."""
+        if self._valid is None:
+            self._valid = self._count_valid() / prod(self._image_shape[:2])
+        return self._valid[self._indices]
 
     def to_map(self, values: Any, resolution: int = 1) -> Any:
         """Put values of the tiles into a map of the scene.
@@ -314,6 +446,28 @@ class SceneTiles(LazyImages):
             result /= counts
         return self._scene.wrap(result, resolution)
 
+    def _count_valid(self) -> np.ndarray:
+        """Count the pixels that are not missing in all tiles of the scene, selected or not."""
+        _, width, c = self._scene.shape
+        (h, w), n_pixels = self._image_shape[:2], prod(self._image_shape[:2])
+        n_all = len(self._tops) * len(self._lefts)
+        if self.dtype.kind != "f":
+            return np.full(n_all, n_pixels)
+        # Sums over all rows above the first and the last row of each tile, for its columns
+        edges = np.unique(np.concatenate([self._tops, self._tops + h]))
+        sums = np.zeros((len(edges), len(self._lefts)), np.int64)
+        length = max(1, READ_BYTES // (width * c * self.dtype.itemsize))
+        for i, (start, stop) in enumerate(pairwise(edges.tolist())):
+            counts = np.zeros(width + 1, np.int64)
+            for top in range(start, stop, length):
+                block = self._scene.read(slice(top, min(stop, top + length)), slice(0, width))
+                counts[1:] += (~np.isnan(block).any(axis=2)).sum(axis=0)
+            counts = counts.cumsum()
+            sums[i + 1] = sums[i] + counts[self._lefts + w] - counts[self._lefts]
+        ends = (np.searchsorted(edges, places) for places in (self._tops + h, self._tops))
+        last, first = (sums[end] for end in ends)
+        return (last - first).ravel()
+
     def _read(self, rows: np.ndarray) -> np.ndarray:
         tiles = np.empty((len(rows), *self._image_shape), self.dtype)
         h, w = self._image_shape[:2]
@@ -356,6 +510,8 @@ def tile_scene(
     step: int | tuple[int, int] | None = None,
     *,
     edge: str = "shift",
+    scale: int = 1,
+    min_valid: float | None = None,
 ) -> SceneTiles:
     """Cut a scene, such as a satellite image or a slide, into tiles without reading it.
 
@@ -384,6 +540,14 @@ def tile_scene(
         What is done if the tiles do not end at the lower or right border of the scene: "shift" adds
         a row or column of tiles that end there and overlap the previous ones; "drop" leaves out the
         pixels at the border.
+    scale : int, default=1
+        Reduction of the resolution: each pixel of the tiles is the mean of ``scale x scale`` pixels
+        of the scene, in floats; ``size``, ``step`` and positions are in these pixels. Missing
+        pixels do not count. Those of a rasterio dataset come from its overviews if it has any, and
+        are rounded if its bands are integers.
+    min_valid : float, default=None
+        Fraction of the pixels of a tile, above 0 and up to 1, that must not be missing; tiles with
+        fewer are left out. The scene is then read once. If None, all tiles are kept.
 
     Returns
     -------
@@ -393,10 +557,12 @@ def tile_scene(
     Raises
     ------
     TypeError, ValueError
-        If the scene has no real numbers, or if a tile is larger than the scene.
+        If the scene has no real numbers, if a tile is larger than the scene, or if no tile has
+        ``min_valid`` pixels.
 
     See Also
     --------
+    predict_map : The prediction at every step of a scene.
     SceneTiles : What is returned, with its attributes and methods.
     transform_batches : Features of all tiles, batch by batch.
 
@@ -418,11 +584,27 @@ def tile_scene(
     size = check_pair(owner, "size", size, 1)
     step = size if step is None else check_pair(owner, "step", step, 1)
     check_name(owner, "edge", edge, ("shift", "drop"))
-    opened = open_scene(scene)
+    opened = open_scene(scene, owner, scale)
+    if min_valid is not None:
+        has_type = isinstance(min_valid, Real) and not isinstance(min_valid, bool)
+        rule = "None or a number above 0 and up to 1"
+        is_valid = has_type and 0 < min_valid <= 1
+        require(owner, "min_valid", min_valid, rule, has_type, bool(is_valid))
     if size[0] > opened.shape[0] or size[1] > opened.shape[1]:
         raise ValueError(
             f"Tiles of size {size} are larger than the scene, which has {opened.shape[0]} rows, "
             f"{opened.shape[1]} columns and {opened.shape[2]} channels; use a smaller size. If the "
             "channels come first, move them to the end, as in scene.transpose(1, 2, 0)."
         )
-    return SceneTiles(opened, size, step, edge == "shift")
+    tiles = SceneTiles(opened, size, step, edge == "shift")
+    if min_valid is None:
+        return tiles
+    fractions = tiles.valid_fraction
+    if fractions.max() < min_valid:
+        raise ValueError(
+            f"No tile of the scene has min_valid={min_valid} valid pixels; the largest fraction "
+            f"is {fractions.max():.3g}. Use a smaller value, or check the nodata value of the "
+            "scene."
+        )
+    selected: SceneTiles = tiles[fractions >= min_valid]
+    return selected

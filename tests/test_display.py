@@ -24,6 +24,7 @@ from sklearn_conv.inspection import (
     FeatureMapDisplay,
     GridSearchDisplay,
     KernelDisplay,
+    MapDisplay,
 )
 
 RNG = np.random.default_rng(0)
@@ -121,6 +122,16 @@ PICTURES = {
         search({"kernels": ["gaussian", "patches", "kmeans"], "activation": ["relu", "split"]}),
         x="activation",
         y="kernels",
+    ),
+    "a map of classes": lambda: MapDisplay.from_predictions(
+        make_map((11, 14)),
+        RNG.random((46, 61, 3)),
+        size=6,
+        step=4,
+        labels=["forest $1$", "rock", "water"],
+    ),
+    "a map of numbers": lambda: MapDisplay.from_predictions(
+        RNG.random((6, 7)), COLOR[0], size=2, step=2
     ),
 }
 
@@ -555,3 +566,66 @@ def test_images_of_8_bits_are_shown_as_they_are_and_others_say_how_they_are_scal
         given = ClassActivationDisplay.from_estimator(pipeline, X[0], ax=ax)
         assert len(given.axes_) == len(ax.child_axes) == 1
         plt.close("all")
+
+
+# Maps
+
+
+def make_map(shape):
+    labels = np.array(["forest $1$", "rock", "water"])[np.arange(np.prod(shape)) % 3].reshape(shape)
+    return np.ma.array(labels, mask=np.arange(np.prod(shape)).reshape(shape) % 7 == 0)
+
+
+@pytest.mark.parametrize("with_axes", [False, True])
+def test_a_map_of_classes_has_a_legend_and_opacity(with_axes):
+    scene, values = RNG.random((46, 61, 3)), make_map((11, 14))
+    labels = ["forest $1$", "rock", "water"]
+    probability = RNG.random((11, 14))
+    ax = plt.subplots(layout="constrained")[1] if with_axes else None
+    display = MapDisplay.from_predictions(
+        values, scene, size=6, step=4, labels=labels, probability=probability, ax=ax
+    )
+    assert len(display.axes_) == 1 if with_axes else 2
+    texts = {text.get_text() for text in visible_texts(display.figure_)}
+    assert {*labels, "map"} <= texts
+    drawn = display.axes_[-1].images[-1]
+    pixels = drawn.get_array()
+    np.testing.assert_array_equal(pixels[..., 3], np.where(values.mask, 0, probability))
+    colors = [pixels[values == label][:, :3] for label in labels]
+    assert [len(np.unique(each, axis=0)) for each in colors] == [1, 1, 1]
+    assert len(np.unique(np.concatenate(colors), axis=0)) == 3
+    # The first pixel of the map is at the center of the first tile.
+    left, right, bottom, top = drawn.get_extent()
+    assert (left + (right - left) / 14 / 2, top + (bottom - top) / 11 / 2) == (2.5, 2.5)
+    assert display.axes_[-1].get_xlim() == (-0.5, 60.5)
+
+
+def test_a_map_of_numbers_and_a_large_scene(monkeypatch):
+    monkeypatch.setattr("sklearn_conv.inspection._map.MAX_SIDE", 20)
+    scene = np.ma.array(RNG.random((46, 61)))
+    scene[:4] = np.ma.masked
+    values = RNG.random((23, 30))
+    values[2, 3] = np.nan
+    display = MapDisplay.from_predictions(values, scene, cmap="magma")
+    assert display.image.shape == (11, 15, 1)
+    assert display.extent == (-0.5, 14.5, 11, -0.5)
+    drawn = display.axes_[-1].images[-1]
+    np.testing.assert_array_equal(drawn.get_alpha() == 0, np.isnan(values))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"labels": None}, TypeError, "labels=model.classes_"),
+        ({"size": 5}, ValueError, "does not fit the scene"),
+        ({"values": np.zeros((2, 3, 4))}, ValueError, r"shape \(rows, columns\)"),
+        ({"probability": np.zeros((2, 3))}, ValueError, "'probability' parameter of MapDisplay"),
+        ({"scene": "scene.tif"}, TypeError, "'scene' parameter of MapDisplay"),
+    ],
+)
+def test_wrong_maps_are_refused(change, error, message):
+    arguments = {"values": make_map((11, 14)), "scene": RNG.random((46, 61)), "size": 6, "step": 4}
+    with pytest.raises(error, match=message):
+        MapDisplay.from_predictions(
+            **arguments | {"labels": ["forest $1$", "rock", "water"]} | change
+        )

@@ -25,10 +25,12 @@ from sklearn_conv import (
     inspection,
     make_image_classifier,
     make_image_regressor,
+    predict_map,
     read_images,
     save_batches,
     tile_scene,
     transform_batches,
+    write_map,
 )
 from sklearn_conv._engine.activation import ACTIVATIONS
 from sklearn_conv._engine.geometry import PADDING_MODES
@@ -39,7 +41,9 @@ from sklearn_conv.kernels._initializers import KERNELS
 README = (ROOT / "README.md").read_text()
 PARAMETERS = (ROOT / "docs" / "guide" / "parameters.md").read_text()
 DRAWN = [
-    getattr(inspection, name).from_estimator for name in inspection.__all__ if name[0].isupper()
+    getattr(inspection, name).from_estimator
+    for name in inspection.__all__
+    if hasattr(getattr(inspection, name), "from_estimator")
 ]
 NEEDED = {
     "scale.md": ["dask.array"],
@@ -123,7 +127,10 @@ def documented_defaults(function):
         read_images,
         ImageReader,
         tile_scene,
+        predict_map,
+        write_map,
         save_batches,
+        inspection.MapDisplay.from_predictions,
         *DRAWN,
         class_activation_map,
     ],

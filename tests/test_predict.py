@@ -25,6 +25,7 @@ from sklearn_conv import (
     StridedConv2DTransformer,
     make_image_classifier,
     make_image_regressor,
+    predict_map,
     read_images,
 )
 from sklearn_conv._commands.main import main
@@ -459,3 +460,71 @@ def test_features_of_a_model_can_be_continued(run, saved, tmp_path, monkeypatch,
     content = output.read_bytes()
     assert run(*line)[0] == 0
     assert content == output.read_bytes()
+
+
+# The command map
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """Return the path of a raster of noise, of which some pixels are nodata."""
+    rasterio = pytest.importorskip("rasterio")
+    values = np.random.default_rng(0).integers(1, 256, (3, 30, 41), np.uint8)
+    values[:, :5, :9] = 0
+    place = rasterio.Affine(10, 0, 500_000, 0, -10, 5_600_000)
+    profile = {"driver": "GTiff", "count": 3, "height": 30, "width": 41, "nodata": 0}
+    profile |= {"crs": "EPSG:32632", "transform": place, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "scene.tif", "w", **profile) as raster:
+        raster.write(values)
+    return tmp_path / "scene.tif"
+
+
+@pytest.mark.filterwarnings("ignore:.*each tile by itself")
+def test_the_map_of_a_scene_is_that_of_the_model(run, saved, scene, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    pictures, model = saved
+    code, out, err = run("map", model, scene, "-o", tmp_path / "map.tif", "--step", 3)
+    assert (code, out.rpartition(",")[0]) == (0, f"{tmp_path / 'map.tif'}: 7 x 11 pixels")
+    assert "scaled to 10 x 10 pixels" in err
+    assert "padding='same'" in err
+    with rasterio.open(scene) as opened, rasterio.open(tmp_path / "map.tif") as written:
+        expected = predict_map(fit(pictures)[1], opened, 3)
+        codes, tags = written.read(1), written.tags(1)
+        names = np.array(["", tags["class_1"], tags["class_2"]])
+        np.testing.assert_array_equal(codes == 0, expected.mask)
+        np.testing.assert_array_equal(names[codes][~expected.mask], expected.compressed())
+        assert written.transform[:6] == (30, 0, 500_035, 0, -30, 5_599_965)
+    np.save(tmp_path / "scene.npy", np.full((30, 41, 3), 9, np.uint8))
+    arguments = ["-o", tmp_path / "map.png", "--step", "2", "--scale", "2", "--n-jobs", "2"]
+    assert run("map", model, tmp_path / "scene.npy", *arguments)[0] == 0
+    with Image.open(tmp_path / "map.png") as picture:
+        assert picture.size == (6, 3)
+
+
+def test_maps_of_numbers_and_wrong_arguments_of_map(run, saved, scene, tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    pictures, model = saved
+    files = read_images(pictures)
+    regressor = make_image_regressor("textures", effort="fast", random_state=0)
+    regressor = make_pipeline(ImageReader(), *(step for _, step in regressor.steps))
+    regressor.fit(files.paths, np.arange(len(files), dtype=float))
+    skops.io.dump(regressor, tmp_path / "numbers.skops")
+    output = tmp_path / "map.tif"
+    code, _, err = run("map", tmp_path / "numbers.skops", scene, "-o", output, "--step", 3)
+    assert (code, err) == (0, "")
+    with rasterio.open(output) as written, rasterio.open(scene) as opened:
+        expected = predict_map(regressor[1:], opened, 3)
+        np.testing.assert_allclose(written.read(1), expected, rtol=1e-4)
+    before = scene.read_bytes()
+    for arguments, message in [
+        ([tmp_path / "numbers.skops", scene, "-o", tmp_path / "a.png", "--step", 3], "use .tif"),
+        ([model, scene, "-o", scene, "--step", 3], "is an input"),
+        ([model, scene, "-o", output, "--step", 0], "'step' parameter of map"),
+        ([model, tmp_path / "no.tif", "-o", output, "--step", 3], "no.tif"),
+        ([model, scene, "-o", output], "step"),
+    ]:
+        code, _, err = run("map", *arguments)
+        assert code in (1, 2)
+        assert message in err
+        assert len(err.splitlines()) <= 2
+    assert scene.read_bytes() == before

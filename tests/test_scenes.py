@@ -11,6 +11,7 @@ import pytest
 from sklearn.model_selection import train_test_split
 
 from sklearn_conv import StridedConv2DTransformer, transform_batches
+from sklearn_conv import _scenes as scenes
 from sklearn_conv._scenes import Raster, SceneTiles, tile_scene
 
 RNG = np.random.default_rng(0)
@@ -565,3 +566,93 @@ def test_resolutions_that_fit():
     assert tiles.to_map(np.ones(len(tiles)), 4).shape == (11, 15)
     with pytest.raises(ValueError, match=r"one of \[1, 2, 4\]. Got 8"):
         tiles.to_map(np.ones(len(tiles)), 8)
+
+
+# Reduced resolution, valid pixels
+
+
+def block_means(values, scale):
+    """Return means of blocks without missing pixels, NaN if there is none, in plain loops."""
+    h, w = (length // scale for length in values.shape[:2])
+    result = np.full((h, w, values.shape[2]), np.nan)
+    for y, x, c in np.ndindex(result.shape):
+        part = values[y * scale : (y + 1) * scale, x * scale : (x + 1) * scale, c].astype(float)
+        if (known := part[~np.isnan(part)]).size:
+            result[y, x, c] = known.mean()
+    return result
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("scale", [2, 5])
+def test_tiles_of_a_reduced_resolution_are_means(tmp_path, make, scale, monkeypatch):
+    monkeypatch.setattr(scenes, "READ_BYTES", 1_000)
+    expected, positions = cut(block_means(SCENE, scale), (7, 5), (3, 3), "shift")
+    tiles = tile_scene(make(tmp_path), (7, 5), 3, scale=scale)
+    assert (tiles.shape, tiles.dtype) == (expected.shape, np.float32)
+    np.testing.assert_array_equal(tiles.positions, positions)
+    rounding = 0.51 if make is raster else 1e-4  # GDAL rounds means of integers.
+    np.testing.assert_allclose(np.asarray(tiles), expected, atol=rounding)
+    assert tiles.to_map(np.arange(len(tiles)) * 1.0).shape == (46 // scale, 61 // scale)
+
+
+@pytest.mark.parametrize("make", [raster, lambda folder: labeled()])
+def test_coordinates_of_a_reduced_resolution(tmp_path, make):
+    tiles = tile_scene(make(tmp_path), 10, scale=3)
+    full = tile_scene(make(tmp_path), 30)
+    np.testing.assert_allclose(tiles.coordinates[0], full.coordinates[0])
+    values = tile_scene(make(tmp_path), 5, scale=2, edge="drop").to_map(np.ones(24), 5)
+    if make is not raster:
+        np.testing.assert_allclose(values.y[:2], NORTH - PIXEL * np.array([5, 15]))
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_means_leave_out_missing_pixels(tmp_path, masked):
+    values, with_nan = holes("u1")
+    values, with_nan = (each.transpose(1, 2, 0) for each in (values, with_nan))
+    expected = cut(block_means(with_nan, 4), (5, 5), (5, 5), "shift")[0]
+    if masked:
+        tiles = tile_scene(np.ma.masked_equal(values, 7), 5, scale=4)
+        np.testing.assert_allclose(np.asarray(tiles), expected, rtol=1e-6)
+        return
+    with write_raster(tmp_path / "a.tif", values.transpose(2, 0, 1), nodata=7) as dataset:
+        tiles = np.asarray(tile_scene(dataset, 5, scale=4))
+    np.testing.assert_array_equal(np.isnan(tiles), np.isnan(expected))
+    np.testing.assert_allclose(tiles, expected, atol=0.51)
+
+
+@pytest.mark.parametrize("edge", ["shift", "drop"])
+@pytest.mark.parametrize("step", [3, 16])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_valid_fractions_are_counted(edge, step, scale, monkeypatch):
+    monkeypatch.setattr(scenes, "READ_BYTES", 1_000)
+    values, _ = holes("u1")
+    scene = np.ma.masked_equal(values.transpose(1, 2, 0), 7)
+    tiles = tile_scene(scene, (12, 16), step, edge=edge, scale=scale)
+    fractions = (~np.isnan(np.asarray(tiles)).any(axis=3)).mean(axis=(1, 2))
+    assert 0 < fractions.min() < 1
+    np.testing.assert_allclose(tiles.valid_fraction, fractions)
+    np.testing.assert_allclose(tiles[::3].valid_fraction, fractions[::3])
+    least = float(np.unique(fractions)[-1])
+    chosen = tile_scene(scene, (12, 16), step, edge=edge, scale=scale, min_valid=least)
+    np.testing.assert_array_equal(chosen.positions, tiles.positions[fractions >= least])
+    np.testing.assert_allclose(chosen.valid_fraction, fractions[fractions >= least])
+    assert (tile_scene(SCENE, 16).valid_fraction == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ({"scale": 0}, ValueError, "'scale' parameter"),
+        ({"scale": 1.5}, TypeError, "'scale' parameter"),
+        ({"scale": 47}, ValueError, "at most 46"),
+        ({"scale": 3}, ValueError, "larger than the scene, which has 15 rows"),
+        ({"min_valid": 0}, ValueError, "above 0 and up to 1"),
+        ({"min_valid": 1.5}, ValueError, "above 0 and up to 1"),
+        ({"min_valid": "all"}, TypeError, "above 0 and up to 1"),
+        ({"min_valid": 0.1}, ValueError, "No tile of the scene has min_valid=0.1"),
+    ],
+)
+def test_wrong_scales_and_fractions(parameters, error, message):
+    scene = np.ma.masked_all(SCENE.shape) if parameters.get("min_valid") == 0.1 else SCENE
+    with pytest.raises(error, match=message):
+        tile_scene(scene, 16, **parameters)

@@ -69,7 +69,7 @@ def predict(
     open_table: Any = _open_csv
     if output.suffix.lower() == ".parquet":  # An error before the work without pyarrow
         open_table = import_module("sklearn_conv._saving.parquet").open_table
-    pipeline, facts = _load(model, console)
+    pipeline, facts = load(model, console)
     if output.exists() and output.samefile(model):
         raise cli.UsageError(f"{str(output)!r} is the model; write to another file.")
     files = _find_images(folder, pipeline[0], on_error, running.n_jobs, console)
@@ -110,7 +110,7 @@ def show(
     model
         Model that ends in .skops.
     """
-    pipeline, facts = _load(model, console)
+    pipeline, facts = load(model, console)
     reader, last = pipeline[0], pipeline[-1]
     classes = getattr(last, "classes_", None)
     height, width, channels = reader.image_shape_
@@ -136,7 +136,7 @@ def show(
         print(f"{name}: {printable(str(text))}")
 
 
-def _load(path: Path, console: Console) -> tuple[Pipeline, dict[str, Any]]:
+def load(path: Path, console: Console) -> tuple[Pipeline, dict[str, Any]]:
     """Return a model that predicts something from paths of images, and the facts about it."""
     with console.progress("Loading the model"):
         model, facts = import_module(cli.MODEL_FILE).read_model(path)

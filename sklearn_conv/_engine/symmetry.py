@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sklearn_conv._array_api import namespace
-from sklearn_conv._engine.geometry import Geometry, cut_span
+from sklearn_conv._engine.geometry import Geometry, Span, cut_span
 from sklearn_conv._engine.layer import Advance, Engine, Layer, ignore
 
 BLOCK_BYTES = 2**22
@@ -41,6 +41,19 @@ class View(NamedTuple):
         """Undo `apply`, without a copy."""
         turned_back = np.rot90(images, -self.n_turns, (1, 2))
         return turned_back[:, :, ::-1] if self.is_mirrored else turned_back
+
+    def place(self, place: Sequence[Span], shape: tuple[int, int]) -> tuple[Span, Span]:
+        """Return where rows and columns of an image of a shape are after `apply`."""
+        (rows, columns), (h, w) = place, shape
+        if self.is_mirrored:
+            columns = w - columns[1], w - columns[0]
+        if self.is_transposed:
+            rows, columns, h, w = columns, rows, w, h
+        if self.n_turns in (1, 2):
+            rows = h - rows[1], h - rows[0]
+        if self.n_turns in (2, 3):
+            columns = w - columns[1], w - columns[0]
+        return rows, columns
 
     @property
     def is_transposed(self) -> bool:

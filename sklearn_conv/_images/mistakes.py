@@ -362,7 +362,7 @@ class TransformWatch:
 
     def look(self, images: Any, names: Sequence[int]) -> None:
         """Look at a batch, (b, h, w, c); ``names`` are the numbers of its images in X."""
-        self._look_at_values(images)
+        self.look_at_values(images)
         seen = self._seen
         if seen is None:
             return
@@ -375,7 +375,7 @@ class TransformWatch:
                 colors = _mean_colors(images, COLORS)
                 self._has_warned_of_colors = warn_of_colors(Colors(*seen.colors), colors)
 
-    def _look_at_values(self, images: Any) -> None:
+    def look_at_values(self, images: Any) -> None:
         """Look for fill values and other units."""
         if self._has_warned_of_fill and self._has_warned_of_units:
             return

@@ -9,11 +9,13 @@ from threading import Lock
 
 import numpy as np
 import rasterio
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from sklearn_conv._reading.formats import OpenedImage, Settings, open_bands
+
+AVERAGE = Resampling.average
 
 _opening = Lock()
 

@@ -1,4 +1,4 @@
-"""Draw kernels, their responses, and the evidence for a decision.
+"""Draw kernels, their responses, the evidence for a decision, and maps of scenes.
 
 The displays require matplotlib (extra ``plot``); `class_activation_map` does not.
 """
@@ -7,11 +7,13 @@ from sklearn_conv.inspection._class_activation import ClassActivationDisplay, cl
 from sklearn_conv.inspection._feature_maps import FeatureMapDisplay
 from sklearn_conv.inspection._grid_search import GridSearchDisplay
 from sklearn_conv.inspection._kernels import KernelDisplay
+from sklearn_conv.inspection._map import MapDisplay
 
 __all__ = [
     "ClassActivationDisplay",
     "FeatureMapDisplay",
     "GridSearchDisplay",
     "KernelDisplay",
+    "MapDisplay",
     "class_activation_map",
 ]
