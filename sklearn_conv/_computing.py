@@ -65,11 +65,7 @@ class BatchComputer:
         def find_engine(image: tuple[int, int], dtype: np.dtype = dtype) -> Engine:
             """Return the engine for images with these numbers of rows and columns."""
             geometries = place_views(parameters, image, transformer.kernels_.shape[:2])
-<<<<<<< HEAD
-            layer = make_layer(transformer, parameters, images, geometries[0], dtype)
-=======
             layer = make_layer(transformer, parameters, geometries[0], images.cast, dtype)
->>>>>>> map
             if len(geometries) == 1 and parameters.power == 1:
                 return make(layer)
             return SymmetricEngine(
@@ -120,25 +116,3 @@ class BatchComputer:
             found = found[find_overflow(features[found], images[found], ignores_missing)]
         if len(found):
             warn_of_overflow(features.dtype, images, numbers, ignores_missing)
-
-
-def make_layer(
-    transformer: Any, parameters: Parameters, images: Images, geometry: Geometry, dtype: np.dtype
-) -> Layer:
-    """Return the layer of a fitted transformer, for images on which its windows are placed."""
-    bias = transformer.bias_
-    arrays = {
-        "kernels": transformer.kernels_,
-        "offset": transformer.offset_,
-        "bias": namespace(bias).reshape(bias, (-1, bias.shape[-1])),
-    }
-    return Layer(
-        **{name: images.cast(f"{name}_", array, dtype) for name, array in arrays.items()},
-        geometry=geometry,
-        sides=parameters.sides,
-        eps=transformer.eps_,
-        poolings=None
-        if parameters.poolings is None
-        else [POOLINGS[name] for name in parameters.poolings],
-        pool_grids=parameters.pool_grids,
-    )

@@ -23,11 +23,8 @@ PAGES = {
     "accuracy": "accuracy",
     "recipes": "recipes",
     "search": "guide/searching",
-<<<<<<< HEAD
     "probabilities": "guide/probabilities",
-=======
     "maps": "guide/scenes",
->>>>>>> map
 }
 NEEDS_DATA = {"accuracy", "recipes", "probabilities"}
 NOT_INSTALLED = {
@@ -109,7 +106,6 @@ def make_up_search(search, patch):
     patch(search, "measure", lambda *_: result)
 
 
-<<<<<<< HEAD
 def make_up_probabilities(probabilities, patch):
     def measure(task, folder):
         few = np.zeros((2, 28, 28) if "Fashion" in task.images else (2, 28, 28, 3))
@@ -121,10 +117,10 @@ def make_up_probabilities(probabilities, patch):
     patch(probabilities, "EUROSAT", SimpleNamespace(load=lambda _: tiles))
     patch(probabilities, "measure", measure)
     patch(probabilities, "measure_intervals", lambda _: np.ones((3, 3)))
-=======
+
+
 def make_up_maps(maps, patch):
     patch(maps, "measure", lambda length, steps, n_jobs: dict.fromkeys(steps, (1, 1, 1, 1)))
->>>>>>> map
 
 
 MAKE_UP = {
@@ -134,11 +130,8 @@ MAKE_UP = {
     "accuracy": make_up_accuracy,
     "recipes": make_up_recipes,
     "search": make_up_search,
-<<<<<<< HEAD
     "probabilities": make_up_probabilities,
-=======
     "maps": make_up_maps,
->>>>>>> map
 }
 
 

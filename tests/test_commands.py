@@ -1020,15 +1020,12 @@ def test_commands_of_the_page_print_what_it_says(run, tmp_path, monkeypatch):
             noise = rng.integers(256, size=(60 // grain, 90 // grain, 3), dtype=np.uint8)
             picture = Image.fromarray(noise).resize((90, 60 + i % 3))
             picture.save(tmp_path / "pictures" / label / f"{i}.png")
-<<<<<<< HEAD
             rows.append(f"{label}/{i}.png,{np.asarray(picture).std():.1f}")
     (tmp_path / "contrast.csv").write_text("\n".join(rows))
-=======
     np.save(tmp_path / "scene.npy", rng.integers(256, size=(272, 304, 3), dtype=np.uint8))
->>>>>>> map
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```sh\n(.*?)```\n\n```text\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     for command, output in blocks:
         program, *arguments = shlex.split(command)
         assert program == "sklearn-conv"

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The commands `sklearn-conv features`, `classify`, `regress`, `predict` and `show`.
-=======
-"""The commands `sklearn-conv features`, `classify`, `predict`, `map` and `show`.
->>>>>>> map
+"""The commands `sklearn-conv features`, `classify`, `regress`, `predict`, `map` and `show`.
 
 A command is a function in the module of its name, which uses only what is public. Its parameters
 are options, and its docstring is the help. The parameters of the functions and classes that it

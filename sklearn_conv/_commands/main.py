@@ -33,11 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sklearn-conv: error: Cyclopts is not installed; {INSTALL}", file=sys.stderr)
         return FAILED
     try:
-<<<<<<< HEAD
-        from sklearn_conv._commands import classify, features, options, predict, regress
-=======
-        from sklearn_conv._commands import classify, features, map, options, predict
->>>>>>> map
+        from sklearn_conv._commands import classify, features, map, options, predict, regress
         from sklearn_conv._commands.console import Console
     except KeyboardInterrupt:  # The imports take a second or more.
         print("sklearn-conv: interrupted", file=sys.stderr)
@@ -45,15 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     arguments = sys.argv[1:] if arguments is None else arguments
     commands = {features.features: features.EXAMPLES, classify.classify: classify.EXAMPLES}
-<<<<<<< HEAD
     commands |= {regress.regress: regress.EXAMPLES}
-    commands |= {predict.predict: predict.EXAMPLES, predict.show: predict.SHOW_EXAMPLES}
-    description = "Features and models of images, from the command line."
-=======
     commands |= {predict.predict: predict.EXAMPLES, map.map_scene: map.EXAMPLES}
     commands |= {predict.show: predict.SHOW_EXAMPLES}
-    description = "Features and classifiers of images, from the command line."
->>>>>>> map
+    description = "Features and models of images, from the command line."
     version = f"sklearn-conv {import_module('sklearn_conv').__version__}"
     app = options.make_program(commands, description, version)
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:

@@ -93,7 +93,7 @@ class PixelEvidence:
 
         dtype, not_pooled = images.compute_dtype, parameters._replace(poolings=None)
         layers = {
-            geometry: make_layer(transformer, not_pooled, images, geometry, dtype)
+            geometry: make_layer(transformer, not_pooled, geometry, images.cast, dtype)
             for geometry in geometries
         }
         if parameters.poolings is None and len(views) == 1:
