@@ -8,7 +8,7 @@ time and memory than to average and enlarge all responses.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
@@ -213,7 +213,8 @@ class PixelBase(BaseEstimator, ABC):
     def _check_images(self, X: Any, n_channels: int | None) -> list[Any]:
         """Return the images, which are not read."""
         owner = type(self).__name__
-        if not hasattr(X, "__len__") or not hasattr(X, "__getitem__"):
+        is_list = hasattr(X, "__len__") and hasattr(X, "__getitem__")
+        if not is_list or isinstance(X, str | Mapping):
             raise TypeError(f"{owner} needs an array or a list of images, not {type(X).__name__}.")
         images = [X[i] for i in range(len(X))]
         images = [image if hasattr(image, "shape") else np.asarray(image) for image in images]
@@ -221,7 +222,7 @@ class PixelBase(BaseEstimator, ABC):
             if len(image.shape) not in (2, 3) or 0 in image.shape:
                 raise ValueError(
                     f"Image {i} of X has shape {tuple(image.shape)}, but an image has shape (h, w) "
-                    "or (h, w, c); pass a single image as [image]."
+                    "or (h, w, c); pass a single image as [image], and files as read_images(files)."
                 )
         if not images:
             raise ValueError("X has 0 images, but at least one is needed.")
