@@ -539,9 +539,10 @@ class PixelClassifier(ClassifierMixin, PixelBase):
         with "split" and "dihedral".
     classifier : estimator, default=None
         Classifier of the features. If None, a `StreamingRidgeClassifier` whose alpha predicts
-        squares of 32 x 32 pixels best that were left out, and for which all classes count equally,
-        however many of their pixels are annotated. Streaming ridge models take much less time in
-        ``predict`` than others, and others receive the features of all annotated pixels at once.
+        squares of 32 x 32 pixels best that were left out. Pixels of rare classes weigh more: the
+        weight of a class is proportional to 1 / sqrt(its number of annotated pixels). Streaming
+        ridge models take much less time in ``predict`` than others, and others receive the features
+        of all annotated pixels at once.
     scales : list of int, default=(1, 2, 4)
         Divisors of 128. At scale s, kernels respond to means of s x s pixels.
     boxes : list of int, default=(1, 3, 7)
@@ -713,12 +714,12 @@ class PixelClassifier(ClassifierMixin, PixelBase):
         for label in labels:
             codes = np.searchsorted(found, label[self._has_label(label)])
             counts += np.bincount(codes, minlength=len(found))
-        weights = counts.sum() / (len(found) * counts)
+        weights = np.sqrt(counts.mean() / counts)
         class_weight = dict(zip(found.tolist(), weights.tolist(), strict=True))
         return StreamingRidgeClassifier(1.0, class_weight=class_weight), {"classes": found}
 
     def _weigh(self, targets: np.ndarray) -> np.ndarray:
-        return compute_sample_weight("balanced", targets)
+        return np.sqrt(compute_sample_weight("balanced", targets))
 
     def _columns(self, targets: np.ndarray) -> np.ndarray:
         columns = self.classes_[1:] if len(self.classes_) == 2 else self.classes_

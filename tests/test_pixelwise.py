@@ -217,7 +217,7 @@ def test_score_reads_places_with_labels_only():
         model.score([image[:300], image[:, 100:]], [labels[:300], labels[:, 100:]])
 
 
-def test_classes_count_equally_however_few_of_their_pixels_are_annotated():
+def test_a_class_is_found_however_few_of_its_pixels_are_annotated():
     image, labels = scene((120, 140))
     known = np.where(np.arange(140) < 70, labels, 0)
     known[10:100:5, 120] = 2  # 18 pixels, and 8,400 of the other class
