@@ -8,7 +8,7 @@ time and memory than to average and enlarge all responses.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
@@ -216,7 +216,8 @@ class PixelBase(BaseEstimator, ABC):
     def _check_images(self, X: Any, n_channels: int | None) -> list[Any]:
         """Return the images, which are not read."""
         owner = type(self).__name__
-        if not hasattr(X, "__len__") or not hasattr(X, "__getitem__"):
+        is_list = hasattr(X, "__len__") and hasattr(X, "__getitem__")
+        if not is_list or isinstance(X, str | Mapping):
             raise TypeError(f"{owner} needs an array or a list of images, not {type(X).__name__}.")
         images = [X[i] for i in range(len(X))]
         images = [image if hasattr(image, "shape") else np.asarray(image) for image in images]
@@ -224,7 +225,7 @@ class PixelBase(BaseEstimator, ABC):
             if len(image.shape) not in (2, 3) or 0 in image.shape:
                 raise ValueError(
                     f"Image {i} of X has shape {tuple(image.shape)}, but an image has shape (h, w) "
-                    "or (h, w, c); pass a single image as [image]."
+                    "or (h, w, c); pass a single image as [image], and files as read_images(files)."
                 )
         if not images:
             raise ValueError("X has 0 images, but at least one is needed.")
@@ -435,7 +436,7 @@ class PixelBase(BaseEstimator, ABC):
             return
         errors, weights = (columns - predicted)[:, is_known], self._weigh(targets[is_known])
         blocks = np.unique(groups[is_known], return_inverse=True)[1]
-        squares = np.square(errors).mean(axis=2)
+        squares = np.square(errors).mean(axis=2) * weights
         losses = np.stack([np.bincount(blocks, each) for each in squares])
         worse = losses - losses[losses.sum(axis=1).argmin()]
         bounds = len(losses[0]) ** 0.5 * worse.std(axis=1)
@@ -556,9 +557,10 @@ class PixelClassifier(ClassifierMixin, PixelBase):
         quantiles as ``bias`` and "dihedral".
     classifier : estimator, default=None
         Classifier of the features. If None, a `StreamingRidgeClassifier` whose alpha predicts
-        squares of 32 x 32 pixels best that were left out, and for which all classes count equally,
-        however many of their pixels are annotated. Streaming ridge models take much less time in
-        ``predict`` than others, and others receive the features of all annotated pixels at once.
+        squares of 32 x 32 pixels best that were left out. Pixels of rare classes weigh more: the
+        weight of a class is proportional to 1 / sqrt(its number of annotated pixels). Streaming
+        ridge models take much less time in ``predict`` than others, and others receive the features
+        of all annotated pixels at once.
     scales : list of int, default=(1, 2, 4)
         Divisors of 128. At scale s, kernels respond to means of s x s pixels.
     boxes : list of int, default=(1, 3, 7)
@@ -730,12 +732,12 @@ class PixelClassifier(ClassifierMixin, PixelBase):
         for label in labels:
             codes = np.searchsorted(found, label[self._has_label(label)])
             counts += np.bincount(codes, minlength=len(found))
-        weights = counts.sum() / (len(found) * counts)
+        weights = np.sqrt(counts.mean() / counts)
         class_weight = dict(zip(found.tolist(), weights.tolist(), strict=True))
         return StreamingRidgeClassifier(1.0, class_weight=class_weight), {"classes": found}
 
     def _weigh(self, targets: np.ndarray) -> np.ndarray:
-        return compute_sample_weight("balanced", targets)
+        return np.sqrt(compute_sample_weight("balanced", targets))
 
     def _columns(self, targets: np.ndarray) -> np.ndarray:
         columns = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
