@@ -289,13 +289,7 @@ class PixelBase(BaseEstimator, ABC):
         if self.features is not None:
             return self.features
         return StridedConv2DTransformer(
-            16,
-            5,
-            kernels="patches",
-            whiten=True,
-            bias="quantile",
-            n_biases=2,
-            symmetries="dihedral",
+            8, 5, kernels="pca", whiten=True, activation="split", symmetries="dihedral"
         )
 
     def _margins(self) -> tuple[list[int], int]:
@@ -553,8 +547,8 @@ class PixelClassifier(ClassifierMixin, PixelBase):
     features : StridedConv2DTransformer, default=None
         Transformer that says which kernels, preprocessing, bias, activation and symmetries the
         responses have. Its ``stride``, ``padding``, ``pooling``, ``pool_grid``, ``flatten`` and
-        ``random_state`` are ignored. If None, 16 whitened patches of 5 x 5 pixels with two
-        quantiles as ``bias`` and "dihedral".
+        ``random_state`` are ignored. If None, eight whitened principal components of 5 x 5 pixels
+        with "split" and "dihedral".
     classifier : estimator, default=None
         Classifier of the features. If None, a `StreamingRidgeClassifier` whose alpha predicts
         squares of 32 x 32 pixels best that were left out. Pixels of rare classes weigh more: the
