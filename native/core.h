@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define SKLEARN_CONV_INTERFACE 3
+#define SKLEARN_CONV_INTERFACE 4
 
 #ifdef _WIN32
 #define SKLEARN_CONV_EXPORT extern "C" __declspec(dllexport)
@@ -124,11 +124,15 @@ struct Call {
   // If not null, there is one image, responses are added to these sums, and `out` is not used:
   // [column of the result][output][sum, max][n_padded]
   double* sums;
+  // If not null, pixels have 8 bits, and a matrix unit multiplies them by these weights: panels of two
+  // tiles of kernels, [panel][step][term][tile][pair][kernel][2]. Each weight is the sum of three terms.
+  const void* tiles;
   int64_t n_tiles;    // number of tiles that use the same weights, which then come from the
                       // first-level cache, one after the other; sums of such a group are in float
   void* pixels;       // buffer for the copy of the pixels of a band, and for a vector more
   void* windows;      // buffer for n_tiles * positions windows of n_weights + 1 numbers, each filled
-                      // up to full vectors, and for a vector more
+                      // up to full vectors, and for a vector more; with `tiles`, for n_tiles *
+                      // tile_windows windows of n_weights numbers of 16 bits
   double* cell_sums;  // buffer for the sums of a cell, [output][sum, max][n_padded]
 };
 
@@ -136,6 +140,7 @@ struct Call {
 struct Code {
   int64_t vector_bytes;
   int64_t positions;  // number of windows of a tile
+  int64_t tile_windows;  // number of windows of two tiles of a matrix unit; 0: there is none
   void (*compute)(const Layer*, const Band*, const Call*);
 };
 

@@ -18,6 +18,10 @@
 
 #include <string.h>
 
+#ifdef __AMX_BF16__
+#include <immintrin.h>
+#endif
+
 // Clang would load the pixels of all windows of a tile before it uses the first one, and have too few
 // registers for them.
 #ifdef __clang__
@@ -175,35 +179,41 @@ struct Tile {
     if (panel.n_outputs > 1) each<P, V>([&](int p, int v) { total[p][v] = z[p][v]; });
     for (int64_t output = 0; output < panel.n_outputs; output++) {
       if (output > 0) each<P, V>([&](int p, int v) { z[p][v] = total[p][v]; });
-      const Output& chosen = panel.outputs[output];
-      if (chosen.constant) {
-#pragma GCC unroll 2
-        for (int v = 0; v < V; v++) {
-          const Vector<T> constant = load(static_cast<const T*>(chosen.constant) + panel.first_kernel + v * lanes);
-          if (chosen.is_negative)
-#pragma GCC unroll 16
-            for (int p = 0; p < P; p++) z[p][v] = constant - z[p][v];
-          else
-#pragma GCC unroll 16
-            for (int p = 0; p < P; p++) z[p][v] += constant;
-        }
-      }
-      activate(z, chosen.function);
-      T* const group = panel.group + output * 2 * MAX_WIDTH;
+      pool(panel, z, places, output);
+    }
+  }
+
+  // Activate responses for an output, and add them to the group or write them to the maps
+  static inline __attribute__((always_inline)) void pool(const Panel<T>& panel, Responses z, const int64_t* places,
+                                                         int64_t output) {
+    const Output& chosen = panel.outputs[output];
+    if (chosen.constant) {
 #pragma GCC unroll 2
       for (int v = 0; v < V; v++) {
-        T* const target = group + v * lanes;
-        if (panel.sums) {
-          const Vector<T> s = sum<0, P>(z, v);
-          store(target, panel.is_first ? s : s + load(target));
-        }
-        if (panel.maxima) {
-          const Vector<T> m = maximum(z, v);
-          store(target + MAX_WIDTH, panel.is_first ? m : larger(m, load(target + MAX_WIDTH)));
-        }
+        const Vector<T> constant = load(static_cast<const T*>(chosen.constant) + panel.first_kernel + v * lanes);
+        if (chosen.is_negative)
+#pragma GCC unroll 16
+          for (int p = 0; p < P; p++) z[p][v] = constant - z[p][v];
+        else
+#pragma GCC unroll 16
+          for (int p = 0; p < P; p++) z[p][v] += constant;
       }
-      if (panel.maps) write(panel, z, places, output);
     }
+    activate(z, chosen.function);
+    T* const group = panel.group + output * 2 * MAX_WIDTH;
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) {
+      T* const target = group + v * lanes;
+      if (panel.sums) {
+        const Vector<T> s = sum<0, P>(z, v);
+        store(target, panel.is_first ? s : s + load(target));
+      }
+      if (panel.maxima) {
+        const Vector<T> m = maximum(z, v);
+        store(target + MAX_WIDTH, panel.is_first ? m : larger(m, load(target + MAX_WIDTH)));
+      }
+    }
+    if (panel.maps) write(panel, z, places, output);
   }
 
   static inline void write(const Panel<T>& panel, Responses z, const int64_t* places, int64_t output) {
@@ -506,14 +516,18 @@ struct Walk {
     for (int64_t p = 0; p < n; p++) {
       group.windows[p] = window;
       group.places[p] = place;
-      window += band.column_step;
-      place += out_strides[2];
-      if (++column == cell[3]) {
-        column = cell[2];
-        row++;
-        window = pixels + row * band.row_step + column * band.column_step;
-        place = (row - cell[0]) * out_strides[1];
-      }
+      step();
+    }
+  }
+
+  void step() {
+    window += band.column_step;
+    place += out_strides[2];
+    if (++column == cell[3]) {
+      column = cell[2];
+      row++;
+      window = pixels + row * band.row_step + column * band.column_step;
+      place = (row - cell[0]) * out_strides[1];
     }
   }
 };
@@ -544,6 +558,19 @@ bool change_windows(const Image<T>& image, Group<T>& group) {
     group.windows[p] = copy;
   }
   return true;
+}
+
+// Set what all panels of a layer have in common; `group` has room for the sums and maxima of all outputs.
+template <class T>
+void prepare_panel(const Layer& layer, const Call& call, T* group, Panel<T>& panel) {
+  memset(group, 0, layer.n_outputs * 2 * MAX_WIDTH * sizeof(T));
+  panel.group = group;
+  panel.n_outputs = layer.n_outputs;
+  panel.outputs = layer.outputs;
+  panel.maps = layer.n_poolings == 0;
+  panel.out_step = call.out_strides[4];
+  for (int64_t i = 0; i < layer.n_poolings; i++)
+    (JOINED[layer.poolings[i]] == SUM ? panel.sums : panel.maxima) = true;
 }
 
 // Compute the cell of an image whose features begin at `out`: groups of tiles, for all panels of kernels
@@ -606,14 +633,7 @@ void compute_image(const Layer& layer, const Band& band, const Call& call, int64
     image.may_have_offset = !layer.is_normalized && call.pixel != PIXEL_u1 && call.pixel != PIXEL_i1 &&
                             may_have_offset(layer, band, pixels);
   T sums[MAX_OUTPUTS * 2 * MAX_WIDTH];
-  memset(sums, 0, layer.n_outputs * 2 * MAX_WIDTH * sizeof(T));
-  image.panel.group = sums;
-  image.panel.n_outputs = layer.n_outputs;
-  image.panel.outputs = layer.outputs;
-  image.panel.maps = layer.n_poolings == 0;
-  image.panel.out_step = call.out_strides[4];
-  for (int64_t i = 0; i < layer.n_poolings; i++)
-    (JOINED[layer.poolings[i]] == SUM ? image.panel.sums : image.panel.maxima) = true;
+  prepare_panel(layer, call, sums, image.panel);
   T* const out = static_cast<T*>(call.out) + number * call.out_strides[0];
   for (int64_t i = 0; i < band.n_cells; i++) {
     const int64_t* cell = band.cells + 6 * i;
@@ -621,7 +641,15 @@ void compute_image(const Layer& layer, const Band& band, const Call& call, int64
   }
 }
 
+#ifdef __AMX_BF16__
+#include "amx.h"
+#else
+constexpr int64_t TILE_WINDOWS = 0;
+inline void compute_in_tiles(const Layer&, const Band&, const Call&) {}
+#endif
+
 void compute(const Layer* layer, const Band* band, const Call* call) {
+  if (TILE_WINDOWS && call->tiles) return compute_in_tiles(*layer, *band, *call);
   for (int64_t image = 0; image < call->n_images; image++)
     if (layer->is_double)
       compute_image<double>(*layer, *band, *call, image);
@@ -632,4 +660,4 @@ void compute(const Layer* layer, const Band* band, const Call* call) {
 }  // namespace
 
 extern const Code CODE(SKLEARN_CONV_LEVEL);
-const Code CODE(SKLEARN_CONV_LEVEL) = {VECTOR_BYTES, POSITIONS, compute};
+const Code CODE(SKLEARN_CONV_LEVEL) = {VECTOR_BYTES, POSITIONS, TILE_WINDOWS, compute};

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from ctypes import addressof, byref
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import groupby, pairwise, product
 from math import ceil, prod
 from typing import NamedTuple
@@ -45,6 +45,18 @@ BAND_BYTES = 2**21
 
 WINDOW_BYTES = 2**15
 """Maximum size of the windows that are copied at a time, unless those of one tile are larger."""
+
+TILE_BYTES = 2**19
+"""The same for a matrix unit."""
+
+TILE, STEP = 16, 32
+"""Kernels of a tile of weights of a matrix unit, and weights of each kernel."""
+
+MIN_TILE_WEIGHT = 2.0**-100
+"""With smaller weights, terms would be subnormal; with the inverse, sums could overflow."""
+
+MAX_TILE_WEIGHTS = 2**15
+"""Number of pixels of a window whose squares, at most 255**2, have a sum of 32 bits."""
 
 CALL_MULTIPLICATIONS = 2 * 10**8
 """Approximate number of multiplications in a call of the library, which takes some milliseconds.
@@ -81,6 +93,7 @@ class NativeEngine:
             NumpyEngine(self._layer).compute(images, out, n_jobs, advance)
             return
         self._check(images, out)
+        self._tiles_for(images.dtype)  # The weights are packed before threads need them.
         n = len(images)
         multiplications = prod(self._layer.geometry.output_shape) * self._layer.kernels.size
         is_worth = n * multiplications >= MIN_MULTIPLICATIONS
@@ -192,20 +205,31 @@ class NativeEngine:
             for column, (left, right) in enumerate(columns):
                 features[row, column, p] = pooling.finish(joined[column], height * (right - left))
 
+    def _tiles_for(self, dtype: np.dtype) -> int | None:
+        """Return the address of the weights for a matrix unit, or None to use vectors."""
+        if dtype.itemsize > 1 or not self._level.tile_windows or self._packed.tiles is None:
+            return None
+        return address(self._packed.tiles)
+
     def _call(
         self, band: Band, images: np.ndarray, out: np.ndarray | None, sums: np.ndarray | None = None
     ) -> None:
         """Compute a band of images; write its features to ``out``, or add to ``sums``."""
         layer, empty = self._packed, self._workspace.empty
         itemsize, more = self._layer.kernels.itemsize, self._level.vector_bytes
-        n_bytes = (layer.struct.n_weights + 1) * itemsize
-        n_bytes = self._level.positions * (n_bytes + -n_bytes % more)  # of the windows of a tile
-        n_tiles = min(MAX_TILES, max(1, WINDOW_BYTES // n_bytes))
+        if tiles := self._tiles_for(images.dtype):
+            n_bytes = self._level.tile_windows * layer.tile_pitch * 2
+            n_tiles = min(MAX_TILES, max(1, TILE_BYTES // n_bytes))
+        else:
+            n_bytes = (layer.struct.n_weights + 1) * itemsize
+            n_bytes = self._level.positions * (n_bytes + -n_bytes % more)  # of windows of a tile
+            n_tiles = min(MAX_TILES, max(1, WINDOW_BYTES // n_bytes))
         call = CallStruct(
             n_images=len(images),
             images=address(images),
             strides=images.strides,
             pixel=self._library.pixels[images.dtype],
+            tiles=tiles,
             n_tiles=n_tiles,
             pixels=address(empty("pixels", (band.n_numbers * itemsize + more,), BYTES)),
             windows=address(empty("windows", (n_tiles * n_bytes + more,), BYTES)),
@@ -228,6 +252,7 @@ class PackedLayer:
         dtype, lanes = layer.kernels.dtype, level.vector_bytes // layer.kernels.itemsize
         self.n_padded = -(-k // lanes) * lanes
         kernels = layer.kernels.reshape(-1, k)
+        self._kernels = kernels
         sums = kernels.sum(axis=0, dtype=np.float64)
         rows = np.zeros((len(kernels) + 1, self.n_padded), dtype)
         rows[:-1, :k], rows[-1, :k] = kernels, sums
@@ -269,6 +294,40 @@ class PackedLayer:
             is_normalized=layer.eps > 0,
             eps=layer.eps,
         )
+
+    @property
+    def tile_pitch(self) -> int:
+        """Number of weights of a kernel, filled up to whole tiles."""
+        return -(-len(self._kernels) // STEP) * STEP
+
+    @cached_property
+    def tiles(self) -> np.ndarray | None:
+        """Weights as sums of three numbers in bfloat16, for a matrix unit.
+
+        None if it would not be as accurate as vectors: it takes subnormal numbers for 0.
+        """
+        d, k = self._kernels.shape
+        sizes = np.abs(np.concatenate([self._kernels.ravel(), self._shift]))
+        is_small = (sizes == 0) | (sizes >= MIN_TILE_WEIGHT)
+        is_exact = self._kernels.dtype == np.float32 and d <= MAX_TILE_WEIGHTS
+        if not (is_exact and (is_small & (sizes <= 1 / MIN_TILE_WEIGHT)).all()):
+            return None
+        rest = np.zeros((self.tile_pitch, self.n_padded), np.float32)
+        rest[:d, :k] = self._kernels
+        terms = np.empty((3, *rest.shape), np.uint16)
+        for term in terms:
+            bits = rest.view(np.uint32)
+            term[...] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16  # round to even
+            rest -= (term.astype(np.uint32) << 16).view(np.float32)
+        packed = aligned_empty(terms.size, terms.dtype)
+        panels = [
+            terms[:, :, start : start + 2 * TILE]
+            .reshape(3, -1, STEP // 2, 2, min(2 * TILE, self.n_padded - start) // TILE, TILE)
+            .transpose(1, 0, 4, 2, 5, 3)
+            .ravel()
+            for start in range(0, self.n_padded, 2 * TILE)
+        ]
+        return np.concatenate(panels, out=packed)
 
 
 class CellPart(NamedTuple):

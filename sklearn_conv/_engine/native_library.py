@@ -19,7 +19,7 @@ from sklearn_conv._engine.activation import ACTIVATIONS, Function
 from sklearn_conv._engine.layer import Layer
 from sklearn_conv._engine.pooling import POOLINGS, Pooling
 
-INTERFACE = 3
+INTERFACE = 4
 """Version of the interface in ``native/core.h``."""
 
 MAX_TILES, MAX_OUTPUTS = 8, 32
@@ -71,7 +71,7 @@ class CallStruct(Structure):
     """Images, buffers, and the place of the result."""
 
     _fields_: ClassVar = _fields(
-        "n_images images* strides pixel out* out_strides sums* n_tiles pixels* windows* cell_sums*",
+        "n_images images* strides pixel out* out_strides sums* tiles* n_tiles pixels* windows* cell_sums*",
         strides=c_int64 * 4,
         out_strides=c_int64 * 5,
     )
@@ -84,9 +84,11 @@ class Level(Structure):
     vector_bytes: int
     positions: int
     """Number of windows of a tile."""
+    tile_windows: int
+    """Number of windows of two tiles of a matrix unit, or 0 if there is none."""
     compute: Callable[..., None]
     _fields_: ClassVar = _fields(
-        "vector_bytes positions compute",
+        "vector_bytes positions tile_windows compute",
         compute=CFUNCTYPE(None, POINTER(LayerStruct), POINTER(BandStruct), POINTER(CallStruct)),
     )
 

@@ -1,0 +1,317 @@
+// Products of pixels of 8 bits on the matrix unit (AMX), as accurate as in float.
+//
+// An integer of 8 bits, and the difference of two of them, is exact in bfloat16. A float, which has 24
+// binary digits, is the sum of three numbers in bfloat16, which have 8. So the sum of three products is
+// as good as a product in float, and the matrix unit computes 16 x 16 x 32 products at a time.
+//
+// Windows are copied one after the other, those of several cells together. Responses of 32 windows and
+// 32 kernels are stored, and then activated and pooled by the vector unit, while the matrix unit
+// computes the next ones. tile.cpp includes this file in its namespace.
+
+typedef uint16_t Bfloat16;  // the bits of a number
+
+constexpr int TILE = 16;     // windows, and kernels, of a tile
+constexpr int STEP = 32;     // numbers of a window in a tile
+constexpr int N_TERMS = 3;   // of a weight
+constexpr int64_t TILE_WINDOWS = 2 * TILE;
+constexpr int64_t MAX_WINDOWS = MAX_TILES * TILE_WINDOWS;
+constexpr int N_RESPONSES = 2 * TILE * MAX_WIDTH;  // [window][kernel]
+
+// Steps whose products are added one after the other, like TERMS
+constexpr int64_t MAX_STEPS = 24;
+
+// ---- Tiles ------------------------------------------------------------------------------------
+
+struct Configuration {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// The compiler knows neither the registers nor what is read, so the order of these functions is kept.
+template <int tile>
+inline void load_tile(const void* first_row, int64_t step) {
+#ifdef __SANITIZE_ADDRESS__
+  for (int row = 0; row < TILE; row++)
+    for (int byte : {0, 63}) (void)*(static_cast<const volatile char*>(first_row) + row * step + byte);
+#endif
+  asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(first_row), "r"(step), "i"(tile) : "memory");
+}
+
+template <int tile>
+inline void store_tile(float* first_row) {
+  asm volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(first_row), "r"(MAX_WIDTH * sizeof(float)), "i"(tile) : "memory");
+}
+
+template <int tile>
+inline void clear_tile() {
+  asm volatile("tilezero %%tmm%c0" ::"i"(tile));
+}
+
+template <int responses, int windows, int weights>
+inline void add_product() {
+  asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(responses), "i"(windows), "i"(weights));
+}
+
+// Store the responses of W tiles of windows and V tiles of kernels
+template <int W, int V>
+inline void multiply(const Bfloat16* windows, int64_t pitch, const Bfloat16* weights, int64_t n_steps, float* responses) {
+  const int64_t row = pitch * sizeof(Bfloat16);
+  clear_tile<0>();
+  clear_tile<1>();
+  clear_tile<2>();
+  clear_tile<3>();
+  for (int64_t step = 0; step < n_steps; step++, windows += STEP) {
+    load_tile<4>(windows, row);
+    if (W > 1) load_tile<5>(windows + TILE * pitch, row);
+#pragma GCC unroll 3
+    for (int term = 0; term < N_TERMS; term++, weights += V * TILE * STEP) {
+      load_tile<6>(weights, STEP * sizeof(Bfloat16));
+      if (V > 1) load_tile<7>(weights + TILE * STEP, STEP * sizeof(Bfloat16));
+      add_product<0, 4, 6>();
+      if (V > 1) add_product<1, 4, 7>();
+      if (W > 1) add_product<2, 5, 6>();
+      if (W > 1 && V > 1) add_product<3, 5, 7>();
+    }
+  }
+  store_tile<0>(responses);
+  if (V > 1) store_tile<1>(responses + TILE);
+  if (W > 1) store_tile<2>(responses + TILE * MAX_WIDTH);
+  if (W > 1 && V > 1) store_tile<3>(responses + TILE * MAX_WIDTH + TILE);
+}
+
+template <int W, int V>
+void multiply_in_parts(const Bfloat16* windows, int64_t pitch, const Bfloat16* weights, float* responses) {
+  const int64_t n_steps = pitch / STEP;
+  multiply<W, V>(windows, pitch, weights, n_steps < MAX_STEPS ? n_steps : MAX_STEPS, responses);
+  for (int64_t step = MAX_STEPS; step < n_steps; step += MAX_STEPS) {
+    alignas(64) float more[N_RESPONSES];
+    multiply<W, V>(windows + step * STEP, pitch, weights + step * N_TERMS * V * TILE * STEP,
+                   n_steps - step < MAX_STEPS ? n_steps - step : MAX_STEPS, more);
+    for (int i = 0; i < W * TILE * MAX_WIDTH; i++) responses[i] += more[i];
+  }
+}
+
+// ---- Windows ----------------------------------------------------------------------------------
+
+template <>
+inline Bfloat16 convert<uint8_t, Bfloat16>(uint8_t value) {
+  const float exact = value;
+  uint32_t bits;
+  memcpy(&bits, &exact, 4);
+  return bits >> 16;
+}
+template <>
+inline Bfloat16 convert<int8_t, Bfloat16>(int8_t value) {
+  const float exact = value;
+  uint32_t bits;
+  memcpy(&bits, &exact, 4);
+  return bits >> 16;
+}
+
+// Copy a window, and fill it with zeros up to full steps, or further: the next window is not copied yet.
+// Return the factor of its responses.
+inline float fill_window(const Layer& layer, const Band& band, const Bfloat16* source, int64_t, Bfloat16* window) {
+  copy_window(layer, band, source, window);
+  store(window + layer.n_weights, Vector<Bfloat16>{});
+  return 1;
+}
+
+// The same for integers, of which one is subtracted, as in `normalize`. Their sums are exact.
+inline float fill_window(const Layer& layer, const Band& band, const int16_t* source, int64_t pitch, int16_t* window) {
+  const int64_t d = layer.n_weights;
+  copy_window(layer, band, source, window);
+  const __m512i center = _mm512_set1_epi16(window[d / 2]), one = _mm512_set1_epi16(1);
+  _mm512_storeu_si512(window + d, center);  // becomes 0
+  __m512i sums = _mm512_setzero_si512(), squares = sums;
+  for (int64_t j = 0; j < pitch; j += STEP) {
+    const __m512i x = _mm512_sub_epi16(_mm512_loadu_si512(window + j), center);
+    sums = _mm512_add_epi32(sums, _mm512_madd_epi16(x, one));
+    squares = _mm512_add_epi32(squares, _mm512_madd_epi16(x, x));
+    const __m512i low = _mm512_cvtepi16_epi32(_mm512_castsi512_si256(x));
+    const __m512i high = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(x, 1));
+    _mm512_storeu_si512(window + j, (__m512i)_mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(high), _mm512_cvtepi32_ps(low)));
+  }
+  const int64_t sum = _mm512_reduce_add_epi32(sums), square = _mm512_reduce_add_epi32(squares);
+  const double variance = double(d * square - sum * sum) / (double(d) * double(d));
+  return float(1 / __builtin_sqrt(variance + layer.eps));
+}
+
+// ---- Cells ------------------------------------------------------------------------------------
+
+// Windows of a cell that follow one another in a batch
+struct Segment {
+  const int64_t* cell;
+  float* out;  // features of the image
+  int64_t n;
+  bool begins, ends;  // whether they are the first, and the last, of the cell
+};
+
+// Windows, also those of several images, that use the same weights one after the other
+struct Batch {
+  const Layer& layer;
+  const Call& call;
+  const int64_t pitch = (layer.n_weights + STEP - 1) / STEP * STEP;
+  Panel<float> panel = {};
+  int64_t n = 0, n_segments = 0;
+  float factors[MAX_WINDOWS] = {};
+  int64_t places[MAX_WINDOWS] = {};
+  Segment segments[MAX_WINDOWS] = {};
+};
+
+// Responses of at most two tiles of windows, which are not pooled yet
+struct Pending {
+  int64_t k, first, n;
+  const float* responses;
+};
+
+typedef void (*PoolFunction)(const Panel<float>&, const float*, const float*, const int64_t*);
+
+// Windows that are pooled together
+constexpr int64_t POOLED = 8;
+
+template <int P, int V>
+void pool_responses(const Panel<float>& panel, const float* responses, const float* factors, const int64_t* places) {
+  typedef Tile<float, P, V> Own;
+  for (int64_t output = 0; output < panel.n_outputs; output++) {
+    Vector<float> z[P][V];
+    each<P, V>([&](int p, int v) {
+      z[p][v] = load(responses + p * MAX_WIDTH + v * TILE) * factors[p] + load(panel.shift + v * TILE);
+    });
+    Own::pool(panel, z, places, output);
+  }
+}
+
+struct PoolFunctions {
+  PoolFunction of[POOLED + 1][3] = {};
+  template <int P>
+  constexpr void fill() {
+    of[P][1] = pool_responses<P, 1>;
+    of[P][2] = pool_responses<P, 2>;
+    if constexpr (P > 1) fill<P - 1>();
+  }
+  constexpr PoolFunctions() { fill<POOLED>(); }
+};
+constexpr PoolFunctions POOL_FUNCTIONS;
+
+// Write the features of a segment for a panel of kernels, or add them to those of its cell
+inline void end_segment(const Batch& batch, const Segment& segment, int64_t k) {
+  const Layer& layer = batch.layer;
+  const Call& call = batch.call;
+  const int64_t* const cell = segment.cell;
+  const int64_t n_positions = (cell[1] - cell[0]) * (cell[3] - cell[2]);
+  const int64_t width = layer.n_padded - k < MAX_WIDTH ? layer.n_padded - k : MAX_WIDTH;
+  const int64_t n = layer.n_kernels - k < width ? layer.n_kernels - k : width;
+  if (segment.begins && segment.ends && !call.sums)
+    return finish(layer, call, batch.panel.group, MAX_WIDTH, n_positions, n, batch.panel.out);
+  double* const sums = call.sums ? call.sums + cell[5] * 2 * layer.n_outputs * layer.n_padded : call.cell_sums;
+  join_group(layer, batch.panel.group, width, segment.begins && !call.sums, sums + k);
+  if (segment.ends && !call.sums)
+    finish(layer, call, sums + k, layer.n_padded, n_positions, n, batch.panel.out);
+}
+
+// Pools the responses of a batch, in the order of its panels and windows
+struct Pooler {
+  Batch& batch;
+  const Segment* segment = batch.segments;
+  int64_t n_done = 0;  // windows of the segment
+
+  void pool(const Pending& pending) {
+    const int64_t k = pending.k;
+    const Layer& layer = batch.layer;
+    Panel<float>& panel = batch.panel;
+    const int n_vectors = layer.n_padded - k >= MAX_WIDTH ? 2 : 1;
+    if (pending.first == 0) segment = batch.segments;
+    panel.shift = static_cast<const float*>(layer.shift) + k;
+    panel.first_kernel = k;
+    panel.n_kernels = layer.n_kernels - k;
+    for (int64_t p = 0, n; p < pending.n; p += n) {
+      const int64_t left = segment->n - n_done, in_tile = pending.n - p;
+      n = left < in_tile ? left : in_tile;
+      if (n > POOLED) n = POOLED;
+      const int64_t window = pending.first + p;
+      const int64_t* const strides = batch.call.out_strides;
+      panel.out = segment->out + segment->cell[4] * strides[1] + segment->cell[5] * strides[2] + k;
+      panel.is_first = n_done == 0;
+      POOL_FUNCTIONS.of[n][n_vectors](panel, pending.responses + p * MAX_WIDTH, batch.factors + window,
+                                      batch.places + window);
+      n_done += n;
+      if (n_done == segment->n) {
+        if (!panel.maps) end_segment(batch, *segment, k);
+        segment++;
+        n_done = 0;
+      }
+    }
+  }
+};
+
+// Compute the features of the windows of a batch, and empty it
+inline void compute_batch(Batch& batch) {
+  alignas(64) float responses[2][N_RESPONSES];
+  const Layer& layer = batch.layer;
+  const Bfloat16* const windows = static_cast<const Bfloat16*>(batch.call.windows);
+  const Bfloat16* const tiles = static_cast<const Bfloat16*>(batch.call.tiles);
+  Pooler pooler = {batch};
+  Pending pending = {};
+  int parity = 0;
+  for (int64_t k = 0; k < layer.n_padded; k += MAX_WIDTH) {
+    const bool is_wide = layer.n_padded - k >= MAX_WIDTH;
+    const Bfloat16* const weights = tiles + k * N_TERMS * batch.pitch;
+    for (int64_t first = 0; first < batch.n; first += TILE_WINDOWS) {
+      const int64_t n = batch.n - first < TILE_WINDOWS ? batch.n - first : TILE_WINDOWS;
+      float* const target = responses[parity];
+      const auto function = n > TILE ? is_wide ? multiply_in_parts<2, 2> : multiply_in_parts<2, 1>
+                                     : is_wide ? multiply_in_parts<1, 2> : multiply_in_parts<1, 1>;
+      function(windows + first * batch.pitch, batch.pitch, weights, target);
+      if (pending.n) pooler.pool(pending);
+      pending = {k, first, n, target};
+      parity ^= 1;
+    }
+  }
+  pooler.pool(pending);
+  batch.n = batch.n_segments = 0;
+}
+
+template <class P>  // Bfloat16, or int16_t if windows are normalized
+void compute_in_tiles(const Layer& layer, const Band& band, const Call& call) {
+  P* const pixels = static_cast<P*>(call.pixels);
+  float group[MAX_OUTPUTS * 2 * MAX_WIDTH];
+  Batch batch = {layer, call};
+  prepare_panel(layer, call, group, batch.panel);
+  const int64_t max_windows = call.n_tiles * TILE_WINDOWS;
+  for (int64_t number = 0; number < call.n_images; number++) {
+    const char* const image = call.images + number * call.strides[0];
+    if (call.pixel == PIXEL_u1)
+      copy_pixels<uint8_t, P>(layer, band, image, call.strides, pixels);
+    else
+      copy_pixels<int8_t, P>(layer, band, image, call.strides, pixels);
+    float* const out = static_cast<float*>(call.out) + number * call.out_strides[0];
+    for (int64_t i = 0; i < band.n_cells; i++) {
+      const int64_t* const cell = band.cells + 6 * i;
+      Walk<P> walk = {pixels, band, cell, call.out_strides};
+      int64_t left = (cell[1] - cell[0]) * (cell[3] - cell[2]);
+      for (bool begins = true; left > 0; begins = false) {
+        const int64_t free = max_windows - batch.n, n = left < free ? left : free;
+        left -= n;
+        batch.segments[batch.n_segments++] = {cell, out, n, begins, left == 0};
+        for (const int64_t stop = batch.n + n; batch.n < stop; batch.n++, walk.step()) {
+          P* const window = static_cast<P*>(call.windows) + batch.n * batch.pitch;
+          batch.factors[batch.n] = fill_window(layer, band, walk.window, batch.pitch, window);
+          batch.places[batch.n] = walk.place;
+        }
+        if (batch.n == max_windows) compute_batch(batch);
+      }
+    }
+  }
+  if (batch.n) compute_batch(batch);
+}
+
+void compute_in_tiles(const Layer& layer, const Band& band, const Call& call) {
+  const Configuration configuration;
+  asm volatile("ldtilecfg %0" ::"m"(configuration));
+  if (layer.is_normalized)
+    compute_in_tiles<int16_t>(layer, band, call);
+  else
+    compute_in_tiles<Bfloat16>(layer, band, call);
+  asm volatile("tilerelease");
+}
