@@ -53,9 +53,11 @@ inline void add_product() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(responses), "i"(windows), "i"(weights));
 }
 
-// Store the responses of W tiles of windows and V tiles of kernels
-template <int W, int V>
-inline void multiply(const Bfloat16* windows, int64_t pitch, const Bfloat16* weights, int64_t n_steps, float* responses) {
+// Store the responses of W tiles of windows and V tiles of kernels. In between, the vector unit does a part
+// of some other work after each few products: all of it is more than the processor looks ahead to.
+template <int W, int V, class F>
+inline void multiply(const Bfloat16* windows, int64_t pitch, const Bfloat16* weights, int64_t n_steps, float* responses,
+                     F do_other_work) {
   const int64_t row = pitch * sizeof(Bfloat16);
   clear_tile<0>();
   clear_tile<1>();
@@ -72,22 +74,24 @@ inline void multiply(const Bfloat16* windows, int64_t pitch, const Bfloat16* wei
       if (V > 1) add_product<1, 4, 7>();
       if (W > 1) add_product<2, 5, 6>();
       if (W > 1 && V > 1) add_product<3, 5, 7>();
+      do_other_work();
     }
   }
+  while (do_other_work()) continue;
   store_tile<0>(responses);
   if (V > 1) store_tile<1>(responses + TILE);
   if (W > 1) store_tile<2>(responses + TILE * MAX_WIDTH);
   if (W > 1 && V > 1) store_tile<3>(responses + TILE * MAX_WIDTH + TILE);
 }
 
-template <int W, int V>
-void multiply_in_parts(const Bfloat16* windows, int64_t pitch, const Bfloat16* weights, float* responses) {
+template <int W, int V, class F>
+void multiply_in_parts(const Bfloat16* windows, int64_t pitch, const Bfloat16* weights, float* responses, F do_other_work) {
   const int64_t n_steps = pitch / STEP;
-  multiply<W, V>(windows, pitch, weights, n_steps < MAX_STEPS ? n_steps : MAX_STEPS, responses);
+  multiply<W, V>(windows, pitch, weights, n_steps < MAX_STEPS ? n_steps : MAX_STEPS, responses, do_other_work);
   for (int64_t step = MAX_STEPS; step < n_steps; step += MAX_STEPS) {
     alignas(64) float more[N_RESPONSES];
     multiply<W, V>(windows + step * STEP, pitch, weights + step * N_TERMS * V * TILE * STEP,
-                   n_steps - step < MAX_STEPS ? n_steps - step : MAX_STEPS, more);
+                   n_steps - step < MAX_STEPS ? n_steps - step : MAX_STEPS, more, do_other_work);
     for (int i = 0; i < W * TILE * MAX_WIDTH; i++) responses[i] += more[i];
   }
 }
@@ -109,28 +113,40 @@ inline Bfloat16 convert<int8_t, Bfloat16>(int8_t value) {
   return bits >> 16;
 }
 
-// Copy a window, and fill it with zeros up to full steps, or further: the next window is not copied yet.
-// Return the factor of its responses.
-inline float fill_window(const Layer& layer, const Band& band, const Bfloat16* source, int64_t, Bfloat16* window) {
-  copy_window(layer, band, source, window);
-  store(window + layer.n_weights, Vector<Bfloat16>{});
+inline __m512i load_piece(const Piece* piece, const void* window) {
+  return _mm512_maskz_loadu_epi16(piece->lanes, static_cast<const int16_t*>(window) + piece->start);
+}
+
+// Return the next vector of a window, filled up with zeros
+inline __m512i next_vector(const Piece*& piece, const void* window) {
+  __m512i x = load_piece(piece, window);
+  for (; !piece->is_last; piece++) x = _mm512_or_si512(x, load_piece(piece + 1, window));
+  piece++;
+  return x;
+}
+
+// Copy a window, filled up to full steps; return the factor of its responses
+inline float fill_window(const Layer&, const Band& band, const Bfloat16* source, int64_t pitch, void* window) {
+  const Piece* piece = band.pieces;
+  for (int64_t j = 0; j < pitch; j += STEP)
+    _mm512_store_si512(static_cast<Bfloat16*>(window) + j, next_vector(piece, source));
   return 1;
 }
 
 // The same for integers, of which one is subtracted, as in `normalize`. Their sums are exact.
-inline float fill_window(const Layer& layer, const Band& band, const int16_t* source, int64_t pitch, int16_t* window) {
+inline float fill_window(const Layer& layer, const Band& band, const int16_t* source, int64_t pitch, void* window) {
   const int64_t d = layer.n_weights;
-  copy_window(layer, band, source, window);
-  const __m512i center = _mm512_set1_epi16(window[d / 2]), one = _mm512_set1_epi16(1);
-  _mm512_storeu_si512(window + d, center);  // becomes 0
+  const __m512i center = _mm512_set1_epi16(source[band.numbers[d / 2]]), one = _mm512_set1_epi16(1);
+  const Piece* piece = band.pieces;
   __m512i sums = _mm512_setzero_si512(), squares = sums;
   for (int64_t j = 0; j < pitch; j += STEP) {
-    const __m512i x = _mm512_sub_epi16(_mm512_loadu_si512(window + j), center);
+    const __mmask32 inside = d - j < STEP ? (1u << (d - j)) - 1 : ~0u;
+    const __m512i x = _mm512_maskz_sub_epi16(inside, next_vector(piece, source), center);
     sums = _mm512_add_epi32(sums, _mm512_madd_epi16(x, one));
     squares = _mm512_add_epi32(squares, _mm512_madd_epi16(x, x));
-    const __m512i low = _mm512_cvtepi16_epi32(_mm512_castsi512_si256(x));
-    const __m512i high = _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(x, 1));
-    _mm512_storeu_si512(window + j, (__m512i)_mm512_cvtne2ps_pbh(_mm512_cvtepi32_ps(high), _mm512_cvtepi32_ps(low)));
+    const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(x)));
+    const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(x, 1)));
+    _mm512_store_si512(static_cast<Bfloat16*>(window) + j, (__m512i)_mm512_cvtne2ps_pbh(high, low));
   }
   const int64_t sum = _mm512_reduce_add_epi32(sums), square = _mm512_reduce_add_epi32(squares);
   const double variance = double(d * square - sum * sum) / (double(d) * double(d));
@@ -159,15 +175,17 @@ struct Batch {
   Segment segments[MAX_WINDOWS] = {};
 };
 
-// Responses of at most two tiles of windows, which are not pooled yet
-struct Pending {
-  int64_t k, first, n;
-  const float* responses;
+// Windows of a segment, and of two tiles, that are pooled together
+struct Chunk {
+  int64_t first, n;
+  const Segment* segment;
+  float* out;         // features of the cell
+  bool begins, ends;  // whether they are the first, and the last, of the segment
 };
 
 typedef void (*PoolFunction)(const Panel<float>&, const float*, const float*, const int64_t*);
 
-// Windows that are pooled together
+// Maximum number of windows of a chunk
 constexpr int64_t POOLED = 8;
 
 template <int P, int V>
@@ -195,7 +213,7 @@ struct PoolFunctions {
 constexpr PoolFunctions POOL_FUNCTIONS;
 
 // Write the features of a segment for a panel of kernels, or add them to those of its cell
-inline void end_segment(const Batch& batch, const Segment& segment, int64_t k) {
+__attribute__((noinline)) void end_segment(const Batch& batch, const Segment& segment, int64_t k) {
   const Layer& layer = batch.layer;
   const Call& call = batch.call;
   const int64_t* const cell = segment.cell;
@@ -210,65 +228,84 @@ inline void end_segment(const Batch& batch, const Segment& segment, int64_t k) {
     finish(layer, call, sums + k, layer.n_padded, n_positions, n, batch.panel.out);
 }
 
-// Pools the responses of a batch, in the order of its panels and windows
-struct Pooler {
-  Batch& batch;
+// Divide the windows of a batch into chunks; return where those of each two tiles begin
+inline void divide_batch(const Batch& batch, Chunk* chunk, const Chunk** of_tiles) {
   const Segment* segment = batch.segments;
-  int64_t n_done = 0;  // windows of the segment
-
-  void pool(const Pending& pending) {
-    const int64_t k = pending.k;
-    const Layer& layer = batch.layer;
-    Panel<float>& panel = batch.panel;
-    const int n_vectors = layer.n_padded - k >= MAX_WIDTH ? 2 : 1;
-    if (pending.first == 0) segment = batch.segments;
-    panel.shift = static_cast<const float*>(layer.shift) + k;
-    panel.first_kernel = k;
-    panel.n_kernels = layer.n_kernels - k;
-    for (int64_t p = 0, n; p < pending.n; p += n) {
-      const int64_t left = segment->n - n_done, in_tile = pending.n - p;
-      n = left < in_tile ? left : in_tile;
-      if (n > POOLED) n = POOLED;
-      const int64_t window = pending.first + p;
-      const int64_t* const strides = batch.call.out_strides;
-      panel.out = segment->out + segment->cell[4] * strides[1] + segment->cell[5] * strides[2] + k;
-      panel.is_first = n_done == 0;
-      POOL_FUNCTIONS.of[n][n_vectors](panel, pending.responses + p * MAX_WIDTH, batch.factors + window,
-                                      batch.places + window);
-      n_done += n;
-      if (n_done == segment->n) {
-        if (!panel.maps) end_segment(batch, *segment, k);
-        segment++;
-        n_done = 0;
-      }
+  const int64_t* const strides = batch.call.out_strides;
+  for (int64_t window = 0, n, n_done = 0; window < batch.n; window += n) {
+    if (window % TILE_WINDOWS == 0) *of_tiles++ = chunk;
+    const int64_t left = segment->n - n_done, in_tiles = TILE_WINDOWS - window % TILE_WINDOWS;
+    n = left < in_tiles ? left : in_tiles;
+    if (n > POOLED) n = POOLED;
+    float* const out = segment->out + segment->cell[4] * strides[1] + segment->cell[5] * strides[2];
+    *chunk++ = {window, n, segment, out, n_done == 0, n == left};
+    n_done += n;
+    if (n == left) {
+      segment++;
+      n_done = 0;
     }
+  }
+  *of_tiles = chunk;
+}
+
+// Pools the responses of two tiles of windows
+struct Pooler {
+  Batch* batch;
+  const Chunk *next, *stop;
+  int64_t k;
+  const float* responses;  // of the first window of the batch, if it were in these tiles
+  int n_vectors;
+
+  // Pool the next chunk; return whether there was one
+  inline __attribute__((always_inline)) bool pool() {
+    if (next == stop) return false;
+    const Chunk& chunk = *next++;
+    batch->panel.out = chunk.out + k;
+    batch->panel.is_first = chunk.begins;
+    POOL_FUNCTIONS.of[chunk.n][n_vectors](batch->panel, responses + chunk.first * MAX_WIDTH,
+                                          batch->factors + chunk.first, batch->places + chunk.first);
+    if (chunk.ends && !batch->panel.maps) end_segment(*batch, *chunk.segment, k);
+    return true;
   }
 };
 
 // Compute the features of the windows of a batch, and empty it
 inline void compute_batch(Batch& batch) {
-  alignas(64) float responses[2][N_RESPONSES];
+  // A tile that is loaded from the same place in another page waits for one that is stored, and both of
+  // these fill a page: their places are always the same.
+  alignas(4096) float responses[2][N_RESPONSES];
+  Chunk chunks[MAX_WINDOWS];
+  const Chunk* of_tiles[MAX_TILES + 1];
+  divide_batch(batch, chunks, of_tiles);
   const Layer& layer = batch.layer;
   const Bfloat16* const windows = static_cast<const Bfloat16*>(batch.call.windows);
   const Bfloat16* const tiles = static_cast<const Bfloat16*>(batch.call.tiles);
-  Pooler pooler = {batch};
-  Pending pending = {};
+  Pooler pooler = {&batch, chunks, chunks, 0, nullptr, 0};
+  const auto pool = [&pooler] { return pooler.pool(); };
   int parity = 0;
   for (int64_t k = 0; k < layer.n_padded; k += MAX_WIDTH) {
     const bool is_wide = layer.n_padded - k >= MAX_WIDTH;
     const Bfloat16* const weights = tiles + k * N_TERMS * batch.pitch;
     for (int64_t first = 0; first < batch.n; first += TILE_WINDOWS) {
-      const int64_t n = batch.n - first < TILE_WINDOWS ? batch.n - first : TILE_WINDOWS;
+      const Bfloat16* const source = windows + first * batch.pitch;
       float* const target = responses[parity];
-      const auto function = n > TILE ? is_wide ? multiply_in_parts<2, 2> : multiply_in_parts<2, 1>
-                                     : is_wide ? multiply_in_parts<1, 2> : multiply_in_parts<1, 1>;
-      function(windows + first * batch.pitch, batch.pitch, weights, target);
-      if (pending.n) pooler.pool(pending);
-      pending = {k, first, n, target};
+      if (batch.n - first > TILE && is_wide)
+        multiply_in_parts<2, 2>(source, batch.pitch, weights, target, pool);
+      else if (batch.n - first > TILE)
+        multiply_in_parts<2, 1>(source, batch.pitch, weights, target, pool);
+      else if (is_wide)
+        multiply_in_parts<1, 2>(source, batch.pitch, weights, target, pool);
+      else
+        multiply_in_parts<1, 1>(source, batch.pitch, weights, target, pool);
+      const Chunk** const here = of_tiles + first / TILE_WINDOWS;
+      pooler = {&batch, here[0], here[1], k, target - first * MAX_WIDTH, is_wide ? 2 : 1};
+      batch.panel.shift = static_cast<const float*>(layer.shift) + k;
+      batch.panel.first_kernel = k;
+      batch.panel.n_kernels = layer.n_kernels - k;
       parity ^= 1;
     }
   }
-  pooler.pool(pending);
+  while (pooler.pool()) continue;
   batch.n = batch.n_segments = 0;
 }
 
@@ -295,7 +332,7 @@ void compute_in_tiles(const Layer& layer, const Band& band, const Call& call) {
         left -= n;
         batch.segments[batch.n_segments++] = {cell, out, n, begins, left == 0};
         for (const int64_t stop = batch.n + n; batch.n < stop; batch.n++, walk.step()) {
-          P* const window = static_cast<P*>(call.windows) + batch.n * batch.pitch;
+          Bfloat16* const window = static_cast<Bfloat16*>(call.windows) + batch.n * batch.pitch;
           batch.factors[batch.n] = fill_window(layer, band, walk.window, batch.pitch, window);
           batch.places[batch.n] = walk.place;
         }

@@ -23,7 +23,7 @@
 // Functions that an activation applies to the responses: (name, result for a vector z). NaN stays NaN.
 #define FUNCTIONS(LINE)             \
   LINE(identity, z)                 \
-  LINE(relu, zero > z ? zero : z)   \
+  LINE(relu, positive(z))           \
   LINE(abs, zero > z ? -z : z)      \
   LINE(square, z * z)               \
   LINE(step, z > zero ? one : zero)
@@ -62,6 +62,13 @@ struct Output {
 struct Run {
   int64_t start;   // first number, from the first number of the window
   int64_t length;
+};
+
+// Numbers of a window that are consecutive in the copy of the pixels and in a vector of 32 numbers
+struct Piece {
+  int64_t start;    // the place of the vector's first number, if all of them were consecutive
+  int64_t lanes;    // bits of the numbers of the piece
+  int64_t is_last;  // whether it is the last one of its vector
 };
 
 // Limits that the caller must respect
@@ -107,6 +114,7 @@ struct Band {
   const int32_t* numbers;   // (n_weights,): place of each number of a window, from its first number
   int64_t n_runs;
   const Run* runs;          // the same, as runs of consecutive numbers
+  const Piece* pieces;      // the same, as pieces of vectors
   int64_t corner;           // numbers from the first weight to the last one of the first row
   int64_t n_cells;
   const int64_t* cells;  // (n_cells, 6): first and last + 1 row, the same for columns, row and column of the result

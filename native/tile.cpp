@@ -18,7 +18,7 @@
 
 #include <string.h>
 
-#ifdef __AMX_BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -70,6 +70,16 @@ inline Vector<T> load(const T* source) {
 template <class T>
 inline void store(T* target, Vector<T> value) {
   *reinterpret_cast<typename Types<T>::Unaligned*>(target) = value;
+}
+
+// Return the larger one of 0 and each number; NaN stays
+template <class V>
+inline V positive(V z) {
+  const V zero = {};
+#ifdef __AVX512F__
+  if constexpr (sizeof(z[0]) == 4) return V(_mm512_max_ps(__m512(zero), __m512(z)));
+#endif
+  return zero > z ? zero : z;
 }
 
 // Everything that the tiles of a panel have in common

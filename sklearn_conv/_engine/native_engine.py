@@ -364,7 +364,8 @@ class Band:
         runs = np.concatenate([starts, np.full_like(starts, length)], axis=1, dtype=np.int64)
         spans = np.array([(*cell.rows, *cell.columns, *cell[2:]) for cell in cells], np.int64)
         spans -= [top, top, left, left, 0, 0]
-        self._arrays = rows.pixels, segments, numbers, runs, spans  # The structure points to them.
+        pieces = _pieces(numbers.ravel())
+        self._arrays = rows.pixels, segments, numbers, runs, pieces, spans  # The structure points to them.
         self.struct = BandStruct(
             n_rows=rows.n_pixels,
             rows=address(rows.pixels),
@@ -376,6 +377,7 @@ class Band:
             numbers=address(numbers),
             n_runs=len(runs),
             runs=address(runs),
+            pieces=address(pieces),
             corner=(columns.size - 1) * columns.dilation * c + c - 1,
             n_cells=len(cells),
             cells=address(spans),
@@ -467,6 +469,29 @@ def _cut_span(span: Span, fits: Callable[[Span], bool]) -> list[Span]:
     n_parts = ceil((stop - start) / low)
     cuts = [start + i * (stop - start) // n_parts for i in range(n_parts + 1)]
     return [*pairwise(cuts)]
+
+
+def _pieces(numbers: np.ndarray) -> np.ndarray:
+    """Divide the numbers of a window into consecutive ones in vectors of `STEP` numbers.
+
+    Each piece is (place of the first number of the vector, bits of its numbers, whether it is last).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> _pieces(np.array([0, 1, 2, 10, 11, 12]))
+    array([[ 0,  7,  0],
+           [ 7, 56,  1]])
+    """
+    place = np.arange(len(numbers) + 1)
+    breaks = place % STEP == 0
+    breaks[1:-1] |= np.diff(numbers) != 1
+    breaks[-1] = True
+    edges = np.flatnonzero(breaks)
+    starts, lanes = edges[:-1], edges[:-1] % STEP
+    bits = ((1 << np.diff(edges)) - 1) << lanes
+    is_last = np.append(lanes[1:] == 0, True)
+    return np.stack([numbers[starts] - lanes, bits, is_last], axis=1).astype(np.int64)
 
 
 def _segments(index: np.ndarray) -> np.ndarray:

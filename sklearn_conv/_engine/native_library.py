@@ -63,7 +63,7 @@ class BandStruct(Structure):
 
     _fields_: ClassVar = _fields(
         "n_rows rows* n_columns n_segments segments* row_step column_step numbers* n_runs runs* "
-        "corner n_cells cells*"
+        "pieces* corner n_cells cells*"
     )
 
 
