@@ -98,19 +98,18 @@ void multiply_in_parts(const Bfloat16* windows, int64_t pitch, const Bfloat16* w
 
 // ---- Windows ----------------------------------------------------------------------------------
 
-template <>
-inline Bfloat16 convert<uint8_t, Bfloat16>(uint8_t value) {
-  const float exact = value;
+inline Bfloat16 to_bfloat16(float exact) {
   uint32_t bits;
   memcpy(&bits, &exact, 4);
   return bits >> 16;
 }
 template <>
+inline Bfloat16 convert<uint8_t, Bfloat16>(uint8_t value) {
+  return to_bfloat16(value);
+}
+template <>
 inline Bfloat16 convert<int8_t, Bfloat16>(int8_t value) {
-  const float exact = value;
-  uint32_t bits;
-  memcpy(&bits, &exact, 4);
-  return bits >> 16;
+  return to_bfloat16(value);
 }
 
 inline __m512i load_piece(const Piece* piece, const void* window) {
@@ -163,7 +162,7 @@ struct Segment {
   bool begins, ends;  // whether they are the first, and the last, of the cell
 };
 
-// Windows, also those of several images, that use the same weights one after the other
+// Windows of an image that use the same weights one after the other
 struct Batch {
   const Layer& layer;
   const Call& call;
@@ -217,7 +216,7 @@ __attribute__((noinline)) void end_segment(const Batch& batch, const Segment& se
   const Layer& layer = batch.layer;
   const Call& call = batch.call;
   const int64_t* const cell = segment.cell;
-  const int64_t n_positions = (cell[1] - cell[0]) * (cell[3] - cell[2]);
+  const int64_t n_positions = count_windows(cell);
   const int64_t width = layer.n_padded - k < MAX_WIDTH ? layer.n_padded - k : MAX_WIDTH;
   const int64_t n = layer.n_kernels - k < width ? layer.n_kernels - k : width;
   if (segment.begins && segment.ends && !call.sums)
@@ -315,7 +314,11 @@ void compute_in_tiles(const Layer& layer, const Band& band, const Call& call) {
   float group[MAX_OUTPUTS * 2 * MAX_WIDTH];
   Batch batch = {layer, call};
   prepare_panel(layer, call, group, batch.panel);
-  const int64_t max_windows = call.n_tiles * TILE_WINDOWS;
+  // All batches of an image have about the same length, which does not depend on other images.
+  int64_t n_windows = 0;
+  for (int64_t i = 0; i < band.n_cells; i++) n_windows += count_windows(band.cells + 6 * i);
+  const int64_t most = call.n_tiles * TILE_WINDOWS, n_batches = (n_windows + most - 1) / most;
+  const int64_t max_windows = ((n_windows + n_batches - 1) / n_batches + TILE - 1) / TILE * TILE;
   for (int64_t number = 0; number < call.n_images; number++) {
     const char* const image = call.images + number * call.strides[0];
     if (call.pixel == PIXEL_u1)
@@ -326,7 +329,7 @@ void compute_in_tiles(const Layer& layer, const Band& band, const Call& call) {
     for (int64_t i = 0; i < band.n_cells; i++) {
       const int64_t* const cell = band.cells + 6 * i;
       Walk<P> walk = {pixels, band, cell, call.out_strides};
-      int64_t left = (cell[1] - cell[0]) * (cell[3] - cell[2]);
+      int64_t left = count_windows(cell);
       for (bool begins = true; left > 0; begins = false) {
         const int64_t free = max_windows - batch.n, n = left < free ? left : free;
         left -= n;
@@ -339,8 +342,8 @@ void compute_in_tiles(const Layer& layer, const Band& band, const Call& call) {
         if (batch.n == max_windows) compute_batch(batch);
       }
     }
+    if (batch.n) compute_batch(batch);
   }
-  if (batch.n) compute_batch(batch);
 }
 
 void compute_in_tiles(const Layer& layer, const Band& band, const Call& call) {

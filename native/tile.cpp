@@ -503,6 +503,8 @@ struct Image {
   Panel<T> panel;
 };
 
+inline int64_t count_windows(const int64_t* cell) { return (cell[1] - cell[0]) * (cell[3] - cell[2]); }
+
 // Windows of some tiles, which use the same weights
 template <class T>
 struct Group {
@@ -591,7 +593,7 @@ void compute_cell(Image<T>& image, const int64_t* cell, T* out) {
   const Layer& layer = image.layer;
   const Call& call = image.call;
   Panel<T>& panel = image.panel;
-  const int64_t n_positions = (cell[1] - cell[0]) * (cell[3] - cell[2]);
+  const int64_t n_positions = count_windows(cell);
   const int64_t n_tiles = (n_positions + POSITIONS - 1) / POSITIONS;
   // The first `n_wider` tiles have one position more than the others.
   const int64_t n_in_tile = n_positions / n_tiles, n_wider = n_positions - n_in_tile * n_tiles;

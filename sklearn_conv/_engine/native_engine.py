@@ -52,6 +52,9 @@ TILE_BYTES = 2**19
 TILE, STEP = 16, 32
 """Kernels of a tile of weights of a matrix unit, and weights of each kernel."""
 
+MIN_TILE_PRODUCTS = 1500
+"""Number of products of a window and all kernels below which vectors are faster."""
+
 MIN_TILE_WEIGHT = 2.0**-100
 """With smaller weights, terms would be subnormal; with the inverse, sums could overflow."""
 
@@ -304,13 +307,14 @@ class PackedLayer:
     def tiles(self) -> np.ndarray | None:
         """Weights as sums of three numbers in bfloat16, for a matrix unit.
 
-        None if it would not be as accurate as vectors: it takes subnormal numbers for 0.
+        None if it would be slower than vectors, or less accurate: it takes subnormal numbers for 0.
         """
         d, k = self._kernels.shape
-        sizes = np.abs(np.concatenate([self._kernels.ravel(), self._shift]))
-        is_small = (sizes == 0) | (sizes >= MIN_TILE_WEIGHT)
-        is_exact = self._kernels.dtype == np.float32 and d <= MAX_TILE_WEIGHTS
-        if not (is_exact and (is_small & (sizes <= 1 / MIN_TILE_WEIGHT)).all()):
+        if self._kernels.dtype != np.float32 or d > MAX_TILE_WEIGHTS or d * k < MIN_TILE_PRODUCTS:
+            return None
+        sizes = np.abs(self._kernels)
+        is_normal = (sizes >= MIN_TILE_WEIGHT) & (sizes <= 1 / MIN_TILE_WEIGHT)
+        if not (is_normal | (sizes == 0)).all():
             return None
         rest = np.zeros((self.tile_pitch, self.n_padded), np.float32)
         rest[:d, :k] = self._kernels
@@ -365,7 +369,14 @@ class Band:
         spans = np.array([(*cell.rows, *cell.columns, *cell[2:]) for cell in cells], np.int64)
         spans -= [top, top, left, left, 0, 0]
         pieces = _pieces(numbers.ravel())
-        self._arrays = rows.pixels, segments, numbers, runs, pieces, spans  # The structure points to them.
+        self._arrays = (
+            rows.pixels,
+            segments,
+            numbers,
+            runs,
+            pieces,
+            spans,
+        )  # The structure points to them.
         self.struct = BandStruct(
             n_rows=rows.n_pixels,
             rows=address(rows.pixels),
@@ -472,9 +483,10 @@ def _cut_span(span: Span, fits: Callable[[Span], bool]) -> list[Span]:
 
 
 def _pieces(numbers: np.ndarray) -> np.ndarray:
-    """Divide the numbers of a window into consecutive ones in vectors of `STEP` numbers.
+    """Divide the numbers of a window into pieces that are consecutive, also in vectors.
 
-    Each piece is (place of the first number of the vector, bits of its numbers, whether it is last).
+    A vector has `STEP` numbers. Each piece is (place of the first number of the vector, bits of
+    its own numbers, whether it is the last piece of the vector).
 
     Examples
     --------
