@@ -6,7 +6,8 @@
 //
 // Windows are copied one after the other, those of several cells together. Responses of 32 windows and
 // 32 kernels are stored, and then activated and pooled by the vector unit, while the matrix unit
-// computes the next ones. tile.cpp includes this file in its namespace.
+// computes the next ones. If the last numbers of a window fill at most half of a step, it has copies
+// of them, which are multiplied by several terms at a time. tile.cpp includes this file in its namespace.
 
 typedef uint16_t Bfloat16;  // the bits of a number
 
@@ -53,11 +54,12 @@ inline void add_product() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(responses), "i"(windows), "i"(weights));
 }
 
-// Store the responses of W tiles of windows and V tiles of kernels. In between, the vector unit does a part
+// Store the responses of W tiles of windows and V tiles of kernels; n_last is the number of products of the
+// last step. In between, the vector unit does a part
 // of some other work after each few products: all of it is more than the processor looks ahead to.
 template <int W, int V, class F>
-inline void multiply(const Bfloat16* windows, int64_t pitch, const Bfloat16* weights, int64_t n_steps, float* responses,
-                     F do_other_work) {
+inline void multiply(const Bfloat16* windows, int64_t pitch, const Bfloat16* weights, int64_t n_steps, int64_t n_last,
+                     float* responses, F do_other_work) {
   const int64_t row = pitch * sizeof(Bfloat16);
   clear_tile<0>();
   clear_tile<1>();
@@ -66,8 +68,8 @@ inline void multiply(const Bfloat16* windows, int64_t pitch, const Bfloat16* wei
   for (int64_t step = 0; step < n_steps; step++, windows += STEP) {
     load_tile<4>(windows, row);
     if (W > 1) load_tile<5>(windows + TILE * pitch, row);
-#pragma GCC unroll 3
-    for (int term = 0; term < N_TERMS; term++, weights += V * TILE * STEP) {
+    const int64_t n_terms = step < n_steps - 1 ? N_TERMS : n_last;
+    for (int64_t term = 0; term < n_terms; term++, weights += V * TILE * STEP) {
       load_tile<6>(weights, STEP * sizeof(Bfloat16));
       if (V > 1) load_tile<7>(weights + TILE * STEP, STEP * sizeof(Bfloat16));
       add_product<0, 4, 6>();
@@ -85,13 +87,16 @@ inline void multiply(const Bfloat16* windows, int64_t pitch, const Bfloat16* wei
 }
 
 template <int W, int V, class F>
-void multiply_in_parts(const Bfloat16* windows, int64_t pitch, const Bfloat16* weights, float* responses, F do_other_work) {
+void multiply_in_parts(const Bfloat16* windows, int64_t pitch, const Bfloat16* weights, int64_t n_last, float* responses,
+                       F do_other_work) {
   const int64_t n_steps = pitch / STEP;
-  multiply<W, V>(windows, pitch, weights, n_steps < MAX_STEPS ? n_steps : MAX_STEPS, responses, do_other_work);
+  if (n_steps <= MAX_STEPS) return multiply<W, V>(windows, pitch, weights, n_steps, n_last, responses, do_other_work);
+  multiply<W, V>(windows, pitch, weights, MAX_STEPS, N_TERMS, responses, do_other_work);
   for (int64_t step = MAX_STEPS; step < n_steps; step += MAX_STEPS) {
     alignas(64) float more[N_RESPONSES];
+    const bool is_last = n_steps - step <= MAX_STEPS;
     multiply<W, V>(windows + step * STEP, pitch, weights + step * N_TERMS * V * TILE * STEP,
-                   n_steps - step < MAX_STEPS ? n_steps - step : MAX_STEPS, more, do_other_work);
+                   is_last ? n_steps - step : MAX_STEPS, is_last ? n_last : N_TERMS, more, do_other_work);
     for (int i = 0; i < W * TILE * MAX_WIDTH; i++) responses[i] += more[i];
   }
 }
@@ -124,8 +129,13 @@ inline __m512i next_vector(const Piece*& piece, const void* window) {
   return x;
 }
 
-// Copy a window, filled up to full steps; return the factor of its responses
-inline float fill_window(const Layer&, const Band& band, const Bfloat16* source, int64_t pitch, void* window) {
+// Bits of the lanes of the vector that begins at number j, of the first n numbers
+inline __mmask32 lanes_inside(int64_t n, int64_t j) {
+  return n - j >= STEP ? ~0u : n > j ? (1u << (n - j)) - 1 : 0;
+}
+
+// Copy a window, with the copies of its last numbers, filled up to full steps; return the factor of its responses
+inline float fill_window(const Layer&, const Band& band, const Bfloat16* source, int64_t, int64_t pitch, void* window) {
   const Piece* piece = band.pieces;
   for (int64_t j = 0; j < pitch; j += STEP)
     _mm512_store_si512(static_cast<Bfloat16*>(window) + j, next_vector(piece, source));
@@ -133,18 +143,19 @@ inline float fill_window(const Layer&, const Band& band, const Bfloat16* source,
 }
 
 // The same for integers, of which one is subtracted, as in `normalize`. Their sums are exact.
-inline float fill_window(const Layer& layer, const Band& band, const int16_t* source, int64_t pitch, void* window) {
-  const int64_t d = layer.n_weights;
+inline float fill_window(const Layer& layer, const Band& band, const int16_t* source, int64_t n_copies, int64_t pitch,
+                         void* window) {
+  const int64_t d = layer.n_weights, n_more = (n_copies - 1) * (d % STEP);
   const __m512i center = _mm512_set1_epi16(source[band.numbers[d / 2]]), one = _mm512_set1_epi16(1);
   const Piece* piece = band.pieces;
   __m512i sums = _mm512_setzero_si512(), squares = sums;
   for (int64_t j = 0; j < pitch; j += STEP) {
-    const __mmask32 inside = d - j < STEP ? (1u << (d - j)) - 1 : ~0u;
-    const __m512i x = _mm512_maskz_sub_epi16(inside, next_vector(piece, source), center);
+    const __m512i all = _mm512_maskz_sub_epi16(lanes_inside(d + n_more, j), next_vector(piece, source), center);
+    const __m512i x = _mm512_maskz_mov_epi16(lanes_inside(d, j), all);
     sums = _mm512_add_epi32(sums, _mm512_madd_epi16(x, one));
     squares = _mm512_add_epi32(squares, _mm512_madd_epi16(x, x));
-    const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(x)));
-    const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(x, 1)));
+    const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(all)));
+    const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(all, 1)));
     _mm512_store_si512(static_cast<Bfloat16*>(window) + j, (__m512i)_mm512_cvtne2ps_pbh(high, low));
   }
   const int64_t sum = _mm512_reduce_add_epi32(sums), square = _mm512_reduce_add_epi32(squares);
@@ -280,22 +291,24 @@ inline void compute_batch(Batch& batch) {
   const Bfloat16* const windows = static_cast<const Bfloat16*>(batch.call.windows);
   const Bfloat16* const tiles = static_cast<const Bfloat16*>(batch.call.tiles);
   Pooler pooler = {&batch, chunks, chunks, 0, nullptr, 0};
+  const int64_t n_last = (N_TERMS + batch.call.n_copies - 1) / batch.call.n_copies;
+  const int64_t n_in_tile = (batch.pitch / STEP - 1) * N_TERMS + n_last;
   const auto pool = [&pooler] { return pooler.pool(); };
   int parity = 0;
   for (int64_t k = 0; k < layer.n_padded; k += MAX_WIDTH) {
     const bool is_wide = layer.n_padded - k >= MAX_WIDTH;
-    const Bfloat16* const weights = tiles + k * N_TERMS * batch.pitch;
+    const Bfloat16* const weights = tiles + k * n_in_tile * STEP;
     for (int64_t first = 0; first < batch.n; first += TILE_WINDOWS) {
       const Bfloat16* const source = windows + first * batch.pitch;
       float* const target = responses[parity];
       if (batch.n - first > TILE && is_wide)
-        multiply_in_parts<2, 2>(source, batch.pitch, weights, target, pool);
+        multiply_in_parts<2, 2>(source, batch.pitch, weights, n_last, target, pool);
       else if (batch.n - first > TILE)
-        multiply_in_parts<2, 1>(source, batch.pitch, weights, target, pool);
+        multiply_in_parts<2, 1>(source, batch.pitch, weights, n_last, target, pool);
       else if (is_wide)
-        multiply_in_parts<1, 2>(source, batch.pitch, weights, target, pool);
+        multiply_in_parts<1, 2>(source, batch.pitch, weights, n_last, target, pool);
       else
-        multiply_in_parts<1, 1>(source, batch.pitch, weights, target, pool);
+        multiply_in_parts<1, 1>(source, batch.pitch, weights, n_last, target, pool);
       const Chunk** const here = of_tiles + first / TILE_WINDOWS;
       pooler = {&batch, here[0], here[1], k, target - first * MAX_WIDTH, is_wide ? 2 : 1};
       batch.panel.shift = static_cast<const float*>(layer.shift) + k;
@@ -336,7 +349,7 @@ void compute_in_tiles(const Layer& layer, const Band& band, const Call& call) {
         batch.segments[batch.n_segments++] = {cell, out, n, begins, left == 0};
         for (const int64_t stop = batch.n + n; batch.n < stop; batch.n++, walk.step()) {
           Bfloat16* const window = static_cast<Bfloat16*>(call.windows) + batch.n * batch.pitch;
-          batch.factors[batch.n] = fill_window(layer, band, walk.window, batch.pitch, window);
+          batch.factors[batch.n] = fill_window(layer, band, walk.window, call.n_copies, batch.pitch, window);
           batch.places[batch.n] = walk.place;
         }
         if (batch.n == max_windows) compute_batch(batch);

@@ -114,7 +114,7 @@ struct Band {
   const int32_t* numbers;   // (n_weights,): place of each number of a window, from its first number
   int64_t n_runs;
   const Run* runs;          // the same, as runs of consecutive numbers
-  const Piece* pieces;      // the same, as pieces of vectors
+  const Piece* pieces;      // the same, as pieces of vectors, with `n_copies` of the last numbers
   int64_t corner;           // numbers from the first weight to the last one of the first row
   int64_t n_cells;
   const int64_t* cells;  // (n_cells, 6): first and last + 1 row, the same for columns, row and column of the result
@@ -135,6 +135,7 @@ struct Call {
   // If not null, pixels have 8 bits, and a matrix unit multiplies them by these weights: panels of two
   // tiles of kernels, [panel][step][term][tile][pair][kernel][2]. Each weight is the sum of three terms.
   const void* tiles;
+  int64_t n_copies;   // of the numbers of the last step: 1 to 3, with a term each
   int64_t n_tiles;    // number of tiles that use the same weights, which then come from the
                       // first-level cache, one after the other; sums of such a group are in float
   void* pixels;       // buffer for the copy of the pixels of a band, and for a vector more

@@ -52,7 +52,7 @@ TILE_BYTES = 2**19
 TILE, STEP = 16, 32
 """Kernels of a tile of weights of a matrix unit, and weights of each kernel."""
 
-MIN_TILE_PRODUCTS = 1500
+MIN_TILE_PRODUCTS = 2000
 """Number of products of a window and all kernels below which vectors are faster."""
 
 MIN_TILE_WEIGHT = 2.0**-100
@@ -233,6 +233,7 @@ class NativeEngine:
             strides=images.strides,
             pixel=self._library.pixels[images.dtype],
             tiles=tiles,
+            n_copies=count_copies(layer.struct.n_weights),
             n_tiles=n_tiles,
             pixels=address(empty("pixels", (band.n_numbers * itemsize + more,), BYTES)),
             windows=address(empty("windows", (n_tiles * n_bytes + more,), BYTES)),
@@ -323,15 +324,37 @@ class PackedLayer:
             bits = rest.view(np.uint32)
             term[...] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16  # round to even
             rest -= (term.astype(np.uint32) << 16).view(np.float32)
-        packed = aligned_empty(terms.size, terms.dtype)
+        steps = terms.reshape(3, -1, STEP, self.n_padded).swapaxes(0, 1)
+        steps = steps.reshape(-1, STEP, self.n_padded)
+        n_copies, n_rest = count_copies(d), d % STEP
+        if n_copies > 1:  # The terms of the last step follow one another.
+            last = np.zeros((-(-3 // n_copies), STEP, self.n_padded), np.uint16)
+            for i in range(3):
+                start = i % n_copies * n_rest
+                last[i // n_copies, start : start + n_rest] = terms[i, d - n_rest : d]
+            steps = np.concatenate([steps[:-3], last])
         panels = [
-            terms[:, :, start : start + 2 * TILE]
-            .reshape(3, -1, STEP // 2, 2, min(2 * TILE, self.n_padded - start) // TILE, TILE)
-            .transpose(1, 0, 4, 2, 5, 3)
+            steps[:, :, start : start + 2 * TILE]
+            .reshape(len(steps), STEP // 2, 2, -1, TILE)
+            .transpose(0, 3, 1, 4, 2)
             .ravel()
             for start in range(0, self.n_padded, 2 * TILE)
         ]
-        return np.concatenate(panels, out=packed)
+        return np.concatenate(panels, out=aligned_empty(steps.size, steps.dtype))
+
+
+def count_copies(n_weights: int) -> int:
+    """Return how many copies of the last numbers of a window fit into the last step of tiles.
+
+    Each is multiplied by another term of the weights, so that the step needs fewer products.
+
+    Examples
+    --------
+    >>> [count_copies(n) for n in (9, 32 + 16, 64 + 17, 96)]
+    [3, 2, 1, 1]
+    """
+    n_rest = n_weights % STEP
+    return min(3, STEP // n_rest) if n_rest else 1
 
 
 class CellPart(NamedTuple):
@@ -368,7 +391,9 @@ class Band:
         runs = np.concatenate([starts, np.full_like(starts, length)], axis=1, dtype=np.int64)
         spans = np.array([(*cell.rows, *cell.columns, *cell[2:]) for cell in cells], np.int64)
         spans -= [top, top, left, left, 0, 0]
-        pieces = _pieces(numbers.ravel())
+        last = numbers.ravel()[numbers.size // STEP * STEP :]
+        copies = [last] * (count_copies(numbers.size) - 1)
+        pieces = _pieces(np.concatenate([numbers.ravel(), *copies]))
         self._arrays = (
             rows.pixels,
             segments,

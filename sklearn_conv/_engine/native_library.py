@@ -71,8 +71,8 @@ class CallStruct(Structure):
     """Images, buffers, and the place of the result."""
 
     _fields_: ClassVar = _fields(
-        "n_images images* strides pixel out* out_strides sums* tiles* n_tiles pixels* windows* "
-        "cell_sums*",
+        "n_images images* strides pixel out* out_strides sums* tiles* n_copies n_tiles pixels* "
+        "windows* cell_sums*",
         strides=c_int64 * 4,
         out_strides=c_int64 * 5,
     )
