@@ -208,11 +208,9 @@ class NativeEngine:
             for column, (left, right) in enumerate(columns):
                 features[row, column, p] = pooling.finish(joined[column], height * (right - left))
 
-    def _tiles_for(self, dtype: np.dtype) -> int | None:
-        """Return the address of the weights for a matrix unit, or None to use vectors."""
-        if dtype.itemsize > 1 or not self._level.tile_windows or self._packed.tiles is None:
-            return None
-        return address(self._packed.tiles)
+    def _tiles_for(self, dtype: np.dtype) -> np.ndarray | None:
+        """Return the weights for a matrix unit, or None to use vectors."""
+        return self._packed.tiles if dtype.itemsize == 1 and self._level.tile_windows else None
 
     def _call(
         self, band: Band, images: np.ndarray, out: np.ndarray | None, sums: np.ndarray | None = None
@@ -220,7 +218,8 @@ class NativeEngine:
         """Compute a band of images; write its features to ``out``, or add to ``sums``."""
         layer, empty = self._packed, self._workspace.empty
         itemsize, more = self._layer.kernels.itemsize, self._level.vector_bytes
-        if tiles := self._tiles_for(images.dtype):
+        tiles = self._tiles_for(images.dtype)  # Another thread may pack them again meanwhile.
+        if tiles is not None:
             n_bytes = self._level.tile_windows * layer.tile_pitch * 2
             n_tiles = min(MAX_TILES, max(1, TILE_BYTES // n_bytes))
         else:
@@ -232,7 +231,7 @@ class NativeEngine:
             images=address(images),
             strides=images.strides,
             pixel=self._library.pixels[images.dtype],
-            tiles=tiles,
+            tiles=None if tiles is None else address(tiles),
             n_copies=count_copies(layer.struct.n_weights),
             n_tiles=n_tiles,
             pixels=address(empty("pixels", (band.n_numbers * itemsize + more,), BYTES)),
@@ -324,11 +323,11 @@ class PackedLayer:
             bits = rest.view(np.uint32)
             term[...] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16  # round to even
             rest -= (term.astype(np.uint32) << 16).view(np.float32)
-        steps = terms.reshape(3, -1, STEP, self.n_padded).swapaxes(0, 1)
-        steps = steps.reshape(-1, STEP, self.n_padded)
+        shape = STEP, self.n_padded
+        steps = terms.reshape(3, -1, *shape).swapaxes(0, 1).reshape(-1, *shape)
         n_copies, n_rest = count_copies(d), d % STEP
         if n_copies > 1:  # The terms of the last step follow one another.
-            last = np.zeros((-(-3 // n_copies), STEP, self.n_padded), np.uint16)
+            last = np.zeros((-(-3 // n_copies), *shape), np.uint16)
             for i in range(3):
                 start = i % n_copies * n_rest
                 last[i // n_copies, start : start + n_rest] = terms[i, d - n_rest : d]
