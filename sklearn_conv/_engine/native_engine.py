@@ -319,10 +319,10 @@ class PackedLayer:
         rest = np.zeros((self.tile_pitch, self.n_padded), np.float32)
         rest[:d, :k] = self._kernels
         terms = np.empty((3, *rest.shape), np.uint16)
-        for term in terms:
+        for term in terms:  # Each term has the first 8 binary digits of the rest.
             bits = rest.view(np.uint32)
-            term[...] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16  # round to even
-            rest -= (term.astype(np.uint32) << 16).view(np.float32)
+            np.right_shift(bits, 16, out=term, casting="unsafe")
+            rest -= (bits & 0xFFFF0000).view(np.float32)
         shape = STEP, self.n_padded
         steps = terms.reshape(3, -1, *shape).swapaxes(0, 1).reshape(-1, *shape)
         n_copies, n_rest = count_copies(d), d % STEP
@@ -332,14 +332,15 @@ class PackedLayer:
                 start = i % n_copies * n_rest
                 last[i // n_copies, start : start + n_rest] = terms[i, d - n_rest : d]
             steps = np.concatenate([steps[:-3], last])
+        pairs = steps[:, 1::2].astype(np.uint32) << 16 | steps[:, ::2]
         panels = [
-            steps[:, :, start : start + 2 * TILE]
-            .reshape(len(steps), STEP // 2, 2, -1, TILE)
-            .transpose(0, 3, 1, 4, 2)
+            pairs[:, :, start : start + 2 * TILE]
+            .reshape(len(pairs), STEP // 2, -1, TILE)
+            .swapaxes(1, 2)
             .ravel()
             for start in range(0, self.n_padded, 2 * TILE)
         ]
-        return np.concatenate(panels, out=aligned_empty(steps.size, steps.dtype))
+        return np.concatenate(panels, out=aligned_empty(pairs.size, pairs.dtype))
 
 
 def count_copies(n_weights: int) -> int:
