@@ -316,31 +316,43 @@ class PackedLayer:
         is_normal = (sizes >= MIN_TILE_WEIGHT) & (sizes <= 1 / MIN_TILE_WEIGHT)
         if not (is_normal | (sizes == 0)).all():
             return None
-        rest = np.zeros((self.tile_pitch, self.n_padded), np.float32)
-        rest[:d, :k] = self._kernels
-        terms = np.empty((3, *rest.shape), np.uint16)
-        for term in terms:  # Each term has the first 8 binary digits of the rest.
-            bits = rest.view(np.uint32)
-            np.right_shift(bits, 16, out=term, casting="unsafe")
-            rest -= (bits & 0xFFFF0000).view(np.float32)
-        shape = STEP, self.n_padded
-        steps = terms.reshape(3, -1, *shape).swapaxes(0, 1).reshape(-1, *shape)
-        n_copies, n_rest = count_copies(d), d % STEP
-        if n_copies > 1:  # The terms of the last step follow one another.
-            last = np.zeros((-(-3 // n_copies), *shape), np.uint16)
-            for i in range(3):
-                start = i % n_copies * n_rest
-                last[i // n_copies, start : start + n_rest] = terms[i, d - n_rest : d]
-            steps = np.concatenate([steps[:-3], last])
-        pairs = steps[:, 1::2].astype(np.uint32) << 16 | steps[:, ::2]
-        panels = [
-            pairs[:, :, start : start + 2 * TILE]
-            .reshape(len(pairs), STEP // 2, -1, TILE)
-            .swapaxes(1, 2)
-            .ravel()
-            for start in range(0, self.n_padded, 2 * TILE)
+        # Few kernels at a time: large temporary arrays would be new memory each time.
+        parts = [
+            panel
+            for start in range(0, self.n_padded, 8 * TILE)
+            for panel in pack_tiles(self._kernels[:, start : start + 8 * TILE])
         ]
-        return np.concatenate(panels, out=aligned_empty(pairs.size, pairs.dtype))
+        n_pairs = sum(part.size for part in parts)
+        return np.concatenate(parts, out=aligned_empty(n_pairs, np.dtype(np.uint32)))
+
+
+def pack_tiles(kernels: np.ndarray) -> list[np.ndarray]:
+    """Return panels of weights, (d, k), as sums of three numbers in bfloat16 for a matrix unit."""
+    d, k = kernels.shape
+    shape = STEP, -(-k // TILE) * TILE
+    rest = np.zeros((-(-d // STEP) * STEP, shape[1]), np.float32)
+    rest[:d, :k] = kernels
+    terms = np.empty((3, *rest.shape), np.uint16)
+    for term in terms:  # Each term has the first 8 binary digits of the rest.
+        bits = rest.view(np.uint32)
+        np.right_shift(bits, 16, out=term, casting="unsafe")
+        rest -= (bits & 0xFFFF0000).view(np.float32)
+    steps = terms.reshape(3, -1, *shape).swapaxes(0, 1).reshape(-1, *shape)
+    n_copies, n_rest = count_copies(d), d % STEP
+    if n_copies > 1:  # The terms of the last step follow one another.
+        last = np.zeros((-(-3 // n_copies), *shape), np.uint16)
+        for i in range(3):
+            start = i % n_copies * n_rest
+            last[i // n_copies, start : start + n_rest] = terms[i, d - n_rest : d]
+        steps = np.concatenate([steps[:-3], last])
+    pairs = steps[:, 1::2].astype(np.uint32) << 16 | steps[:, ::2]
+    return [
+        pairs[:, :, start : start + 2 * TILE]
+        .reshape(len(pairs), STEP // 2, -1, TILE)
+        .swapaxes(1, 2)
+        .ravel()
+        for start in range(0, shape[1], 2 * TILE)
+    ]
 
 
 def count_copies(n_weights: int) -> int:
