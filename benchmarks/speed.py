@@ -436,7 +436,7 @@ def find_level(run, run_vectors):
 def run_bytes(repeats):
     """Return rows of the table of 8-bit images, on one core."""
     vectors = next(level for level in choice.LIBRARY.levels if not level.tile_windows)
-    cases = [case._replace(n_images=max(1, case.n_images // 32)) for case in CASES[1:]]
+    cases = [case._replace(n_images=max(1, case.n_images // 8)) for case in CASES[1:]]
     computations = [
         (str(case), case.operations, make_ours(case, case.make_images(np.uint8), 1)[1])
         for case in cases
@@ -449,7 +449,7 @@ def run_bytes(repeats):
     for name, operations, run in computations:
         functions = {"ours": run, "vectors": with_level(vectors, run)}
         level = find_level(*functions.values())
-        seconds = measure_least(functions, 40 * repeats)
+        seconds = measure_least(functions, 10 * repeats)
         rows.append(
             [
                 name,
