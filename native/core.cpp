@@ -2,11 +2,27 @@
 
 #include "core.h"
 
-extern const Code CODE(avx512), CODE(avx2), CODE(sse2), CODE(neon), CODE(baseline);
+#ifdef SKLEARN_CONV_HAS_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+extern const Code CODE(amx), CODE(avx512), CODE(avx2), CODE(sse2), CODE(neon), CODE(baseline);
 
 namespace {
 
 #define HAS(feature) __builtin_cpu_supports(feature)
+#define HAS_AVX512 (HAS("avx512f") && HAS("avx512bw") && HAS("avx512dq") && HAS("avx512vl") && HAS("fma"))
+
+#ifdef SKLEARN_CONV_HAS_AMX
+bool has_amx() { return HAS_AVX512 && HAS("avx512bf16") && HAS("amx-tile") && HAS("amx-bf16"); }
+
+// Ask Linux for the permission of this process to use the registers of AMX
+bool may_use_amx() {
+  constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+  return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+#endif
 
 struct Level {
   const char* name;
@@ -16,8 +32,11 @@ struct Level {
 
 // Instruction sets that CMakeLists.txt compiles, from the best one to the one that every processor has
 const Level LEVELS[] = {
+#ifdef SKLEARN_CONV_HAS_AMX
+    {"AMX", &CODE(amx), [] { return has_amx() && may_use_amx(); }},
+#endif
 #ifdef SKLEARN_CONV_HAS_AVX512
-    {"AVX-512", &CODE(avx512), [] { return HAS("avx512f") && HAS("avx512bw") && HAS("avx512dq") && HAS("avx512vl") && HAS("fma"); }},
+    {"AVX-512", &CODE(avx512), [] { return HAS_AVX512; }},
 #endif
 #ifdef SKLEARN_CONV_HAS_AVX2
     {"AVX2", &CODE(avx2), [] { return HAS("avx2") && HAS("fma"); }},
@@ -46,6 +65,15 @@ SKLEARN_CONV_EXPORT const char* sklearn_conv_level(int64_t number, Code* code) {
       return level.name;
     }
   return nullptr;
+}
+
+// Return whether the processor has a matrix unit that the system does not let this process use
+SKLEARN_CONV_EXPORT int64_t sklearn_conv_is_refused() {
+#ifdef SKLEARN_CONV_HAS_AMX
+  return has_amx() && !may_use_amx();
+#else
+  return false;
+#endif
 }
 
 // Names in the tables of core.h, each followed by a space

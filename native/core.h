@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define SKLEARN_CONV_INTERFACE 3
+#define SKLEARN_CONV_INTERFACE 4
 
 #ifdef _WIN32
 #define SKLEARN_CONV_EXPORT extern "C" __declspec(dllexport)
@@ -23,7 +23,7 @@
 // Functions that an activation applies to the responses: (name, result for a vector z). NaN stays NaN.
 #define FUNCTIONS(LINE)             \
   LINE(identity, z)                 \
-  LINE(relu, zero > z ? zero : z)   \
+  LINE(relu, positive(z))           \
   LINE(abs, zero > z ? -z : z)      \
   LINE(square, z * z)               \
   LINE(step, z > zero ? one : zero)
@@ -62,6 +62,13 @@ struct Output {
 struct Run {
   int64_t start;   // first number, from the first number of the window
   int64_t length;
+};
+
+// Numbers of a window that are consecutive in the copy of the pixels and in a vector of 32 numbers
+struct Piece {
+  int64_t start;    // the place of the vector's first number, if all of them were consecutive
+  int64_t lanes;    // bits of the numbers of the piece
+  int64_t is_last;  // whether it is the last one of its vector
 };
 
 // Limits that the caller must respect
@@ -107,6 +114,7 @@ struct Band {
   const int32_t* numbers;   // (n_weights,): place of each number of a window, from its first number
   int64_t n_runs;
   const Run* runs;          // the same, as runs of consecutive numbers
+  const Piece* pieces;      // the same, as pieces of vectors, with `n_copies` of the last numbers
   int64_t corner;           // numbers from the first weight to the last one of the first row
   int64_t n_cells;
   const int64_t* cells;  // (n_cells, 6): first and last + 1 row, the same for columns, row and column of the result
@@ -124,11 +132,16 @@ struct Call {
   // If not null, there is one image, responses are added to these sums, and `out` is not used:
   // [column of the result][output][sum, max][n_padded]
   double* sums;
+  // If not null, pixels have 8 bits, and a matrix unit multiplies them by these weights: panels of two
+  // tiles of kernels, [panel][step][term][tile][pair][kernel][2]. Each weight is the sum of three terms.
+  const void* tiles;
+  int64_t n_copies;   // of the numbers of the last step: 1 to 3, with a term each
   int64_t n_tiles;    // number of tiles that use the same weights, which then come from the
                       // first-level cache, one after the other; sums of such a group are in float
   void* pixels;       // buffer for the copy of the pixels of a band, and for a vector more
   void* windows;      // buffer for n_tiles * positions windows of n_weights + 1 numbers, each filled
-                      // up to full vectors, and for a vector more
+                      // up to full vectors, and for a vector more; with `tiles`, for n_tiles *
+                      // tile_windows windows of n_weights numbers of 16 bits
   double* cell_sums;  // buffer for the sums of a cell, [output][sum, max][n_padded]
 };
 
@@ -136,6 +149,7 @@ struct Call {
 struct Code {
   int64_t vector_bytes;
   int64_t positions;  // number of windows of a tile
+  int64_t tile_windows;  // number of windows of two tiles of a matrix unit; 0: there is none
   void (*compute)(const Layer*, const Band*, const Call*);
 };
 

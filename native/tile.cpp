@@ -18,6 +18,10 @@
 
 #include <string.h>
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 // Clang would load the pixels of all windows of a tile before it uses the first one, and have too few
 // registers for them.
 #ifdef __clang__
@@ -66,6 +70,16 @@ inline Vector<T> load(const T* source) {
 template <class T>
 inline void store(T* target, Vector<T> value) {
   *reinterpret_cast<typename Types<T>::Unaligned*>(target) = value;
+}
+
+// Return the larger one of 0 and each number; NaN stays
+template <class V>
+inline V positive(V z) {
+  const V zero = {};
+#ifdef __AVX512F__
+  if constexpr (sizeof(z[0]) == 4) return V(_mm512_max_ps(__m512(zero), __m512(z)));
+#endif
+  return zero > z ? zero : z;
 }
 
 // Everything that the tiles of a panel have in common
@@ -175,35 +189,41 @@ struct Tile {
     if (panel.n_outputs > 1) each<P, V>([&](int p, int v) { total[p][v] = z[p][v]; });
     for (int64_t output = 0; output < panel.n_outputs; output++) {
       if (output > 0) each<P, V>([&](int p, int v) { z[p][v] = total[p][v]; });
-      const Output& chosen = panel.outputs[output];
-      if (chosen.constant) {
-#pragma GCC unroll 2
-        for (int v = 0; v < V; v++) {
-          const Vector<T> constant = load(static_cast<const T*>(chosen.constant) + panel.first_kernel + v * lanes);
-          if (chosen.is_negative)
-#pragma GCC unroll 16
-            for (int p = 0; p < P; p++) z[p][v] = constant - z[p][v];
-          else
-#pragma GCC unroll 16
-            for (int p = 0; p < P; p++) z[p][v] += constant;
-        }
-      }
-      activate(z, chosen.function);
-      T* const group = panel.group + output * 2 * MAX_WIDTH;
+      pool(panel, z, places, output);
+    }
+  }
+
+  // Activate responses for an output, and add them to the group or write them to the maps
+  static inline __attribute__((always_inline)) void pool(const Panel<T>& panel, Responses z, const int64_t* places,
+                                                         int64_t output) {
+    const Output& chosen = panel.outputs[output];
+    if (chosen.constant) {
 #pragma GCC unroll 2
       for (int v = 0; v < V; v++) {
-        T* const target = group + v * lanes;
-        if (panel.sums) {
-          const Vector<T> s = sum<0, P>(z, v);
-          store(target, panel.is_first ? s : s + load(target));
-        }
-        if (panel.maxima) {
-          const Vector<T> m = maximum(z, v);
-          store(target + MAX_WIDTH, panel.is_first ? m : larger(m, load(target + MAX_WIDTH)));
-        }
+        const Vector<T> constant = load(static_cast<const T*>(chosen.constant) + panel.first_kernel + v * lanes);
+        if (chosen.is_negative)
+#pragma GCC unroll 16
+          for (int p = 0; p < P; p++) z[p][v] = constant - z[p][v];
+        else
+#pragma GCC unroll 16
+          for (int p = 0; p < P; p++) z[p][v] += constant;
       }
-      if (panel.maps) write(panel, z, places, output);
     }
+    activate(z, chosen.function);
+    T* const group = panel.group + output * 2 * MAX_WIDTH;
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) {
+      T* const target = group + v * lanes;
+      if (panel.sums) {
+        const Vector<T> s = sum<0, P>(z, v);
+        store(target, panel.is_first ? s : s + load(target));
+      }
+      if (panel.maxima) {
+        const Vector<T> m = maximum(z, v);
+        store(target + MAX_WIDTH, panel.is_first ? m : larger(m, load(target + MAX_WIDTH)));
+      }
+    }
+    if (panel.maps) write(panel, z, places, output);
   }
 
   static inline void write(const Panel<T>& panel, Responses z, const int64_t* places, int64_t output) {
@@ -483,6 +503,8 @@ struct Image {
   Panel<T> panel;
 };
 
+inline int64_t count_windows(const int64_t* cell) { return (cell[1] - cell[0]) * (cell[3] - cell[2]); }
+
 // Windows of some tiles, which use the same weights
 template <class T>
 struct Group {
@@ -506,14 +528,18 @@ struct Walk {
     for (int64_t p = 0; p < n; p++) {
       group.windows[p] = window;
       group.places[p] = place;
-      window += band.column_step;
-      place += out_strides[2];
-      if (++column == cell[3]) {
-        column = cell[2];
-        row++;
-        window = pixels + row * band.row_step + column * band.column_step;
-        place = (row - cell[0]) * out_strides[1];
-      }
+      step();
+    }
+  }
+
+  void step() {
+    window += band.column_step;
+    place += out_strides[2];
+    if (++column == cell[3]) {
+      column = cell[2];
+      row++;
+      window = pixels + row * band.row_step + column * band.column_step;
+      place = (row - cell[0]) * out_strides[1];
     }
   }
 };
@@ -546,6 +572,19 @@ bool change_windows(const Image<T>& image, Group<T>& group) {
   return true;
 }
 
+// Set what all panels of a layer have in common; `group` has room for the sums and maxima of all outputs.
+template <class T>
+void prepare_panel(const Layer& layer, const Call& call, T* group, Panel<T>& panel) {
+  memset(group, 0, layer.n_outputs * 2 * MAX_WIDTH * sizeof(T));
+  panel.group = group;
+  panel.n_outputs = layer.n_outputs;
+  panel.outputs = layer.outputs;
+  panel.maps = layer.n_poolings == 0;
+  panel.out_step = call.out_strides[4];
+  for (int64_t i = 0; i < layer.n_poolings; i++)
+    (JOINED[layer.poolings[i]] == SUM ? panel.sums : panel.maxima) = true;
+}
+
 // Compute the cell of an image whose features begin at `out`: groups of tiles, for all panels of kernels
 template <class T>
 void compute_cell(Image<T>& image, const int64_t* cell, T* out) {
@@ -554,7 +593,7 @@ void compute_cell(Image<T>& image, const int64_t* cell, T* out) {
   const Layer& layer = image.layer;
   const Call& call = image.call;
   Panel<T>& panel = image.panel;
-  const int64_t n_positions = (cell[1] - cell[0]) * (cell[3] - cell[2]);
+  const int64_t n_positions = count_windows(cell);
   const int64_t n_tiles = (n_positions + POSITIONS - 1) / POSITIONS;
   // The first `n_wider` tiles have one position more than the others.
   const int64_t n_in_tile = n_positions / n_tiles, n_wider = n_positions - n_in_tile * n_tiles;
@@ -606,14 +645,7 @@ void compute_image(const Layer& layer, const Band& band, const Call& call, int64
     image.may_have_offset = !layer.is_normalized && call.pixel != PIXEL_u1 && call.pixel != PIXEL_i1 &&
                             may_have_offset(layer, band, pixels);
   T sums[MAX_OUTPUTS * 2 * MAX_WIDTH];
-  memset(sums, 0, layer.n_outputs * 2 * MAX_WIDTH * sizeof(T));
-  image.panel.group = sums;
-  image.panel.n_outputs = layer.n_outputs;
-  image.panel.outputs = layer.outputs;
-  image.panel.maps = layer.n_poolings == 0;
-  image.panel.out_step = call.out_strides[4];
-  for (int64_t i = 0; i < layer.n_poolings; i++)
-    (JOINED[layer.poolings[i]] == SUM ? image.panel.sums : image.panel.maxima) = true;
+  prepare_panel(layer, call, sums, image.panel);
   T* const out = static_cast<T*>(call.out) + number * call.out_strides[0];
   for (int64_t i = 0; i < band.n_cells; i++) {
     const int64_t* cell = band.cells + 6 * i;
@@ -621,7 +653,15 @@ void compute_image(const Layer& layer, const Band& band, const Call& call, int64
   }
 }
 
+#ifdef __AMX_BF16__
+#include "amx.h"
+#else
+constexpr int64_t TILE_WINDOWS = 0;
+inline void compute_in_tiles(const Layer&, const Band&, const Call&) {}
+#endif
+
 void compute(const Layer* layer, const Band* band, const Call* call) {
+  if (TILE_WINDOWS && call->tiles) return compute_in_tiles(*layer, *band, *call);
   for (int64_t image = 0; image < call->n_images; image++)
     if (layer->is_double)
       compute_image<double>(*layer, *band, *call, image);
@@ -632,4 +672,4 @@ void compute(const Layer* layer, const Band* band, const Call* call) {
 }  // namespace
 
 extern const Code CODE(SKLEARN_CONV_LEVEL);
-const Code CODE(SKLEARN_CONV_LEVEL) = {VECTOR_BYTES, POSITIONS, compute};
+const Code CODE(SKLEARN_CONV_LEVEL) = {VECTOR_BYTES, POSITIONS, TILE_WINDOWS, compute};

@@ -32,7 +32,7 @@ def test_structures_have_the_fields_of_the_header():
             pattern = r"(?:(\w+)(?:\[\d+\])?|\(\*(\w+)\)\(.*\));"
             found = re.findall(pattern, bodies.pop(struct.__name__.removesuffix("Struct")))
             assert fields == ["".join(names) for names in found]
-    assert {*bodies} == {"Run", "Code"}
+    assert {*bodies} == {"Run", "Piece", "Code"}
 
 
 def test_constants_are_those_of_the_header():

@@ -168,7 +168,9 @@ GUARDED = """
 import ctypes, itertools, mmap, os, sys
 import numpy as np
 from sklearn_conv import StridedConv2DTransformer, conv2d
+from sklearn_conv._engine import native_engine
 
+native_engine.MIN_TILE_PRODUCTS = 0  # A matrix unit computes small kernels as well.
 PAGE = mmap.PAGESIZE
 memory = mmap.mmap(-1, 8 * PAGE)
 address = ctypes.addressof(ctypes.c_char.from_buffer(memory))

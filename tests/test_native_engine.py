@@ -4,15 +4,17 @@ import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import monotonic
 
 import numpy as np
+import oracle
 import pytest
 from helpers import run_python, small_blocks
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import ORDERS, in_order
+from strategies import ORDERS, in_order, pairs
 
 from sklearn_conv import StridedConv2DTransformer, conv2d
 from sklearn_conv._engine import choice, native_engine
@@ -110,6 +112,7 @@ def test_features_agree_with_numpy(level, layer_and_images, n_bytes, n_jobs):
     expected = compute(NumpyEngine(exact), exact, images.astype(np.float64))
     with pytest.MonkeyPatch.context() as patch:
         small_blocks(patch, n_bytes)
+        patch.setattr(native_engine, "MIN_TILE_PRODUCTS", 0)
         features = compute(NativeEngine(layer, choice.LIBRARY, level), layer, images, n_jobs)
     scale = np.abs(expected).max()
     tolerance = 1e-12 if layer.kernels.dtype == np.float64 else 1e-5
@@ -262,6 +265,169 @@ def test_other_arrays_than_those_of_the_layer_are_errors(pooled):
             engine.compute(images, wrong)
 
 
+# ---- Images of 8 bits, which a matrix unit computes if there is one ------------------------------
+
+
+def random_bytes(shape, dtype, seed=0):
+    return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8).view(dtype)
+
+
+def make_layer(image, kernels, **options):
+    """Return a layer that computes maps of responses."""
+    k = kernels.shape[3]
+    defaults = {
+        "kernels": kernels.astype(np.float32),
+        "offset": np.zeros(k, np.float32),
+        "bias": np.zeros((1, k), np.float32),
+        "geometry": place_windows(
+            image, kernels.shape[:2], WindowParameters((1, 1), (0, 0), "edge", (1, 1))
+        ),
+        "sides": ACTIVATIONS["identity"],
+    }
+    return Layer(**defaults | options)
+
+
+@needs_library
+@levels
+@given(st.data())
+def test_images_of_8_bits_agree_with_plain_loops(level, data):
+    image = data.draw(st.tuples(st.integers(9, 14), st.integers(9, 14)))
+    size, stride, dilation, grid = (data.draw(pairs) for _ in range(4))
+    c, k = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 40))
+    mode = data.draw(st.sampled_from(sorted(PADDING_MODES)))
+    padding = data.draw(st.sampled_from(["same", (2, 3)]))
+    activation = data.draw(st.sampled_from(sorted(set(ACTIVATIONS) - {"step"})))
+    pooling = data.draw(st.sampled_from([None, "mean", ["max", "sum"]]))
+    names = [pooling] if isinstance(pooling, str) else pooling
+    eps = data.draw(st.sampled_from([0.0, 0.3]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    kernels = rng.standard_normal((*size, c, k))
+    kernels = (kernels - (kernels.mean(axis=(0, 1, 2)) if eps else 0)).astype(np.float32)
+    bias = (rng.standard_normal((data.draw(st.integers(1, 3)), k)) * 3).astype(np.float32)
+    both = (padding, padding) if padding == "same" else padding
+    layer = make_layer(
+        image,
+        kernels,
+        bias=bias,
+        offset=rng.standard_normal(k).astype(np.float32),
+        geometry=place_windows(image, size, WindowParameters(stride, both, mode, dilation)),
+        sides=ACTIVATIONS[activation],
+        poolings=None if pooling is None else [POOLINGS[name] for name in names],
+        pool_grids=[grid],
+        eps=eps,
+    )
+    images = random_bytes((3, *image, c), data.draw(st.sampled_from(["u1", "i1"])))
+    images = images > 99 if data.draw(st.booleans()) else images
+    given_images = in_order(images, data.draw(st.sampled_from(ORDERS)))
+    shape = layer.out_shape(3)
+    more = np.full((*shape[:-1], k + 20), 99, np.float32)  # The features are a slice of it.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native_engine, "MIN_TILE_PRODUCTS", 0)
+        engine = NativeEngine(layer, choice.LIBRARY, level)
+        engine.compute(given_images, more[..., 3:-17])
+    options = {"stride": stride, "padding": padding, "padding_mode": mode, "dilation": dilation}
+    responses = oracle.preprocessed_responses(images, kernels, eps, None, None, **options)
+    expected = oracle.features(responses + layer.offset, bias, activation, pooling, grid)
+    tolerance = 3e-6 * np.abs(expected).max()
+    np.testing.assert_allclose(more[..., 3:-17].reshape(3, -1), expected, rtol=0, atol=tolerance)
+    assert (more[..., [0, 1, 2]] == 99).all()
+    assert (more[..., -17:] == 99).all()
+
+
+@needs_library
+@levels
+@pytest.mark.parametrize("dtype", ["u1", "i1"])
+@pytest.mark.parametrize("size", [1e-42, 1e-37, 1e-29, 1e-20, 1.0, 1e20, 1e34])
+@pytest.mark.parametrize("spread", [0, 3, 12])
+def test_weights_of_all_magnitudes_are_as_accurate_as_in_float32(level, dtype, size, spread):
+    """Relative to the sum of the products' absolute values; few pixels are not 0."""
+    rng = np.random.default_rng(0)
+    kernels = rng.standard_normal((4, 4, 3, 33)) * 10.0 ** -rng.uniform(0, spread, (4, 4, 3, 33))
+    kernels = (kernels * size).astype(np.float32)
+    images = random_bytes((2, 20, 20, 3), dtype)
+    images[rng.random(images.shape) < 0.9] = 0
+    layer = make_layer((20, 20), kernels)
+    responses = compute(NativeEngine(layer, choice.LIBRARY, level), layer, images)[:, :, :, 0, 0]
+    exact = conv2d(images.astype(np.float64), kernels.astype(np.float64))
+    scale = conv2d(np.abs(images.astype(np.float64)), np.abs(kernels.astype(np.float64)))
+    assert (np.abs(responses - exact) <= 1e-6 * scale + 1e-45).all()
+
+
+@needs_library
+@levels
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_only_in_their_own_kernel(level, value):
+    kernels = RNG.standard_normal((4, 4, 3, 40))
+    kernels[1, 2, 1, 7] = value
+    images = random_bytes((2, 9, 9, 3), "u1") | 1
+    layer = make_layer((9, 9), kernels)
+    responses = compute(NativeEngine(layer, choice.LIBRARY, level), layer, images)
+    assert not np.isfinite(responses[..., 7]).any()
+    assert np.isfinite(np.delete(responses, 7, axis=-1)).all()
+
+
+@needs_library
+@levels
+def test_normalized_windows_of_8_bits_lose_a_constant_exactly(level):
+    kernels = RNG.standard_normal((5, 5, 3, 40))
+    kernels -= kernels.mean(axis=(0, 1, 2))
+    layer = make_layer((12, 12), kernels, eps=1e-3)
+    images = np.full((2, 12, 12, 3), 251, np.uint8)
+    images[1] -= random_bytes((12, 12, 3), "u1") // 128  # 250 and 251
+    same, near = compute(NativeEngine(layer, choice.LIBRARY, level), layer, images)
+    assert (same == 0).all()
+    options = {"stride": (1, 1), "padding": (0, 0), "padding_mode": "edge", "dilation": (1, 1)}
+    kernels = layer.kernels.astype(np.float64)
+    [expected] = oracle.preprocessed_responses(images[1:], kernels, 1e-3, None, None, **options)
+    np.testing.assert_allclose(near[:, :, 0, 0], expected, rtol=0, atol=1e-5)
+
+
+@needs_library
+@levels
+def test_responses_of_large_windows_of_8_bits(level):
+    images = np.full((1, 70, 70, 3), 240, np.uint8)
+    kernels = np.full((64, 64, 3, 2), 0.01, np.float32)
+    responses = compute(
+        NativeEngine(layer := make_layer((70, 70), kernels), choice.LIBRARY, level), layer, images
+    )
+    np.testing.assert_allclose(
+        responses, 240 * np.float64(np.float32(0.01)) * 64 * 64 * 3, rtol=5e-6
+    )
+
+
+@needs_library
+@levels
+def test_several_threads_use_the_matrix_unit_at_once(level):
+    """Each call sets the registers of its own thread, and releases them."""
+    kernels = RNG.standard_normal((5, 5, 3, 64))
+    layer = make_layer((40, 40), kernels, poolings=[POOLINGS["mean"]], pool_grids=[(2, 2)])
+    images = random_bytes((64, 40, 40, 3), "u1")
+    engine = NativeEngine(layer, choice.LIBRARY, level)
+    expected = compute(engine, layer, images)
+    with ThreadPoolExecutor(3) as pool:
+        for features in pool.map(lambda _: compute(engine, layer, images, n_jobs=2), range(6)):
+            np.testing.assert_array_equal(features, expected)
+
+
+@needs_library
+def test_a_matrix_unit_computes_8_bits_where_it_is_faster_and_accurate():
+    library = choice.LIBRARY
+    for level in library.levels:
+        assert bool(level.tile_windows) == (level.name == "AMX")
+        kernels = RNG.standard_normal((6, 6, 3, 64))
+
+        def in_tiles(dtype, kernels=kernels, level=level):
+            engine = NativeEngine(make_layer((9, 9), kernels), library, level)
+            return engine._tiles_for(np.dtype(dtype)) is not None
+
+        for dtype in ("u1", "i1", "?"):
+            assert in_tiles(dtype) == bool(level.tile_windows)
+            assert not in_tiles(dtype, kernels[..., :2])
+            assert not in_tiles(dtype, kernels * 1e-35)
+        for dtype in ("u2", "f4", "f2"):
+            assert not in_tiles(dtype)
+
+
 # ---- Bands ---------------------------------------------------------------------------------------
 
 
@@ -358,9 +524,43 @@ def test_the_native_engine_is_the_default():
 
 
 def test_an_unknown_engine_is_refused():
-    message = "SKLEARN_CONV_ENGINE='cuda' is unknown; use numpy or native."
-    with pytest.raises(ImportError, match=re.escape(message)):
-        choice.load("cuda")
+    for name in ("cuda", "numpy-avx2"):
+        message = f"SKLEARN_CONV_ENGINE='{name}' is unknown; use numpy or native."
+        with pytest.raises(ImportError, match=re.escape(message)):
+            choice.load(name)
+
+
+@needs_library
+def test_the_instruction_set_can_be_chosen():
+    for level in LEVELS:
+        library, _ = choice.load(f"native-{level.name.lower().replace('-', '')}")
+        assert [chosen.name for chosen in library.levels] == [level.name]
+    with pytest.raises(ImportError, match=r"'native-cuda', but .* has no cuda; use native-"):
+        choice.load("native-cuda")
+
+
+REFUSED = """
+import ctypes
+
+class Stack(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+memory = ctypes.create_string_buffer(4096)
+stack = Stack(ctypes.addressof(memory), 0, len(memory))
+assert ctypes.CDLL(None).sigaltstack(ctypes.byref(stack), None) == 0
+import numpy as np, sklearn_conv
+images, kernels = np.full((2, 9, 9, 3), 255, np.uint8), np.ones((6, 6, 3, 64))
+print(sklearn_conv.conv2d(images, kernels)[0, 0, 0, 0])
+sklearn_conv.show_versions()
+"""
+
+
+@pytest.mark.skipif("AMX" not in [level.name for level in LEVELS], reason="needs AMX")
+def test_without_the_permission_to_use_amx_vectors_are_used():
+    """Linux refuses it if a signal handler's stack is too small for the registers of AMX."""
+    result = run_with(REFUSED, SKLEARN_CONV_ENGINE="native")
+    assert result.stdout.startswith("27540.0"), result.stderr
+    assert "engine: native, AVX-512 (the system does not let this process use AMX)" in result.stdout
 
 
 def test_a_library_that_cannot_be_used(tmp_path, monkeypatch):

@@ -15,7 +15,10 @@ from sklearn_conv._engine.pyramid import PyramidEngine
 from sklearn_conv._warnings import warn
 
 VARIABLE = "SKLEARN_CONV_ENGINE"
-"""Environment variable that chooses the engine, read when the package is imported."""
+"""Environment variable that chooses the engine, read when the package is imported.
+
+``native-avx512`` and similar names also choose the instruction set, for tests.
+"""
 
 
 def make_engine(layer: Layer, ignores_missing: bool = False) -> Engine:
@@ -37,7 +40,8 @@ def make_engine(layer: Layer, ignores_missing: bool = False) -> Engine:
 def describe_engine() -> str:
     """Return the name of the engine in use, and its instruction set or why it is not native."""
     if LIBRARY is not None:
-        return f"native, {LIBRARY.levels[0].name}"
+        refused = " (the system does not let this process use AMX)" if LIBRARY.is_refused else ""
+        return f"native, {LIBRARY.levels[0].name}{refused}"
     return f"NumPy ({REASON})"
 
 
@@ -47,13 +51,19 @@ def load(choice: str | None) -> tuple[NativeLibrary | None, str]:
     ImportError is raised if ``choice`` is unknown, or if it is "native" and the library cannot be
     loaded. Otherwise, a library that is there but cannot be used is a warning.
     """
-    if choice not in (None, "", "numpy", "native"):
+    engine, _, level = (choice or "").partition("-")
+    if engine not in ("", "numpy", "native") or (level and engine != "native"):
         raise ImportError(f"{VARIABLE}={choice!r} is unknown; use numpy or native.")
-    if choice == "numpy":
+    if engine == "numpy":
         return None, f"{VARIABLE}=numpy"
     path = library_path()
     try:
-        return NativeLibrary(path), ""
+        library = NativeLibrary(path)
+        if level:
+            library.choose_level(level)
+        return library, ""
+    except LookupError as error:
+        raise ImportError(f"{VARIABLE}={choice!r}, but {error}.") from None
     except OSError as error:
         is_given = bool(os.environ.get(PATH_VARIABLE))
         is_missing = not path.exists() and not is_given
@@ -64,9 +74,9 @@ def load(choice: str | None) -> tuple[NativeLibrary | None, str]:
             else "Install the package again on a machine with a C++ compiler, run make native in a "
             "clone of its repository"
         )
-        if choice == "native":
+        if engine == "native":
             raise ImportError(
-                f"{VARIABLE}=native, but {reason}. {remedy}, or unset {VARIABLE} to use NumPy."
+                f"{VARIABLE}={choice}, but {reason}. {remedy}, or unset {VARIABLE} to use NumPy."
             ) from None
         if not is_missing:
             warn(

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from ctypes import addressof, byref
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import groupby, pairwise, product
 from math import ceil, prod
 from typing import NamedTuple
@@ -45,6 +45,21 @@ BAND_BYTES = 2**21
 
 WINDOW_BYTES = 2**15
 """Maximum size of the windows that are copied at a time, unless those of one tile are larger."""
+
+TILE_BYTES = 2**19
+"""The same for a matrix unit."""
+
+TILE, STEP = 16, 32
+"""Kernels of a tile of weights of a matrix unit, and weights of each kernel."""
+
+MIN_TILE_PRODUCTS = 2000
+"""Number of products of a window and all kernels below which vectors are faster."""
+
+MIN_TILE_WEIGHT = 2.0**-100
+"""With smaller weights, terms would be subnormal; with the inverse, sums could overflow."""
+
+MAX_TILE_WEIGHTS = 2**15
+"""Number of pixels of a window whose squares, at most 255**2, have a sum of 32 bits."""
 
 CALL_MULTIPLICATIONS = 2 * 10**8
 """Approximate number of multiplications in a call of the library, which takes some milliseconds.
@@ -81,6 +96,7 @@ class NativeEngine:
             NumpyEngine(self._layer).compute(images, out, n_jobs, advance)
             return
         self._check(images, out)
+        self._tiles_for(images.dtype)  # The weights are packed before threads need them.
         n = len(images)
         multiplications = prod(self._layer.geometry.output_shape) * self._layer.kernels.size
         is_worth = n * multiplications >= MIN_MULTIPLICATIONS
@@ -192,20 +208,31 @@ class NativeEngine:
             for column, (left, right) in enumerate(columns):
                 features[row, column, p] = pooling.finish(joined[column], height * (right - left))
 
+    def _tiles_for(self, dtype: np.dtype) -> np.ndarray | None:
+        """Return the weights for a matrix unit, or None to use vectors."""
+        return self._packed.tiles if dtype.itemsize == 1 and self._level.tile_windows else None
+
     def _call(
         self, band: Band, images: np.ndarray, out: np.ndarray | None, sums: np.ndarray | None = None
     ) -> None:
         """Compute a band of images; write its features to ``out``, or add to ``sums``."""
         layer, empty = self._packed, self._workspace.empty
         itemsize, more = self._layer.kernels.itemsize, self._level.vector_bytes
-        n_bytes = (layer.struct.n_weights + 1) * itemsize
-        n_bytes = self._level.positions * (n_bytes + -n_bytes % more)  # of the windows of a tile
-        n_tiles = min(MAX_TILES, max(1, WINDOW_BYTES // n_bytes))
+        tiles = self._tiles_for(images.dtype)  # Another thread may pack them again meanwhile.
+        if tiles is not None:
+            n_bytes = self._level.tile_windows * layer.tile_pitch * 2
+            n_tiles = min(MAX_TILES, max(1, TILE_BYTES // n_bytes))
+        else:
+            n_bytes = (layer.struct.n_weights + 1) * itemsize
+            n_bytes = self._level.positions * (n_bytes + -n_bytes % more)  # of windows of a tile
+            n_tiles = min(MAX_TILES, max(1, WINDOW_BYTES // n_bytes))
         call = CallStruct(
             n_images=len(images),
             images=address(images),
             strides=images.strides,
             pixel=self._library.pixels[images.dtype],
+            tiles=None if tiles is None else address(tiles),
+            n_copies=count_copies(layer.struct.n_weights),
             n_tiles=n_tiles,
             pixels=address(empty("pixels", (band.n_numbers * itemsize + more,), BYTES)),
             windows=address(empty("windows", (n_tiles * n_bytes + more,), BYTES)),
@@ -228,6 +255,7 @@ class PackedLayer:
         dtype, lanes = layer.kernels.dtype, level.vector_bytes // layer.kernels.itemsize
         self.n_padded = -(-k // lanes) * lanes
         kernels = layer.kernels.reshape(-1, k)
+        self._kernels = kernels
         sums = kernels.sum(axis=0, dtype=np.float64)
         rows = np.zeros((len(kernels) + 1, self.n_padded), dtype)
         rows[:-1, :k], rows[-1, :k] = kernels, sums
@@ -270,6 +298,76 @@ class PackedLayer:
             eps=layer.eps,
         )
 
+    @property
+    def tile_pitch(self) -> int:
+        """Number of weights of a kernel, filled up to whole tiles."""
+        return -(-len(self._kernels) // STEP) * STEP
+
+    @cached_property
+    def tiles(self) -> np.ndarray | None:
+        """Weights as sums of three numbers in bfloat16, for a matrix unit.
+
+        None if it would be slower than vectors, or less accurate: it takes subnormal numbers for 0.
+        """
+        d, k = self._kernels.shape
+        if self._kernels.dtype != np.float32 or d > MAX_TILE_WEIGHTS or d * k < MIN_TILE_PRODUCTS:
+            return None
+        sizes = np.abs(self._kernels)
+        is_normal = (sizes >= MIN_TILE_WEIGHT) & (sizes <= 1 / MIN_TILE_WEIGHT)
+        if not (is_normal | (sizes == 0)).all():
+            return None
+        # Few kernels at a time: large temporary arrays would be new memory each time.
+        parts = [
+            panel
+            for start in range(0, self.n_padded, 8 * TILE)
+            for panel in pack_tiles(self._kernels[:, start : start + 8 * TILE])
+        ]
+        n_pairs = sum(part.size for part in parts)
+        return np.concatenate(parts, out=aligned_empty(n_pairs, np.dtype(np.uint32)))
+
+
+def pack_tiles(kernels: np.ndarray) -> list[np.ndarray]:
+    """Return panels of weights, (d, k), as sums of three numbers in bfloat16 for a matrix unit."""
+    d, k = kernels.shape
+    shape = STEP, -(-k // TILE) * TILE
+    rest = np.zeros((-(-d // STEP) * STEP, shape[1]), np.float32)
+    rest[:d, :k] = kernels
+    terms = np.empty((3, *rest.shape), np.uint16)
+    for term in terms:  # Each term has the first 8 binary digits of the rest.
+        bits = rest.view(np.uint32)
+        np.right_shift(bits, 16, out=term, casting="unsafe")
+        rest -= (bits & 0xFFFF0000).view(np.float32)
+    steps = terms.reshape(3, -1, *shape).swapaxes(0, 1).reshape(-1, *shape)
+    n_copies, n_rest = count_copies(d), d % STEP
+    if n_copies > 1:  # The terms of the last step follow one another.
+        last = np.zeros((-(-3 // n_copies), *shape), np.uint16)
+        for i in range(3):
+            start = i % n_copies * n_rest
+            last[i // n_copies, start : start + n_rest] = terms[i, d - n_rest : d]
+        steps = np.concatenate([steps[:-3], last])
+    pairs = steps[:, 1::2].astype(np.uint32) << 16 | steps[:, ::2]
+    return [
+        pairs[:, :, start : start + 2 * TILE]
+        .reshape(len(pairs), STEP // 2, -1, TILE)
+        .swapaxes(1, 2)
+        .ravel()
+        for start in range(0, shape[1], 2 * TILE)
+    ]
+
+
+def count_copies(n_weights: int) -> int:
+    """Return how many copies of the last numbers of a window fit into the last step of tiles.
+
+    Each is multiplied by another term of the weights, so that the step needs fewer products.
+
+    Examples
+    --------
+    >>> [count_copies(n) for n in (9, 32 + 16, 64 + 17, 96)]
+    [3, 2, 1, 1]
+    """
+    n_rest = n_weights % STEP
+    return min(3, STEP // n_rest) if n_rest else 1
+
 
 class CellPart(NamedTuple):
     """Windows of a cell, or of a part of a cell, and its place in the grid."""
@@ -305,7 +403,17 @@ class Band:
         runs = np.concatenate([starts, np.full_like(starts, length)], axis=1, dtype=np.int64)
         spans = np.array([(*cell.rows, *cell.columns, *cell[2:]) for cell in cells], np.int64)
         spans -= [top, top, left, left, 0, 0]
-        self._arrays = rows.pixels, segments, numbers, runs, spans  # The structure points to them.
+        last = numbers.ravel()[numbers.size // STEP * STEP :]
+        copies = [last] * (count_copies(numbers.size) - 1)
+        pieces = _pieces(np.concatenate([numbers.ravel(), *copies]))
+        self._arrays = (
+            rows.pixels,
+            segments,
+            numbers,
+            runs,
+            pieces,
+            spans,
+        )  # The structure points to them.
         self.struct = BandStruct(
             n_rows=rows.n_pixels,
             rows=address(rows.pixels),
@@ -317,6 +425,7 @@ class Band:
             numbers=address(numbers),
             n_runs=len(runs),
             runs=address(runs),
+            pieces=address(pieces),
             corner=(columns.size - 1) * columns.dilation * c + c - 1,
             n_cells=len(cells),
             cells=address(spans),
@@ -408,6 +517,30 @@ def _cut_span(span: Span, fits: Callable[[Span], bool]) -> list[Span]:
     n_parts = ceil((stop - start) / low)
     cuts = [start + i * (stop - start) // n_parts for i in range(n_parts + 1)]
     return [*pairwise(cuts)]
+
+
+def _pieces(numbers: np.ndarray) -> np.ndarray:
+    """Divide the numbers of a window into pieces that are consecutive, also in vectors.
+
+    A vector has `STEP` numbers. Each piece is (place of the first number of the vector, bits of
+    its own numbers, whether it is the last piece of the vector).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> _pieces(np.array([0, 1, 2, 10, 11, 12]))
+    array([[ 0,  7,  0],
+           [ 7, 56,  1]])
+    """
+    place = np.arange(len(numbers) + 1)
+    breaks = place % STEP == 0
+    breaks[1:-1] |= np.diff(numbers) != 1
+    breaks[-1] = True
+    edges = np.flatnonzero(breaks)
+    starts, lanes = edges[:-1], edges[:-1] % STEP
+    bits = ((1 << np.diff(edges)) - 1) << lanes
+    is_last = np.append(lanes[1:] == 0, True)
+    return np.stack([numbers[starts] - lanes, bits, is_last], axis=1).astype(np.int64)
 
 
 def _segments(index: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from sklearn_conv._engine.activation import ACTIVATIONS, Function
 from sklearn_conv._engine.layer import Layer
 from sklearn_conv._engine.pooling import POOLINGS, Pooling
 
-INTERFACE = 3
+INTERFACE = 4
 """Version of the interface in ``native/core.h``."""
 
 MAX_TILES, MAX_OUTPUTS = 8, 32
@@ -63,7 +63,7 @@ class BandStruct(Structure):
 
     _fields_: ClassVar = _fields(
         "n_rows rows* n_columns n_segments segments* row_step column_step numbers* n_runs runs* "
-        "corner n_cells cells*"
+        "pieces* corner n_cells cells*"
     )
 
 
@@ -71,7 +71,8 @@ class CallStruct(Structure):
     """Images, buffers, and the place of the result."""
 
     _fields_: ClassVar = _fields(
-        "n_images images* strides pixel out* out_strides sums* n_tiles pixels* windows* cell_sums*",
+        "n_images images* strides pixel out* out_strides sums* tiles* n_copies n_tiles pixels* "
+        "windows* cell_sums*",
         strides=c_int64 * 4,
         out_strides=c_int64 * 5,
     )
@@ -84,9 +85,11 @@ class Level(Structure):
     vector_bytes: int
     positions: int
     """Number of windows of a tile."""
+    tile_windows: int
+    """Number of windows of two tiles of a matrix unit, or 0 if there is none."""
     compute: Callable[..., None]
     _fields_: ClassVar = _fields(
-        "vector_bytes positions compute",
+        "vector_bytes positions tile_windows compute",
         compute=CFUNCTYPE(None, POINTER(LayerStruct), POINTER(BandStruct), POINTER(CallStruct)),
     )
 
@@ -132,6 +135,18 @@ class NativeLibrary:
         while name := find_level(c_int64(len(self.levels)), byref(level := Level())):
             level.name = name.decode()
             self.levels.append(level)
+        is_refused = library.sklearn_conv_is_refused
+        is_refused.restype = c_int64
+        self.is_refused = bool(is_refused())
+        """Whether the system does not let this process use the matrix unit that there is."""
+
+    def choose_level(self, name: str) -> None:
+        """Use only the instruction set of that name, in lowercase letters and digits."""
+        names = {level.name.lower().replace("-", ""): level for level in self.levels}
+        if name not in names:
+            choices = ", ".join(f"native-{choice}" for choice in names)
+            raise LookupError(f"this processor or the library has no {name}; use {choices}")
+        self.levels = [names[name]]
 
     def supports(self, layer: Layer) -> bool:
         """Return whether the library has the activation and the poolings of a layer."""
