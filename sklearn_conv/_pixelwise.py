@@ -393,7 +393,9 @@ class PixelBase(BaseEstimator, ABC):
         rows, targets, groups = (np.concatenate(each) for each in zip(*parts, strict=True))
         self.temperature_ = 1.0
         if is_default:
-            self._choose(model, rows, targets, np.unique(groups, axis=0, return_inverse=True)[1])
+            # NumPy 2.0.0 returns a column.
+            groups = np.unique(groups, axis=0, return_inverse=True)[1].ravel()
+            self._choose(model, rows, targets, groups)
             setattr(self, f"{name}_", model.discard_sums())
         else:
             setattr(self, f"{name}_", clone(model).fit(rows, targets))
