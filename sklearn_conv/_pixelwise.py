@@ -289,7 +289,13 @@ class PixelBase(BaseEstimator, ABC):
         if self.features is not None:
             return self.features
         return StridedConv2DTransformer(
-            8, 5, kernels="pca", whiten=True, activation="split", symmetries="dihedral"
+            8,
+            5,
+            kernels="pca",
+            whiten=True,
+            n_patches=20_000,
+            activation="split",
+            symmetries="dihedral",
         )
 
     def _margins(self) -> tuple[list[int], int]:
