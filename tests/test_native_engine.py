@@ -114,7 +114,10 @@ def test_features_agree_with_numpy(level, layer_and_images, n_bytes, n_jobs):
         small_blocks(patch, n_bytes)
         patch.setattr(native_engine, "MIN_TILE_PRODUCTS", 0)
         features = compute(NativeEngine(layer, choice.LIBRARY, level), layer, images, n_jobs)
-    scale = np.abs(expected).max()
+    # Large products may cancel in all windows of a few.
+    weights = np.abs(exact.kernels).sum(axis=(0, 1, 2)).max()
+    largest = np.abs(images.astype(np.float64)).max() if layer.eps == 0 else 1
+    scale = max(np.abs(expected).max(), 0.05 * weights * largest)
     tolerance = 1e-12 if layer.kernels.dtype == np.float64 else 1e-5
     np.testing.assert_allclose(features, expected, rtol=0, atol=tolerance * scale + 1e-30)
 
