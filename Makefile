@@ -185,7 +185,7 @@ bench-pixels: $(ACCURACY_VENV)/bench
 	$(ACCURACY_VENV)/bin/python benchmarks/pixels.py --data "$(SKLEARN_CONV_DATA)" --page docs/guide/pixels.md
 
 bench-maps: $(VENV)/test
-	$(RUN) benchmarks/maps.py --page docs/guide/scenes.md
+	$(RUN) benchmarks/maps.py --length 4096 --page docs/guide/scenes.md
 
 clean:
 	rm -rf $(VENV) $(MINIMUM_VENV) $(ACCURACY_VENV) $(DIST_VENV) build dist docs/_build docs/gallery docs/api/generated sklearn_conv/_engine/*sklearn_conv_core.* .hypothesis .mypy_cache .pytest_cache .ruff_cache output

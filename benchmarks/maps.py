@@ -4,7 +4,10 @@ The time of all tiles is that of a sample, times their number. Run: make bench-m
 """
 
 import argparse
+import tempfile
 import time
+from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import sklearn
@@ -58,13 +61,47 @@ def measure(length, steps, n_jobs):
     return results
 
 
+def measure_memory(length, n_jobs):
+    """Print the time, and the anonymous memory on Linux, of a map of a scene on disk."""
+
+    def find_megabytes():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1000
+
+    def watch():
+        while not is_done.wait(0.05):
+            found.append(find_megabytes())
+
+    strip, is_smooth = make_scene(512)
+    tiles = tile_scene(strip, TILE)
+    labels = is_smooth[tuple(tiles.positions.T + TILE // 2)]
+    model = make_image_classifier("satellite", effort="fast", n_kernels=16, n_jobs=n_jobs)
+    model.fit(tiles, labels)
+    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+        scene = np.lib.format.open_memmap(file.name, "w+", np.uint8, (length, length, 3))
+        for start in range(0, length, 512):
+            rows = scene[start : start + 512]
+            rows[...] = np.tile(strip, (1, -(-length // 512), 1))[: len(rows), :length]
+        found, is_done = [find_megabytes()], Event()
+        watcher = Thread(target=watch)
+        watcher.start()
+        passed = seconds(lambda: predict_map(model, np.load(file.name, mmap_mode="r"), 16))
+        is_done.set()
+        watcher.join()
+    print(f"{passed:.0f} s, {found[0]:.0f} MB before, {max(found):.0f} MB at most")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_page_argument(parser)
     parser.add_argument("--length", type=int, default=1024, help="rows and columns of the scene")
     parser.add_argument("--steps", type=int, nargs="*", default=[*WANTED])
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--memory", action="store_true", help="measure the memory instead")
     arguments = parser.parse_args()
+    if arguments.memory:
+        measure_memory(arguments.length, arguments.jobs)
+        return
     rows = [
         [
             step,
