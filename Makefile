@@ -50,7 +50,7 @@ SKLEARN_CONV_DATA ?= data
 help:
 	@echo "make native        build the library of the native engine; the other commands do so when it has changed"
 	@echo "make demo          grid search over stride and kernel size on the digits, with a picture"
-	@echo "make test          all tests: units, doctests, the README's code (about 5 minutes)"
+	@echo "make test          all tests: units, doctests, the README's code (about 6 minutes)"
 	@echo "make test-long     all tests, with 3,000 and more new examples for each property (SEED=...)"
 	@echo "make test-minimum  the tests on the oldest supported versions"
 	@echo "make test-no-compiler  some tests of an installation without a compiler (1 minute)"
@@ -66,8 +66,8 @@ help:
 	@echo "make bench-recipes   accuracy of the recipes; writes docs/recipes.md (5 minutes)"
 	@echo "make bench-search    searches with and without shared features; writes docs/guide/searching.md (10 minutes)"
 	@echo "make bench-probabilities  probabilities, intervals and novelty; writes docs/guide/probabilities.md (10 minutes)"
-	@echo "make bench-pixels  classes of pixels against scikit-image; writes docs/guide/pixels.md (5 minutes)"
-	@echo "make bench-maps   time of a map against tiles; writes docs/guide/scenes.md (10 minutes)"
+	@echo "make bench-pixels  classes of pixels against scikit-image; writes docs/guide/pixels.md (2 minutes)"
+	@echo "make bench-maps   time of a map against tiles; writes docs/guide/scenes.md (4 minutes)"
 	@echo "                     The last four need SKLEARN_CONV_DATA=folder with the images; see the pages."
 	@echo "make clean         remove the environments and caches"
 

@@ -112,6 +112,9 @@ class PixelBase(BaseEstimator, ABC):
     def _check_labels(self, labels: np.ndarray, name: str) -> np.ndarray:
         """Return the different labels of an image, without ``unlabeled``."""
 
+    def _require_labels(self, found: np.ndarray) -> None:
+        """Raise an error if there are too few different labels to learn from."""
+
     @abstractmethod
     def _default(
         self, found: np.ndarray, labels: Iterable[np.ndarray]
@@ -150,10 +153,12 @@ class PixelBase(BaseEstimator, ABC):
         self._check()
         images = self._check_images(X, None)
         labels, found = self._read_labels(images, y)
+        self._require_labels(found)
         tiles = self._annotated(labels)
         rng = check_random_state(self.random_state)
         fitted = copy(self)
         fitted.n_channels_ = _channels(images[0])
+        fitted._scales, fitted._boxes = (*self.scales,), (*self.boxes,)
         fitted._learn(images, tiles, rng)
         fitted._fit_model(images, labels, tiles, found, rng)
         self.__dict__.update(vars(fitted))
@@ -298,20 +303,20 @@ class PixelBase(BaseEstimator, ABC):
             symmetries="dihedral",
         )
 
-    def _margins(self) -> tuple[list[int], int]:
+    def _margins(self, transformer: StridedConv2DTransformer) -> tuple[list[int], int]:
         """Return the pixels of a window before its center, and those that a tile needs around."""
-        parameters = check_parameters(self._transformer())
+        parameters = check_parameters(transformer)
         sizes = zip(parameters.windows.dilation, parameters.kernel_size, strict=True)
         extents = [d * (k - 1) + 1 for d, k in sizes]
         before = [(extent - 1) // 2 for extent in extents]
-        return before, max(extents) // 2 + max(self.boxes) // 2 + 1
+        return before, max(extents) // 2 + max(self._boxes) // 2 + 1
 
     def _learn(self, images: list[Any], tiles: list[Tile], rng: Any) -> None:
         """Fit a transformer for each scale to some of the tiles."""
         chosen = [tiles[i] for i in np.sort(rng.permutation(len(tiles))[:N_LEARNING])]
-        pixels = _read(images, chosen, self._margins()[1] * max(self.scales))
+        pixels = _read(images, chosen, self._margins(self._transformer())[1] * max(self._scales))
         self.transformers_ = []
-        for scale in self.scales:
+        for scale in self._scales:
             transformer = clone(self._transformer()).set_params(
                 stride=1,
                 padding="valid",
@@ -334,8 +339,8 @@ class PixelBase(BaseEstimator, ABC):
         They are ordered by scale, box, side and bias of the activation, and kernel. With weights
         ``(p, k)``, yield the weighted sums ``(rows, columns, k)`` instead.
         """
-        before, margin = self._margins()
-        reach, n_boxes = margin * max(self.scales), len(self.boxes)
+        before, margin = self._margins(self.transformers_[0])
+        reach, n_boxes = margin * max(self._scales), len(self._boxes)
         banks = [_turn(transformer) for transformer in self.transformers_]
         views, n_kernels = _views(self.transformers_[0]), self.transformers_[0].bias_.shape[-1]
         side = TILE + 2 * margin
@@ -344,7 +349,7 @@ class PixelBase(BaseEstimator, ABC):
         for start in range(0, len(tiles), step):
             batch, parts, used = tiles[start : start + step], [], 0
             pixels = _read(images, batch, reach)
-            for scale, bank in zip(self.scales, banks, strict=True):
+            for scale, bank in zip(self._scales, banks, strict=True):
                 inner = slice(reach - scale * margin, pixels.shape[1] - reach + scale * margin)
                 shrunk = _shrink(pixels[:, inner, inner], scale)
                 bank.image_shape_, bank.n_features_in_ = shrunk.shape[1:], shrunk[0].size
@@ -357,7 +362,7 @@ class PixelBase(BaseEstimator, ABC):
                     own = own.astype(average.dtype).reshape(n_boxes, average.shape[1], -1)
                     values = np.split(responses @ np.hstack(average @ own), n_boxes, axis=3)
                 length = TILE // scale + 2  # with a border of one
-                for box, found in zip(self.boxes, values, strict=True):
+                for box, found in zip(self._boxes, values, strict=True):
                     for axis, first in enumerate(before, 1):
                         found = uniform_filter1d(found, box, axis=axis) if box > 1 else found
                         place = [slice(None)] * 4
@@ -397,14 +402,14 @@ class PixelBase(BaseEstimator, ABC):
             kept = rng.random_sample(len(targets)) < fraction
             parts.append((rows[kept], targets[kept], groups[kept]))
         rows, targets, groups = (np.concatenate(each) for each in zip(*parts, strict=True))
-        self.temperature_ = 1.0
         if is_default:
             # NumPy 2.0.0 returns a column.
             groups = np.unique(groups, axis=0, return_inverse=True)[1].ravel()
             self._choose(model, rows, targets, groups)
             setattr(self, f"{name}_", model.discard_sums())
         else:
-            setattr(self, f"{name}_", clone(model).fit(rows, targets))
+            setattr(self, f"{name}_", model := clone(model).fit(rows, targets))
+            self.temperature_ = getattr(model, "temperature_", 1.0)
 
     def _choose(
         self, model: StreamingRidgeBase, rows: np.ndarray, targets: np.ndarray, groups: np.ndarray
@@ -444,6 +449,7 @@ class PixelBase(BaseEstimator, ABC):
         bounds = len(losses[0]) ** 0.5 * worse.std(axis=1)
         best = int(np.flatnonzero(worse.sum(axis=1) <= bounds)[-1])
         model.set_params(alphas=ALPHAS[best] * max(1, model._sums.n_rows / len(rows)))
+        self.temperature_ = 1.0
         if is_class:
             self.temperature_ = find_temperature(errors[best], columns[is_known], weights)
 
@@ -584,8 +590,8 @@ class PixelClassifier(ClassifierMixin, PixelBase):
     classifier_ : estimator
         The fitted classifier of features.
     temperature_ : float
-        Number by which the decisions of the default classifier are divided before the softmax. It
-        minimizes the log loss of the squares that were left out.
+        Number by which the decisions of a streaming ridge classifier are divided before the
+        softmax. That of the default minimizes the log loss of the squares that were left out.
     n_channels_ : int
         Number of channels of the images.
 
@@ -713,15 +719,13 @@ class PixelClassifier(ClassifierMixin, PixelBase):
             )
         return found
 
-    def _read_labels(self, images: list[Any], y: Any) -> tuple[list[np.ndarray], np.ndarray]:
-        labels, found = super()._read_labels(images, y)
-        if len(found) < 2 and not hasattr(self, "classes_"):
+    def _require_labels(self, found: np.ndarray) -> None:
+        if len(found) < 2:
             raise ValueError(
                 f"All annotated pixels have the label {found[0]}; annotate pixels of at least two "
                 f"classes. Pixels with the label {self.unlabeled} are not annotated; if this is a "
                 "class, set unlabeled to another number, such as -1."
             )
-        return labels, found
 
     def _fit_model(self, *arguments: Any) -> None:
         self.classes_ = arguments[3]

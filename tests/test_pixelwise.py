@@ -20,6 +20,7 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn_conv import (
     PixelClassifier,
     PixelRegressor,
+    StreamingRidgeClassifier,
     StridedConv2DTransformer,
     _pixelwise,
     read_images,
@@ -271,11 +272,36 @@ def test_alpha_is_chosen_by_blocks_that_are_left_out():
     labels = np.repeat(np.repeat(rng.integers(1, 3, (4, 4)), 32, 0), 32, 1)  # and labels by chance
     model = PixelClassifier(random_state=0).fit([image], [labels])
     assert model.classifier_.alpha_ > 1000
-    assert model.temperature_ > 1 / 20
+    probabilities = model.predict_proba([image[::-1]])[0]
+    assert np.abs(probabilities - 0.5).mean() < 0.2  # Pixels by themselves would seem certain.
     one = scribble(labels)
     one[32:] = one[:, 32:] = 0
     one[:5, :5] = 3 - labels[0, 0]
-    assert PixelClassifier(random_state=0).fit([image], [one]).classifier_.alpha_ > 0  # one block
+    model = PixelClassifier(random_state=0).fit([image], [one])
+    assert model.classifier_.alpha_ == _pixelwise.ALPHA  # one block
+
+
+def test_a_ridge_classifier_that_is_passed_has_its_own_probabilities():
+    image, labels = scene()
+    known = scribble(labels)
+    ridge = StreamingRidgeClassifier([1.0, 100.0])
+    model = PixelClassifier(classifier=ridge, random_state=0).fit([image], [known])
+    rows = naive_features(model, image).reshape(-1, model.classifier_.n_features_in_)
+    expected = model.classifier_.predict_proba(rows)
+    found = model.predict_proba([image])[0].reshape(-1, 2)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert model.temperature_ == model.classifier_.temperature_ != 1
+
+
+def test_what_is_fitted_stays_if_parameters_change_or_fit_fails():
+    image, labels = scene()
+    model = PixelClassifier(random_state=0).fit([image], [scribble(labels)])
+    expected = model.predict([image])[0]
+    with pytest.raises(ValueError, match="at least two classes"):
+        model.fit([image], [np.ones_like(labels)])
+    np.testing.assert_array_equal(model.predict([image])[0], expected)
+    model.set_params(features=StridedConv2DTransformer(3, 9), scales=[1], boxes=[7, 1])
+    np.testing.assert_array_equal(model.predict([image])[0], expected)
 
 
 def test_numbers_of_pixels():
