@@ -27,7 +27,7 @@ from sklearn_conv._parameters import check_parameters
 from sklearn_conv._ridge.base import StreamingRidgeBase
 from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
 from sklearn_conv._ridge.regressor import StreamingRidge
-from sklearn_conv._ridge.solving import find_temperature, log_softmax
+from sklearn_conv._ridge.scores import find_temperature, log_softmax
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv._validation import is_sequence, require
 from sklearn_conv._versions import API_LINK

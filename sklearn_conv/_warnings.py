@@ -33,8 +33,8 @@ IMPORT = "<frozen importlib"
 """Frames of an import, which `warnings.warn` does not count."""
 
 
-def warn(message: str) -> None:
-    """Issue a UserWarning that points to the line which called into this package.
+def warn(message: str, category: type[UserWarning] = UserWarning) -> None:
+    """Issue a warning that points to the line which called into this package.
 
     The number of frames to skip is not constant: scikit-learn wraps ``fit`` and ``transform``
     differently in each version, and a Pipeline adds further calls.
@@ -48,7 +48,7 @@ def warn(message: str) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith((*INTERNAL, IMPORT)):
         stacklevel += not frame.f_code.co_filename.startswith(IMPORT)
         frame = frame.f_back
-    warnings.warn(message, UserWarning, stacklevel=stacklevel)
+    warnings.warn(message, category, stacklevel=stacklevel)
 
 
 @contextmanager

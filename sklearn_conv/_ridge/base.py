@@ -29,8 +29,10 @@ from sklearn_conv._array_api import (
 )
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
 from sklearn_conv._memory_maps import check_memory_map
+from sklearn_conv._ridge.all_rows import AllRows, is_for_all_rows
 from sklearn_conv._ridge.moments import Moments, NoSolutionError, Rows
-from sklearn_conv._ridge.solving import Search, Solution, solve
+from sklearn_conv._ridge.problem import Search
+from sklearn_conv._ridge.solving import Solution, solve
 from sklearn_conv._validation import check_numbers, is_dask, parameter_error
 from sklearn_conv._versions import API_LINK
 
@@ -155,7 +157,10 @@ class StreamingRidgeBase(RidgeBase, ABC):
             with step("sums"):
                 model._add_rows(X, y, sample_weight, reset=True, is_fit=True)
             with step("alphas"):
-                model._solve()
+                is_kept = not isinstance(model._sums, AllRows)
+                model._solve(with_errors=not is_kept)
+            if not is_kept:  # Rows that are not copied may change.
+                del model._sums
             self._take_over(model)
         return self
 
@@ -468,11 +473,14 @@ class StreamingRidgeBase(RidgeBase, ABC):
                 )
             if not len(rows.weights):
                 raise weight_error(type(self).__name__, "that are not all zero", sample_weight)
-            if sums is None:
+            if sums is None and is_fit and is_for_all_rows(rows):
+                self._sums, self._like = AllRows(rows), NUMPY
+            elif sums is None:
                 sums = self._sums = Moments(rows.rows, rows.targets)
                 self._like = sums.library.zeros((0,), rows.rows.dtype)
             changed = self._admit(y, rows.targets, reset, is_fit, given)
-            sums.add(rows)
+            if sums is not None:
+                sums.add(rows)
         self.__dict__.update(changed, _solution=None)
 
     def _validate(self, X: Any, *targets: Any, reset: bool, **options: Any) -> Any:

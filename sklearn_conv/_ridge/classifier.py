@@ -27,13 +27,9 @@ from sklearn_conv._ridge.labels import (
     show_labels,
     union_labels,
 )
-from sklearn_conv._ridge.solving import (
-    Search,
-    check_scoring,
-    check_strengths,
-    log_softmax,
-    measure_leverages,
-)
+from sklearn_conv._ridge.leverages import measure_leverages
+from sklearn_conv._ridge.problem import Search, check_scoring, check_strengths
+from sklearn_conv._ridge.scores import log_softmax
 from sklearn_conv._validation import is_dask, is_finite, parameter_error
 
 OWNER = "StreamingRidgeClassifier"

@@ -16,6 +16,7 @@ from sklearn_conv._parameters import check_random_state, make_generator
 from sklearn_conv._ridge.base import RidgeBase, check_target_sizes, explain_nan, require_unmasked
 from sklearn_conv._ridge.labels import check_labels, show_label
 from sklearn_conv._ridge.moments import NoSolutionError
+from sklearn_conv._ridge.problem import check_scoring, check_strengths
 from sklearn_conv._ridge.rbf_solving import (
     N_SAMPLE,
     N_SEARCH,
@@ -25,9 +26,7 @@ from sklearn_conv._ridge.rbf_solving import (
     solve_exactly,
     solve_with_landmarks,
 )
-from sklearn_conv._ridge.solving import (
-    check_scoring,
-    check_strengths,
+from sklearn_conv._ridge.scores import (
     find_offsets,
     find_temperature,
     log_softmax,

@@ -19,7 +19,8 @@ from sklearn_conv._ridge.base import (
     check_features,
     check_target_sizes,
 )
-from sklearn_conv._ridge.solving import Search, check_strengths, find_offsets
+from sklearn_conv._ridge.problem import Search, check_strengths
+from sklearn_conv._ridge.scores import find_offsets
 from sklearn_conv._validation import is_dask, parameter_error
 
 OWNER = "StreamingRidge"

@@ -1,0 +1,369 @@
+"""Ridge regression on many features, without products of features.
+
+Few rows are solved by products of rows. For many rows, a space of directions is extended until the
+solution in it is accurate; each extension needs one pass over the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from scipy.linalg import eigh
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import gen_batches
+
+from sklearn_conv._ridge import lapack
+from sklearn_conv._ridge.all_rows import FEW_ROWS, AllRows, Read, add_up, run_parts, split
+from sklearn_conv._ridge.problem import (
+    Candidate,
+    Problem,
+    search_alphas,
+    too_different,
+    too_small,
+)
+from sklearn_conv._ridge.products import factorize
+from sklearn_conv._warnings import warn
+
+N_SAMPLE = 4_096
+"""Number of rows whose products approximate those of all rows."""
+
+SHIFT = 6
+"""Ratio of the regularization of that approximation and alpha. In most directions, the products of
+few rows are 0, and those of all rows are not."""
+
+WIDTH = 16
+"""Number of directions that are added in one pass, rounded up; fewer would take as long."""
+
+MAX_WIDTH = 128
+"""Largest number of directions that are added in one pass."""
+
+MAX_PASSES = 150
+"""Number of passes after which the iteration ends with a warning."""
+
+ROUGH = 1e-2
+"""Error of decisions, relative to their spread, with which alphas are compared."""
+
+FINE = 2e-5
+"""Error of decisions, relative to their spread, of the solution."""
+
+BLOCK_COLUMNS = 1_024
+"""Number of features that are multiplied at once for products of rows."""
+
+
+def solve_all_rows(problem: Problem) -> Iterator[Candidate]:
+    """Solve for all rows: few of them by their products, more by an iteration."""
+    is_few = problem.moments.n_rows <= FEW_ROWS
+    return _solve_by_factors(problem) if is_few else Iteration(problem).run()
+
+
+class System:
+    """The equations ``(A + alpha) W = B`` of ridge regression on standardized features.
+
+    ``A`` are the products of all features, weighted and centered, which are never computed. The
+    last axis of all arrays is that of the features. The right sides are divided by their lengths.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        moments = problem.moments
+        assert isinstance(moments, AllRows)
+        self.moments, self.target_mean = moments, problem.targets.mean
+        self.factor = 1 / problem.scale
+        self.factor[problem.constant] = 0
+        right = problem.targets.products * self.factor
+        self.lengths = np.linalg.norm(right, axis=1)
+        self.lengths[self.lengths == 0] = 1
+        self.right = right / self.lengths[:, np.newaxis]
+
+    def project(self, directions: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Return the products ``(m, q)`` of some rows and directions ``(q, d)``."""
+        read, rest = self._read(directions.dtype, index)
+        columns = np.ascontiguousarray(directions.T)
+
+        def multiply(part: slice) -> np.ndarray:
+            return np.concatenate([read(block) @ columns for block in split(part)])
+
+        return np.concatenate(run_parts(multiply, len(index))) - rest @ columns
+
+    def combine(self, coefficients: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Return sums ``(q, d)`` of some rows, multiplied by coefficients ``(m, q)``."""
+        read, rest = self._read(coefficients.dtype, index)
+        total = add_up(lambda block: coefficients[block].T @ read(block), len(index))
+        return total - coefficients.sum(axis=0)[:, np.newaxis] * rest
+
+    def multiply(self, directions: np.ndarray) -> np.ndarray:
+        """Return directions ``(q, d)``, multiplied by ``A``, in one pass over all rows."""
+        read, rest = self._read(directions.dtype)
+        columns, weights = np.ascontiguousarray(directions.T), self.moments.rows.weights
+        weights = weights.astype(directions.dtype)[:, np.newaxis]
+        shift = rest @ columns
+
+        def multiply(block: slice) -> np.ndarray:
+            rows = read(block)
+            return ((rows @ columns - shift) * weights[block]).T @ rows
+
+        return add_up(multiply, len(weights))
+
+    def find_residuals(self, solution: np.ndarray) -> np.ndarray:
+        """Return ``B - A @ W`` for ``W`` ``(k, d)``, from residuals of the rows, in float64."""
+        read, _ = self._read(np.dtype(np.float64))
+        moments, columns = self.moments, np.ascontiguousarray(solution.T)
+
+        def multiply(block: slice) -> np.ndarray:
+            rows = read(block)
+            targets = (moments.read_targets(block) - self.target_mean) / self.lengths
+            residuals = (targets - rows @ columns) * moments.rows.weights[block, np.newaxis]
+            return residuals.T @ rows
+
+        return add_up(multiply, moments.n_rows)
+
+    def multiply_rows(self, index: np.ndarray, dtype: Any) -> np.ndarray:
+        """Return products of rows, times the roots of their weights, below the diagonal."""
+        X, _, weights = self.moments.rows
+        mean, roots = self.moments.sums.mean, np.sqrt(weights[index])[:, np.newaxis]
+        products = np.zeros((len(index), len(index)), dtype, order="F")
+        for columns in gen_batches(X.shape[1], BLOCK_COLUMNS):
+            rows = np.subtract(X[index, columns], mean[columns]) * self.factor[columns] * roots
+            lapack.syrk(rows.astype(dtype, order="F"), products)
+        return products
+
+    def _read(self, dtype: np.dtype, index: Any = None) -> tuple[Read, np.ndarray]:
+        """Return a function that reads rows, and what rounding of the mean leaves in them."""
+        moments, mean = self.moments, self.moments.sums.mean
+        rest = (mean - moments.find_center(mean, dtype)) * self.factor
+        return moments.make_reader(mean, self.factor, dtype, index), -rest.astype(dtype)
+
+
+def _solve_by_factors(problem: Problem) -> Iterator[Candidate]:
+    """Solve by Cholesky factors of the products of all rows; `solve_by_rows` has the formula."""
+    system, moments = System(problem), problem.moments
+    n_rows, weight, d = moments.n_rows, moments.sums.weight, len(system.factor)
+    roots, total = np.sqrt(moments.kept.weights), weight * d
+    products = system.multiply_rows(np.arange(n_rows), np.float64)
+    lapack.syr(roots * (total / weight) ** 0.5, products)
+    squares = products.diagonal().copy()
+    targets = (problem.targets.kept - problem.targets.mean) * roots[:, np.newaxis]
+    found: dict[float, tuple[np.ndarray, np.ndarray | None]] = {}
+
+    def compute(alpha: float) -> np.ndarray | None:
+        factor = factorize(products, squares + alpha)
+        if factor is None or alpha < total * np.finfo(np.float64).eps:
+            raise too_small(alpha)
+        dual, errors = factor.solve(targets), None
+        if problem.has_errors:
+            inverse = np.triu(factor.triangle).copy("F")
+            lapack.trtri(inverse)
+            diagonal = np.einsum("ij,ij->i", inverse, inverse) - roots**2 / weight / (total + alpha)
+            if not problem.resolves(alpha * diagonal):
+                raise too_different()
+            errors = dual / (roots * diagonal)[:, np.newaxis]
+        found[alpha] = dual * roots[:, np.newaxis], errors
+        return errors
+
+    if len(problem.search.alphas) == 1:
+        compute(*problem.search.alphas)
+        best = [*found]
+    else:
+        best = [*search_alphas(problem, compute)]
+    for alpha in best:
+        coefficients, errors = found[alpha]
+        coef = system.combine(coefficients, np.arange(n_rows)) * system.factor
+        yield alpha, coef.T, errors
+
+
+class Preconditioner:
+    """Approximate inverse of ``A + alpha``: that of a sample of the rows, with a larger alpha.
+
+    Source: A. Rudi, L. Carratino and L. Rosasco, "FALKON: An Optimal Large Scale Kernel Method"
+    (2017): a sample of the rows as a preconditioner.
+    """
+
+    def __init__(self, system: System) -> None:
+        weights = system.moments.rows.weights
+        self.system, self.sample = system, np.sort(system.moments.order[:N_SAMPLE])
+        self.roots = np.sqrt(weights[self.sample]).astype(np.float32)[:, np.newaxis]
+        self.ratio = float(weights[self.sample].sum() / weights.sum())
+        self.products = system.multiply_rows(self.sample, np.float32)
+        self.squares = self.products.diagonal().copy()
+        self.alpha = 0.0
+
+    def solve(self, right: np.ndarray, alpha: float) -> np.ndarray:
+        """Return solutions for right sides ``(q, d)`` in float32."""
+        shift = np.float32(SHIFT * alpha)
+        if alpha != self.alpha:
+            factor = factorize(self.products, self.squares + shift * np.float32(self.ratio))
+            if factor is None:
+                raise too_small(alpha)
+            self.factor, self.alpha = factor, alpha
+        projected = self.system.project(right, self.sample) * self.roots
+        solved = self.factor.solve(projected) * self.roots
+        return (right - self.system.combine(solved, self.sample)) / shift
+
+
+class Space:
+    """Orthonormal directions, among which the equations are solved for any alpha.
+
+    The equations are those without the rows that are held out, until `include` is called.
+    """
+
+    def __init__(self, system: System, targets: np.ndarray) -> None:
+        """Begin without directions; ``targets`` ``(m, k)`` are those of the rows held out."""
+        self.system, self.moments = system, system.moments
+        self.basis = self.multiplied = np.empty((0, len(system.factor)), np.float32)
+        self.projected = np.empty((len(self.moments.chosen), 0), np.float32)
+        self.values, self.vectors = np.empty(0), np.empty((0, 0))
+        self.weights = self.moments.kept.weights[:, np.newaxis]
+        self.rest = self.moments.sums.weight - float(self.weights.sum())
+        self.held_sum = self._combine(np.ones_like(self.weights))[0]
+        # The sums over all rows are 0, so those over the other rows are minus these.
+        self.target_shift = self.weights[:, 0] @ targets / self.rest
+        self.targets = targets
+        held_out = self._combine(targets) + np.outer(self.target_shift, self.held_sum)
+        self.right = system.right - held_out
+
+    def add(self, directions: np.ndarray) -> None:
+        """Add directions ``(q, d)``, with one pass over all rows."""
+        for _ in range(2):
+            directions = directions - (directions @ self.basis.T) @ self.basis
+            directions = np.linalg.qr(directions.T)[0].T
+        directions = np.ascontiguousarray(directions)
+        multiplied = self.system.multiply(directions)
+        projected = self.system.project(directions, self.moments.chosen)
+        if self.right is not self.system.right:
+            multiplied -= self._multiply_held_out(directions, projected)
+        self.projected = np.hstack([self.projected, projected])
+        self.multiplied = np.concatenate([self.multiplied, multiplied])
+        self.basis = np.concatenate([self.basis, directions])
+        self._diagonalize()
+
+    def include(self) -> None:
+        """Include the rows that were held out."""
+        self.multiplied += self._multiply_held_out(self.basis, self.projected)
+        self.right = self.system.right
+        self._diagonalize()
+
+    def solve(self, right: np.ndarray, alpha: float) -> np.ndarray:
+        """Return coefficients ``(k, n)`` of the directions for right sides ``(k, d)``."""
+        projected = (right.astype(np.float32, copy=False) @ self.basis.T).astype(np.float64)
+        return (projected @ self.vectors / (self.values + alpha)) @ self.vectors.T
+
+    def find_errors(self, alpha: float) -> np.ndarray:
+        """Return the errors ``(m, k)`` of the rows that are held out."""
+        coef = self.solve(self.right, alpha).T
+        shift = self.basis @ self.held_sum / self.rest
+        return self.targets + self.target_shift - (self.projected + shift) @ coef
+
+    def _combine(self, values: np.ndarray) -> np.ndarray:
+        """Return sums ``(q, d)`` over the rows held out of weighted values ``(m, q)``."""
+        return self.system.combine((self.weights * values).astype(np.float32), self.moments.chosen)
+
+    def _multiply_held_out(self, directions: np.ndarray, projected: np.ndarray) -> np.ndarray:
+        """Return what the rows held out contribute to the products of directions with ``A``."""
+        shift = directions @ self.held_sum / self.rest
+        return self._combine(projected) + np.outer(shift, self.held_sum)
+
+    def _diagonalize(self) -> None:
+        gram = (self.basis @ self.multiplied.T).astype(np.float64)
+        self.values, self.vectors = _diagonalize((gram + gram.T) / 2)
+
+
+class Iteration:
+    """Extension of a space until the solutions in it are accurate, for all targets at once.
+
+    Directions for one alpha are of use for others. Each pass adds the directions that reduce the
+    errors of the solutions that are not accurate yet most.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem, self.alphas = problem, sorted({*problem.search.alphas})
+        self.system, targets = System(problem), problem.targets
+        self.space = Space(self.system, (targets.kept - targets.mean) / self.system.lengths)
+        self.preconditioner = Preconditioner(self.system)
+        self.best = self.alphas[:1]
+        self.n_passes = 0
+
+    def run(self) -> Iterator[Candidate]:
+        """Find the best alphas, and solve for them."""
+        system, space = self.system, self.space
+        self._converge(self._choose_near, dict.fromkeys(self.alphas, space.right), ROUGH)
+        found = [space.find_errors(alpha) * system.lengths for alpha in self.best]
+        space.include()
+        rights = dict.fromkeys(self.alphas, system.right)
+        self._converge(lambda: self.best, rights, FINE)
+        solutions = {alpha: self._solve(system.right, alpha) for alpha in self.best}
+        # What rounding in float32 has left is solved for again.
+        for alpha, solution in solutions.items():
+            rights[alpha] = system.find_residuals(solution) - alpha * solution
+        self._converge(lambda: self.best, rights, FINE)
+        for alpha, errors in zip(self.best, found, strict=True):
+            solution = solutions[alpha] + self._solve(rights[alpha], alpha)
+            coef = solution * system.lengths[:, np.newaxis] * system.factor
+            yield alpha, coef.T, errors
+
+    def _solve(self, right: np.ndarray, alpha: float) -> np.ndarray:
+        return self.space.solve(right, alpha) @ self.space.basis
+
+    def _choose_near(self) -> list[float]:
+        """Find the alphas with the best scores, and return those and the ones beside them."""
+        places = {len(self.alphas) // 2}
+        if self.n_passes:
+            found = [self.space.find_errors(alpha) for alpha in self.alphas]
+            scores = [self.problem.score(errors * self.system.lengths) for errors in found]
+            places = {*np.argmax(scores, axis=0).tolist()}
+        self.best = [self.alphas[i] for i in sorted(places)]
+        near = {i + step for i in places for step in (-1, 0, 1)}
+        return [alpha for i, alpha in enumerate(self.alphas) if i in near]
+
+    def _converge(
+        self,
+        choose: Callable[[], list[float]],
+        rights: dict[float, np.ndarray],
+        tolerance: float,
+    ) -> None:
+        """Add directions until the solutions for the alphas that are chosen are accurate."""
+        while (directions := self._find_directions(choose(), rights, tolerance)) is not None:
+            if self.n_passes == MAX_PASSES:
+                warn(
+                    f"The ridge regression on {len(self.system.factor):,} features is not as "
+                    f"accurate as it should be after {MAX_PASSES} passes over the rows; choose "
+                    "larger alphas.",
+                    ConvergenceWarning,
+                )
+                return
+            self.space.add(directions)
+            self.n_passes += 1
+
+    def _find_directions(
+        self, alphas: list[float], rights: dict[float, np.ndarray], tolerance: float
+    ) -> np.ndarray | None:
+        """Return the next directions ``(q, d)``, or None if all solutions are accurate."""
+        space, center = self.space, self.best[len(self.best) // 2]
+        solved = space.solve(space.right, center) * (space.right @ space.basis.T)
+        energies = solved.sum(axis=1).clip(np.finfo(np.float64).tiny)
+        residuals, directions = [], []
+        for alpha in alphas:
+            coef = space.solve(rights[alpha], alpha).astype(np.float32)
+            left = rights[alpha] - coef @ space.multiplied - alpha * (coef @ space.basis)
+            left = left.astype(np.float32)
+            found = self.preconditioner.solve(left, center)
+            # The squared length of the errors, as decisions of all rows, if M were A
+            squares = np.einsum("ij,ij->i", left, found).clip(0)
+            if not self.n_passes or (squares > tolerance**2 * energies).any():
+                residuals.append(left)
+                directions.append(found)
+            if not self.n_passes:  # All right sides are the same.
+                break
+        if not residuals:
+            return None
+        found = np.concatenate(directions)
+        values, vectors = _diagonalize(found.astype(np.float64) @ np.concatenate(residuals).T)
+        width = min(MAX_WIDTH, -(-len(energies) // WIDTH) * WIDTH)
+        vectors = vectors[:, values > values.max() * np.finfo(np.float32).eps][:, -width:]
+        return vectors.T.astype(np.float32) @ found
+
+
+def _diagonalize(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return eigenvalues, which rounding may have made negative, as positive ones, and vectors."""
+    values, vectors = eigh(matrix, check_finite=False)
+    return values.clip(0), vectors
