@@ -451,7 +451,7 @@ class _Store:
                 sibling.steps[-1][1].set_params(**last.get_params(deep=False))._solve()
                 return sibling
             later.fit(leading.take(rows), y, **params)
-            gram = last._sums.sums.gram
+            gram = last._sums.sums.gram if hasattr(last, "_sums") else None
             if gram is not None and gram.nbytes <= self._bytes_left:
                 self._bytes_left -= gram.nbytes
                 self._siblings[key] = later

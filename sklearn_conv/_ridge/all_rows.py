@@ -129,9 +129,9 @@ class AllRows(Moments):
             squares = scaled[block] @ np.multiply(rows, rows, out=rows)
             return np.vstack([products, squares]).astype(np.float64)
 
-        *products, total, squares = add_up(add, len(weights))
+        sums = add_up(add, len(weights))
+        products, total, squares = sums[:-2], sums[-2], sums[-1]
         mean = total / weight
-        products = np.array(products)
         if classes is not None:
             products -= target_mean[:, np.newaxis] * total
         return Sums(

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import NotFittedError
-from sklearn.utils import Tags, check_X_y
+from sklearn.utils import Tags, assert_all_finite, check_X_y
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sklearn_conv._array_api import (
@@ -29,9 +29,10 @@ from sklearn_conv._array_api import (
 )
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
 from sklearn_conv._memory_maps import check_memory_map
-from sklearn_conv._ridge.all_rows import AllRows, is_for_all_rows
+from sklearn_conv._ridge.all_rows import MANY_FEATURES, AllRows, is_for_all_rows
 from sklearn_conv._ridge.moments import Moments, NoSolutionError, Rows
 from sklearn_conv._ridge.problem import Search
+from sklearn_conv._ridge.products import BLOCK_BYTES, row_blocks
 from sklearn_conv._ridge.solving import Solution, solve
 from sklearn_conv._validation import check_numbers, is_dask, parameter_error
 from sklearn_conv._versions import API_LINK
@@ -415,8 +416,9 @@ class StreamingRidgeBase(RidgeBase, ABC):
     def _require_sums(self) -> Moments:
         if not hasattr(self, "_sums"):
             raise NoSolutionError(
-                "The sums of this model were discarded, so it can only predict; to add rows, to "
-                "choose other alphas or to compute what the model was saved without, such as "
+                "The sums of this model were discarded, as those of a fit of more than "
+                f"{MANY_FEATURES:,} features are, so it can only predict; to add rows, to choose "
+                "other alphas or to compute what the model was saved without, such as "
                 "probabilities, intervals or novelty, fit again."
             )
         if not self._has_own_sums():
@@ -487,6 +489,11 @@ class StreamingRidgeBase(RidgeBase, ABC):
         """Check rows, and targets if they are passed, as `validate_data` does."""
         if not follows_library(X):
             check_convertible(X)
+            if isinstance(X, np.ndarray) and X.dtype == np.float16:
+                # scikit-learn would make several copies.
+                options["ensure_all_finite"] = False
+                for block in row_blocks(len(X), 4 * max(1, *X.shape[1:]), BLOCK_BYTES):
+                    assert_all_finite(X[block].astype(np.float32), input_name="X")
             return validate_data(self, X, *targets, reset=reset, **options)
         check_table(X)
         self._check_columns(X, reset)

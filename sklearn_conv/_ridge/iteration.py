@@ -42,11 +42,12 @@ MAX_WIDTH = 128
 MAX_PASSES = 150
 """Number of passes after which the iteration ends with a warning."""
 
-ROUGH = 1e-2
-"""Error of decisions, relative to their spread, with which alphas are compared."""
+ROUGH, MIDDLE, FINE = 3e-2, 1e-3, 5e-6
+"""Errors of decisions, relative to their spread: those with which alphas are compared, those that
+are reached in float32, and those of the result."""
 
-FINE = 2e-5
-"""Error of decisions, relative to their spread, of the solution."""
+STALLED = 5
+"""Number of passes without a smaller error after which the iteration is limited by rounding."""
 
 BLOCK_COLUMNS = 1_024
 """Number of features that are multiplied at once for products of rows."""
@@ -290,19 +291,28 @@ class Iteration:
         found = [space.find_errors(alpha) * system.lengths for alpha in self.best]
         space.include()
         rights = dict.fromkeys(self.alphas, system.right)
-        self._converge(lambda: self.best, rights, FINE)
-        solutions = {alpha: self._solve(system.right, alpha) for alpha in self.best}
-        # What rounding in float32 has left is solved for again.
-        for alpha, solution in solutions.items():
-            rights[alpha] = system.find_residuals(solution) - alpha * solution
-        self._converge(lambda: self.best, rights, FINE)
+        solutions: dict[float, Any] = dict.fromkeys(self.best, 0)
+        tolerance = MIDDLE
+        while True:
+            is_accurate = self._converge(lambda: self.best, rights, tolerance)
+            for alpha in self.best:
+                coef = space.solve(rights[alpha], alpha)
+                solutions[alpha] = solutions[alpha] + coef @ space.basis
+            if tolerance == FINE and (is_accurate or self.n_passes == MAX_PASSES):
+                break
+            # Solve again for what rounding in float32 has left.
+            for alpha, solution in solutions.items():
+                rights[alpha] = system.find_residuals(solution) - alpha * solution
+            tolerance = FINE
+        if not is_accurate:
+            warn(
+                f"The ridge regression on {len(system.factor):,} features is not accurate after "
+                f"{MAX_PASSES} passes over the rows; choose larger alphas.",
+                ConvergenceWarning,
+            )
         for alpha, errors in zip(self.best, found, strict=True):
-            solution = solutions[alpha] + self._solve(rights[alpha], alpha)
-            coef = solution * system.lengths[:, np.newaxis] * system.factor
+            coef = solutions[alpha] * system.lengths[:, np.newaxis] * system.factor
             yield alpha, coef.T, errors
-
-    def _solve(self, right: np.ndarray, alpha: float) -> np.ndarray:
-        return self.space.solve(right, alpha) @ self.space.basis
 
     def _choose_near(self) -> list[float]:
         """Find the alphas with the best scores, and return those and the ones beside them."""
@@ -320,47 +330,50 @@ class Iteration:
         choose: Callable[[], list[float]],
         rights: dict[float, np.ndarray],
         tolerance: float,
-    ) -> None:
-        """Add directions until the solutions for the alphas that are chosen are accurate."""
-        while (directions := self._find_directions(choose(), rights, tolerance)) is not None:
-            if self.n_passes == MAX_PASSES:
-                warn(
-                    f"The ridge regression on {len(self.system.factor):,} features is not as "
-                    f"accurate as it should be after {MAX_PASSES} passes over the rows; choose "
-                    "larger alphas.",
-                    ConvergenceWarning,
-                )
-                return
+    ) -> bool:
+        """Add directions until the solutions for the alphas that are chosen are accurate.
+
+        Return False if they are not, because of rounding, or of the number of passes.
+        """
+        errors: list[float] = []
+        while self.n_passes < MAX_PASSES:
+            error, directions = self._find_directions(choose(), rights, tolerance)
+            errors.append(error)
+            if directions is None:
+                return True
+            if len(errors) > STALLED and min(errors[-STALLED:]) > min(errors[:-STALLED]):
+                break
             self.space.add(directions)
             self.n_passes += 1
+        return False
 
     def _find_directions(
         self, alphas: list[float], rights: dict[float, np.ndarray], tolerance: float
-    ) -> np.ndarray | None:
-        """Return the next directions ``(q, d)``, or None if all solutions are accurate."""
+    ) -> tuple[float, np.ndarray | None]:
+        """Return the largest error, and directions ``(q, d)`` unless all solutions are accurate."""
         space, center = self.space, self.best[len(self.best) // 2]
+        # Squared lengths of the decisions for all rows
         solved = space.solve(space.right, center) * (space.right @ space.basis.T)
         energies = solved.sum(axis=1).clip(np.finfo(np.float64).tiny)
-        residuals, directions = [], []
-        for alpha in alphas:
+        residuals = []
+        for alpha in alphas if len(space.basis) else alphas[:1]:  # All would be the same.
             coef = space.solve(rights[alpha], alpha).astype(np.float32)
             left = rights[alpha] - coef @ space.multiplied - alpha * (coef @ space.basis)
-            left = left.astype(np.float32)
-            found = self.preconditioner.solve(left, center)
-            # The squared length of the errors, as decisions of all rows, if M were A
-            squares = np.einsum("ij,ij->i", left, found).clip(0)
-            if not self.n_passes or (squares > tolerance**2 * energies).any():
-                residuals.append(left)
-                directions.append(found)
-            if not self.n_passes:  # All right sides are the same.
-                break
-        if not residuals:
-            return None
-        found = np.concatenate(directions)
-        values, vectors = _diagonalize(found.astype(np.float64) @ np.concatenate(residuals).T)
+            residuals.append(left.astype(np.float32))
+        left = np.concatenate(residuals)
+        directions = self.preconditioner.solve(left, center)
+        # The squared length of the errors, as decisions for all rows, if M were A
+        squares = np.einsum("ij,ij->i", left, directions).clip(0).reshape(-1, len(energies))
+        errors = np.sqrt(squares / energies).max(axis=1) if len(space.basis) else np.ones(1)
+        is_open = errors > tolerance
+        if not is_open.any():
+            return float(errors.max()), None
+        is_open = is_open.repeat(len(energies))
+        left, directions = left[is_open], directions[is_open]
+        values, vectors = _diagonalize(directions.astype(np.float64) @ left.T)
         width = min(MAX_WIDTH, -(-len(energies) // WIDTH) * WIDTH)
         vectors = vectors[:, values > values.max() * np.finfo(np.float32).eps][:, -width:]
-        return vectors.T.astype(np.float32) @ found
+        return float(errors.max()), vectors.T.astype(np.float32) @ directions
 
 
 def _diagonalize(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
