@@ -162,9 +162,9 @@ def _solve_by_factors(problem: Problem) -> Iterator[Candidate]:
         found[alpha] = dual * roots[:, np.newaxis], errors
         return errors
 
-    if len(problem.search.alphas) == 1:
-        compute(*problem.search.alphas)
-        best = [*found]
+    if len(problem.search.alphas) == 1 or n_rows == 1:  # A single row has no errors.
+        best = [problem.search.alphas[0]]
+        compute(*best)
     else:
         best = [*search_alphas(problem, compute)]
     for alpha in best:
