@@ -29,7 +29,7 @@ from sklearn_conv._warnings import warn
 N_SAMPLE = 4_096
 """Number of rows whose products approximate those of all rows."""
 
-SHIFT = 6
+SHIFT = 10
 """Ratio of the regularization of that approximation and alpha. In most directions, the products of
 few rows are 0, and those of all rows are not."""
 
@@ -42,12 +42,16 @@ MAX_WIDTH = 128
 MAX_PASSES = 150
 """Number of passes after which the iteration ends with a warning."""
 
-ROUGH, MIDDLE, FINE = 3e-2, 1e-3, 5e-6
+ROUGH, MIDDLE, FINE = 3e-2, 1e-3, 3e-6
 """Errors of decisions, relative to their spread: those with which alphas are compared, those that
 are reached in float32, and those of the result."""
 
 STALLED = 5
 """Number of passes without a smaller error after which the iteration is limited by rounding."""
+
+PLAIN_RATIO = 30
+"""Ratio of the means and the standard deviations of features in float32 below which they are
+multiplied as they are, and the products of the means are subtracted."""
 
 BLOCK_COLUMNS = 1_024
 """Number of features that are multiplied at once for products of rows."""
@@ -76,6 +80,9 @@ class System:
         self.lengths = np.linalg.norm(right, axis=1)
         self.lengths[self.lengths == 0] = 1
         self.right = right / self.lengths[:, np.newaxis]
+        ratios, spreads = np.abs(moments.sums.mean) * self.factor, problem.scale
+        is_near = ratios.max() < PLAIN_RATIO and spreads.min() > 1e-6 and spreads.max() < 1e6
+        self.is_plain = bool(is_near and moments.rows.rows.dtype == np.float32)
 
     def project(self, directions: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Return the products ``(m, q)`` of some rows and directions ``(q, d)``."""
@@ -95,16 +102,21 @@ class System:
 
     def multiply(self, directions: np.ndarray) -> np.ndarray:
         """Return directions ``(q, d)``, multiplied by ``A``, in one pass over all rows."""
-        read, rest = self._read(directions.dtype)
-        columns, weights = np.ascontiguousarray(directions.T), self.moments.rows.weights
+        X, _, weights = self.moments.rows
         weights = weights.astype(directions.dtype)[:, np.newaxis]
-        shift = rest @ columns
+        read, rest = self._read(directions.dtype)
+        columns, shift, factor = directions.T, rest @ directions.T, 1
+        if self.is_plain:  # Rows in the cache need not be standardized.
+            read, factor = X.__getitem__, self.factor.astype(np.float32)
+            columns = columns * factor[:, np.newaxis]
+            shift = (self.moments.sums.mean @ columns).astype(np.float32)
+        columns = np.ascontiguousarray(columns)
 
         def multiply(block: slice) -> np.ndarray:
             rows = read(block)
             return ((rows @ columns - shift) * weights[block]).T @ rows
 
-        return add_up(multiply, len(weights))
+        return add_up(multiply, len(weights)) * factor
 
     def find_residuals(self, solution: np.ndarray) -> np.ndarray:
         """Return ``B - A @ W`` for ``W`` ``(k, d)``, from residuals of the rows, in float64."""
