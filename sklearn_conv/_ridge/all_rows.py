@@ -84,20 +84,28 @@ class AllRows(Moments):
         return mean.astype(dtype if np.can_cast(self.rows.rows.dtype, dtype) else np.float64)
 
     def make_reader(
-        self, mean: np.ndarray, factor: np.ndarray | None, dtype: np.dtype, index: Any = None
+        self,
+        dtype: np.dtype,
+        mean: np.ndarray | None = None,
+        factor: np.ndarray | None = None,
+        index: Any = None,
     ) -> Read:
         """Return a function that reads rows, or those in ``index``, centered and multiplied."""
-        X, center = self.rows.rows, self.find_center(mean, dtype)
-        factor = factor if factor is None else factor.astype(dtype)
+        X = self.rows.rows
+        center = None if mean is None else self.find_center(mean, dtype)
+        factor = None if factor is None else factor.astype(dtype)
 
         def read(block: slice) -> np.ndarray:
             rows = X[block] if index is None else X[index[block]]
+            if center is None and rows.dtype == dtype:
+                return rows
             out = _workspace.empty("rows", rows.shape, dtype)
-            if center.dtype == dtype:
-                np.copyto(out, rows)  # NumPy converts float16 slowly while it subtracts.
-                out -= center
-            else:
+            if center is not None and center.dtype != dtype:
                 np.subtract(rows, center, out=out, casting="same_kind")
+            else:
+                np.copyto(out, rows)  # NumPy converts float16 slowly while it subtracts.
+                if center is not None:
+                    out -= center
             if factor is not None:
                 out *= factor
             return out
@@ -109,7 +117,7 @@ class AllRows(Moments):
         X, targets, weights = self.rows
         weight, scaled = float(weights.sum()), weights.astype(dtype)
         shift = np.mean(X[:BLOCK_ROWS], axis=0, dtype=np.float64).astype(dtype)
-        read = self.make_reader(shift, None, dtype)
+        read = self.make_reader(dtype, shift)
         if targets.ndim == 1:
             classes, codes = np.unique(targets, return_inverse=True)
             target_mean, spread = np.bincount(codes, weights) / weight, np.ones(len(classes))

@@ -50,8 +50,8 @@ STALLED = 5
 """Number of passes without a smaller error after which the iteration is limited by rounding."""
 
 PLAIN_RATIO = 30
-"""Ratio of the means and the standard deviations of features in float32 below which they are
-multiplied as they are, and the products of the means are subtracted."""
+"""Ratio of the means and the standard deviations of features below which they are multiplied as they
+are, if they are exact in float32, and the products of the means are subtracted."""
 
 BLOCK_COLUMNS = 1_024
 """Number of features that are multiplied at once for products of rows."""
@@ -82,7 +82,7 @@ class System:
         self.right = right / self.lengths[:, np.newaxis]
         ratios, spreads = np.abs(moments.sums.mean) * self.factor, problem.scale
         is_near = ratios.max() < PLAIN_RATIO and spreads.min() > 1e-6 and spreads.max() < 1e6
-        self.is_plain = bool(is_near and moments.rows.rows.dtype == np.float32)
+        self.is_plain = bool(is_near and np.can_cast(moments.rows.rows.dtype, np.float32))
 
     def project(self, directions: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Return the products ``(m, q)`` of some rows and directions ``(q, d)``."""
@@ -102,12 +102,12 @@ class System:
 
     def multiply(self, directions: np.ndarray) -> np.ndarray:
         """Return directions ``(q, d)``, multiplied by ``A``, in one pass over all rows."""
-        X, _, weights = self.moments.rows
-        weights = weights.astype(directions.dtype)[:, np.newaxis]
+        weights = self.moments.rows.weights.astype(directions.dtype)[:, np.newaxis]
         read, rest = self._read(directions.dtype)
         columns, shift, factor = directions.T, rest @ directions.T, 1
         if self.is_plain:  # Rows in the cache need not be standardized.
-            read, factor = X.__getitem__, self.factor.astype(np.float32)
+            factor = self.factor.astype(np.float32)
+            read = self.moments.make_reader(directions.dtype)
             columns = columns * factor[:, np.newaxis]
             shift = (self.moments.sums.mean @ columns).astype(np.float32)
         columns = np.ascontiguousarray(columns)
@@ -145,7 +145,7 @@ class System:
         """Return a function that reads rows, and what rounding of the mean leaves in them."""
         moments, mean = self.moments, self.moments.sums.mean
         rest = (mean - moments.find_center(mean, dtype)) * self.factor
-        return moments.make_reader(mean, self.factor, dtype, index), -rest.astype(dtype)
+        return moments.make_reader(dtype, mean, self.factor, index), -rest.astype(dtype)
 
 
 def _solve_by_factors(problem: Problem) -> Iterator[Candidate]:
