@@ -45,7 +45,7 @@ SCHEMA := $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.
 # Folder with fashion_mnist.npz and eurosat_small.npz, each with X_train, y_train, X_test and y_test
 SKLEARN_CONV_DATA ?= data
 
-.PHONY: help native demo test test-long test-minimum test-no-compiler test-sanitize lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes bench-search bench-probabilities bench-pixels bench-maps clean
+.PHONY: help native demo test test-long test-minimum test-no-compiler test-sanitize lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes bench-search bench-many-features bench-probabilities bench-pixels bench-maps clean
 
 help:
 	@echo "make native        build the library of the native engine; the other commands do so when it has changed"
@@ -65,6 +65,7 @@ help:
 	@echo "make bench-accuracy  accuracy against HOG, scattering and a CNN; writes docs/accuracy.md (an hour)"
 	@echo "make bench-recipes   accuracy of the recipes; writes docs/recipes.md (5 minutes)"
 	@echo "make bench-search    searches with and without shared features; writes docs/guide/searching.md (10 minutes)"
+	@echo "make bench-many-features  ridge regression on many features; writes docs/guide/many-features.md (30 minutes)"
 	@echo "make bench-probabilities  probabilities, intervals and novelty; writes docs/guide/probabilities.md (10 minutes)"
 	@echo "make bench-pixels  classes of pixels against scikit-image; writes docs/guide/pixels.md (2 minutes)"
 	@echo "make bench-maps   time of a map against tiles; writes docs/guide/scenes.md (4 minutes)"
@@ -177,6 +178,9 @@ bench-recipes: $(VENV)/demo
 
 bench-search: $(VENV)/test
 	$(RUN) benchmarks/search.py --data "$(SKLEARN_CONV_DATA)" --page docs/guide/searching.md
+
+bench-many-features: $(VENV)/demo
+	$(RUN) benchmarks/many_features.py --data "$(SKLEARN_CONV_DATA)" --page docs/guide/many-features.md
 
 bench-probabilities: $(VENV)/bench-probabilities
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MPLBACKEND=agg $(RUN) benchmarks/probabilities.py --data "$(SKLEARN_CONV_DATA)" --page docs/guide/probabilities.md

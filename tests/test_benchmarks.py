@@ -23,10 +23,11 @@ PAGES = {
     "accuracy": "accuracy",
     "recipes": "recipes",
     "search": "guide/searching",
+    "many_features": "guide/many-features",
     "probabilities": "guide/probabilities",
     "maps": "guide/scenes",
 }
-NEEDS_DATA = {"accuracy", "recipes", "probabilities"}
+NEEDS_DATA = {"accuracy", "recipes", "probabilities", "many_features"}
 NOT_INSTALLED = {
     "torch": {
         "__name__": "torch",

@@ -113,6 +113,12 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
     to be added. Before you save a model that is only used to predict, `discard_sums` makes it
     small.
 
+    `fit` on more than 16,384 features, in an array of NumPy, computes no products of features. Up
+    to 8,192 rows are solved by the products of rows. For more rows, an iteration reads X about
+    thirty times; one row in ten, at most 2,000, are held out to choose alpha and the temperature,
+    and then the model is fitted on all rows. X may be float16 or a memory map. Such a model has no
+    sums: it predicts as a model after `discard_sums`.
+
     For each alpha, one Cholesky factor of the products is computed. The products are symmetric, so
     the factor is stored in the other half of their array. If there are at least 1,024 features,
     float32 rows are multiplied in float32, and at least three alphas are first compared by factors

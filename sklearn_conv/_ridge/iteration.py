@@ -50,8 +50,8 @@ STALLED = 5
 """Number of passes without a smaller error after which the iteration is limited by rounding."""
 
 PLAIN_RATIO = 30
-"""Ratio of the means and the standard deviations of features below which they are multiplied as they
-are, if they are exact in float32, and the products of the means are subtracted."""
+"""Ratio of the means and the standard deviations of features below which those that are exact in
+float32 are multiplied as they are, and the products of the means are subtracted."""
 
 BLOCK_COLUMNS = 1_024
 """Number of features that are multiplied at once for products of rows."""
