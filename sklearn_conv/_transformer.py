@@ -178,8 +178,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         every call of ``fit``.
     n_jobs : int, default=None
         Number of threads among which ``transform`` divides the work, if there is enough of it.
-        None means 1 unless in a `joblib.parallel_config` context; -1 means all cores. The features
-        are the same except for rounding.
+        None means 1 unless in a `joblib.parallel_config` context; -1 means all cores, or one thread
+        in a worker of joblib, such as those of a search with several jobs. The features are the
+        same except for rounding.
     verbose : int, default=0
         If above 0, ``transform`` prints the number of finished images and the estimated time left
         to stderr, at most once a second; if at least 10, after every block of images.

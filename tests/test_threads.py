@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 from helpers import blas_threads
-from joblib import parallel_config
+from joblib import Parallel, cpu_count, delayed, parallel_config
 
 from sklearn_conv._engine.threads import Workspace, count_threads, one_blas_thread, run_tasks
 
@@ -77,6 +77,10 @@ def test_each_thread_has_a_workspace_of_its_own():
 def test_threads_are_counted_as_joblib_does():
     assert count_threads(None) == 1
     assert count_threads(3) == 3
+    assert count_threads(-1) == cpu_count()
+    for options in ({"backend": "loky"}, {"backend": "threading"}):
+        counts = Parallel(2, **options)(delayed(count_threads)(n_jobs) for n_jobs in (-1, 3))
+        assert counts == [1, 3]
     with parallel_config("threading", n_jobs=2):
         assert count_threads(None) == 2
 

@@ -48,12 +48,16 @@ def count_threads(n_jobs: int | None) -> int:
     """Return the number of threads that joblib allows.
 
     `joblib.effective_n_jobs` counts processes. In a process started by `multiprocessing`, it
-    returns 1 with a warning, although joblib allows several threads there.
+    returns 1 with a warning, although joblib allows several threads there. In a worker of joblib,
+    all cores have workers already, so negative numbers mean one thread.
     """
     if n_jobs is None:
         _, n_jobs = get_active_backend()
     backend, _ = get_active_backend(prefer="threads", require="sharedmem")
-    return backend.effective_n_jobs(n_jobs)
+    is_nested = backend.nesting_level > 0
+    return (
+        1 if is_nested and n_jobs is not None and n_jobs < 0 else backend.effective_n_jobs(n_jobs)
+    )
 
 
 class _Helpers:
