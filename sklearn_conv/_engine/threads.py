@@ -54,10 +54,9 @@ def count_threads(n_jobs: int | None) -> int:
     if n_jobs is None:
         _, n_jobs = get_active_backend()
     backend, _ = get_active_backend(prefer="threads", require="sharedmem")
-    is_nested = backend.nesting_level > 0
-    return (
-        1 if is_nested and n_jobs is not None and n_jobs < 0 else backend.effective_n_jobs(n_jobs)
-    )
+    if backend.nesting_level and n_jobs is not None and n_jobs < 0:
+        return 1
+    return backend.effective_n_jobs(n_jobs)
 
 
 class _Helpers:
