@@ -38,8 +38,6 @@ BLOCK_ROWS = 64
 Read = Callable[[slice], np.ndarray]
 """Function that reads a block of rows ``(b, d)``, into memory that the next block overwrites."""
 
-_workspace = Workspace()
-
 
 class AllRows(Moments):
     """Moments without products, and all rows, which stay where they are.
@@ -91,7 +89,7 @@ class AllRows(Moments):
         index: Any = None,
     ) -> Read:
         """Return a function that reads rows, or those in ``index``, centered and multiplied."""
-        X = self.rows.rows
+        X, workspace = self.rows.rows, Workspace()
         center = None if mean is None else self.find_center(mean, dtype)
         factor = None if factor is None else factor.astype(dtype)
 
@@ -99,7 +97,7 @@ class AllRows(Moments):
             rows = X[block] if index is None else X[index[block]]
             if center is None and rows.dtype == dtype:
                 return rows
-            out = _workspace.empty("rows", rows.shape, dtype)
+            out = workspace.empty("rows", rows.shape, dtype)
             if center is not None and center.dtype != dtype:
                 np.subtract(rows, center, out=out, casting="same_kind")
             else:

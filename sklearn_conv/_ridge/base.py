@@ -475,13 +475,14 @@ class StreamingRidgeBase(RidgeBase, ABC):
                 )
             if not len(rows.weights):
                 raise weight_error(type(self).__name__, "that are not all zero", sample_weight)
-            if sums is None and is_fit and is_for_all_rows(rows):
-                self._sums, self._like = AllRows(rows), NUMPY
-            elif sums is None:
+            is_read_again = is_fit and is_for_all_rows(rows)
+            if sums is None:
                 sums = self._sums = Moments(rows.rows, rows.targets)
                 self._like = sums.library.zeros((0,), rows.rows.dtype)
             changed = self._admit(y, rows.targets, reset, is_fit, given)
-            if sums is not None:
+            if is_read_again:
+                self._sums = AllRows(rows)
+            else:
                 sums.add(rows)
         self.__dict__.update(changed, _solution=None)
 
