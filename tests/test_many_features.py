@@ -152,7 +152,7 @@ def test_each_target_has_its_alpha():
         with solver("products"):
             single = StreamingRidge(alpha).fit(X, Y[:, j], weights)
         assert distance(model.predict(X)[:, j], single.predict(X)) < 1e-4
-    lower, upper = np.moveaxis(model.predict_interval(X, 0.8), -1, 0)
+    lower, upper = np.moveaxis(model.predict_interval(X, 0.8), 1, 0)
     assert 0.6 < ((lower <= Y) & (upper >= Y)).mean() < 0.95
 
 
