@@ -102,7 +102,7 @@ def make_up_accuracy(accuracy, patch):
 
 
 def make_up_recipes(recipes, patch):
-    measured = ["0.1", "0.2", *["0.3, 4,000, 5"] * 3]
+    measured = [*["0.1"] * 5, *["0.3, 4,000, 5"] * 3]
     patch(recipes, "measure_recipe", lambda kind: [kind.name, kind.measured_on, *measured])
     patch(recipes.Search, "run", lambda *_: np.full((3, 4), 0.5))
 
@@ -160,6 +160,25 @@ def test_pages_are_what_the_benchmarks_write(program, monkeypatch, tmp_path):
     program.main()
     plt.close("all")
     assert split_page(page) == before
+
+
+@pytest.mark.parametrize("program", ["accuracy"], indirect=True)
+def test_rows_of_accuracies_that_are_not_measured_are_kept(program, monkeypatch, tmp_path):
+    page = tmp_path / "accuracy.md"
+    copy(ROOT / "docs" / "accuracy.md", page)
+    before = program.read_tables(page)
+    make_up_accuracy(program, monkeypatch.setattr)
+    argv = ["accuracy", "--page", str(page), "--data", str(tmp_path), "--rows", "HOG", "CNN"]
+    monkeypatch.setattr(sys, "argv", argv)
+    program.main()
+    plt.close("all")
+    after = program.read_tables(page)
+    assert after.keys() == before.keys()
+    for task, rows in after.items():
+        assert list(rows) == list(before[task])
+        for row, cells in rows.items():
+            assert (cells == before[task][row]) != (row in {"HOG", "CNN"})
+    assert "Measured last: HOG; CNN." in page.read_text()
 
 
 def test_a_page_without_its_mark_is_not_overwritten(program, monkeypatch, tmp_path):
