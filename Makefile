@@ -42,7 +42,7 @@ NO_COMPILER := build/no-compiler
 SANITIZED := build/sanitize
 # $(SCHEMA)NAME FILES
 SCHEMA := $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.
-# Folder with fashion_mnist.npz and eurosat_small.npz, each with X_train, y_train, X_test and y_test
+# Folder with fashion_mnist.npz and eurosat_small.npz, each with X_train, y_train, X_test and y_test, and tiles
 SKLEARN_CONV_DATA ?= data
 
 .PHONY: help native demo test test-long test-minimum test-no-compiler test-sanitize lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes bench-search bench-many-features bench-probabilities bench-pixels bench-maps clean
@@ -62,8 +62,8 @@ help:
 	@echo "make bench         time against PyTorch; writes docs/performance.md (9 minutes)"
 	@echo "make bench-scale   memory and time of a million images, Dask and grid searches; writes docs/scale.md (15 minutes)"
 	@echo "make bench-onnx    time per image against onnxruntime; writes docs/onnx.md (1 minute)"
-	@echo "make bench-accuracy  accuracy against HOG, scattering and a CNN; writes docs/accuracy.md (an hour)"
-	@echo "make bench-recipes   accuracy of the recipes; writes docs/recipes.md (5 minutes)"
+	@echo "make bench-accuracy  accuracy against HOG, scattering and a CNN; writes docs/accuracy.md (two hours; only some ROWS=...)"
+	@echo "make bench-recipes   accuracy of the recipes and baselines; writes docs/recipes.md (10 minutes)"
 	@echo "make bench-search    searches with and without shared features; writes docs/guide/searching.md (10 minutes)"
 	@echo "make bench-many-features  ridge regression on many features; writes docs/guide/many-features.md (30 minutes)"
 	@echo "make bench-probabilities  probabilities, intervals and novelty; writes docs/guide/probabilities.md (10 minutes)"
@@ -171,10 +171,10 @@ bench-onnx: $(VENV)/test
 	OMP_NUM_THREADS=1 $(RUN) benchmarks/onnx_speed.py --page docs/onnx.md
 
 bench-accuracy: $(ACCURACY_VENV)/bench
-	MPLBACKEND=agg $(ACCURACY_VENV)/bin/python benchmarks/accuracy.py --data "$(SKLEARN_CONV_DATA)" --page docs/accuracy.md
+	MPLBACKEND=agg $(ACCURACY_VENV)/bin/python benchmarks/accuracy.py --data "$(SKLEARN_CONV_DATA)" --page docs/accuracy.md $(if $(ROWS),--rows $(ROWS))
 
-bench-recipes: $(VENV)/demo
-	MPLBACKEND=agg $(RUN) benchmarks/recipes.py --data "$(SKLEARN_CONV_DATA)" --page docs/recipes.md
+bench-recipes: $(ACCURACY_VENV)/bench
+	MPLBACKEND=agg $(ACCURACY_VENV)/bin/python benchmarks/recipes.py --data "$(SKLEARN_CONV_DATA)" --page docs/recipes.md
 
 bench-search: $(VENV)/test
 	$(RUN) benchmarks/search.py --data "$(SKLEARN_CONV_DATA)" --page docs/guide/searching.md

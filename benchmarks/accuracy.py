@@ -2,14 +2,15 @@
 
 Each row of a table is measured in a process of its own. The recipes are one call of
 `make_image_classifier` each. All other features have the same linear classifier, whose
-regularization is chosen on a fifth of the training images, at most 10,000; HOG has a support vector
-machine as well. Everything is chosen on training images; the test images are scored once. The CNN
-trains for as long as the balanced recipe took from images to score, and for five times as long.
-Run: make bench-accuracy
+regularization is chosen on a fifth of the training images, at most 10,000; those with "SVM" have a
+support vector machine. Everything is chosen on training images; the test images are scored once.
+The CNN trains for as long as the balanced recipe took from images to score, and for five times as
+long. Run: make bench-accuracy
 """
 
 import argparse
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -22,19 +23,23 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from _page import CORES, PYTHON, about, add_page_argument, table, table_row, write_page
+from _baselines import find_machine, make_baselines
+from _page import (
+    CORES,
+    PYTHON,
+    about,
+    add_page_argument,
+    read_page,
+    table,
+    table_row,
+    write_page,
+)
 from joblib import Parallel, delayed
 from kymatio.torch import Scattering2D
 from scipy import linalg
-from skimage.color import rgb2gray
-from skimage.feature import hog, local_binary_pattern
-from sklearn.linear_model import RidgeClassifierCV
-from sklearn.model_selection import GridSearchCV, cross_val_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
+from sklearn.model_selection import StratifiedKFold
 
-from sklearn_conv import StridedConv2DTransformer, make_image_classifier
+from sklearn_conv import StridedConv2DTransformer, make_image_classifier, read_images
 
 # torchvision, which torchgeo imports, cannot load its operators beside a PyTorch without CUDA. RCF
 # needs none of them, but they must be declared.
@@ -50,10 +55,6 @@ TARGET = "bench-accuracy"
 EFFORTS = ("fast", "balanced", "best")
 SCATTERING_BATCH = 128
 """Number of images in a batch of the scattering transform; smaller batches were slower."""
-N_SEARCH = 5_000
-"""Number of training images, at most, on which the settings of HOG and its SVM are searched"""
-FOLDS = 3
-"""Number of folds of the cross-validation in this search"""
 
 
 class Task(NamedTuple):
@@ -76,8 +77,16 @@ class Task(NamedTuple):
     def load(self, folder, seed):
         """Return training images (n, h, w, c), their labels, test images and their labels.
 
-        The training images are drawn at random.
+        The training images are drawn at random. If the images are in a folder instead of a file,
+        the test images are one of as many folds as there are seeds.
         """
+        if (folder / self.file).is_dir():
+            files = read_images(folder / self.file, size=(64, 64))
+            X, y = np.asarray(files), np.unique(files.labels, return_inverse=True)[1]
+            folds = StratifiedKFold(self.n_seeds, shuffle=True, random_state=0).split(X, y)
+            train, test = list(folds)[seed]
+            train = np.random.RandomState(seed).permutation(train)
+            return X[train], y[train], X[test], y[test]
         with np.load(folder / f"{self.file}.npz") as data:
             X, y, X_test, y_test = (data[key] for key in ("X_train", "y_train", "X_test", "y_test"))
         chosen = np.random.RandomState(seed).permutation(len(X))[: self.n_train]
@@ -95,20 +104,22 @@ FASHION = Task(
     kernel_size=7,
     grid=4,
 )
+EUROSAT = Task(
+    file="eurosat_small",
+    n_train=2_500,
+    n_seeds=3,
+    kind="satellite",
+    cells=(8, 12, 16),
+    scattering=3,
+    kernel_size=6,
+    grid=1,
+)
 TASKS = {
     "Fashion-MNIST, 60,000": FASHION._replace(n_train=60_000, n_seeds=1),
     "Fashion-MNIST, 5,000": FASHION,
     "Fashion-MNIST, 1,000": FASHION._replace(n_train=1_000),
-    "EuroSAT, 2,500": Task(
-        file="eurosat_small",
-        n_train=2_500,
-        n_seeds=3,
-        kind="satellite",
-        cells=(8, 12, 16),
-        scattering=3,
-        kernel_size=6,
-        grid=1,
-    ),
+    "EuroSAT, 2,500": EUROSAT,
+    "UC Merced, 280": EUROSAT._replace(file="tiles", n_train=280),
 }
 HEADER = [
     "features",
@@ -126,42 +137,6 @@ HEADER = [
 def raw(X, X_test, task, seed):
     """Flatten the images."""
     return [images.reshape(len(images), -1).astype(np.float32) for images in (X, X_test)]
-
-
-def gradients(X, X_test, cell):
-    """Compute HOG. In color images, each pixel uses the channel with the largest gradient."""
-    describe = partial(
-        hog, pixels_per_cell=(cell, cell), cells_per_block=(2, 2), orientations=9, channel_axis=-1
-    )
-    with Parallel(n_jobs=-1, batch_size=256) as parallel:
-        return [
-            np.array(parallel(delayed(describe)(image) for image in images), np.float32)
-            for images in (X, X_test)
-        ]
-
-
-def patterns(X, X_test):
-    """Compute histograms of uniform local binary patterns of three radii, and of each channel."""
-
-    def describe(image):
-        gray = np.uint8(np.round(255 * rgb2gray(image))) if image.shape[2] == 3 else image[..., 0]
-        histograms = [
-            np.bincount(
-                local_binary_pattern(gray, 8 * radius, radius, "uniform").astype(int).ravel(),
-                minlength=8 * radius + 2,
-            )
-            for radius in (1, 2, 3)
-        ]
-        histograms += [
-            np.histogram(channel, 12, (0, 256))[0] for channel in np.moveaxis(image, 2, 0)
-        ]
-        return np.concatenate(histograms) / gray.size
-
-    with Parallel(n_jobs=-1, batch_size=256) as parallel:
-        return [
-            np.array(parallel(delayed(describe)(image) for image in images), np.float32)
-            for images in (X, X_test)
-        ]
 
 
 def scattering(X, X_test, task, seed):
@@ -241,6 +216,7 @@ ROWS = [
     "HOG",
     "HOG, SVM",
     "LBP, SVM",
+    "color statistics, SVM",
     "scattering",
     "RCF, gaussian",
     "RCF, empirical",
@@ -361,71 +337,38 @@ def train_cnn(X, y, X_test, y_test, seconds, seed):
     return {"accuracy": accuracy, "classifier": time.perf_counter() - start, "epochs": n_epochs}
 
 
-def classify_gradients(X, y, X_test, y_test, task, machine):
-    """Return the figures of HOG with a ridge classifier, or with a support vector machine.
+def classify_baseline(X, y, X_test, y_test, task, row):
+    """Return the figures of a simple baseline, with a support vector machine or ridge regression.
 
-    The cells are those with which a ridge classifier has the best cross-validated accuracy.
+    The settings are searched before the times are measured.
     """
-    some, labels = X[:N_SEARCH], y[:N_SEARCH]
-    scores = []
-    for cell in task.cells:
-        features, _ = gradients(some, some[:1], cell)
-        ridge = make_pipeline(StandardScaler(), RidgeClassifierCV(np.logspace(0, 4, 9)))
-        scores.append(cross_val_score(ridge, features, labels, cv=FOLDS).mean())
-    cell = task.cells[int(np.argmax(scores))]
+    baseline = make_baselines(task.cells)[row.removesuffix(", SVM")]
+    setting = baseline.choose(X, y)
     start = time.perf_counter()
-    features, features_test = gradients(X, X_test, cell)
+    features, features_test = (baseline.describe(images, setting) for images in (X, X_test))
     made = time.perf_counter() - start
-    start = time.perf_counter()
-    if machine:
-        accuracy, seconds, chosen = search_machine(features, y, features_test, y_test)
-    else:
+    if row == "HOG":
+        start = time.perf_counter()
         accuracy, alpha = classify(features, y, features_test, y_test)
-        seconds, chosen = time.perf_counter() - start, {"alpha": alpha}
+        chosen = {"alpha": alpha}
+    else:
+        features, features_test = baseline.scale(features, features_test)
+        machine = find_machine(features, y)
+        chosen = {"C": machine.C, "gamma": machine.gamma}
+        start = time.perf_counter()
+        machine.fit(features, y)
+        parts = np.array_split(features_test, cpu_count())
+        with Parallel(n_jobs=-1) as parallel:
+            found = np.concatenate(parallel(delayed(machine.predict)(part) for part in parts))
+        accuracy = float((found == y_test).mean())
     return {
         "accuracy": accuracy,
         "features": features.shape[1],
         "made": made,
-        "classifier": seconds,
-        "cell": cell,
+        "classifier": time.perf_counter() - start,
+        "setting": setting,
         **chosen,
     }
-
-
-def classify_patterns(X, y, X_test, y_test):
-    """Return the figures of local binary patterns and histograms, with a support vector machine."""
-    start = time.perf_counter()
-    features, features_test = patterns(X, X_test)
-    made = time.perf_counter() - start
-    scaler = StandardScaler().fit(features)
-    accuracy, seconds, chosen = search_machine(
-        scaler.transform(features), y, scaler.transform(features_test), y_test
-    )
-    return {
-        "accuracy": accuracy,
-        "features": features.shape[1],
-        "made": made,
-        "classifier": seconds,
-        **chosen,
-    }
-
-
-def search_machine(features, y, features_test, y_test):
-    """Return the accuracy of a support vector machine, the seconds it took, and its C and gamma.
-
-    C and gamma are searched by cross-validation on up to `N_SEARCH` rows, which is not timed.
-    """
-    scale = float(1 / (features.shape[1] * features.var()))
-    grid = {"C": [1, 3, 10, 30], "gamma": [0.3 * scale, scale, 3 * scale]}
-    search = GridSearchCV(SVC(cache_size=2000), grid, cv=FOLDS, n_jobs=-1)
-    search.fit(features[:N_SEARCH], y[:N_SEARCH])
-    start = time.perf_counter()
-    best = search.best_estimator_.fit(features, y)
-    parts = np.array_split(features_test, cpu_count())
-    with Parallel(n_jobs=-1) as parallel:
-        found = np.concatenate(parallel(delayed(best.predict)(part) for part in parts))
-    accuracy = float((found == y_test).mean())
-    return accuracy, time.perf_counter() - start, search.best_params_
 
 
 def classify_with_recipe(X, y, X_test, y_test, task, effort, seed):
@@ -455,10 +398,8 @@ def run_row(task, row, seed, seconds, folder):
     X, y, X_test, y_test = task.load(folder, seed)
     if row.startswith("CNN"):
         result = train_cnn(X, y, X_test, y_test, seconds, seed)
-    elif row == "LBP, SVM":
-        result = classify_patterns(X, y, X_test, y_test)
-    elif row.startswith("HOG"):
-        result = classify_gradients(X, y, X_test, y_test, task, machine=row == "HOG, SVM")
+    elif row == "HOG" or row.endswith("SVM"):
+        result = classify_baseline(X, y, X_test, y_test, task, row)
     elif row in EFFORTS:
         result = classify_with_recipe(X, y, X_test, y_test, task, row, seed)
     else:
@@ -510,15 +451,28 @@ def cells(result):
     ]
 
 
+def read_tables(page):
+    """Return the rows of the tables of a page: a map from task to a map from row to cells."""
+    _, below = read_page(page, TARGET)
+    tables = {}
+    for section in below.split("## ")[1:]:
+        name = section.partition(" training images")[0]
+        rows = [line[2:-2].split(" | ") for line in section.splitlines() if line[:2] == "| "]
+        tables[name] = {
+            re.sub(r"\*\*(recipe, )?|, \d+ epochs", "", cells[0]): cells for cells in rows[1:]
+        }
+    return tables
+
+
 def plot(tables, path):
     """Draw the accuracies of all tables."""
-    figure, axes = plt.subplots(1, len(tables), figsize=(13, 4), layout="constrained")
-    for ax, (name, results) in zip(axes, tables.items(), strict=True):
-        rows = [result["row"] for result in results]
-        accuracies = [result["accuracy"] for result in results]
-        spreads = [result["spread"] or 0 for result in results]
+    figure, axes = plt.subplots(1, len(tables), figsize=(16, 4), layout="constrained")
+    for ax, (name, rows) in zip(axes, tables.items(), strict=True):
+        figures = [cells[1].split(" +- ") for cells in rows.values()]
+        accuracies = [float(accuracy) for accuracy, *_ in figures]
+        spreads = [float(spread[0]) if spread else 0 for _, *spread in figures]
         colors = ["C0" if row in EFFORTS else "0.75" for row in rows]
-        ax.barh(rows, accuracies, xerr=spreads, color=colors)
+        ax.barh(list(rows), accuracies, xerr=spreads, color=colors)
         for place, accuracy in enumerate(accuracies):
             ax.text(0.02, place, f"{accuracy:.3f}", va="center", transform=ax.get_yaxis_transform())
         ax.set(title=name, xlabel="accuracy", xlim=(min(accuracies) - 0.05, None))
@@ -530,9 +484,12 @@ def plot(tables, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder with the .npz files")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the images")
     add_page_argument(parser)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, help="measure only these, and keep the rest of the page"
+    )
     parser.add_argument(
         "--row", nargs=2, metavar=("TASK", "ROW"), help="print the figures of this row as JSON"
     )
@@ -545,23 +502,28 @@ def main():
         print(json.dumps(result))
         return
     environment = f"{about(np, torch, torchgeo, PYTHON, CORES)}."
+    if arguments.rows:
+        environment += f" Measured last: {'; '.join(arguments.rows)}."
     print(environment, flush=True)
+    kept = read_tables(arguments.page) if arguments.rows else {}
     tables = {}
-    for name in arguments.tasks:
-        print(f"\n{name} training images\n", flush=True)
-        results = tables[name] = []
-        for row in ROWS:
-            timed = next((r for r in results if r["row"] == TIMED), None)
-            seconds = timed["made"] + timed["classifier"] if timed else 0.0
-            seconds *= 5 if row == "CNN, 5 times" else 1
-            results.append(measure(name, row, seconds, arguments.data))
-            print(table_row(cells(results[-1])), flush=True)
+    for name in TASKS:
+        rows = kept.get(name, {})
+        if name in arguments.tasks:
+            print(f"\n{name} training images\n", flush=True)
+            for row in arguments.rows or ROWS:
+                seconds = sum(map(float, rows[TIMED][3:5])) if row.startswith("CNN") else 0.0
+                seconds *= 5 if row == "CNN, 5 times" else 1
+                rows[row] = cells(measure(name, row, seconds, arguments.data))
+                print(table_row(rows[row]), flush=True)
+        if rows:
+            tables[name] = {row: rows[row] for row in ROWS if row in rows}
     if arguments.page:
         picture = arguments.page.with_suffix(".png")
         plot(tables, picture)
         parts = [environment]
-        for name, results in tables.items():
-            parts += [f"## {name} training images", table(HEADER, map(cells, results))]
+        for name, rows in tables.items():
+            parts += [f"## {name} training images", table(HEADER, rows.values())]
         write_page(arguments.page, TARGET, [*parts, f"![Accuracies]({picture.name})"])
 
 

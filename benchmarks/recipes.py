@@ -1,8 +1,8 @@
-"""Measure the recipes of docs/recipes.md against the defaults, for each kind of images.
+"""Measure the recipes of docs/recipes.md against simple baselines, for each kind of images.
 
-The images of scikit-learn need no files. Fashion-MNIST and EuroSAT need a folder that holds
-fashion_mnist.npz and eurosat_small.npz. Every score is measured on images that took no part in
-fitting. Run: make bench-recipes
+The images of scikit-learn and the surfaces need no files. Fashion-MNIST and EuroSAT need a folder
+that holds fashion_mnist.npz and eurosat_small.npz. Every score is measured on images that took no
+part in fitting. Run: make bench-recipes
 """
 
 import argparse
@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+from _baselines import find_machine, make_baselines
 from _page import about, add_page_argument, table, table_row, write_page
 from matplotlib.ticker import MaxNLocator
+from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.model_selection import GridSearchCV, ShuffleSplit, train_test_split
 from sklearn.pipeline import make_pipeline
@@ -66,6 +68,22 @@ def digits():
     return split(data.images, data.target, 1300, 497)
 
 
+def surfaces():
+    """Return rough surfaces in uneven light, 300 for training, and which of them have a pore."""
+    rng, n = np.random.RandomState(0), 1000
+    rows, columns = np.mgrid[:64, :64]
+    level, slope, row, column = rng.uniform([90, -0.5, 8, 8], [150, 0.5, 56, 56], (n, 4)).T[
+        ..., np.newaxis, np.newaxis
+    ]
+    images = (
+        level + slope * rows + 60 * gaussian_filter(rng.standard_normal((n, 64, 64)), (0, 2, 2))
+    )
+    has_pore = rng.uniform(size=n) < 0.5
+    pores = 30 * np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 2)
+    images[has_pore] -= pores[has_pore]
+    return split(np.clip(images, 0, 255).astype(np.uint8), has_pore, 300, 700)
+
+
 class Kind(NamedTuple):
     """A kind of images, with images to measure its recipes on."""
 
@@ -82,6 +100,7 @@ def find_kinds(folder):
         Kind("tiny", "digits, 8 x 8", load=digits),
         Kind("natural", "photographs, color, 32 x 32", load=partial(crops, 32, 3)),
         Kind("textures", "photographs, gray, 32 x 32", load=partial(crops, 32, 1)),
+        Kind("defects", "surfaces with a pore, 64 x 64", load=surfaces),
     ]
     if folder is not None:
         fashion, tiles = folder / "fashion_mnist.npz", folder / "eurosat_small.npz"
@@ -116,7 +135,25 @@ def fit(model, X, y, X_test, y_test):
     return Fit(accuracy, model[-1].n_features_in_, 1e4 * seconds / (len(X) + len(X_test)))
 
 
-HEADER = ["kind", "measured on", "raw pixels", "defaults"]
+N_SEARCH = 2_000
+"""Number of training images, at most, on which C and gamma of a baseline are searched"""
+
+
+def measure_baselines(X, y, X_test, y_test):
+    """Return the accuracies of simple baselines with a support vector machine."""
+    X, X_test = (np.uint8(images.reshape(*images.shape[:3], -1)) for images in (X, X_test))
+    accuracies = []
+    for baseline in make_baselines(sorted({max(2, X.shape[1] // n) for n in (7, 5, 4)})).values():
+        setting = baseline.choose(X, y)
+        features, features_test = baseline.scale(
+            *(baseline.describe(images, setting) for images in (X, X_test))
+        )
+        machine = find_machine(features[:N_SEARCH], y[:N_SEARCH]).fit(features, y)
+        accuracies.append(f"{machine.score(features_test, y_test):.3f}")
+    return accuracies
+
+
+HEADER = ["kind", "measured on", "raw pixels", "color statistics", "LBP", "HOG", "defaults"]
 HEADER += [f"{effort}: accuracy, features, s" for effort in EFFORTS]
 
 
@@ -128,7 +165,8 @@ def measure_recipe(kind):
     default = fit(
         make_ridge(StridedConv2DTransformer(random_state=0, n_jobs=-1)), X, y, X_test, y_test
     )
-    row = [kind.name, kind.measured_on, f"{raw.accuracy:.3f}", f"{default.accuracy:.3f}"]
+    row = [kind.name, kind.measured_on, f"{raw.accuracy:.3f}"]
+    row += [*measure_baselines(X, y, X_test, y_test), f"{default.accuracy:.3f}"]
     for effort in EFFORTS:
         model = make_image_classifier(kind.name, effort=effort, random_state=0, n_jobs=-1)
         found = fit(model, X, y, X_test, y_test)

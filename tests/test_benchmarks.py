@@ -11,8 +11,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from helpers import ROOT, expand_requirements
 from matplotlib import pyplot as plt
+
+from sklearn_conv import make_image_classifier
 
 BENCHMARKS = ROOT / "benchmarks"
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -51,14 +54,19 @@ NOT_INSTALLED = {
 
 @pytest.fixture(params=PAGES)
 def program(request, monkeypatch):
+    """Return a benchmark whose page is tested."""
+    return load(request.param, NOT_INSTALLED, monkeypatch)
+
+
+def load(name, stand_ins, monkeypatch):
     """Return a benchmark as a module that is not in `sys.modules`."""
-    path = BENCHMARKS / f"{request.param}.py"
+    path = BENCHMARKS / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"benchmark_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     with monkeypatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
-        for name, attributes in NOT_INSTALLED.items():
-            patch.setitem(sys.modules, name, SimpleNamespace(**attributes))
+        for other, attributes in stand_ins.items():
+            patch.setitem(sys.modules, other, SimpleNamespace(**attributes))
         spec.loader.exec_module(module)
     return module
 
@@ -103,7 +111,7 @@ def make_up_accuracy(accuracy, patch):
 
 
 def make_up_recipes(recipes, patch):
-    measured = ["0.1", "0.2", *["0.3, 4,000, 5"] * 3]
+    measured = [*["0.1"] * 5, *["0.3, 4,000, 5"] * 3]
     patch(recipes, "measure_recipe", lambda kind: [kind.name, kind.measured_on, *measured])
     patch(recipes.Search, "run", lambda *_: np.full((3, 4), 0.5))
 
@@ -163,12 +171,57 @@ def test_pages_are_what_the_benchmarks_write(program, monkeypatch, tmp_path):
     assert split_page(page) == before
 
 
+@pytest.mark.parametrize("program", ["accuracy"], indirect=True)
+def test_rows_of_accuracies_that_are_not_measured_are_kept(program, monkeypatch, tmp_path):
+    page = tmp_path / "accuracy.md"
+    copy(ROOT / "docs" / "accuracy.md", page)
+    before = program.read_tables(page)
+    make_up_accuracy(program, monkeypatch.setattr)
+    argv = ["accuracy", "--page", str(page), "--data", str(tmp_path), "--rows", "HOG", "CNN"]
+    monkeypatch.setattr(sys, "argv", argv)
+    program.main()
+    plt.close("all")
+    after = program.read_tables(page)
+    assert after.keys() == before.keys()
+    for task, rows in after.items():
+        assert list(rows) == list(before[task])
+        for row, cells in rows.items():
+            assert (cells == before[task][row]) != (row in {"HOG", "CNN"})
+    assert "Measured last: HOG; CNN." in page.read_text()
+
+
 def test_a_page_without_its_mark_is_not_overwritten(program, monkeypatch, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("written by hand\n")
     with pytest.raises(ValueError, match=f"does not contain .* make {program.TARGET} -->"):
         program.write_page(page, program.TARGET, ["measured"])
     assert page.read_text() == "written by hand\n"
+
+
+def test_the_model_for_torchgeo_bench_has_the_features_of_the_recipe(monkeypatch):
+    class BenchModel(torch.nn.Module):
+        def __init__(self, bands, name):
+            super().__init__()
+
+        def normalize_inputs(self, images):
+            return images / 100
+
+    stand_ins = {
+        "hydra": {"compose": None, "initialize_config_module": None},
+        "torchgeo_bench.datasets": {"BandSpec": None, "BenchDataset": object, "loading": None},
+        "torchgeo_bench.main": {"main": None},
+        "torchgeo_bench.models.interface": {"BenchModel": BenchModel},
+    }
+    images = np.random.RandomState(0).uniform(0, 255, (20, 16, 16, 3)).astype(np.float32)
+    tensors = torch.from_numpy(images).permute(0, 3, 1, 2)
+    dataset = [{"image": tensor, "label": 0} for tensor in tensors]
+    geo_bench = load("geo_bench", stand_ins, monkeypatch)
+    model = geo_bench.RecipeRCFBench(bands=[None] * 3, dataset=dataset, name="sklearn_conv")
+    found = model._forward_patch_features(model.normalize_inputs(tensors[:5]))
+    recipe = make_image_classifier("satellite", effort="fast", random_state=0)["features"]
+    shuffled = images[np.random.RandomState(0).permutation(20)] / 100
+    expected = recipe.fit(shuffled).transform(images[:5] / 100)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
 
 
 def find_environments():
