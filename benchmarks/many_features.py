@@ -23,6 +23,7 @@ ALPHAS = (30, 100, 300, 1000, 3000)
 SMALL = (20_000, 8_192)
 """Rows and features of the comparison of solvers"""
 N_TEST = 3_000
+ALPHA = 300
 BLOCK = 4_096
 """Features of a block of coordinate descent"""
 
@@ -68,8 +69,8 @@ class Passes:
         self._patch.stop()
 
 
-def compare(folder, alpha):
-    """Return rows of a table of the solvers for one alpha."""
+def compare(folder):
+    """Return rows of a table of solvers."""
     n, d = SMALL
     features, labels = make_features(folder, n, d, np.float32)
     X, test = features[:n], features[n:]
@@ -79,32 +80,32 @@ def compare(folder, alpha):
     test_rows, centered = (test - mean) / scale, Y - Y.mean(axis=0)
     start = time.perf_counter()
     gram = Z.T @ Z
-    factor = cho_factor(gram + alpha * np.eye(d))
+    factor = cho_factor(gram + ALPHA * np.eye(d))
     expected = test_rows @ cho_solve(factor, Z.T @ centered) + Y.mean(axis=0)
     rows = [["Cholesky factor, float64", f"{time.perf_counter() - start:.0f}", "", ""]]
 
     def add(name, start, found):
         errors = np.abs(found - expected) / expected.std()
         seconds = f"{time.perf_counter() - start:.0f}"
-        rows.append([name, seconds, f"{errors.max():.0e}", f"{(errors**2).mean() ** 0.5:.0e}"])
+        rows.append([name, seconds, f"{errors.max():.6f}", f"{(errors**2).mean() ** 0.5:.6f}"])
         print(rows[-1], flush=True)
 
     with patch.object(all_rows, "MANY_FEATURES", 0), Passes() as passes:
         start = time.perf_counter()
-        model = StreamingRidgeClassifier(alpha).fit(X, labels[:n])
+        model = StreamingRidgeClassifier(ALPHA).fit(X, labels[:n])
         add("this iteration, {} passes", start, model.decision_function(test))
     rows[-1][0] = rows[-1][0].format(passes.n)
     start = time.perf_counter()
-    model = StreamingRidgeClassifier(alpha).partial_fit(X, labels[:n])
+    model = StreamingRidgeClassifier(ALPHA).partial_fit(X, labels[:n])
     add("sums and Cholesky factor of this package", start, model.decision_function(test))
     Z = Z.astype(np.float32)
     start = time.perf_counter()
     blocks = [slice(i, i + BLOCK) for i in range(0, d, BLOCK)]
-    factors = [cho_factor(Z[:, b].T @ Z[:, b] + alpha * np.eye(BLOCK)) for b in blocks]
+    factors = [cho_factor(Z[:, b].T @ Z[:, b] + ALPHA * np.eye(BLOCK)) for b in blocks]
     coef, left = np.zeros((d, 10)), centered.astype(np.float32)
     for epoch in range(1, 31):
         for block, own in zip(blocks, factors, strict=True):
-            change = cho_solve(own, Z[:, block].T @ left - alpha * coef[block])
+            change = cho_solve(own, Z[:, block].T @ left - ALPHA * coef[block])
             coef[block] += change
             left -= Z[:, block] @ change.astype(np.float32)
         if epoch in (1, 10, 30):
@@ -112,7 +113,7 @@ def compare(folder, alpha):
             add(name, start, test_rows @ coef + Y.mean(axis=0))
     for solver in ("lsqr", "sparse_cg"):
         start = time.perf_counter()
-        model = Ridge(alpha, solver=solver, tol=1e-6, max_iter=50).fit(Z, Y)
+        model = Ridge(ALPHA, solver=solver, tol=1e-6, max_iter=50).fit(Z, Y)
         name = f"`Ridge(solver={solver!r})` of scikit-learn, 50 iterations for each class"
         add(name, start, model.predict(test_rows))
     return rows
@@ -147,16 +148,13 @@ def main():
     parser.add_argument(
         "--sizes", nargs="*", default=["50000x36864xfloat32", "50000x100000xfloat16"]
     )
-    parser.add_argument("--alphas", nargs="*", type=float, default=[300.0])
     add_page_argument(parser)
     arguments = parser.parse_args()
     parts = [about(np, sklearn, PYTHON, CORES) + "."]
-    for alpha in arguments.alphas:
-        rows = compare(arguments.data, alpha)
-        header = ["solver", "s", "largest error", "root mean square"]
-        n, d = SMALL
-        parts += [f"## Solvers: {n:,} rows, {d:,} features, alpha {alpha:g}", table(header, rows)]
-        print(parts[-1], flush=True)
+    header = ["solver", "s", "largest error", "root mean square"]
+    title = "## Solvers: {:,} rows, {:,} features, alpha {}".format(*SMALL, ALPHA)
+    parts += [title, table(header, compare(arguments.data))]
+    print(parts[-1], flush=True)
     rows = []
     for size in arguments.sizes:
         n_rows, n_features, dtype = size.split("x")

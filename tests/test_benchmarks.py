@@ -134,6 +134,17 @@ def make_up_probabilities(probabilities, patch):
     patch(probabilities, "measure_intervals", lambda _: np.ones((3, 3)))
 
 
+def make_up_many_features(many_features, patch):
+    def make_features(folder, n_rows, n_features, dtype):
+        n = n_rows + many_features.N_TEST
+        return np.random.default_rng(0).random((n, n_features), dtype), np.arange(n) % 10
+
+    for name, value in {"SMALL": (300, 64), "N_TEST": 50, "BLOCK": 32}.items():
+        patch(many_features, name, value)
+    patch(many_features, "make_features", make_features)
+    patch(many_features, "measure", lambda *_: ["1", "2", "float16", *range(5)])
+
+
 def make_up_maps(maps, patch):
     patch(maps, "measure", lambda length, steps, n_jobs: dict.fromkeys(steps, (1, 1, 1, 1)))
 
@@ -146,6 +157,7 @@ MAKE_UP = {
     "recipes": make_up_recipes,
     "search": make_up_search,
     "probabilities": make_up_probabilities,
+    "many_features": make_up_many_features,
     "maps": make_up_maps,
 }
 
