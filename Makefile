@@ -45,7 +45,7 @@ SCHEMA := $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.
 # Folder with fashion_mnist.npz and eurosat_small.npz, each with X_train, y_train, X_test and y_test
 SKLEARN_CONV_DATA ?= data
 
-.PHONY: help native demo test test-long test-minimum test-no-compiler test-sanitize lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes bench-search bench-probabilities bench-pixels bench-maps clean
+.PHONY: help native demo test test-long test-minimum test-no-compiler test-sanitize lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes bench-ablations bench-search bench-probabilities bench-pixels bench-maps clean
 
 help:
 	@echo "make native        build the library of the native engine; the other commands do so when it has changed"
@@ -64,6 +64,7 @@ help:
 	@echo "make bench-onnx    time per image against onnxruntime; writes docs/onnx.md (1 minute)"
 	@echo "make bench-accuracy  accuracy against HOG, scattering and a CNN; writes docs/accuracy.md (an hour)"
 	@echo "make bench-recipes   accuracy of the recipes; writes docs/recipes.md (5 minutes)"
+	@echo "make bench-ablations  what single changes of recipes do; writes docs/ablations.md (45 minutes)"
 	@echo "make bench-search    searches with and without shared features; writes docs/guide/searching.md (10 minutes)"
 	@echo "make bench-probabilities  probabilities, intervals and novelty; writes docs/guide/probabilities.md (10 minutes)"
 	@echo "make bench-pixels  classes of pixels against scikit-image; writes docs/guide/pixels.md (2 minutes)"
@@ -174,6 +175,9 @@ bench-accuracy: $(ACCURACY_VENV)/bench
 
 bench-recipes: $(VENV)/demo
 	MPLBACKEND=agg $(RUN) benchmarks/recipes.py --data "$(SKLEARN_CONV_DATA)" --page docs/recipes.md
+
+bench-ablations: $(VENV)/test
+	$(RUN) benchmarks/ablations.py --data "$(SKLEARN_CONV_DATA)" --page docs/ablations.md
 
 bench-search: $(VENV)/test
 	$(RUN) benchmarks/search.py --data "$(SKLEARN_CONV_DATA)" --page docs/guide/searching.md

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.preprocessing import StandardScaler
 
 from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
 from sklearn_conv._ridge.rbf import RBFRidge, RBFRidgeClassifier
@@ -41,7 +42,9 @@ EFFORTS = ("fast", "balanced", "best")
 Views = Mapping[str, Mapping[str, Any]]
 """Map from the name of a view to the parameters of its transformer."""
 
-OBJECTS = LEARNED | {"kernel_size": 7, "pool_grid": 4}
+FEW = LEARNED | {"kernel_size": 7, "pool_grid": 4}
+OBJECTS = FEW | {"pool_grid": [3, 5], "symmetries": "mirror"}
+CHARACTERS = FEW | {"bias": -1.0, "whiten": 0.5, "pool_grid": [2, 4]}
 NATURAL = LEARNED | TWO | {"kernel_size": 6, "pool_grid": 3, "padding": "valid"}
 TILES = LEARNED | TWO | {"kernel_size": 6, "pool_grid": 1, "padding": "valid", "stride": 2}
 TILES |= {"symmetries": "dihedral"}
@@ -76,9 +79,14 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
         "best": _one(NATURAL, n_kernels=512, symmetries="mirror"),
     },
     "objects": {
-        "fast": _one(OBJECTS, n_kernels=96),
-        "balanced": _one(OBJECTS | TWO, n_kernels=128, symmetries="mirror"),
-        "best": _one(OBJECTS | TWO, n_kernels=160, symmetries="mirror"),
+        "fast": _one(OBJECTS, n_kernels=48),
+        "balanced": _one(OBJECTS, n_kernels=96),
+        "best": _one(OBJECTS, n_kernels=128),
+    },
+    "characters": {
+        "fast": _one(CHARACTERS, n_kernels=96),
+        "balanced": _one(CHARACTERS, n_kernels=160),
+        "best": _one(CHARACTERS, n_kernels=192),
     },
     "textures": {
         "fast": _one(SURFACES, n_kernels=128),
@@ -86,7 +94,7 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
         "best": _one(SURFACES, n_kernels=512, symmetries="dihedral"),
     },
     "satellite": {
-        "fast": _tiles(256, []),
+        "fast": _tiles(128, [4]),
         "balanced": _tiles(256, [1, 4]),
         "best": _tiles(512, [1, 4]),
     },
@@ -96,9 +104,9 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
         "best": _one(LEARNED | TWO, n_kernels=256, kernel_size=4, pool_grid=3),
     },
     "few_labels": {
-        "fast": _one(OBJECTS, n_kernels=96),
-        "balanced": _one(OBJECTS, n_kernels=256, symmetries="mirror"),
-        "best": _one(OBJECTS | TWO, n_kernels=384, symmetries="mirror"),
+        "fast": _one(FEW, n_kernels=96),
+        "balanced": _one(FEW, n_kernels=256, symmetries="mirror"),
+        "best": _one(FEW | TWO, n_kernels=384, symmetries="mirror"),
     },
     "defects": {
         "fast": _one(DEFECTS, n_kernels=16),
@@ -108,7 +116,11 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
 }
 """Map from the kind of images and the effort to the views that a pipeline has side by side."""
 
-RBF = {"natural", "objects", "tiny", "few_labels"}
+SIDES = {"natural": 32, "objects": 28, "characters": 28, "satellite": 64, "tiny": 16}
+SIDES["few_labels"] = 28
+"""Typical side of the images of a kind; surfaces and defects are of any size."""
+
+RBF = {"natural", "objects", "characters", "satellite", "tiny", "few_labels"}
 """Kinds whose best effort has a Gaussian kernel behind the features."""
 
 
@@ -132,7 +144,8 @@ def make_image_classifier(
         Kind of images:
 
         - "natural": photographs of anything, such as 32 x 32 pixels;
-        - "objects": centered objects of about 28 x 28 pixels, such as products or characters;
+        - "objects": centered objects of about 28 x 28 pixels, such as products;
+        - "characters": centered characters of about 28 x 28 pixels, which mirroring would change;
         - "textures": surfaces and materials, where positions do not matter;
         - "satellite": tiles seen from above, of about 64 x 64 pixels, in any direction;
         - "tiny": 8 x 8 to 16 x 16 pixels;
@@ -141,7 +154,10 @@ def make_image_classifier(
 
         Images may have any number of channels, and any size from 6 x 6 pixels for "natural" and
         "textures", 5 x 5 for "defects", 21 x 21 for "satellite", or 6 x 6 with ``effort="fast"``.
-        The other kinds have no smallest size. With ``padding="same"``, none has.
+        The other kinds have no smallest size. With ``padding="same"``, none has. If all images are
+        more than three times as large in both directions as those of the kind, ``fit`` warns and
+        names a better size, unless ``kernels``, ``kernel_size``, ``dilation`` or ``stride`` is
+        given. "textures" and "defects" may be of any size.
     effort : {"fast", "balanced", "best"}, default="balanced"
         How much time to spend. More effort means more kernels, views and symmetries. With "best",
         the last step for "natural", "objects", "tiny" and "few_labels" is a
@@ -284,5 +300,11 @@ def _make_pipeline(
         (name, StridedConv2DTransformer(**{**deepcopy(view), **given}))
         for name, view in views.items()
     ]
-    features = transformers[0][1] if len(transformers) == 1 else FeatureUnion(transformers)
-    return Pipeline([("features", features), (owner.removeprefix("make_image_"), last)])
+    if kind in SIDES and not given.keys() & {"kernels", "kernel_size", "dilation", "stride"}:
+        transformers[0][1]._typical_side = SIDES[kind]  # Only one of the views warns.
+    steps = [("features", transformers[0][1]), (owner.removeprefix("make_image_"), last)]
+    if len(transformers) > 1:
+        steps[0] = ("features", FeatureUnion(transformers))
+        if last is rbf_ridge:  # Views have different units, and distances depend on them.
+            steps.insert(1, ("scaler", StandardScaler()))
+    return Pipeline(steps)

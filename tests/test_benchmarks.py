@@ -22,11 +22,12 @@ PAGES = {
     "onnx_speed": "onnx",
     "accuracy": "accuracy",
     "recipes": "recipes",
+    "ablations": "ablations",
     "search": "guide/searching",
     "probabilities": "guide/probabilities",
     "maps": "guide/scenes",
 }
-NEEDS_DATA = {"accuracy", "recipes", "probabilities"}
+NEEDS_DATA = {"accuracy", "recipes", "ablations", "probabilities"}
 NOT_INSTALLED = {
     "torch": {
         "__name__": "torch",
@@ -107,6 +108,10 @@ def make_up_recipes(recipes, patch):
     patch(recipes.Search, "run", lambda *_: np.full((3, 4), 0.5))
 
 
+def make_up_ablations(ablations, patch):
+    patch(ablations, "measure", lambda *_: ablations.Measured(0.5, 4000, 5.0))
+
+
 def make_up_search(search, patch):
     result = {"n": 1, "seconds": 1, "scores": [1], "n_fits": 1}
     patch(search, "measure", lambda *_: result)
@@ -135,6 +140,7 @@ MAKE_UP = {
     "onnx_speed": make_up_onnx_speed,
     "accuracy": make_up_accuracy,
     "recipes": make_up_recipes,
+    "ablations": make_up_ablations,
     "search": make_up_search,
     "probabilities": make_up_probabilities,
     "maps": make_up_maps,
