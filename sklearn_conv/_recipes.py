@@ -44,7 +44,7 @@ Views = Mapping[str, Mapping[str, Any]]
 
 FEW = LEARNED | {"kernel_size": 7, "pool_grid": 4}
 OBJECTS = FEW | {"pool_grid": [3, 5], "symmetries": "mirror"}
-CHARACTERS = FEW | {"bias": -1.0, "whiten": 0.5, "pool_grid": [2, 4]}
+CHARACTERS = FEW | {"bias": -1.0, "whiten": 1.0, "pool_grid": [2, 4]}
 NATURAL = LEARNED | TWO | {"kernel_size": 6, "pool_grid": 3, "padding": "valid"}
 TILES = LEARNED | TWO | {"kernel_size": 6, "pool_grid": 1, "padding": "valid", "stride": 2}
 TILES |= {"symmetries": "dihedral"}
@@ -84,8 +84,8 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
         "best": _one(OBJECTS, n_kernels=128),
     },
     "characters": {
-        "fast": _one(CHARACTERS, n_kernels=96),
-        "balanced": _one(CHARACTERS, n_kernels=160),
+        "fast": _one(CHARACTERS, n_kernels=64),
+        "balanced": _one(CHARACTERS, n_kernels=128),
         "best": _one(CHARACTERS, n_kernels=192),
     },
     "textures": {
@@ -134,9 +134,9 @@ def make_image_classifier(
 ) -> Pipeline:
     """Make a pipeline that classifies a kind of images.
 
-    The pipeline has two steps: "features", which is a `StridedConv2DTransformer` or, for several
-    views side by side, a `~sklearn.pipeline.FeatureUnion` of them, and "classifier". Both can be
-    examined, searched and replaced as in any pipeline.
+    The first step of the pipeline is "features", which is a `StridedConv2DTransformer` or, for
+    several views side by side, a `~sklearn.pipeline.FeatureUnion` of them. The last one is
+    "classifier". All can be examined, searched and replaced as in any pipeline.
 
     Parameters
     ----------
@@ -153,17 +153,17 @@ def make_image_classifier(
         - "defects": even surfaces of which one small place may differ.
 
         Images may have any number of channels, and any size from 6 x 6 pixels for "natural" and
-        "textures", 5 x 5 for "defects", 21 x 21 for "satellite", or 6 x 6 with ``effort="fast"``.
-        The other kinds have no smallest size. With ``padding="same"``, none has. If all images are
-        more than three times as large in both directions as those of the kind, ``fit`` warns and
-        names a better size, unless ``kernels``, ``kernel_size``, ``dilation`` or ``stride`` is
+        "textures", 5 x 5 for "defects", and 21 x 21 for "satellite". The other kinds have no
+        smallest size. With ``padding="same"``, none has. The sizes above are the same for all
+        efforts. If all images are more than three times as large in both directions, ``fit`` warns
+        and names a better size, unless ``kernels``, ``kernel_size``, ``dilation`` or ``stride`` is
         given. "textures" and "defects" may be of any size.
     effort : {"fast", "balanced", "best"}, default="balanced"
         How much time to spend. More effort means more kernels, views and symmetries. With "best",
-        the last step for "natural", "objects", "tiny" and "few_labels" is a
-        `RBFRidgeClassifier`, whose decisions cannot be mapped to pixels; the last step of all
-        others is a `StreamingRidgeClassifier`. The page on recipes lists the accuracy and the
-        seconds of each.
+        the last step of all kinds but "textures" and "defects" is a `RBFRidgeClassifier`, whose
+        decisions cannot be mapped to pixels, after a step "scaler" if there are several views. The
+        last step of all others is a `StreamingRidgeClassifier`. The page on recipes lists the
+        accuracy and the seconds of each.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the training patches and kernels.
     n_jobs : int, default=None
@@ -220,15 +220,15 @@ def make_image_regressor(
 ) -> Pipeline:
     """Make a pipeline that predicts one or several numbers for each image of a kind.
 
-    The steps are "features" and "regressor", which is a `StreamingRidge`, or a `RBFRidge`
-    where `make_image_classifier` has a `RBFRidgeClassifier`.
+    The last step is "regressor", which is a `StreamingRidge`, or a `RBFRidge` where
+    `make_image_classifier` has a `RBFRidgeClassifier`.
 
     Parameters
     ----------
     kind : str, default="satellite"
-        Kind of images: "natural" photographs, centered "objects", "textures", "satellite" tiles,
-        "tiny" images, "few_labels", or even surfaces with "defects". `make_image_classifier` says
-        more about them.
+        Kind of images: "natural" photographs, centered "objects" or "characters", "textures",
+        "satellite" tiles, "tiny" images, "few_labels", or even surfaces with "defects".
+        `make_image_classifier` says more about them.
     effort : {"fast", "balanced", "best"}, default="balanced"
         How much time to spend, from little to much.
     random_state : int, RandomState instance or None, default=None

@@ -141,8 +141,6 @@ def test_images_that_do_not_fit(make):
 @pytest.mark.parametrize("kind", RECIPES)
 def test_the_smallest_images_are_those_of_the_documents(kind, effort):
     smallest = {"natural": 6, "textures": 6, "defects": 5, "satellite": 21}.get(kind, 1)
-    if (kind, effort) == ("satellite", "fast"):
-        smallest = 6
     images = np.random.default_rng(0).normal(size=(9, smallest, smallest))
     model = make_image_classifier(kind, effort=effort, n_kernels=2, random_state=0)
     assert model["features"].fit_transform(images).shape[0] == 9
