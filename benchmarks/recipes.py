@@ -16,9 +16,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from _page import about, add_page_argument, table, table_row, write_page
 from matplotlib.ticker import MaxNLocator
+from scipy.ndimage import zoom
 from sklearn.datasets import load_digits, load_sample_images
 from sklearn.model_selection import GridSearchCV, ShuffleSplit, train_test_split
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import FeatureUnion, make_pipeline
 
 from sklearn_conv import StridedConv2DTransformer, make_image_classifier
 from sklearn_conv._recipes import EFFORTS
@@ -60,10 +61,10 @@ def split(X, y, n_train, n_test):
     return X, y, X_test, y_test
 
 
-def digits():
-    """Return the digits, 1,300 for training."""
+def digits(scale=1):
+    """Return the digits, enlarged, 1,300 for training."""
     data = load_digits()
-    return split(data.images, data.target, 1300, 497)
+    return split(zoom(data.images, (1, scale, scale), order=1), data.target, 1300, 497)
 
 
 class Kind(NamedTuple):
@@ -80,6 +81,7 @@ def find_kinds(folder):
     """Return the kinds of images to measure, those from files only if there is a folder."""
     kinds = [
         Kind("tiny", "digits, 8 x 8", load=digits),
+        Kind("characters", "digits, 24 x 24", load=partial(digits, 3)),
         Kind("natural", "photographs, color, 32 x 32", load=partial(crops, 32, 3)),
         Kind("textures", "photographs, gray, 32 x 32", load=partial(crops, 32, 1)),
     ]
@@ -165,6 +167,8 @@ class Search(NamedTuple):
         }
         holdout = ShuffleSplit(1, test_size=1000, random_state=0)
         model = make_image_classifier(self.kind, effort="fast", random_state=0, n_jobs=-1)
+        if isinstance(model["features"], FeatureUnion):
+            model.set_params(features=model["features"].transformer_list[0][1])
         found = GridSearchCV(model, grid, cv=holdout, refit=False).fit(X, y).cv_results_
         return found["mean_test_score"].reshape(len(self.kernel_sizes), len(self.strides))
 

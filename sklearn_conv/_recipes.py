@@ -42,9 +42,8 @@ EFFORTS = ("fast", "balanced", "best")
 Views = Mapping[str, Mapping[str, Any]]
 """Map from the name of a view to the parameters of its transformer."""
 
-FEW = LEARNED | {"kernel_size": 7, "pool_grid": 4}
-OBJECTS = FEW | {"pool_grid": [3, 5], "symmetries": "mirror"}
-CHARACTERS = FEW | {"bias": -1.0, "whiten": 1.0, "pool_grid": [2, 4]}
+OBJECTS = LEARNED | {"kernel_size": 7, "pool_grid": [3, 5], "symmetries": "mirror"}
+CHARACTERS = LEARNED | {"kernel_size": 7, "pool_grid": [2, 4], "bias": -1.0, "whiten": 1.0}
 NATURAL = LEARNED | TWO | {"kernel_size": 6, "pool_grid": 3, "padding": "valid"}
 TILES = LEARNED | TWO | {"kernel_size": 6, "pool_grid": 1, "padding": "valid", "stride": 2}
 TILES |= {"symmetries": "dihedral"}
@@ -104,9 +103,9 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
         "best": _one(LEARNED | TWO, n_kernels=256, kernel_size=4, pool_grid=3),
     },
     "few_labels": {
-        "fast": _one(FEW, n_kernels=96),
-        "balanced": _one(FEW, n_kernels=256, symmetries="mirror"),
-        "best": _one(FEW | TWO, n_kernels=384, symmetries="mirror"),
+        "fast": _one(OBJECTS, n_kernels=32),
+        "balanced": _one(OBJECTS, n_kernels=64),
+        "best": _one(OBJECTS, n_kernels=128),
     },
     "defects": {
         "fast": _one(DEFECTS, n_kernels=16),

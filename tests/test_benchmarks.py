@@ -148,11 +148,11 @@ MAKE_UP = {
 
 
 def split_page(page):
-    """Return the text down to the mark and the text below it, with each number replaced by 0."""
+    """Return the text down to the mark, and the text below it with 0 for each number and sign."""
     above, mark, measured = re.split(r"(<!-- measured: .*-->\n\n)", page.read_text())
     versions, rest = measured.split("\n", maxsplit=1)
     assert versions.startswith("sklearn_conv ")
-    return above + mark, re.sub(r"\d[\d,.]*", "0", rest)
+    return above + mark, re.sub(r"[+-]?\d[\d,.]*", "0", rest)
 
 
 def test_pages_are_what_the_benchmarks_write(program, monkeypatch, tmp_path):
