@@ -43,7 +43,7 @@ Views = Mapping[str, Mapping[str, Any]]
 """Map from the name of a view to the parameters of its transformer."""
 
 OBJECTS = LEARNED | {"kernel_size": 7, "pool_grid": [3, 5], "symmetries": "mirror"}
-CHARACTERS = LEARNED | {"kernel_size": 7, "pool_grid": [2, 4], "bias": -1.0, "whiten": 1.0}
+CHARACTERS = LEARNED | {"kernel_size": 7, "pool_grid": [2, 4], "bias": -1.5, "whiten": 1.0}
 NATURAL = LEARNED | TWO | {"kernel_size": 6, "pool_grid": 3, "padding": "valid"}
 TILES = LEARNED | TWO | {"kernel_size": 6, "pool_grid": 1, "padding": "valid", "stride": 2}
 TILES |= {"symmetries": "dihedral"}
@@ -84,8 +84,8 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
     },
     "characters": {
         "fast": _one(CHARACTERS, n_kernels=64),
-        "balanced": _one(CHARACTERS, n_kernels=128),
-        "best": _one(CHARACTERS, n_kernels=192),
+        "balanced": _one(CHARACTERS, n_kernels=96),
+        "best": _one(CHARACTERS, n_kernels=128),
     },
     "textures": {
         "fast": _one(SURFACES, n_kernels=128),
