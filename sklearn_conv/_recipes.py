@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from inspect import signature
 from typing import Any
@@ -62,13 +62,15 @@ def _one(parameters: Mapping[str, Any], **more: Any) -> Views:
     return {"learned": {**parameters, **more}}
 
 
-def _tiles(n_kernels: int, dilations: Sequence[int]) -> Views:
-    """Return views of normalized windows, and of windows as they are for each dilation."""
-    views = {"normalized": TILES | {"n_kernels": n_kernels}}
-    for dilation in dilations:
-        more = {"n_kernels": n_kernels, "dilation": dilation}
-        views[f"absolute_{dilation}"] = TILES | ABSOLUTE | more
-    return views
+def _tiles(n_kernels: int) -> Views:
+    """Return views of normalized windows, and of small and wide windows as they are."""
+    normalized = TILES | {"n_kernels": n_kernels}
+    absolute = normalized | ABSOLUTE
+    return {
+        "normalized": normalized,
+        "absolute_1": absolute | {"dilation": 1},
+        "absolute_4": absolute | {"dilation": 4},
+    }
 
 
 RECIPES: Mapping[str, Mapping[str, Views]] = {
@@ -93,9 +95,9 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
         "best": _one(SURFACES, n_kernels=512, symmetries="dihedral"),
     },
     "satellite": {
-        "fast": _tiles(128, [4]),
-        "balanced": _tiles(256, [1, 4]),
-        "best": _tiles(512, [1, 4]),
+        "fast": _tiles(96),
+        "balanced": _tiles(256),
+        "best": _tiles(512),
     },
     "tiny": {
         "fast": _one(LEARNED, n_kernels=64, kernel_size=4, pool_grid=3),
