@@ -246,6 +246,7 @@ STUDIES = [
             "4 x 4 cells": Change({"pool_grid": 4}),
             "half the kernels": Change({"n_kernels": 96}),
             "kernels by k-means": Change({"kernels": "kmeans"}),
+            "shifted copies": Change(shifts=SHIFTS),
             "linear classifier": Change(last=linear),
         },
     ),
