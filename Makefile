@@ -45,7 +45,7 @@ SCHEMA := $(VENV)/bin/check-jsonschema --quiet --builtin-schema vendor.
 # Folder with fashion_mnist.npz and eurosat_small.npz, each with X_train, y_train, X_test and y_test, and tiles
 SKLEARN_CONV_DATA ?= data
 
-.PHONY: help native demo test test-long test-minimum test-no-compiler test-sanitize lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes bench-search bench-many-features bench-probabilities bench-pixels bench-maps clean
+.PHONY: help native demo test test-long test-minimum test-no-compiler test-sanitize lint docs docs-check dist test-wheel bench bench-scale bench-onnx bench-accuracy bench-recipes bench-ablations bench-search bench-many-features bench-probabilities bench-pixels bench-maps clean
 
 help:
 	@echo "make native        build the library of the native engine; the other commands do so when it has changed"
@@ -64,6 +64,7 @@ help:
 	@echo "make bench-onnx    time per image against onnxruntime; writes docs/onnx.md (1 minute)"
 	@echo "make bench-accuracy  accuracy against HOG, scattering and a CNN; writes docs/accuracy.md (two hours; only some ROWS=...)"
 	@echo "make bench-recipes   accuracy of the recipes and baselines; writes docs/recipes.md (10 minutes)"
+	@echo "make bench-ablations  what single changes of recipes do; writes docs/ablations.md (45 minutes)"
 	@echo "make bench-search    searches with and without shared features; writes docs/guide/searching.md (10 minutes)"
 	@echo "make bench-many-features  ridge regression on many features; writes docs/guide/many-features.md (30 minutes)"
 	@echo "make bench-probabilities  probabilities, intervals and novelty; writes docs/guide/probabilities.md (10 minutes)"
@@ -175,6 +176,9 @@ bench-accuracy: $(ACCURACY_VENV)/bench
 
 bench-recipes: $(ACCURACY_VENV)/bench
 	MPLBACKEND=agg $(ACCURACY_VENV)/bin/python benchmarks/recipes.py --data "$(SKLEARN_CONV_DATA)" --page docs/recipes.md
+
+bench-ablations: $(VENV)/test
+	$(RUN) benchmarks/ablations.py --data "$(SKLEARN_CONV_DATA)" --page docs/ablations.md
 
 bench-search: $(VENV)/test
 	$(RUN) benchmarks/search.py --data "$(SKLEARN_CONV_DATA)" --page docs/guide/searching.md

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from inspect import signature
 from typing import Any
@@ -41,7 +41,8 @@ EFFORTS = ("fast", "balanced", "best")
 Views = Mapping[str, Mapping[str, Any]]
 """Map from the name of a view to the parameters of its transformer."""
 
-OBJECTS = LEARNED | {"kernel_size": 7, "pool_grid": 4}
+OBJECTS = LEARNED | {"kernel_size": 7, "pool_grid": [3, 5], "symmetries": "mirror"}
+CHARACTERS = LEARNED | {"kernel_size": 7, "pool_grid": [2, 4], "bias": -1.5, "whiten": 1.0}
 NATURAL = LEARNED | TWO | {"kernel_size": 6, "pool_grid": 3, "padding": "valid"}
 TILES = LEARNED | TWO | {"kernel_size": 6, "pool_grid": 1, "padding": "valid", "stride": 2}
 TILES |= {"symmetries": "dihedral"}
@@ -60,13 +61,15 @@ def _one(parameters: Mapping[str, Any], **more: Any) -> Views:
     return {"learned": {**parameters, **more}}
 
 
-def _tiles(n_kernels: int, dilations: Sequence[int]) -> Views:
-    """Return views of normalized windows, and of windows as they are for each dilation."""
-    views = {"normalized": TILES | {"n_kernels": n_kernels}}
-    for dilation in dilations:
-        more = {"n_kernels": n_kernels, "dilation": dilation}
-        views[f"absolute_{dilation}"] = TILES | ABSOLUTE | more
-    return views
+def _tiles(n_kernels: int) -> Views:
+    """Return views of normalized windows, and of small and wide windows as they are."""
+    normalized = TILES | {"n_kernels": n_kernels}
+    absolute = normalized | ABSOLUTE
+    return {
+        "normalized": normalized,
+        "absolute_1": absolute | {"dilation": 1},
+        "absolute_4": absolute | {"dilation": 4},
+    }
 
 
 RECIPES: Mapping[str, Mapping[str, Views]] = {
@@ -76,9 +79,14 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
         "best": _one(NATURAL, n_kernels=512, symmetries="mirror"),
     },
     "objects": {
-        "fast": _one(OBJECTS, n_kernels=96),
-        "balanced": _one(OBJECTS | TWO, n_kernels=128, symmetries="mirror"),
-        "best": _one(OBJECTS | TWO, n_kernels=160, symmetries="mirror"),
+        "fast": _one(OBJECTS, n_kernels=48),
+        "balanced": _one(OBJECTS, n_kernels=96),
+        "best": _one(OBJECTS, n_kernels=128),
+    },
+    "characters": {
+        "fast": _one(CHARACTERS, n_kernels=64),
+        "balanced": _one(CHARACTERS, n_kernels=96),
+        "best": _one(CHARACTERS, n_kernels=128),
     },
     "textures": {
         "fast": _one(SURFACES, n_kernels=128),
@@ -86,9 +94,9 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
         "best": _one(SURFACES, n_kernels=512, symmetries="dihedral"),
     },
     "satellite": {
-        "fast": _tiles(256, []),
-        "balanced": _tiles(256, [1, 4]),
-        "best": _tiles(512, [1, 4]),
+        "fast": _tiles(96),
+        "balanced": _tiles(256),
+        "best": _tiles(512),
     },
     "tiny": {
         "fast": _one(LEARNED, n_kernels=64, kernel_size=4, pool_grid=3),
@@ -96,9 +104,9 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
         "best": _one(LEARNED | TWO, n_kernels=256, kernel_size=4, pool_grid=3),
     },
     "few_labels": {
-        "fast": _one(OBJECTS, n_kernels=96),
-        "balanced": _one(OBJECTS, n_kernels=256, symmetries="mirror"),
-        "best": _one(OBJECTS | TWO, n_kernels=384, symmetries="mirror"),
+        "fast": _one(OBJECTS, n_kernels=32),
+        "balanced": _one(OBJECTS, n_kernels=64),
+        "best": _one(OBJECTS, n_kernels=128),
     },
     "defects": {
         "fast": _one(DEFECTS, n_kernels=16),
@@ -108,7 +116,11 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
 }
 """Map from the kind of images and the effort to the views that a pipeline has side by side."""
 
-RBF = {"natural", "objects", "tiny", "few_labels"}
+SIDES = {"natural": 32, "objects": 28, "characters": 28, "satellite": 64, "tiny": 16}
+SIDES["few_labels"] = 28
+"""Typical side of the images of a kind; surfaces and defects are of any size."""
+
+RBF = {"natural", "objects", "characters", "tiny", "few_labels"}
 """Kinds whose best effort has a Gaussian kernel behind the features."""
 
 
@@ -117,7 +129,7 @@ def make_image_classifier(
     *,
     effort: str = "balanced",
     random_state: int | np.random.RandomState | None = None,
-    n_jobs: int | None = None,
+    n_jobs: int | None = -1,
     **parameters: Any,
 ) -> Pipeline:
     """Make a pipeline that classifies a kind of images.
@@ -132,7 +144,8 @@ def make_image_classifier(
         Kind of images:
 
         - "natural": photographs of anything, such as 32 x 32 pixels;
-        - "objects": centered objects of about 28 x 28 pixels, such as products or characters;
+        - "objects": centered objects of about 28 x 28 pixels, such as products;
+        - "characters": centered characters of about 28 x 28 pixels, which mirroring would change;
         - "textures": surfaces and materials, where positions do not matter;
         - "satellite": tiles seen from above, of about 64 x 64 pixels, in any direction;
         - "tiny": 8 x 8 to 16 x 16 pixels;
@@ -140,18 +153,23 @@ def make_image_classifier(
         - "defects": even surfaces of which one small place may differ.
 
         Images may have any number of channels, and any size from 6 x 6 pixels for "natural" and
-        "textures", 5 x 5 for "defects", 21 x 21 for "satellite", or 6 x 6 with ``effort="fast"``.
-        The other kinds have no smallest size. With ``padding="same"``, none has.
+        "textures", 5 x 5 for "defects", and 21 x 21 for "satellite". The other kinds have no
+        smallest size. With ``padding="same"``, none has. The sizes above are the same for all
+        efforts. If all images are more than three times as large in both directions, ``fit`` warns
+        and names a better size, unless ``kernels``, ``kernel_size``, ``dilation`` or ``stride`` is
+        given. "textures" and "defects" may be of any size.
     effort : {"fast", "balanced", "best"}, default="balanced"
         How much time to spend. More effort means more kernels, views and symmetries. With "best",
-        the last step for "natural", "objects", "tiny" and "few_labels" is a
+        the last step for "natural", "objects", "characters", "tiny" and "few_labels" is a
         `RBFRidgeClassifier`, whose decisions cannot be mapped to pixels; the last step of all
         others is a `StreamingRidgeClassifier`. The page on recipes lists the accuracy and the
         seconds of each.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the training patches and kernels.
-    n_jobs : int, default=None
-        Number of threads in which features are computed, as in `StridedConv2DTransformer`.
+    n_jobs : int or None, default=-1
+        Number of threads in which features are computed, as in `StridedConv2DTransformer`: -1
+        means all cores, and one thread in each job of a search with several jobs; None means 1
+        unless in a `joblib.parallel_config` context.
     **parameters
         Parameters of `StridedConv2DTransformer` that replace those of the recipe, in all views,
         and of the last step, such as ``class_weight="balanced"``.
@@ -199,7 +217,7 @@ def make_image_regressor(
     *,
     effort: str = "balanced",
     random_state: int | np.random.RandomState | None = None,
-    n_jobs: int | None = None,
+    n_jobs: int | None = -1,
     **parameters: Any,
 ) -> Pipeline:
     """Make a pipeline that predicts one or several numbers for each image of a kind.
@@ -210,14 +228,14 @@ def make_image_regressor(
     Parameters
     ----------
     kind : str, default="satellite"
-        Kind of images: "natural" photographs, centered "objects", "textures", "satellite" tiles,
-        "tiny" images, "few_labels", or even surfaces with "defects". `make_image_classifier` says
-        more about them.
+        Kind of images: "natural" photographs, centered "objects" or "characters", "textures",
+        "satellite" tiles, "tiny" images, "few_labels", or even surfaces with "defects".
+        `make_image_classifier` says more about them.
     effort : {"fast", "balanced", "best"}, default="balanced"
         How much time to spend, from little to much.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the training patches and kernels.
-    n_jobs : int, default=None
+    n_jobs : int or None, default=-1
     **parameters
         As in `make_image_classifier`.
 
@@ -284,5 +302,7 @@ def _make_pipeline(
         (name, StridedConv2DTransformer(**{**deepcopy(view), **given}))
         for name, view in views.items()
     ]
+    if kind in SIDES and not given.keys() & {"kernels", "kernel_size", "dilation", "stride"}:
+        transformers[0][1]._typical_side = SIDES[kind]  # Only one of the views warns.
     features = transformers[0][1] if len(transformers) == 1 else FeatureUnion(transformers)
     return Pipeline([("features", features), (owner.removeprefix("make_image_"), last)])

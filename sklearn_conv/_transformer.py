@@ -20,7 +20,7 @@ from sklearn_conv._engine.activation import call_function
 from sklearn_conv._engine.geometry import Geometry
 from sklearn_conv._images.checks import Request, check_columns, remember_columns
 from sklearn_conv._images.kinds import Images, check_images
-from sklearn_conv._images.mistakes import warn_of_mistakes
+from sklearn_conv._images.mistakes import warn_of_large_images, warn_of_mistakes
 from sklearn_conv._output_size import (
     OutputSize,
     check_sizes,
@@ -265,6 +265,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
     image_shape_: tuple[Any, Any, int]
     maps_shape_: tuple[Any, Any, int]
+    _typical_side: int | None = None
+    """Side of the images that a recipe is made for; much larger images get a warning in ``fit``."""
 
     if TYPE_CHECKING:  # scikit-learn has no types; these methods are inherited from it.
 
@@ -365,6 +367,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
         geometries = place_on_all(parameters, images.distinct_sizes(), shape, parameters.n_biases)
         size = measure_output(parameters, geometries, shape)
+        if self._typical_side is not None:
+            warn_of_large_images(images.distinct_sizes(), self._typical_side)
         if callable(self.activation):  # An invalid function raises here, not only in transform.
             with np.errstate(all="ignore"):  # As in transform.
                 ones = images.library.put(np.ones((2, parameters.n_kernels)))
@@ -598,6 +602,12 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         geometries = place_views(parameters, shape[:2], parameters.kernel_size)
         check_views(parameters, geometries)
         return measure_output(parameters, geometries, kernels)
+
+    def __sklearn_clone__(self) -> Self:
+        copy: Self = super().__sklearn_clone__()
+        if self._typical_side is not None:  # It is not a parameter.
+            copy._typical_side = self._typical_side
+        return copy
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

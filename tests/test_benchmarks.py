@@ -25,12 +25,13 @@ PAGES = {
     "onnx_speed": "onnx",
     "accuracy": "accuracy",
     "recipes": "recipes",
+    "ablations": "ablations",
     "search": "guide/searching",
     "many_features": "guide/many-features",
     "probabilities": "guide/probabilities",
     "maps": "guide/scenes",
 }
-NEEDS_DATA = {"accuracy", "recipes", "probabilities", "many_features"}
+NEEDS_DATA = {"accuracy", "recipes", "ablations", "probabilities", "many_features"}
 NOT_INSTALLED = {
     "torch": {
         "__name__": "torch",
@@ -116,6 +117,10 @@ def make_up_recipes(recipes, patch):
     patch(recipes.Search, "run", lambda *_: np.full((3, 4), 0.5))
 
 
+def make_up_ablations(ablations, patch):
+    patch(ablations, "measure", lambda *_: ablations.Measured(0.5, 4000, 5.0))
+
+
 def make_up_search(search, patch):
     result = {"n": 1, "seconds": 1, "scores": [1], "n_fits": 1}
     patch(search, "measure", lambda *_: result)
@@ -155,6 +160,7 @@ MAKE_UP = {
     "onnx_speed": make_up_onnx_speed,
     "accuracy": make_up_accuracy,
     "recipes": make_up_recipes,
+    "ablations": make_up_ablations,
     "search": make_up_search,
     "probabilities": make_up_probabilities,
     "many_features": make_up_many_features,
@@ -163,11 +169,11 @@ MAKE_UP = {
 
 
 def split_page(page):
-    """Return the text down to the mark and the text below it, with each number replaced by 0."""
+    """Return the text down to the mark, and the text below it with 0 for each number and sign."""
     above, mark, measured = re.split(r"(<!-- measured: .*-->\n\n)", page.read_text())
     versions, rest = measured.split("\n", maxsplit=1)
     assert versions.startswith("sklearn_conv ")
-    return above + mark, re.sub(r"\d[\d,.]*", "0", rest)
+    return above + mark, re.sub(r"[+-]?\d[\d,.]*", "0", rest)
 
 
 def test_pages_are_what_the_benchmarks_write(program, monkeypatch, tmp_path):

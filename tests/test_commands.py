@@ -188,7 +188,7 @@ def test_values_of_options(arguments, name, value):
         ("features . -o a.npy --n-jobs 0", "None or an integer other than 0"),
         ("features . -o a.npy --size 0,3", "a pair (height, width) of integers"),
         ("classify a -o a.html", "--kind requires an argument"),
-        ("classify a -o a.html --kind cats", "one of ['defects', 'few_labels', "),
+        ("classify a -o a.html --kind cats", "one of ['characters', 'defects', "),
         ("classify a -o a.html --kind tiny --folds 1", "at least 2"),
         ("classify a -o a.pdf --kind tiny", "It must end in .html"),
         ("classify a -o a.html --kind tiny --size any", "such as --size 64,64"),

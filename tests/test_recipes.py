@@ -16,7 +16,7 @@ from sklearn_conv import (
     make_image_classifier,
     make_image_regressor,
 )
-from sklearn_conv._recipes import EFFORTS, RECIPES
+from sklearn_conv._recipes import EFFORTS, RECIPES, SIDES
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((40, 24, 24, 3)).astype(np.float32)
@@ -141,8 +141,6 @@ def test_images_that_do_not_fit(make):
 @pytest.mark.parametrize("kind", RECIPES)
 def test_the_smallest_images_are_those_of_the_documents(kind, effort):
     smallest = {"natural": 6, "textures": 6, "defects": 5, "satellite": 21}.get(kind, 1)
-    if (kind, effort) == ("satellite", "fast"):
-        smallest = 6
     images = np.random.default_rng(0).normal(size=(9, smallest, smallest))
     model = make_image_classifier(kind, effort=effort, n_kernels=2, random_state=0)
     assert model["features"].fit_transform(images).shape[0] == 9
@@ -151,6 +149,37 @@ def test_the_smallest_images_are_those_of_the_documents(kind, effort):
             model["features"].fit(images[:, 1:])
         model = make_image_classifier(kind, effort=effort, n_kernels=2, padding="same")
         assert model["features"].fit_transform(images[:, :3, :3]).shape[0] == 9
+
+
+@makers
+@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("kind", RECIPES)
+def test_much_larger_images_get_one_warning(make, kind, effort, recwarn):
+    side = SIDES.get(kind)
+    model = make(kind, effort=effort, n_kernels=2, n_patches=500, random_state=0)
+    images = RNG.random((9, 3 * (side or 64), 3 * (side or 64) + 1)).astype(np.float32)
+    model.fit(images, LABELS[:9])
+    larger = np.pad(images, ((0, 0), (1, 0), (0, 0)), mode="edge")
+    assert not recwarn
+    clone(model).fit(larger, LABELS[:9])
+    if side is None:
+        assert not recwarn
+    else:
+        (found,) = recwarn
+        assert f"about {side} x {side}: its" in str(found.message)
+        assert f"ImageReader(size=({side}, {side}))" in str(found.message)
+        assert found.filename == __file__
+
+
+@pytest.mark.parametrize("given", [{"kernel_size": 9}, {"stride": 4}, {"dilation": 2}])
+def test_changed_windows_get_no_warning_of_large_images(given):
+    images = RNG.random((9, 150, 150)).astype(np.float32)
+    model = make_image_classifier("objects", n_kernels=2, n_patches=500, **given)
+    model.fit(images, LABELS[:9])
+    with pytest.warns(UserWarning, match=r"150 x 150 pixels, but .* about 28 x 28"):
+        make_image_classifier("objects", n_kernels=2, pool_grid=2, symmetries=None).fit(
+            images, LABELS[:9]
+        )
 
 
 def test_parameters_of_the_last_step_are_passed_to_it():

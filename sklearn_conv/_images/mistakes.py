@@ -8,7 +8,7 @@ each batch in ``transform``. Every warning is a UserWarning.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import permutations
 from typing import Any, NamedTuple
 
@@ -83,6 +83,10 @@ MIN_FACTOR = 1.5
 """Factor by which images are brighter or darker than in ``fit``."""
 
 
+LARGE = 3
+"""Factor by which images are larger than those that a recipe is made for."""
+
+
 class Values(NamedTuple):
     """What `sample_pixels` found, as numbers that can be stored on an estimator."""
 
@@ -111,6 +115,18 @@ class Colors(NamedTuple):
     """Largest squared Mahalanobis distance of an image."""
     darkest: float
     brightest: float
+
+
+def warn_of_large_images(sizes: Iterable[tuple[int, int]], side: int) -> None:
+    """Warn if all images are much larger than those that a recipe is made for."""
+    h, w = min(sizes, key=min)
+    if min(h, w) > LARGE * side:
+        warn(
+            f"The images have {h} x {w} pixels, but this recipe is made for about {side} x {side}: "
+            "its kernels see only small details of larger images, and take more time. Make the "
+            f"images smaller, for example with ImageReader(size=({side}, {side})), or pass another "
+            "kernel_size, dilation or stride."
+        )
 
 
 def warn_of_mistakes(
