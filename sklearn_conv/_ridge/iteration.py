@@ -6,7 +6,7 @@ solution in it is accurate; each extension needs one pass over the rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ MAX_WIDTH = 128
 MAX_PASSES = 150
 """Number of passes after which the iteration ends with a warning."""
 
-ROUGH, MIDDLE, FINE = 3e-2, 1e-3, 3e-6
+ROUGH, MIDDLE, FINE = 3e-2, 3e-3, 5e-6
 """Errors of decisions, relative to their spread: those with which alphas are compared, those that
 are reached in float32, and those of the result."""
 
@@ -299,14 +299,14 @@ class Iteration:
     def run(self) -> Iterator[Candidate]:
         """Find the best alphas, and solve for them."""
         system, space = self.system, self.space
-        self._converge(self._choose_near, dict.fromkeys(self.alphas, space.right), ROUGH)
+        self._compare()
         found = [space.find_errors(alpha) * system.lengths for alpha in self.best]
         space.include()
         rights = dict.fromkeys(self.alphas, system.right)
         solutions: dict[float, Any] = dict.fromkeys(self.best, 0)
         tolerance = MIDDLE
         while True:
-            is_accurate = self._converge(lambda: self.best, rights, tolerance)
+            is_accurate = self._converge(rights, tolerance)
             for alpha in self.best:
                 coef = space.solve(rights[alpha], alpha)
                 solutions[alpha] = solutions[alpha] + coef @ space.basis
@@ -326,30 +326,35 @@ class Iteration:
             coef = solutions[alpha] * system.lengths[:, np.newaxis] * system.factor
             yield alpha, coef.T, errors
 
-    def _choose_near(self) -> list[float]:
-        """Find the alphas with the best scores, and return those and the ones beside them."""
-        places = {len(self.alphas) // 2}
-        if self.n_passes:
-            found = [self.space.find_errors(alpha) for alpha in self.alphas]
-            scores = [self.problem.score(errors * self.system.lengths) for errors in found]
-            places = {*np.argmax(scores, axis=0).tolist()}
-        self.best = [self.alphas[i] for i in sorted(places)]
-        near = {i + step for i in places for step in (-1, 0, 1)}
-        return [alpha for i, alpha in enumerate(self.alphas) if i in near]
+    def _compare(self) -> None:
+        """Solve for smaller and smaller alphas, until the scores of all targets get worse.
 
-    def _converge(
-        self,
-        choose: Callable[[], list[float]],
-        rights: dict[float, np.ndarray],
-        tolerance: float,
-    ) -> bool:
-        """Add directions until the solutions for the alphas that are chosen are accurate.
+        Those that are large need few directions. Small ones that are not solved well have better
+        scores than they deserve, because a space of few directions regularizes as well.
+        """
+        scores: list[np.ndarray] = []
+        visited: list[float] = []
+        rights = dict.fromkeys(self.alphas, self.space.right)
+        for alpha in reversed(self.alphas):
+            self.best = [alpha]
+            if not self._converge(rights, ROUGH) and visited:
+                break
+            visited.append(alpha)
+            errors = [self.space.find_errors(alpha) * self.system.lengths for alpha in visited]
+            scores = [self.problem.score(found) for found in errors]
+            if len(scores) > 1 and (scores[-1] < scores[-2]).all():
+                break
+        places = np.unique(np.argmax(scores, axis=0)).tolist()
+        self.best = [visited[i] for i in places]
+
+    def _converge(self, rights: dict[float, np.ndarray], tolerance: float) -> bool:
+        """Add directions until the solutions for the best alphas are accurate.
 
         Return False if they are not, because of rounding, or of the number of passes.
         """
         errors: list[float] = []
         while self.n_passes < MAX_PASSES:
-            error, directions = self._find_directions(choose(), rights, tolerance)
+            error, directions = self._find_directions(rights, tolerance)
             errors.append(error)
             if directions is None:
                 return True
@@ -360,7 +365,7 @@ class Iteration:
         return False
 
     def _find_directions(
-        self, alphas: list[float], rights: dict[float, np.ndarray], tolerance: float
+        self, rights: dict[float, np.ndarray], tolerance: float
     ) -> tuple[float, np.ndarray | None]:
         """Return the largest error, and directions ``(q, d)`` unless all solutions are accurate."""
         space, center = self.space, self.best[len(self.best) // 2]
@@ -368,14 +373,14 @@ class Iteration:
         solved = space.solve(space.right, center) * (space.right @ space.basis.T)
         energies = solved.sum(axis=1).clip(np.finfo(np.float64).tiny)
         residuals = []
-        for alpha in alphas if len(space.basis) else alphas[:1]:  # All would be the same.
+        for alpha in self.best:
             coef = space.solve(rights[alpha], alpha).astype(np.float32)
             left = rights[alpha] - coef @ space.multiplied - alpha * (coef @ space.basis)
             residuals.append(left.astype(np.float32))
         left = np.concatenate(residuals)
         directions = self.preconditioner.solve(left, center)
-        # The squared length of the errors, as decisions for all rows, if M were A
-        squares = np.einsum("ij,ij->i", left, directions).clip(0).reshape(-1, len(energies))
+        # At most the squared lengths of the errors of all decisions, if the sample were all rows
+        squares = SHIFT * np.einsum("ij,ij->i", left, directions).clip(0).reshape(-1, len(energies))
         errors = np.sqrt(squares / energies).max(axis=1) if len(space.basis) else np.ones(1)
         is_open = errors > tolerance
         if not is_open.any():
