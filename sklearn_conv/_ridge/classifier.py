@@ -115,7 +115,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
 
     `fit` on more than 16,384 features, in an array of NumPy, computes no products of features. Up
     to 8,192 rows are solved by the products of rows. For more rows, an iteration reads X about
-    thirty times; one row in ten, at most 2,000, are held out to choose alpha and the temperature,
+    forty times; one row in ten, at most 2,000, is held out to choose alpha and the temperature,
     and then the model is fitted on all rows. X may be float16 or a memory map. Such a model has no
     sums: it predicts as a model after `discard_sums`.
 
