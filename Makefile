@@ -66,7 +66,7 @@ help:
 	@echo "make bench-recipes   accuracy of the recipes and baselines; writes docs/recipes.md (10 minutes)"
 	@echo "make bench-ablations  what single changes of recipes do; writes docs/ablations.md (45 minutes)"
 	@echo "make bench-search    searches with and without shared features; writes docs/guide/searching.md (10 minutes)"
-	@echo "make bench-many-features  ridge regression on many features; writes docs/guide/many-features.md (30 minutes)"
+	@echo "make bench-many-features  ridge regression on many features; writes docs/guide/many-features.md (10 minutes)"
 	@echo "make bench-probabilities  probabilities, intervals and novelty; writes docs/guide/probabilities.md (10 minutes)"
 	@echo "make bench-pixels  classes of pixels against scikit-image; writes docs/guide/pixels.md (2 minutes)"
 	@echo "make bench-maps   time of a map against tiles; writes docs/guide/scenes.md (4 minutes)"

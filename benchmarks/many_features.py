@@ -145,7 +145,7 @@ def main():
     """Measure, print, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--sizes", nargs="*", default=["50000x36864xfloat32"])
+    parser.add_argument("--sizes", nargs="*", default=["20000x20480xfloat32"])
     add_page_argument(parser)
     arguments = parser.parse_args()
     parts = [about(np, sklearn, PYTHON, CORES) + "."]

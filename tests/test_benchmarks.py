@@ -230,7 +230,7 @@ def test_the_model_for_torchgeo_bench_has_the_features_of_the_recipe(monkeypatch
         "torchgeo_bench.main": {"main": None},
         "torchgeo_bench.models.interface": {"BenchModel": BenchModel},
     }
-    images = np.random.RandomState(0).uniform(0, 255, (20, 16, 16, 3)).astype(np.float32)
+    images = np.random.RandomState(0).uniform(0, 255, (20, 24, 24, 3)).astype(np.float32)
     tensors = torch.from_numpy(images).permute(0, 3, 1, 2)
     dataset = [{"image": tensor, "label": 0} for tensor in tensors]
     geo_bench = load("geo_bench", stand_ins, monkeypatch)
