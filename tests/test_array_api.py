@@ -913,7 +913,7 @@ def test_a_search_shares_features_where_they_are():
 
 @pytest.mark.parametrize("kind", ["objects", "satellite"])
 def test_recipes(kind):
-    X = np.repeat(np.repeat(IMAGES, 2, axis=1), 2, axis=2)
+    X = np.repeat(np.repeat(IMAGES, 3, axis=1), 3, axis=2)
     model = make_image_classifier(kind, effort="fast", random_state=0, n_kernels=8)
     expected = clone(model).fit(X, LABELS).decision_function(X)
     with dispatch():
