@@ -36,7 +36,6 @@ def solver(name, n_sample=200):
     with (
         patch.object(all_rows, "MANY_FEATURES", many),
         patch.object(all_rows, "FEW_ROWS", few),
-        patch.object(iteration, "FEW_ROWS", few),
         patch.object(iteration, "N_SAMPLE", n_sample),
     ):
         yield
@@ -223,6 +222,12 @@ def test_model_can_predict_and_nothing_else():
         with pytest.raises(ValueError, match=r"more than 16,384 features are, .* fit again"):
             method()
     assert model.discard_sums() is model
+
+
+@pytest.mark.parametrize("shape", [(), (6,), (6, 2, 2), (6, 0), (0, 2)])
+def test_half_precision_of_a_wrong_shape(shape):
+    with pytest.raises(ValueError, match=r"2D array|dim|sample|feature|rows"):
+        StreamingRidge().fit(np.zeros(shape, np.float16), np.arange(6))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -490,10 +490,10 @@ class StreamingRidgeBase(RidgeBase, ABC):
         """Check rows, and targets if they are passed, as `validate_data` does."""
         if not follows_library(X):
             check_convertible(X)
-            if isinstance(X, np.ndarray) and X.dtype == np.float16:
+            if isinstance(X, np.ndarray) and X.dtype == np.float16 and X.ndim == 2:
                 # scikit-learn would make several copies.
                 options["ensure_all_finite"] = False
-                for block in row_blocks(len(X), 4 * max(1, *X.shape[1:]), BLOCK_BYTES):
+                for block in row_blocks(len(X), 4 * X.shape[1], BLOCK_BYTES):
                     assert_all_finite(X[block].astype(np.float32), input_name="X")
             return validate_data(self, X, *targets, reset=reset, **options)
         check_table(X)

@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
 
 from sklearn_conv._ridge import lapack
-from sklearn_conv._ridge.all_rows import FEW_ROWS, AllRows, Read, add_up, run_parts, split
+from sklearn_conv._ridge.all_rows import AllRows, Read, add_up, run_parts, split
 from sklearn_conv._ridge.problem import (
     Candidate,
     Problem,
@@ -59,8 +59,8 @@ BLOCK_COLUMNS = 1_024
 
 def solve_all_rows(problem: Problem) -> Iterator[Candidate]:
     """Solve for all rows: few of them by their products, more by an iteration."""
-    is_few = problem.moments.n_rows <= FEW_ROWS
-    return _solve_by_factors(problem) if is_few else Iteration(problem).run()
+    are_all_kept = len(problem.moments.kept.weights) == problem.moments.n_rows
+    return _solve_by_factors(problem) if are_all_kept else Iteration(problem).run()
 
 
 class System:
