@@ -86,41 +86,39 @@ class System:
 
     def project(self, directions: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Return the products ``(m, q)`` of some rows and directions ``(q, d)``."""
-        read, rest = self._read(directions.dtype, index)
-        columns = np.ascontiguousarray(directions.T)
+        read, rest, factor = self._read(directions.dtype, index)
+        columns = np.ascontiguousarray((directions * factor).T)
 
         def multiply(part: slice) -> np.ndarray:
             return np.concatenate([read(block) @ columns for block in split(part)])
 
-        return np.concatenate(run_parts(multiply, len(index))) - rest @ columns
+        shift = (rest @ columns).astype(columns.dtype)
+        return np.concatenate(run_parts(multiply, len(index))) - shift
 
     def combine(self, coefficients: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Return sums ``(q, d)`` of some rows, multiplied by coefficients ``(m, q)``."""
-        read, rest = self._read(coefficients.dtype, index)
+        read, rest, factor = self._read(coefficients.dtype, index)
         total = add_up(lambda block: coefficients[block].T @ read(block), len(index))
-        return total - coefficients.sum(axis=0)[:, np.newaxis] * rest
+        total -= np.outer(coefficients.sum(axis=0, dtype=np.float64), rest)
+        return total * factor
 
     def multiply(self, directions: np.ndarray) -> np.ndarray:
         """Return directions ``(q, d)``, multiplied by ``A``, in one pass over all rows."""
         weights = self.moments.rows.weights.astype(directions.dtype)[:, np.newaxis]
-        read, rest = self._read(directions.dtype)
-        columns, shift, factor = directions.T, rest @ directions.T, 1
-        if self.is_plain:  # Rows in the cache need not be standardized.
-            factor = self.factor.astype(np.float32)
-            read = self.moments.make_reader(directions.dtype)
-            columns = columns * factor[:, np.newaxis]
-            shift = (self.moments.sums.mean @ columns).astype(np.float32)
-        columns = np.ascontiguousarray(columns)
+        read, rest, factor = self._read(directions.dtype)
+        columns = np.ascontiguousarray((directions * factor).T)
+        shift = (rest @ columns).astype(columns.dtype)
 
         def multiply(block: slice) -> np.ndarray:
             rows = read(block)
             return ((rows @ columns - shift) * weights[block]).T @ rows
 
+        # The sum over all rows of what is in brackets is 0, so `rest` need not be subtracted.
         return add_up(multiply, len(weights)) * factor
 
     def find_residuals(self, solution: np.ndarray) -> np.ndarray:
         """Return ``B - A @ W`` for ``W`` ``(k, d)``, from residuals of the rows, in float64."""
-        read, _ = self._read(np.dtype(np.float64))
+        read, _, _ = self._read(np.dtype(np.float64))
         moments, columns = self.moments, np.ascontiguousarray(solution.T)
 
         def multiply(block: slice) -> np.ndarray:
@@ -141,11 +139,14 @@ class System:
             lapack.syrk(rows.astype(dtype, order="F"), products)
         return products
 
-    def _read(self, dtype: np.dtype, index: Any = None) -> tuple[Read, np.ndarray]:
-        """Return a function that reads rows, and what rounding of the mean leaves in them."""
+    def _read(self, dtype: np.dtype, index: Any = None) -> tuple[Read, np.ndarray, np.ndarray]:
+        """Return a function that reads rows ``x``, and what makes them ``(x - rest) * factor``."""
         moments, mean = self.moments, self.moments.sums.mean
+        if self.is_plain and dtype == np.float32:  # Rows in the cache need not be standardized.
+            return moments.make_reader(dtype, index=index), mean, self.factor.astype(dtype)
         rest = (mean - moments.find_center(mean, dtype)) * self.factor
-        return moments.make_reader(dtype, mean, self.factor, index), -rest.astype(dtype)
+        read = moments.make_reader(dtype, mean, self.factor, index)
+        return read, rest, np.ones(1, dtype)
 
 
 def _solve_by_factors(problem: Problem) -> Iterator[Candidate]:
@@ -225,6 +226,7 @@ class Space:
         self.system, self.moments = system, system.moments
         self.basis = self.multiplied = np.empty((0, len(system.factor)), np.float32)
         self.projected = np.empty((len(self.moments.chosen), 0), np.float32)
+        self.products = np.empty((0, 0), np.float32)
         self.values, self.vectors = np.empty(0), np.empty((0, 0))
         self.weights = self.moments.kept.weights[:, np.newaxis]
         self.rest = self.moments.sums.weight - float(self.weights.sum())
@@ -245,6 +247,8 @@ class Space:
         projected = self.system.project(directions, self.moments.chosen)
         if self.right is not self.system.right:
             multiplied -= self._multiply_held_out(directions, projected)
+        across, own = self.basis @ multiplied.T, directions @ multiplied.T
+        self.products = np.block([[self.products, across], [across.T, own]])
         self.projected = np.hstack([self.projected, projected])
         self.multiplied = np.concatenate([self.multiplied, multiplied])
         self.basis = np.concatenate([self.basis, directions])
@@ -253,6 +257,7 @@ class Space:
     def include(self) -> None:
         """Include the rows that were held out."""
         self.multiplied += self._multiply_held_out(self.basis, self.projected)
+        self.products = self.basis @ self.multiplied.T
         self.right = self.system.right
         self._diagonalize()
 
@@ -277,8 +282,8 @@ class Space:
         return self._combine(projected) + np.outer(shift, self.held_sum)
 
     def _diagonalize(self) -> None:
-        gram = (self.basis @ self.multiplied.T).astype(np.float64)
-        self.values, self.vectors = _diagonalize((gram + gram.T) / 2)
+        products = self.products.astype(np.float64)
+        self.values, self.vectors = _diagonalize((products + products.T) / 2)
 
 
 class Iteration:
