@@ -269,3 +269,15 @@ def test_search_over_alphas():
     np.testing.assert_allclose(
         shared.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"]
     )
+
+
+def test_all_finite_numbers_of_half_precision_are_converted():
+    numbers = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    rows = np.stack([numbers, numbers[::-1]])[:, np.isfinite(numbers) & np.isfinite(numbers[::-1])]
+    out = np.empty(rows.shape, np.float32)
+    all_rows.widen(rows, out)
+    assert out.tobytes() == rows.astype(np.float32).tobytes()
+    for strided in (rows[:, ::-3], np.asfortranarray(rows)):
+        out = np.empty(strided.shape, np.float32)
+        all_rows.widen(strided, out)
+        np.testing.assert_array_equal(out, strided)
