@@ -42,7 +42,7 @@ MAX_WIDTH = 128
 MAX_PASSES = 150
 """Number of passes after which the iteration ends with a warning."""
 
-ROUGH, MIDDLE, FINE = 3e-2, 3e-3, 5e-6
+ROUGH, MIDDLE, FINE = 3e-2, 3e-3, 2e-5
 """Errors of decisions, relative to their spread: those with which alphas are compared, those that
 are reached in float32, and those of the result."""
 
@@ -342,7 +342,7 @@ class Iteration:
         rights = dict.fromkeys(self.alphas, self.space.right)
         for alpha in reversed(self.alphas):
             self.best = [alpha]
-            if not self._converge(rights, ROUGH) and visited:
+            if not self._converge(rights, ROUGH, scores[-1] if scores else None) and visited:
                 break
             visited.append(alpha)
             errors = [self.space.find_errors(alpha) * self.system.lengths for alpha in visited]
@@ -352,12 +352,19 @@ class Iteration:
         places = np.unique(np.argmax(scores, axis=0)).tolist()
         self.best = [visited[i] for i in places]
 
-    def _converge(self, rights: dict[float, np.ndarray], tolerance: float) -> bool:
+    def _converge(
+        self,
+        rights: dict[float, np.ndarray],
+        tolerance: float,
+        to_exceed: np.ndarray | None = None,
+    ) -> bool:
         """Add directions until the solutions for the best alphas are accurate.
 
-        Return False if they are not, because of rounding, or of the number of passes.
+        Return False if they are not, because of rounding, of the number of passes, or because the
+        scores of a single alpha are not going to exceed others.
         """
         errors: list[float] = []
+        scores: list[np.ndarray] = []
         while self.n_passes < MAX_PASSES:
             error, directions = self._find_directions(rights, tolerance)
             errors.append(error)
@@ -367,6 +374,11 @@ class Iteration:
                 break
             self.space.add(directions)
             self.n_passes += 1
+            if to_exceed is not None:
+                found = self.space.find_errors(self.best[0]) * self.system.lengths
+                scores.append(self.problem.score(found))
+                if len(scores) > 2 and (_bound(*scores[-3:]) < to_exceed).all():
+                    break
         return False
 
     def _find_directions(
@@ -402,3 +414,16 @@ def _diagonalize(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return eigenvalues, which rounding may have made negative, as positive ones, and vectors."""
     values, vectors = eigh(matrix, check_finite=False)
     return values.clip(0), vectors
+
+
+def _bound(first: np.ndarray, second: np.ndarray, third: np.ndarray) -> np.ndarray:
+    """Return what a series of scores will hardly exceed, from three that follow each other.
+
+    Their limit, if differences decrease by the same factor each time (A. Aitken, "On Bernoulli's
+    Numerical Solution of Algebraic Equations", 1927), plus the same distance again.
+    """
+    before, gain = second - first, third - second
+    falls = np.abs(gain) < np.abs(before)
+    factor = np.divide(gain, before, out=np.ones_like(gain), where=falls)
+    distance = np.divide(gain * factor, 1 - factor, out=np.full_like(gain, np.inf), where=falls)
+    return third + 2 * np.maximum(distance, 0)
