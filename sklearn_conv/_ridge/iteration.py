@@ -42,7 +42,7 @@ MAX_WIDTH = 128
 MAX_PASSES = 150
 """Number of passes after which the iteration ends with a warning."""
 
-ROUGH, MIDDLE, FINE = 3e-2, 3e-3, 2e-5
+ROUGH, MIDDLE, FINE = 3e-2, 3e-3, 5e-6
 """Errors of decisions, relative to their spread: those with which alphas are compared, those that
 are reached in float32, and those of the result."""
 
