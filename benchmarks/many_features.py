@@ -22,6 +22,8 @@ TARGET = "bench-many-features"
 ALPHAS = (30, 100, 300, 1000, 3000)
 SMALL = (20_000, 8_192)
 """Rows and features of the comparison of solvers"""
+SIZES = ("20000x20480xfloat32", "50000x36864xfloat32", "50000x100000xfloat16")
+"""Rows, features and dtype of large fits"""
 N_TEST = 3_000
 ALPHA = 300
 BLOCK = 4_096
@@ -145,7 +147,7 @@ def main():
     """Measure, print, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--sizes", nargs="*", default=["20000x20480xfloat32"])
+    parser.add_argument("--sizes", nargs="*", default=SIZES)
     add_page_argument(parser)
     arguments = parser.parse_args()
     parts = [about(np, sklearn, PYTHON, CORES) + "."]

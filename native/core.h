@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define SKLEARN_CONV_INTERFACE 4
+#define SKLEARN_CONV_INTERFACE 5
 
 #ifdef _WIN32
 #define SKLEARN_CONV_EXPORT extern "C" __declspec(dllexport)
@@ -145,12 +145,33 @@ struct Call {
   double* cell_sums;  // buffer for the sums of a cell, [output][sum, max][n_padded]
 };
 
+// Columns that are multiplied at once
+constexpr int64_t GROUP = 16;
+
+// Rows of features, in float or half precision, all of them finite. With columns, the products of each
+// row x are computed, (x @ columns - shift) * weight. Then, with sums, products times rows are added to them.
+struct Rows {
+  int64_t pixel;         // PIXEL_f2 or PIXEL_f4
+  const char* features;  // of row 0; the features of a row are consecutive
+  int64_t stride;        // bytes from row to row
+  int64_t n_features;
+  int64_t n_rows;
+  const int64_t* index;  // (n_rows,): numbers of the rows, or null for the first ones
+  int64_t n_groups;      // of GROUP columns
+  const float* columns;  // [group][n_features][GROUP], or null
+  const float* shift;    // [group][GROUP]
+  const float* weights;  // (n_rows,)
+  float* products;       // [n_rows][group][GROUP]
+  float* sums;           // [group][n_features][GROUP], or null
+};
+
 // The code for an instruction set, which tile.cpp provides
 struct Code {
   int64_t vector_bytes;
   int64_t positions;  // number of windows of a tile
   int64_t tile_windows;  // number of windows of two tiles of a matrix unit; 0: there is none
   void (*compute)(const Layer*, const Band*, const Call*);
+  void (*multiply_rows)(const Rows*);
 };
 
 #define CODE_(level) code_##level

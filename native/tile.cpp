@@ -660,6 +660,8 @@ constexpr int64_t TILE_WINDOWS = 0;
 inline void compute_in_tiles(const Layer&, const Band&, const Call&) {}
 #endif
 
+#include "rows.h"
+
 void compute(const Layer* layer, const Band* band, const Call* call) {
   if (TILE_WINDOWS && call->tiles) return compute_in_tiles(*layer, *band, *call);
   for (int64_t image = 0; image < call->n_images; image++)
@@ -672,4 +674,4 @@ void compute(const Layer* layer, const Band* band, const Call* call) {
 }  // namespace
 
 extern const Code CODE(SKLEARN_CONV_LEVEL);
-const Code CODE(SKLEARN_CONV_LEVEL) = {VECTOR_BYTES, POSITIONS, TILE_WINDOWS, compute};
+const Code CODE(SKLEARN_CONV_LEVEL) = {VECTOR_BYTES, POSITIONS, TILE_WINDOWS, compute, multiply_rows};

@@ -71,6 +71,19 @@ def test_agrees_with_ridge_of_scikit_learn(name, weighted, alpha):
     np.testing.assert_allclose(model.scale_, scaler.scale_)
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f2"])
+def test_rows_are_multiplied_by_numpy_as_well(dtype):
+    X, Y, weights = make_rows()
+    X = X.astype(dtype)
+    with solver("iteration"):
+        expected = StreamingRidge(30.0).fit(X, Y, sample_weight=weights).predict(X)
+        with patch.object(iteration, "is_for_library", lambda X: False):
+            found = StreamingRidge(30.0).fit(X, Y, sample_weight=weights).predict(X)
+        model = StreamingRidge(30.0).fit(np.asfortranarray(X), Y, sample_weight=weights)
+    assert distance(model.predict(X), expected) < 2e-5
+    assert distance(found, expected) < 2e-5
+
+
 @pytest.mark.parametrize("per_target", [False, True])
 def test_products_of_rows_leave_each_row_out(per_target):
     X, Y, _ = make_rows(80, 200)
@@ -274,10 +287,8 @@ def test_search_over_alphas():
 def test_all_finite_numbers_of_half_precision_are_converted():
     numbers = np.arange(2**16, dtype=np.uint16).view(np.float16)
     rows = np.stack([numbers, numbers[::-1]])[:, np.isfinite(numbers) & np.isfinite(numbers[::-1])]
-    out = np.empty(rows.shape, np.float32)
-    all_rows.widen(rows, out)
-    assert out.tobytes() == rows.astype(np.float32).tobytes()
-    for strided in (rows[:, ::-3], np.asfortranarray(rows)):
-        out = np.empty(strided.shape, np.float32)
-        all_rows.widen(strided, out)
-        np.testing.assert_array_equal(out, strided)
+    for dtype in (np.float32, np.float64):
+        for some in (rows, rows[:, ::-3], np.asfortranarray(rows)):
+            out = np.empty(some.shape, dtype)
+            all_rows.widen(some, out)
+            assert out.tobytes() == some.astype(dtype).tobytes()

@@ -30,11 +30,13 @@ from sklearn_conv._engine.native_engine import NativeEngine, divide_map
 from sklearn_conv._engine.native_library import NativeLibrary
 from sklearn_conv._engine.numpy_engine import NumpyEngine
 from sklearn_conv._engine.pooling import POOLINGS
+from sklearn_conv._ridge.row_products import NativeRows
 
 needs_library = pytest.mark.skipif(choice.LIBRARY is None, reason=f"no library: {choice.REASON}")
 LEVELS = [] if choice.LIBRARY is None else choice.LIBRARY.levels
 levels = pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
 RNG = np.random.default_rng(0)
+ROW_TYPES = st.sampled_from(["f4", "f2"])
 
 
 # ---- The same features as the engine in NumPy ----------------------------------------------------
@@ -266,6 +268,37 @@ def test_other_arrays_than_those_of_the_layer_are_errors(pooled):
     ):
         with pytest.raises(ValueError, match="but the result has shape"):
             engine.compute(images, wrong)
+
+
+@needs_library
+@levels
+@given(data=st.data())
+def test_rows_of_features_are_multiplied(level, data):
+    m, q = data.draw(st.integers(1, 130)), data.draw(st.integers(1, 40))
+    d = data.draw(st.sampled_from([1, 7, 255, 256, 257, 600]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    scale = 10.0 ** data.draw(st.integers(-6, 4))
+    memory = (rng.normal(size=(2 * m + 1, d + 3)) * scale).astype(data.draw(ROW_TYPES))
+    X = memory[data.draw(st.sampled_from([np.s_[:m], np.s_[::2], np.s_[::-1]])), 1 : d + 1]
+    if data.draw(st.booleans()):
+        raw = np.zeros(X.nbytes + 1, np.uint8)
+        X, aligned = raw[1:].view(X.dtype).reshape(X.shape), X
+        X[...] = aligned
+    index = rng.integers(0, len(X), m) if data.draw(st.booleans()) else None
+    rows = NativeRows(X, index, level)
+    x = (X if index is None else X[index]).astype(np.float64)
+    columns, shift = rng.normal(size=(d, q)).astype("f4"), rng.normal(size=q).astype("f4")
+    weights = rng.uniform(0, 3, len(x)).astype("f4")
+    projected = x @ columns - shift
+    bound = 2e-6 * (np.abs(x) @ np.abs(columns) + np.abs(shift))
+    assert (np.abs(rows.project(columns, shift) - projected) <= bound).all()
+    coefficients = rng.normal(size=(len(x), q)).astype("f4")
+    found = rows.combine(coefficients)
+    assert found.shape == (q, d)
+    assert (np.abs(found - coefficients.T @ x) <= 2e-6 * np.abs(coefficients).T @ np.abs(x)).all()
+    found = rows.multiply(columns, shift, weights)
+    products = (projected * weights[:, np.newaxis]).T @ x
+    assert (np.abs(found - products) <= 2 * (bound * weights[:, np.newaxis]).T @ np.abs(x)).all()
 
 
 # ---- Images of 8 bits, which a matrix unit computes if there is one ------------------------------

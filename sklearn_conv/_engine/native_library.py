@@ -19,12 +19,15 @@ from sklearn_conv._engine.activation import ACTIVATIONS, Function
 from sklearn_conv._engine.layer import Layer
 from sklearn_conv._engine.pooling import POOLINGS, Pooling
 
-INTERFACE = 4
+INTERFACE = 5
 """Version of the interface in ``native/core.h``."""
 
 MAX_TILES, MAX_OUTPUTS = 8, 32
 """Limits in ``native/core.h``: tiles that use the same weights one after the other, and outputs
 of a layer."""
+
+GROUP = 16
+"""Number of columns by which rows of features are multiplied at once, as in ``native/core.h``."""
 
 NAME = {"win32": "sklearn_conv_core.dll", "darwin": "libsklearn_conv_core.dylib"}.get(
     sys.platform, "libsklearn_conv_core.so"
@@ -78,6 +81,15 @@ class CallStruct(Structure):
     )
 
 
+class RowsStruct(Structure):
+    """Rows of features, and what they are multiplied by."""
+
+    _fields_: ClassVar = _fields(
+        "pixel features* stride n_features n_rows index* n_groups columns* shift* weights* "
+        "products* sums*"
+    )
+
+
 class Level(Structure):
     """The code of the library for an instruction set."""
 
@@ -88,9 +100,11 @@ class Level(Structure):
     tile_windows: int
     """Number of windows of two tiles of a matrix unit, or 0 if there is none."""
     compute: Callable[..., None]
+    multiply_rows: Callable[..., None]
     _fields_: ClassVar = _fields(
-        "vector_bytes positions tile_windows compute",
+        "vector_bytes positions tile_windows compute multiply_rows",
         compute=CFUNCTYPE(None, POINTER(LayerStruct), POINTER(BandStruct), POINTER(CallStruct)),
+        multiply_rows=CFUNCTYPE(None, POINTER(RowsStruct)),
     )
 
 

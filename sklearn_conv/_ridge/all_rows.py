@@ -151,16 +151,18 @@ class AllRows(Moments):
 
 
 def widen(rows: np.ndarray, out: np.ndarray) -> None:
-    """Convert rows; finite numbers from float16 to float32 in a third of NumPy's time."""
-    if rows.dtype != np.float16 or out.dtype != np.float32:
+    """Convert rows; finite numbers in float16 in a third of NumPy's time."""
+    if rows.dtype != np.float16:
         np.copyto(out, rows)
         return
+    bits = np.empty(rows.shape[1], np.int32)
     for row, wide in zip(rows, out, strict=True):
-        bits = wide.view(np.int32)
         np.copyto(bits, row.view(np.int16))
         bits <<= 13  # The sign was extended to the left; the fraction has 10 of 23 bits.
         bits &= np.int32(-0x7000_2000)
-        wide *= np.float32(2.0**112)  # Exponents begin at -15 and at -127.
+        np.multiply(
+            bits.view(np.float32), np.float32(2.0**112), out=wide
+        )  # The bias of exponents is 15, and 127.
 
 
 def is_for_all_rows(rows: Rows) -> bool:

@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
 
 from sklearn_conv._ridge import lapack
-from sklearn_conv._ridge.all_rows import AllRows, Read, add_up, run_parts, split
+from sklearn_conv._ridge.all_rows import AllRows, add_up
 from sklearn_conv._ridge.problem import (
     Candidate,
     Problem,
@@ -24,6 +24,7 @@ from sklearn_conv._ridge.problem import (
     too_small,
 )
 from sklearn_conv._ridge.products import factorize
+from sklearn_conv._ridge.row_products import NativeRows, NumpyRows, is_for_library
 from sklearn_conv._warnings import warn
 
 N_SAMPLE = 4_096
@@ -86,40 +87,30 @@ class System:
 
     def project(self, directions: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Return the products ``(m, q)`` of some rows and directions ``(q, d)``."""
-        read, rest, factor = self._read(directions.dtype, index)
+        rows, rest, factor = self._get_rows(directions.dtype, index)
         columns = np.ascontiguousarray((directions * factor).T)
-
-        def multiply(part: slice) -> np.ndarray:
-            return np.concatenate([read(block) @ columns for block in split(part)])
-
-        shift = (rest @ columns).astype(columns.dtype)
-        return np.concatenate(run_parts(multiply, len(index))) - shift
+        return rows.project(columns, (rest @ columns).astype(columns.dtype))
 
     def combine(self, coefficients: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Return sums ``(q, d)`` of some rows, multiplied by coefficients ``(m, q)``."""
-        read, rest, factor = self._read(coefficients.dtype, index)
-        total = add_up(lambda block: coefficients[block].T @ read(block), len(index))
+        rows, rest, factor = self._get_rows(coefficients.dtype, index)
+        total = rows.combine(coefficients)
         total -= np.outer(coefficients.sum(axis=0, dtype=np.float64), rest)
         return total * factor
 
     def multiply(self, directions: np.ndarray) -> np.ndarray:
         """Return directions ``(q, d)``, multiplied by ``A``, in one pass over all rows."""
-        weights = self.moments.rows.weights.astype(directions.dtype)[:, np.newaxis]
-        read, rest, factor = self._read(directions.dtype)
+        rows, rest, factor = self._get_rows(directions.dtype)
         columns = np.ascontiguousarray((directions * factor).T)
+        weights = self.moments.rows.weights.astype(columns.dtype)
+        # The weighted products sum to 0, so that the rest of the rows need not be subtracted.
         shift = (rest @ columns).astype(columns.dtype)
-
-        def multiply(block: slice) -> np.ndarray:
-            rows = read(block)
-            return ((rows @ columns - shift) * weights[block]).T @ rows
-
-        # The sum over all rows of what is in brackets is 0, so `rest` need not be subtracted.
-        return add_up(multiply, len(weights)) * factor
+        return rows.multiply(columns, shift, weights) * factor
 
     def find_residuals(self, solution: np.ndarray) -> np.ndarray:
         """Return ``B - A @ W`` for ``W`` ``(k, d)``, from residuals of the rows, in float64."""
-        read, _, _ = self._read(np.dtype(np.float64))
         moments, columns = self.moments, np.ascontiguousarray(solution.T)
+        read = moments.make_reader(np.dtype(np.float64), moments.sums.mean, self.factor)
 
         def multiply(block: slice) -> np.ndarray:
             rows = read(block)
@@ -139,14 +130,20 @@ class System:
             lapack.syrk(rows.astype(dtype, order="F"), products)
         return products
 
-    def _read(self, dtype: np.dtype, index: Any = None) -> tuple[Read, np.ndarray, np.ndarray]:
-        """Return a function that reads rows ``x``, and what makes them ``(x - rest) * factor``."""
-        moments, mean = self.moments, self.moments.sums.mean
+    def _get_rows(
+        self, dtype: np.dtype, index: Any = None
+    ) -> tuple[NumpyRows | NativeRows, np.ndarray, np.ndarray]:
+        """Return rows ``x``, and what makes them ``(x - rest) * factor``."""
+        moments, mean, X = self.moments, self.moments.sums.mean, self.moments.rows.rows
+        n_rows = moments.n_rows if index is None else len(index)
         if self.is_plain and dtype == np.float32:  # Rows in the cache need not be standardized.
-            return moments.make_reader(dtype, index=index), mean, self.factor.astype(dtype)
+            factor = self.factor.astype(dtype)
+            if is_for_library(X):
+                return NativeRows(X, index), mean, factor
+            return NumpyRows(moments.make_reader(dtype, index=index), n_rows), mean, factor
         rest = (mean - moments.find_center(mean, dtype)) * self.factor
         read = moments.make_reader(dtype, mean, self.factor, index)
-        return read, rest, np.ones(1, dtype)
+        return NumpyRows(read, n_rows), rest, np.ones(1, dtype)
 
 
 def _solve_by_factors(problem: Problem) -> Iterator[Candidate]:
