@@ -282,13 +282,3 @@ def test_search_over_alphas():
     np.testing.assert_allclose(
         shared.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"]
     )
-
-
-def test_all_finite_numbers_of_half_precision_are_converted():
-    numbers = np.arange(2**16, dtype=np.uint16).view(np.float16)
-    rows = np.stack([numbers, numbers[::-1]])[:, np.isfinite(numbers) & np.isfinite(numbers[::-1])]
-    for dtype in (np.float32, np.float64):
-        for some in (rows, rows[:, ::-3], np.asfortranarray(rows)):
-            out = np.empty(some.shape, dtype)
-            all_rows.widen(some, out)
-            assert out.tobytes() == some.astype(dtype).tobytes()
