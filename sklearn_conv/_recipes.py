@@ -80,7 +80,7 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
     },
     "objects": {
         "fast": _one(OBJECTS, n_kernels=48),
-        "balanced": _one(OBJECTS, n_kernels=96),
+        "balanced": _one(OBJECTS, n_kernels=128),
         "best": _one(OBJECTS, n_kernels=128),
     },
     "characters": {

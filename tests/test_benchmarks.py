@@ -115,6 +115,8 @@ def make_up_recipes(recipes, patch):
     measured = [*["0.1"] * 5, *["0.3, 4,000, 5"] * 3]
     patch(recipes, "measure_recipe", lambda kind: [kind.name, kind.measured_on, *measured])
     patch(recipes.Search, "run", lambda *_: np.full((3, 4), 0.5))
+    efforts = ["1,000", "0.5", "0.5", "+0.1 +- 0.1"]
+    patch(recipes, "compare_efforts", lambda kind, _: [kind.name, kind.measured_on, *efforts])
 
 
 def make_up_ablations(ablations, patch):
