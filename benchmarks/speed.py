@@ -132,6 +132,7 @@ HEADER = [
 ]
 OTHER_HEADER = ["computation", "native ms", "NumPy ms", "PyTorch ms", "GFLOP/s", "compared with"]
 BYTES_HEADER = ["computation", "instruction set", "ms", "vectors ms", "times faster", "GFLOP/s"]
+BYTES_HEADER += ["second core gives"]
 BUSY_HEADER = ["engine", "`n_jobs`", "busy processes", "time", "CPU time"]
 
 OTHERS = "## Other computations"
@@ -139,7 +140,8 @@ OTHERS_TEXT = """One core. *Compared with* names another computation of the tabl
 times as long this one takes with the native engine."""
 BYTES = "## 8-bit images"
 BYTES_TEXT = """One core, images of uint8, the least CPU time of many calls in turn. *vectors ms*:
-with the instruction set that float32 images use."""
+with the instruction set that float32 images use. *second core gives*: as above, for eight times as
+many images."""
 BUSY = "## On a busy machine"
 BUSY_TEXT = """Time and CPU time while other processes keep cores busy, divided by those of
 `n_jobs=1` with BLAS limited to one thread, under the same load."""
@@ -420,11 +422,17 @@ def run_others(repeats):
     return rows
 
 
-def make_satellite(case):
+def make_satellite(case, n_jobs):
     """Return a function that computes the features of the recipe "satellite", from uint8."""
     images = case.make_images(np.uint8)
-    features = make_image_classifier("satellite", random_state=0)["features"].fit(images)
+    recipe = make_image_classifier("satellite", random_state=0, n_jobs=n_jobs)
+    features = recipe["features"].fit(images)
     return lambda: features.transform(images)
+
+
+def make_bytes(case, n_jobs):
+    """Return a function that transforms images of uint8."""
+    return make_ours(case, case.make_images(np.uint8), n_jobs)[1]
 
 
 def find_level(run, run_vectors):
@@ -436,20 +444,18 @@ def find_level(run, run_vectors):
 def run_bytes(repeats):
     """Return rows of the table of 8-bit images, on one core."""
     vectors = next(level for level in choice.LIBRARY.levels if not level.tile_windows)
-    cases = [case._replace(n_images=max(1, case.n_images // 8)) for case in CASES[1:]]
-    computations = [
-        (str(case), case.operations, make_ours(case, case.make_images(np.uint8), 1)[1])
-        for case in cases
-    ]
-    tiles = Case(10, (64, 64, 3), kernel_size=6, stride=2, n_kernels=256)
-    computations.append(
-        (f'recipe "satellite", balanced: {tiles.n_images} of 64x64x3', None, make_satellite(tiles))
-    )
+    tiles = Case(80, (64, 64, 3), kernel_size=6, stride=2, n_kernels=256)
+    computations = [(case, make_bytes) for case in CASES[1:]]
     rows = []
-    for name, operations, run in computations:
+    for case, make in [*computations, (tiles, make_satellite)]:
+        few = case._replace(n_images=max(1, case.n_images // 8))
+        run = make(few, 1)
         functions = {"ours": run, "vectors": with_level(vectors, run)}
         level = find_level(*functions.values())
         seconds = measure_least(functions, 10 * repeats)
+        on_cores = measure({n_jobs: make(case, n_jobs) for n_jobs in (1, 2)}, repeats)
+        is_recipe = make is make_satellite
+        name = f'recipe "satellite", balanced: {few.n_images} of 64x64x3' if is_recipe else str(few)
         rows.append(
             [
                 name,
@@ -457,7 +463,8 @@ def run_bytes(repeats):
                 f"{1e3 * seconds['ours']:.2f}",
                 f"{1e3 * seconds['vectors']:.2f}",
                 f"{seconds['vectors'] / seconds['ours']:.2f}",
-                f"{operations / seconds['ours'] / 1e9:.0f}" if operations else "",
+                "" if is_recipe else f"{few.operations / seconds['ours'] / 1e9:.0f}",
+                f"{on_cores[1] / on_cores[2]:.2f}",
             ]
         )
         print(table_row(rows[-1]), flush=True)

@@ -78,7 +78,7 @@ def make_up_speed(speed, patch):
         SimpleNamespace(name=name, tile_windows=n) for name, n in (("AMX", 32), ("AVX-512", 0))
     ]
     patch(speed.choice, "LIBRARY", SimpleNamespace(levels=levels))
-    patch(speed, "make_satellite", lambda _: print)
+    patch(speed, "make_satellite", lambda *_: print)
     found = iter(["AMX", "AVX-512", *["AMX"] * 8])  # Few products use vectors.
     patch(speed, "find_level", lambda *_: next(found))
     patch(speed, "measure_least", lambda functions, _: dict.fromkeys(functions, 1))
