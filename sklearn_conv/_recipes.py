@@ -81,7 +81,7 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
     "objects": {
         "fast": _one(OBJECTS, n_kernels=48),
         "balanced": _one(OBJECTS, n_kernels=128),
-        "best": _one(OBJECTS, n_kernels=128),
+        "best": _one(OBJECTS, n_kernels=192),
     },
     "characters": {
         "fast": _one(CHARACTERS, n_kernels=64),
