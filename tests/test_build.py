@@ -40,6 +40,7 @@ def test_constants_are_those_of_the_header():
     assert constants == {
         "MAX_TILES": str(library.MAX_TILES),
         "MAX_OUTPUTS": str(library.MAX_OUTPUTS),
+        "GROUP": str(library.GROUP),
         "OFFSET_TO_RANGE": str(OFFSET_TO_RANGE),
     }
 
