@@ -282,3 +282,11 @@ def test_search_over_alphas():
     np.testing.assert_allclose(
         shared.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"]
     )
+
+
+def test_the_limit_of_scores_is_not_underestimated():
+    limit, factor = np.array([1.0, -2.0, 5.0]), np.array([0.5, 0.9, -0.3])
+    first, second, third = (limit - factor**n for n in range(3))
+    bound = iteration._bound(first, second, third)
+    np.testing.assert_allclose(bound, third + 2 * (limit - third).clip(0))
+    assert iteration._bound(*np.array([[0.0], [1.0], [2.5]])) == np.inf

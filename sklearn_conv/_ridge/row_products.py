@@ -102,10 +102,10 @@ class NativeRows:
         columns = shift = weights = None
         n_groups, d = products.shape[1], self._X.shape[1]
         if given:
-            columns, shift = np.zeros((n_groups * GROUP, d), np.float32), np.zeros(n_groups * GROUP)
+            columns = np.zeros((n_groups * GROUP, d), np.float32)
+            shift, weights = np.zeros(n_groups * GROUP, np.float32), given[2]
             columns[: given[0].shape[1]], shift[: len(given[1])] = given[0].T, given[1]
             columns = np.ascontiguousarray(columns.reshape(n_groups, GROUP, d).swapaxes(1, 2))
-            shift, weights = shift.astype(np.float32), given[2]
 
         def task(part: slice, sums: np.ndarray | None = None) -> None:
             # The arrays are kept alive by this function.
