@@ -81,7 +81,7 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
     "objects": {
         "fast": _one(OBJECTS, n_kernels=48),
         "balanced": _one(OBJECTS, n_kernels=128),
-        "best": _one(OBJECTS, n_kernels=192),
+        "best": _one(OBJECTS, n_kernels=96),
     },
     "characters": {
         "fast": _one(CHARACTERS, n_kernels=64),
@@ -119,6 +119,9 @@ RECIPES: Mapping[str, Mapping[str, Views]] = {
 SIDES = {"natural": 32, "objects": 28, "characters": 28, "satellite": 64, "tiny": 16}
 SIDES["few_labels"] = 28
 """Typical side of the images of a kind; surfaces and defects are of any size."""
+
+N_LANDMARKS = 60_000
+"""Number of images up to which a Gaussian kernel combines all of them."""
 
 RBF = {"natural", "objects", "characters", "tiny", "few_labels"}
 """Kinds whose best effort has a Gaussian kernel behind the features."""
@@ -161,9 +164,9 @@ def make_image_classifier(
     effort : {"fast", "balanced", "best"}, default="balanced"
         How much time to spend. More effort means more kernels, views and symmetries. With "best",
         the last step for "natural", "objects", "characters", "tiny" and "few_labels" is a
-        `RBFRidgeClassifier`, whose decisions cannot be mapped to pixels; the last step of all
-        others is a `StreamingRidgeClassifier`. The page on recipes lists the accuracy and the
-        seconds of each.
+        `RBFRidgeClassifier`, which combines up to 60,000 training images, and whose decisions
+        cannot be mapped to pixels; the last step of all others is a `StreamingRidgeClassifier`.
+        The page on recipes lists the accuracy and the seconds of each.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the training patches and kernels.
     n_jobs : int or None, default=-1
@@ -207,7 +210,9 @@ def make_image_classifier(
     return _make_pipeline(
         ("make_image_classifier", kind, effort),
         StreamingRidgeClassifier(ALPHAS, scoring="neg_log_loss"),
-        RBFRidgeClassifier(random_state=random_state, scoring="neg_log_loss"),
+        RBFRidgeClassifier(
+            n_landmarks=N_LANDMARKS, random_state=random_state, scoring="neg_log_loss"
+        ),
         {**parameters, **shared},
     )
 
@@ -273,7 +278,7 @@ def make_image_regressor(
     return _make_pipeline(
         ("make_image_regressor", kind, effort),
         StreamingRidge(ALPHAS),
-        RBFRidge(random_state=random_state),
+        RBFRidge(n_landmarks=N_LANDMARKS, random_state=random_state),
         {**parameters, **shared},
     )
 

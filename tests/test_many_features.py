@@ -287,6 +287,6 @@ def test_search_over_alphas():
 def test_the_limit_of_scores_is_not_underestimated():
     limit, factor = np.array([1.0, -2.0, 5.0]), np.array([0.5, 0.9, -0.3])
     first, second, third = (limit - factor**n for n in range(3))
-    bound = iteration._bound(first, second, third)
+    bound = iteration.bound_limit(first, second, third)
     np.testing.assert_allclose(bound, third + 2 * (limit - third).clip(0))
-    assert iteration._bound(*np.array([[0.0], [1.0], [2.5]])) == np.inf
+    assert iteration.bound_limit(*np.array([[0.0], [1.0], [2.5]])) == np.inf

@@ -2,6 +2,8 @@
 
 import pickle
 import tracemalloc
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from scipy.spatial.distance import pdist
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_regression
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 from sklearn.kernel_approximation import Nystroem
@@ -22,7 +24,7 @@ from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
 
 from sklearn_conv import RBFRidge, RBFRidgeClassifier
-from sklearn_conv._ridge import rbf, rbf_solving
+from sklearn_conv._ridge import many_landmarks, rbf, rbf_solving
 
 MODELS = [RBFRidgeClassifier, RBFRidge]
 models = pytest.mark.parametrize("cls", MODELS)
@@ -313,6 +315,172 @@ def test_the_seed_makes_no_difference_to_few_rows():
     first, second = (RBFRidge(random_state=seed).fit(X, y) for seed in (0, 1))
     assert (first.alpha_, first.gamma_) == (second.alpha_, pytest.approx(second.gamma_))
     np.testing.assert_allclose(first.predict(X), second.predict(X), atol=1e-8)
+
+
+# Many landmarks
+
+
+@contextmanager
+def iteration(n_columns=64, strip=32, n_sample=2000, fine=1e-6):
+    """Let all models be fitted by the iteration for many landmarks."""
+    with (
+        patch.object(rbf, "N_FACTORS", 0),
+        patch.object(many_landmarks, "N_COLUMNS", n_columns),
+        patch.object(many_landmarks, "STRIP", strip),
+        patch.object(many_landmarks, "N_SAMPLE", n_sample),
+        patch.object(many_landmarks, "FINE", fine),
+    ):
+        yield
+
+
+@given(
+    n=st.integers(20, 150),
+    n_classes=st.integers(2, 5),
+    dtype=st.sampled_from([*TOLERANCES]),
+    alpha=st.sampled_from([0.01, 0.1, 10.0]),
+    gamma=st.sampled_from([0.1, 1.0, 10.0]),
+    size=st.sampled_from([(16, 8), (16, 16), (64, 32), (256, 256)]),
+    offset=st.sampled_from([0.0, 30.0]),
+    cls=st.sampled_from(MODELS),
+)
+def test_iteration_agrees_with_kernel_ridge(n, n_classes, dtype, alpha, gamma, size, offset, cls):
+    X, y = data(n, 8, n_classes, dtype)
+    X += X.dtype.type(offset)
+    before = X.copy()
+    with iteration(*size, fine={"f4": 3e-4, "f8": 1e-6}[dtype]):
+        model = cls(alpha, gammas=gamma, random_state=0).fit(X, y)
+    expected, mean = kernel_ridge(model, X.astype("f8"), targets_of(cls, y))
+    new = data(50, 8, 2, dtype, seed=1)[0] + X.dtype.type(offset)
+    tolerance = {"f4": 3e-3, "f8": 1e-4}[dtype]
+    scores = expected.predict(new.astype("f8")) + mean
+    np.testing.assert_allclose(scores_of(model, new), scores, atol=tolerance)
+    assert len(model.landmarks_) == n
+    np.testing.assert_array_equal(X, before)
+
+
+@pytest.mark.parametrize("scoring", [None, "neg_log_loss"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_iteration_chooses_alpha_by_rows_that_are_held_out_together(n_classes, scoring):
+    X, y = data(300, 8, n_classes)
+    alphas = [1e-3, 1e-2, 1e-1, 1.0, 10.0]
+    with iteration(n_sample=50):
+        model = RBFRidgeClassifier(alphas, gammas=1.0, random_state=0, scoring=scoring).fit(X, y)
+    targets = targets_of(RBFRidgeClassifier, y)
+    mean = targets.mean(axis=0)
+    out = np.array([np.flatnonzero((row == X).all(axis=1))[0] for row in model.landmarks_[-30:]])
+    others = np.setdiff1d(np.arange(300), out)
+    scores = []
+    for alpha in alphas:
+        gamma = 1.0 / model.median_distance_
+        ridge = KernelRidge(alpha=alpha, kernel="rbf", gamma=gamma)
+        predicted = ridge.fit(X[others], (targets - mean)[others]).predict(X[out]) + mean
+        if scoring is None:
+            scores.append(-np.square(predicted - targets[out]).mean())
+        else:
+            predicted = np.hstack([-predicted, predicted]) if n_classes == 2 else predicted
+            scores.append(-smallest_log_loss(predicted, y[out], np.ones(30)))
+    assert model.alpha_ == alphas[np.argmax(scores)]
+    assert model.best_score_ == pytest.approx(max(scores), rel=0.03)
+    assert model.alpha_ > 1e-3
+
+
+def test_iteration_tries_no_alpha_above_the_best_of_few_rows():
+    X, y = data(200)
+    tried = []
+
+    def solve(landmarks, targets, gamma, alphas, score):
+        tried.extend(alphas)
+        return many_landmarks.solve_by_iteration(landmarks, targets, gamma, alphas, score)
+
+    with (
+        iteration(),
+        patch.object(rbf, "solve_by_iteration", solve),
+        patch.object(rbf, "N_SEARCH", 100),
+    ):
+        RBFRidge([1e-3, 0.1, 1.0, 1e6], gammas=0.5, random_state=0).fit(X, y)
+        assert tried in ([1e-3, 0.1, 1.0], [1e-3, 0.1])
+        tried.clear()
+        RBFRidge(1e6, gammas=[0.5, 1.0], random_state=0).fit(X, y)
+        assert tried == [1e6]
+
+
+@pytest.mark.parametrize("tie", [0.0, 1e9])
+def test_iteration_chooses_the_narrowest_kernel_of_similar_scores(tie):
+    X, y = data(200, 3)
+    y = np.sin(X[:, 0]) * X[:, 1]
+    gammas = [0.3, 0.01, 10.0]
+    with iteration(), patch.object(rbf, "N_SEARCH", 100), patch.object(rbf, "TIE", tie):
+        model = RBFRidge([0.1, 1.0], gammas=gammas, random_state=0).fit(X, y)
+    assert model.gamma_ == pytest.approx(10.0 if tie else 0.3)
+
+
+@models
+def test_iteration_for_a_part_of_the_rows_is_a_fit_of_this_part(cls):
+    X, y = data(200)
+    with iteration():
+        model = cls(0.1, gammas=0.5, n_landmarks=120, random_state=0).fit(X, y)
+    assert model.landmarks_.shape == (120, 6)
+    rows = np.array([np.flatnonzero((row == X).all(axis=1))[0] for row in model.landmarks_])
+    targets = targets_of(cls, y)
+    gamma = model.gamma_ / model.median_distance_
+    ridge = KernelRidge(alpha=0.1, kernel="rbf", gamma=gamma)
+    expected = ridge.fit(X[rows], (targets - targets.mean(axis=0))[rows]).predict(X)
+    np.testing.assert_allclose(scores_of(model, X), expected + targets.mean(axis=0), atol=1e-4)
+
+
+def test_iteration_does_not_depend_on_threads():
+    X, y = data(500, dtype="f4")
+    duals = []
+    for n_threads in (1, 3):
+        with iteration(fine=2e-3), threadpool_limits(n_threads):
+            duals.append(RBFRidgeClassifier(random_state=0).fit(X, y).dual_coef_)
+    np.testing.assert_allclose(duals[0], duals[1], rtol=1e-6, atol=1e-6 * np.abs(duals[0]).max())
+
+
+def test_an_iteration_that_does_not_converge_says_so():
+    X, y = data(200, 3)
+    with iteration(16, 16), pytest.warns(ConvergenceWarning, match="200 landmarks is not accurate"):
+        RBFRidge(1e-12, gammas=0.1, random_state=0).fit(X, y)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@models
+@pytest.mark.filterwarnings("error")
+def test_iteration_for_equal_rows_and_extreme_coefficients(cls, dtype):
+    X, y = data(60, dtype=dtype)
+    with iteration(fine=2e-3):
+        model = cls(random_state=0).fit(np.repeat(X, 4, 0), np.repeat(y, 4))
+        assert np.isfinite(scores_of(model, X)).all()
+        model.fit(np.ones_like(X), y)
+        means = targets_of(cls, y).mean(axis=0)
+        np.testing.assert_allclose(scores_of(model, X[:1] * 0 + 1), means[np.newaxis], atol=1e-3)
+        for gamma in (1e-300, 1e300):
+            model = cls(1.0, gammas=gamma, random_state=0).fit(X, y)
+            assert np.isfinite(scores_of(model, X)).all()
+
+
+def test_iteration_stores_half_of_the_kernel(monkeypatch):
+    monkeypatch.setattr(rbf_solving, "BLOCK_BYTES", 2**18)
+    X, y = data(3000, 5, dtype="f4")
+    targets = targets_of(RBFRidge, y).astype("f4")
+    with iteration(64, 64, fine=2e-3):
+        tracemalloc.start()
+        many_landmarks.solve_by_iteration(X, targets - targets.mean(), 0.1, [1.0], score)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 1.3 * 2 * 3000**2
+
+
+def test_novelty_is_that_of_some_of_many_landmarks():
+    X, y = data(200)
+    few = RBFRidgeClassifier(0.1, gammas=1.0, random_state=0).fit(X, y)
+    expected = few.novelty(X)
+    with iteration():
+        many = RBFRidgeClassifier(0.1, gammas=1.0, random_state=0).fit(X, y)
+    with patch.object(rbf, "N_FACTORS", 150):
+        found = many.novelty(X)
+    assert many._later["leverages"].landmarks.shape == (150, 6)
+    assert np.corrcoef(found, expected)[0, 1] > 0.9
 
 
 # Numbers that are hard

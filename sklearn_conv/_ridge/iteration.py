@@ -374,7 +374,7 @@ class Iteration:
             if to_exceed is not None:
                 found = self.space.find_errors(self.best[0]) * self.system.lengths
                 scores.append(self.problem.score(found))
-                if len(scores) > 2 and (_bound(*scores[-3:]) < to_exceed).all():
+                if len(scores) > 2 and (bound_limit(*scores[-3:]) < to_exceed).all():
                     break
         return False
 
@@ -413,7 +413,7 @@ def _diagonalize(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values.clip(0), vectors
 
 
-def _bound(first: np.ndarray, second: np.ndarray, third: np.ndarray) -> np.ndarray:
+def bound_limit(first: np.ndarray, second: np.ndarray, third: np.ndarray) -> np.ndarray:
     """Return what a series of scores will hardly exceed, from three that follow each other.
 
     Their limit, if differences decrease by the same factor each time (A. Aitken, "On Bernoulli's

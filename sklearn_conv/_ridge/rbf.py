@@ -15,9 +15,11 @@ from sklearn_conv._callbacks import fit_steps, with_callbacks
 from sklearn_conv._parameters import check_random_state, make_generator
 from sklearn_conv._ridge.base import RidgeBase, check_target_sizes, explain_nan, require_unmasked
 from sklearn_conv._ridge.labels import check_labels, show_label
+from sklearn_conv._ridge.many_landmarks import solve_by_iteration
 from sklearn_conv._ridge.moments import NoSolutionError
 from sklearn_conv._ridge.problem import check_scoring, check_strengths
 from sklearn_conv._ridge.rbf_solving import (
+    N_FACTORS,
     N_SAMPLE,
     N_SEARCH,
     measure_leverages,
@@ -33,6 +35,9 @@ from sklearn_conv._ridge.scores import (
     score_classes,
 )
 from sklearn_conv._validation import check_integer, is_dask
+
+TIE = 0.01
+"""Relative difference of the scores for few rows that does not decide between two gammas."""
 
 
 class _RBFModel(RidgeBase, ABC):
@@ -114,10 +119,10 @@ class _RBFModel(RidgeBase, ABC):
         order = make_generator(self.random_state).permutation(len(rows))
         sample = order[-N_SAMPLE:]
         chosen = order[:n_landmarks]
-        self.landmarks_ = rows[chosen]
+        landmarks = rows[chosen]
         # The center is subtracted for numerical accuracy only.
-        self._center = self.landmarks_.mean(axis=0, dtype=np.float64).astype(rows.dtype)
-        landmarks = self.landmarks_ - self._center
+        self._center = landmarks.mean(axis=0, dtype=np.float64).astype(rows.dtype)
+        landmarks -= self._center
         self.median_distance_ = median_distance(rows[sample] - self._center)
         unscaled = {gamma / self.median_distance_: gamma for gamma in gammas}
         scaled = [*unscaled]
@@ -133,17 +138,29 @@ class _RBFModel(RidgeBase, ABC):
             return found if np.isfinite(found) else -np.inf  # Rounding may make errors infinite.
 
         with step("gammas"):
-            if len(scaled) > 1 and (len(chosen) > N_SEARCH or len(chosen) < len(rows)):
-                few = chosen[:N_SEARCH]
-                best = solve_exactly(landmarks[:N_SEARCH], targets[few], scaled, alphas, score)
+            is_large = len(chosen) > N_FACTORS
+            if len(scaled) * (len(alphas) if is_large else 1) > 1 and (
+                len(chosen) > N_SEARCH or len(chosen) < len(rows)
+            ):
+                few = landmarks[:N_SEARCH], targets[chosen[:N_SEARCH]]
+                best = solve_exactly(*few, scaled, alphas, score)
+                if is_large:  # More rows need a narrower kernel, and less regularization.
+                    for gamma in sorted(gamma for gamma in scaled if gamma > best.gamma):
+                        found = solve_exactly(*few, [gamma], alphas, score)
+                        if found.score >= best.score - TIE * abs(best.score):
+                            best = found
+                    alphas = [alpha for alpha in alphas if alpha <= best.alpha]
                 scaled = [best.gamma]
         with step("alphas"):
-            if len(chosen) == len(rows):
+            if is_large:
+                best = solve_by_iteration(landmarks, targets[chosen], scaled[0], alphas, score)
+            elif len(chosen) == len(rows):
                 best = solve_exactly(landmarks, targets[chosen], scaled, alphas, score)
             else:
                 best = solve_with_landmarks(
                     rows, targets, sample, self._center, landmarks, scaled[0], alphas, score
                 )
+        self.landmarks_ = rows[chosen]
         self.alpha_ = best.alpha
         self.gamma_ = unscaled[best.gamma]
         self.best_score_ = best.score
@@ -187,18 +204,23 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
         pair with the smallest mean squared leave-one-out error, over rows and classes, is chosen,
         or that with the best ``scoring``. The errors of all rows are used, or those of 2,000 random
         rows if there are more. Values that are too small for the accuracy of the computation are
-        skipped.
+        skipped. With more than 15,000 landmarks, these rows are held out together, and alphas above
+        the best one for 4,000 rows are not tried.
     gammas : float or sequence of float, default=(0.1, 0.3, 1.0)
         Coefficients of the kernel, each above 0, in units of 1 / median squared distance. The
         kernel is ``exp(-gamma * distance**2 / median_distance_)``. If there are several, and more
         than 4,000 landmarks or not all rows are landmarks, gamma is chosen by an exact solution for
-        up to 4,000 landmarks alone. Then alpha is chosen for this gamma with all rows.
+        up to 4,000 landmarks alone. Then alpha is chosen for this gamma with all rows. With more
+        than 15,000 landmarks, it is the largest gamma whose score is within one percent of the
+        best, because more rows need a narrower kernel.
     n_landmarks : int, default=10000
         Number of training rows that the model stores and whose kernel values it combines. If X has
         at most this number of rows, all rows are landmarks, and the solution is exact. Otherwise
         the landmarks are a random subset, and the coefficients of their kernel values are fitted to
-        all rows. ``fit`` needs ``4 * n_landmarks**2`` bytes for an exact solution in float32, and
-        twice this number otherwise. Both are twice as large in float64.
+        all rows, or, with more than 15,000 landmarks, to the landmarks alone. More landmarks are
+        more accurate. ``fit`` needs ``4 * n_landmarks**2`` bytes for an exact solution in float32,
+        half of it with more than 15,000 landmarks, and otherwise twice as much: 7.2 GB for 60,000
+        landmarks. In float64, all are twice as large.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the choice of landmarks and of the rows whose leave-one-out errors are
         used. If None, they differ in every call of ``fit``. For up to 2,000 rows, and no more than
@@ -250,14 +272,18 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
     the same centers.
 
     For each pair of gamma and alpha, one Cholesky factor is computed, which takes ``n**3 / 3``
-    multiplications and additions for ``n`` rows. If ``fit`` raises an error, the model stays as it
-    was.
+    multiplications and additions for ``n`` rows. With more than 15,000 landmarks, conjugate
+    gradients multiply all kernel values by the coefficients about 50 times instead, until the
+    residuals are at most 0.002 times as long as the targets. If ``fit`` raises an error, the model
+    stays as it was.
 
     References
     ----------
     R. Rifkin and R. Lippert, "Notes on Regularized Least Squares" (2007): leave-one-out errors.
     C. K. I. Williams and M. Seeger, "Using the Nyström Method to Speed Up Kernel Machines" (2001):
     landmarks.
+    A. Rudi, L. Carratino and L. Rosasco, "FALKON: An Optimal Large Scale Kernel Method" (2017): the
+    kernel values of few landmarks make conjugate gradients fast.
     C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural Networks"
     (2017): the temperature of the softmax.
 
@@ -384,13 +410,14 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
         Notes
         -----
         The first call computes a Cholesky factor, which takes as much memory as an exact fit with
-        the landmarks. It is kept until `fit` is called again, and is in no file.
+        the landmarks. It is kept until `fit` is called again, and is in no file. Of more than
+        15,000 landmarks, only the first 15,000, which are random ones, are used.
         """
         rows = self._check_features(X)
         later = self.__dict__.setdefault("_later", {})  # An earlier version has saved none.
         if "leverages" not in later:
             gamma = self.gamma_ / self.median_distance_
-            landmarks = self.landmarks_ - self._center
+            landmarks = self.landmarks_[:N_FACTORS] - self._center
             later["leverages"] = measure_leverages(self._center, landmarks, gamma, self.alpha_)
         return later["leverages"].rank(rows)
 

@@ -18,7 +18,13 @@ N_SAMPLE = 2_000
 N_SEARCH = 4_000
 """Number of landmarks up to which all of them are used for the choice of gamma."""
 
-BLOCK_BYTES = 32 * 2**20
+N_MEAN = 256
+"""Number of landmarks whose mean kernel value is that of all of them, approximately."""
+
+N_FACTORS = 15_000
+"""Number of landmarks up to which Cholesky factors of their kernel values are computed."""
+
+BLOCK_BYTES = 128 * 2**20
 """Approximate size of the kernel values or the rows that are computed at once."""
 
 REMEDY = "The kernel values of the landmarks need this memory; decrease n_landmarks."
@@ -91,11 +97,22 @@ def predict_rows(
     largest = np.abs(dual).max() or 1.0  # Divided by it, dual fits into float32.
     weights = (dual / largest).astype(landmarks.dtype)
     row_bytes = landmarks.itemsize * max(landmarks.shape)
+    # The constant makes no difference, except that rounding is smaller where values are.
+    constant = kernel_mean(landmarks, gamma)
+    rest = constant * weights.sum(axis=0, dtype=np.float64)
     for block in row_blocks(len(rows), row_bytes, BLOCK_BYTES):
         centered = rows[block] - center
         distances = squared_distances(centered, square_rows(centered), landmarks, squares)
-        predicted[block] = multiply(kernel_values(distances, gamma), weights)
+        values = kernel_values(distances, gamma)
+        values -= constant
+        predicted[block] = multiply(values, weights) + rest
     return predicted * largest
+
+
+def kernel_mean(landmarks: np.ndarray, gamma: float) -> np.floating:
+    """Return the mean of the kernel values between the first landmarks."""
+    first = landmarks[:N_MEAN]
+    return landmark_kernel(first, gamma).mean().astype(landmarks.dtype)
 
 
 def solve_exactly(
@@ -164,7 +181,7 @@ def solve_with_landmarks(
     n_landmarks, dtype = len(landmarks), landmarks.dtype
     squares = square_rows(landmarks)
     with as_memory_error(REMEDY):
-        kernel = _landmark_kernel(landmarks, gamma)
+        kernel = landmark_kernel(landmarks, gamma)
         products = np.zeros((n_landmarks, n_landmarks), dtype, order="F")
     # With less, rounding would make the matrix of similar landmarks indefinite.
     jitter = n_landmarks * np.finfo(dtype).eps
@@ -237,7 +254,7 @@ def measure_leverages(
     n_landmarks, dtype = len(landmarks), landmarks.dtype
     sample = slice(max(0, n_landmarks - N_SAMPLE), n_landmarks)
     with as_memory_error(REMEDY):
-        kernel = _landmark_kernel(landmarks, gamma)
+        kernel = landmark_kernel(landmarks, gamma)
     alpha = max(alpha, n_landmarks * float(np.finfo(dtype).eps))
     factor = factorize(kernel, 1 + alpha)
     if factor is None:
@@ -246,7 +263,7 @@ def measure_leverages(
     return LandmarkLeverages(center, landmarks, gamma, factor, known)
 
 
-def _landmark_kernel(landmarks: np.ndarray, gamma: float) -> np.ndarray:
+def landmark_kernel(landmarks: np.ndarray, gamma: float) -> np.ndarray:
     """Return the kernel values between landmarks ``(m, m)``, in Fortran order."""
     n_landmarks, squares = len(landmarks), square_rows(landmarks)
     kernel = np.zeros((n_landmarks, n_landmarks), landmarks.dtype, order="F")
