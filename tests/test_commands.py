@@ -994,8 +994,10 @@ def test_an_interrupt_leaves_no_files(tmp_path):
     output = tmp_path / "output"
     output.mkdir()
     arguments = shlex.split("--size 400,400 --n-kernels 800 --n-patches 1000 --n-jobs 2 --quiet")
+    # A program in the background of a shell ignores interrupts, unless it says otherwise.
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     with subprocess.Popen(
-        [*PROGRAM, "features", folder, "-o", output / "a.npy", *arguments],
+        [*PROGRAM[:2], start + PROGRAM[2], "features", folder, "-o", output / "a.npy", *arguments],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,

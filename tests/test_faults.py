@@ -87,6 +87,7 @@ import numpy as np
 from threadpoolctl import threadpool_info
 from sklearn_conv import StridedConv2DTransformer
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A program in the background ignores it.
 images = np.random.default_rng(0).random((20_000, 32, 32, 3), np.float32)
 transformer = StridedConv2DTransformer(256, 5, random_state=0, n_jobs={n_jobs}).fit(images)
 blas = lambda: [info["num_threads"] for info in threadpool_info()]
