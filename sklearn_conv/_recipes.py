@@ -162,11 +162,12 @@ def make_image_classifier(
         and names a better size, unless ``kernels``, ``kernel_size``, ``dilation`` or ``stride`` is
         given. "textures" and "defects" may be of any size.
     effort : {"fast", "balanced", "best"}, default="balanced"
-        How much time to spend. More effort means more kernels, views and symmetries. With "best",
-        the last step for "natural", "objects", "characters", "tiny" and "few_labels" is a
-        `RBFRidgeClassifier`, which combines up to 60,000 training images, and whose decisions
-        cannot be mapped to pixels; the last step of all others is a `StreamingRidgeClassifier`.
-        The page on recipes lists the accuracy and the seconds of each.
+        How much time to spend. More effort means more kernels, views and symmetries; "best" for
+        "objects" has fewer kernels than "balanced". With "best", the last step for "natural",
+        "objects", "characters", "tiny" and "few_labels" is a `RBFRidgeClassifier`, which combines
+        up to 60,000 training images, and whose decisions cannot be mapped to pixels; the last step
+        of all others is a `StreamingRidgeClassifier`. The page on recipes lists the accuracy and
+        the seconds of each.
     random_state : int, RandomState instance or None, default=None
         Seed or generator of the training patches and kernels.
     n_jobs : int or None, default=-1

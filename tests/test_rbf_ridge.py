@@ -363,11 +363,11 @@ def test_iteration_agrees_with_kernel_ridge(n, n_classes, dtype, alpha, gamma, s
 def test_iteration_chooses_alpha_by_rows_that_are_held_out_together(n_classes, scoring):
     X, y = data(300, 8, n_classes)
     alphas = [1e-3, 1e-2, 1e-1, 1.0, 10.0]
-    with iteration(n_sample=50):
+    with iteration(n_sample=20):
         model = RBFRidgeClassifier(alphas, gammas=1.0, random_state=0, scoring=scoring).fit(X, y)
     targets = targets_of(RBFRidgeClassifier, y)
     mean = targets.mean(axis=0)
-    out = np.array([np.flatnonzero((row == X).all(axis=1))[0] for row in model.landmarks_[-30:]])
+    out = np.array([np.flatnonzero((row == X).all(axis=1))[0] for row in model.landmarks_[-20:]])
     others = np.setdiff1d(np.arange(300), out)
     scores = []
     for alpha in alphas:
@@ -378,7 +378,7 @@ def test_iteration_chooses_alpha_by_rows_that_are_held_out_together(n_classes, s
             scores.append(-np.square(predicted - targets[out]).mean())
         else:
             predicted = np.hstack([-predicted, predicted]) if n_classes == 2 else predicted
-            scores.append(-smallest_log_loss(predicted, y[out], np.ones(30)))
+            scores.append(-smallest_log_loss(predicted, y[out], np.ones(20)))
     assert model.alpha_ == alphas[np.argmax(scores)]
     assert model.best_score_ == pytest.approx(max(scores), rel=0.03)
     assert model.alpha_ > 1e-3

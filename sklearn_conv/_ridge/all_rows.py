@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -175,9 +175,14 @@ def run_parts(function: Callable[[slice], Any], n_rows: int) -> list[Any]:
     """Return the results of a function for parts of the rows, in as many threads as BLAS has."""
     # The parts, and so the order of the sums, do not depend on the number of threads.
     length = -(-n_rows // (N_PARTS * BLOCK_ROWS)) * BLOCK_ROWS
+    return run_all(function, gen_batches(n_rows, length))
+
+
+def run_all(function: Callable[[Any], Any], tasks: Iterable[Any]) -> list[Any]:
+    """Return the results for all tasks, computed in as many threads as BLAS has."""
     n_threads = one_blas_thread.n_threads
     with one_blas_thread:
-        return run_tasks(function, [(part,) for part in gen_batches(n_rows, length)], n_threads)
+        return run_tasks(function, [(task,) for task in tasks], n_threads)
 
 
 def split(part: slice) -> Iterator[slice]:

@@ -6,15 +6,15 @@ Half of the kernel values are stored, and multiplied by the directions of conjug
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
 
 from sklearn_conv._array_api import as_memory_error
-from sklearn_conv._engine.threads import one_blas_thread, run_tasks
 from sklearn_conv._ridge import lapack
+from sklearn_conv._ridge.all_rows import run_all
 from sklearn_conv._ridge.iteration import bound_limit
 from sklearn_conv._ridge.problem import too_small
 from sklearn_conv._ridge.products import Factor, factorize
@@ -102,7 +102,7 @@ class Kernel:
             return values
 
         self._constant = kernel_mean(rows, gamma)
-        self._values = _run(compute, self._strips)
+        self._values = run_all(compute, self._strips)
 
     def multiply(self, columns: np.ndarray) -> np.ndarray:
         """Return the kernel times columns ``(n, k)``, in float64."""
@@ -120,7 +120,7 @@ class Kernel:
             return total
 
         # The parts, and so the order of the sums, do not depend on the number of threads.
-        parts = _run(add, range(min(N_PARTS, len(self._strips))))
+        parts = run_all(add, range(min(N_PARTS, len(self._strips))))
         return sum(parts, self._constant * columns.sum(axis=0))
 
     def find_columns(self, first: np.ndarray) -> np.ndarray:
@@ -285,10 +285,3 @@ def _divide(left: np.ndarray, right: np.ndarray, divisors: np.ndarray) -> np.nda
     """Return the products of columns ``(n, k)``, divided by numbers, or 0 where these are 0."""
     products = np.einsum("nk,nk->k", left, right)
     return np.divide(products, divisors, out=np.zeros_like(products), where=divisors > 0)
-
-
-def _run(function: Callable[..., np.ndarray], tasks: Sequence[Any]) -> list[np.ndarray]:
-    """Return the results for all tasks, computed in as many threads as BLAS has."""
-    n_threads = one_blas_thread.n_threads
-    with one_blas_thread:
-        return run_tasks(function, [(task,) for task in tasks], n_threads)
