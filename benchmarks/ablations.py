@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 from _page import PYTHON, about, add_page_argument, table, table_row, write_page
@@ -25,6 +26,7 @@ from sklearn_conv import (
     make_image_classifier,
     read_images,
 )
+from sklearn_conv._ridge import many_landmarks
 
 TARGET = "bench-ablations"
 TWO = {"bias": [[-0.25], [-1.0]]}
@@ -81,6 +83,22 @@ class Change(NamedTuple):
 
 def rbf(state):
     return [RBFRidgeClassifier(random_state=state, scoring="neg_log_loss")]
+
+
+class WithComponents(RBFRidgeClassifier):
+    """The model with another number of components."""
+
+    def __init__(self, n_components, random_state):
+        super().__init__(n_landmarks=60_000, random_state=random_state)
+        self.n_components = n_components
+
+    def fit(self, X, y):
+        with patch.object(many_landmarks, "N_COMPONENTS", self.n_components):
+            return super().fit(X, y)
+
+
+def with_components(state, n_components):
+    return [WithComponents(n_components, state)]
 
 
 def scaled_rbf(state):
@@ -183,6 +201,12 @@ def measure(study, change, folder, seed):
 HEADER = ["change", "accuracy", "difference", "number of features", "s"]
 
 
+def show(values, style):
+    """Return the mean, and the standard deviation of several values."""
+    mean = f"{values.mean():{style}}"
+    return mean if len(values) == 1 else f"{mean} +- {values.std(ddof=1):.4f}"
+
+
 def measure_study(study, folder):
     """Return the table of a study."""
     rows, recipe = [], None
@@ -191,8 +215,7 @@ def measure_study(study, folder):
         accuracies = np.array([each.accuracy for each in found])
         recipe = accuracies if recipe is None else recipe
         difference = accuracies - recipe
-        cells = [label, f"{accuracies.mean():.4f} +- {accuracies.std(ddof=1):.4f}"]
-        cells += [f"{difference.mean():+.4f} +- {difference.std(ddof=1):.4f}" if rows else ""]
+        cells = [label, show(accuracies, ".4f"), show(difference, "+.4f") if rows else ""]
         cells += [f"{found[0].n_features:,}", f"{np.mean([each.seconds for each in found]):.1f}"]
         rows.append(cells)
         print(study.kind, table_row(cells), flush=True)
@@ -201,6 +224,21 @@ def measure_study(study, folder):
 
 FASHION = "Fashion-MNIST"
 STUDIES = [
+    Study(
+        "objects",
+        "best",
+        FASHION,
+        partial(from_file, "fashion_mnist"),
+        n_train=50_000,
+        n_validation=10_000,
+        n_seeds=1,
+        changes={
+            "10,000 landmarks": Change({"n_landmarks": 10_000}),
+            "all features, no components": Change(last=partial(with_components, n_components=6528)),
+            "1,024 components": Change(last=partial(with_components, n_components=1024)),
+            "192 kernels": Change({"n_kernels": 192}),
+        },
+    ),
     Study(
         "objects",
         "fast",
@@ -239,12 +277,13 @@ STUDIES = [
                 {"bias": -0.25, "whiten": True, "pool_grid": [3, 5], "symmetries": "mirror"}
             ),
             "mirror images": Change({"symmetries": "mirror"}),
-            "bias -1.5": Change({"bias": -1.5}),
+            "bias -1.0": Change({"bias": -1.0}),
             "two thresholds": Change(TWO),
             "whiten 0.1": Change({"whiten": 0.1}),
             "whiten 2": Change({"whiten": 2.0}),
             "4 x 4 cells": Change({"pool_grid": 4}),
-            "half the kernels": Change({"n_kernels": 96}),
+            "half the kernels": Change({"n_kernels": 64}),
+            "192 kernels": Change({"n_kernels": 192}),
             "kernels by k-means": Change({"kernels": "kmeans"}),
             "shifted copies": Change(shifts=SHIFTS),
             "linear classifier": Change(last=linear),

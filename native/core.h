@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define SKLEARN_CONV_INTERFACE 5
+#define SKLEARN_CONV_INTERFACE 6
 
 #ifdef _WIN32
 #define SKLEARN_CONV_EXPORT extern "C" __declspec(dllexport)
@@ -150,6 +150,7 @@ constexpr int64_t GROUP = 16;
 
 // Rows of features, in float or half precision, all of them finite. With columns, the products of each
 // row x are computed, (x @ columns - shift) * weight. Then, with sums, products times rows are added to them.
+// With coefficients and one group, x @ columns is added to the products, and coefficients times rows to the sums.
 struct Rows {
   int64_t pixel;         // PIXEL_f2 or PIXEL_f4
   const char* features;  // of row 0; the features of a row are consecutive
@@ -161,6 +162,7 @@ struct Rows {
   const float* columns;  // [group][n_features][GROUP], or null
   const float* shift;    // [group][GROUP]
   const float* weights;  // (n_rows,)
+  const float* coefficients;  // [n_rows][GROUP], or null
   float* products;       // [n_rows][group][GROUP]
   float* sums;           // [group][n_features][GROUP], or null
 };

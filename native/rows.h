@@ -49,11 +49,9 @@ void copy_rows(const Rows& rows, int64_t first, int64_t n, int64_t start, int64_
   }
 }
 
-// Add the products of a part of the rows to `products`
-void add_products(const Rows& rows, int64_t first, int64_t n, int64_t start, int64_t length) {
+// Add the products of copied rows to `products`
+void add_products(const Rows& rows, const Copy& copy, int64_t first, int64_t n, int64_t start, int64_t length) {
   constexpr int lanes = Types<float>::lanes;
-  alignas(64) Copy copy;
-  copy_rows(rows, first, n, start, length, copy);
   for (int64_t group = 0; group < rows.n_groups; group++) {
     const float* columns = rows.columns + (group * rows.n_features + start) * GROUP;
     Products products = {};
@@ -69,15 +67,12 @@ void add_products(const Rows& rows, int64_t first, int64_t n, int64_t start, int
   }
 }
 
-// Add a part of the rows, times their products, to `part`
-void add_rows(const Rows& rows, int64_t first, int64_t n, int64_t start, int64_t length, int64_t group, float* part) {
+// Add copied rows, times their factors [n_rows][group][GROUP], to `part`
+void add_rows(const Copy& copy, const float* factors, int64_t n_groups, int64_t n, int64_t length, float* part) {
   constexpr int lanes = Types<float>::lanes;
-  alignas(64) Copy copy;
-  copy_rows(rows, first, n, start, length, copy);
   Products products = {};
   for (int64_t i = 0; i < n; i++)
-    for (int v = 0; v < VECTORS; v++)
-      products[i][v] = load(rows.products + ((first + i) * rows.n_groups + group) * GROUP + v * lanes);
+    for (int v = 0; v < VECTORS; v++) products[i][v] = load(factors + i * n_groups * GROUP + v * lanes);
   for (int64_t j = 0; j < length; j++) {
     Vector<float> sums[VECTORS];
     for (int v = 0; v < VECTORS; v++) sums[v] = load(part + j * GROUP + v * lanes);
@@ -92,16 +87,39 @@ inline void divide(int64_t start, int64_t stop, int64_t step, F f) {
   for (; start < stop; start += step) f(start, stop - start < step ? stop - start : step);
 }
 
+void add_part(const Rows& rows, const float* part, int64_t start, int64_t length, int64_t group) {
+  float* sums = rows.sums + (group * rows.n_features + start) * GROUP;
+  for (int64_t j = 0; j < length * GROUP; j++) sums[j] += part[j];
+}
+
+// Multiply the rows from both sides; each part of them is read once
+void multiply_sides(const Rows& rows) {
+  divide(0, rows.n_features, N_PART, [&](int64_t start, int64_t length) {
+    alignas(64) float part[N_PART * GROUP] = {};
+    divide(0, rows.n_rows, N_COPIED, [&](int64_t first, int64_t n) {
+      alignas(64) Copy copy;
+      copy_rows(rows, first, n, start, length, copy);
+      add_products(rows, copy, first, n, start, length);
+      add_rows(copy, rows.coefficients + first * GROUP, 1, n, length, part);
+    });
+    add_part(rows, part, start, length, 0);
+  });
+}
+
 void multiply_rows(const Rows* arguments) {
   const Rows& rows = *arguments;
+  if (rows.coefficients) return multiply_sides(rows);
   const int64_t n_columns = rows.n_groups * GROUP;
   divide(0, rows.n_rows, N_BLOCK, [&](int64_t block, int64_t n_block) {
     float* products = rows.products + block * n_columns;
     if (rows.columns) {
       memset(products, 0, n_block * n_columns * sizeof(float));
       divide(0, rows.n_features, N_PART, [&](int64_t start, int64_t length) {
-        divide(block, block + n_block, N_COPIED,
-               [&](int64_t first, int64_t n) { add_products(rows, first, n, start, length); });
+        divide(block, block + n_block, N_COPIED, [&](int64_t first, int64_t n) {
+          alignas(64) Copy copy;
+          copy_rows(rows, first, n, start, length, copy);
+          add_products(rows, copy, first, n, start, length);
+        });
       });
       for (int64_t i = 0; i < n_block; i++)
         for (int64_t j = 0; j < n_columns; j++)
@@ -111,10 +129,12 @@ void multiply_rows(const Rows* arguments) {
     divide(0, rows.n_features, N_PART, [&](int64_t start, int64_t length) {
       for (int64_t group = 0; group < rows.n_groups; group++) {
         alignas(64) float part[N_PART * GROUP] = {};
-        divide(block, block + n_block, N_COPIED,
-               [&](int64_t first, int64_t n) { add_rows(rows, first, n, start, length, group, part); });
-        float* sums = rows.sums + (group * rows.n_features + start) * GROUP;
-        for (int64_t j = 0; j < length * GROUP; j++) sums[j] += part[j];
+        divide(block, block + n_block, N_COPIED, [&](int64_t first, int64_t n) {
+          alignas(64) Copy copy;
+          copy_rows(rows, first, n, start, length, copy);
+          add_rows(copy, rows.products + (first * rows.n_groups + group) * GROUP, rows.n_groups, n, length, part);
+        });
+        add_part(rows, part, start, length, group);
       }
     });
   });

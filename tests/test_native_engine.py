@@ -7,6 +7,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import monotonic
+from unittest.mock import patch
 
 import numpy as np
 import oracle
@@ -30,7 +31,7 @@ from sklearn_conv._engine.native_engine import NativeEngine, divide_map
 from sklearn_conv._engine.native_library import NativeLibrary
 from sklearn_conv._engine.numpy_engine import NumpyEngine
 from sklearn_conv._engine.pooling import POOLINGS
-from sklearn_conv._ridge.row_products import NativeRows
+from sklearn_conv._ridge.row_products import NativeRows, multiply_symmetric
 
 needs_library = pytest.mark.skipif(choice.LIBRARY is None, reason=f"no library: {choice.REASON}")
 LEVELS = [] if choice.LIBRARY is None else choice.LIBRARY.levels
@@ -299,6 +300,28 @@ def test_rows_of_features_are_multiplied(level, data):
     found = rows.multiply(columns, shift, weights)
     products = (projected * weights[:, np.newaxis]).T @ x
     assert (np.abs(found - products) <= 2 * (bound * weights[:, np.newaxis]).T @ np.abs(x)).all()
+
+
+@pytest.mark.parametrize(
+    "level", [*LEVELS, None], ids=lambda level: "NumPy" if level is None else level.name
+)
+@given(data=st.data())
+def test_symmetric_matrices_are_multiplied(level, data):
+    n, k = data.draw(st.integers(1, 700)), data.draw(st.integers(1, 40))
+    size = data.draw(st.sampled_from([1, 7, 16, 64, 300, 1000]))
+    n = min(n, 40 * size)
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    half = np.tril(rng.normal(size=(n, n)).astype(data.draw(st.sampled_from(["f4", "f8"]))))
+    strips = [half[i : i + size, : i + size] for i in range(0, n, size)]
+    if data.draw(st.booleans()):
+        strips = [strip.copy() for strip in strips]
+    columns = rng.normal(size=(n, k))
+    with patch.object(choice, "LIBRARY", None if level is None else choice.LIBRARY):
+        found = multiply_symmetric(strips, columns, level)
+    matrix = (half + half.T).astype(np.float64)
+    bound = 2e-6 * np.abs(matrix) @ np.abs(columns)
+    assert found.shape == (n, k)
+    assert (np.abs(found - matrix @ columns) <= bound).all()
 
 
 # ---- Images of 8 bits, which a matrix unit computes if there is one ------------------------------

@@ -173,7 +173,7 @@ def test_probabilities_have_the_smallest_loss_of_fits_without_the_row(n_classes,
 def test_models_of_earlier_versions_have_neither_probabilities_nor_intervals():
     X, y = data()
     model = RBFRidgeClassifier(random_state=0).fit(X, y)
-    del model.temperature_
+    del model.temperature_, model.components_
     assert model.predict(X).shape == (120,)
     regressor = RBFRidge(random_state=0).fit(X, y)
     del regressor._residuals
@@ -252,7 +252,8 @@ def test_with_all_rows_as_landmarks_the_solution_is_exact(dtype):
     tolerance = TOLERANCES[dtype]
     for rows in (X, new):
         first, second = (
-            rbf_solving.predict_rows(rows, center, X, 0.1, choice.dual) for choice in (exact, other)
+            rbf_solving.predict_rows(rows, rbf_solving.Space(center, None), X, 0.1, choice.dual)
+            for choice in (exact, other)
         )
         np.testing.assert_allclose(first, second, atol=tolerance)
     assert other.score == pytest.approx(exact.score, rel=10 * tolerance)
@@ -481,6 +482,83 @@ def test_novelty_is_that_of_some_of_many_landmarks():
         found = many.novelty(X)
     assert many._later["leverages"].landmarks.shape == (150, 6)
     assert np.corrcoef(found, expected)[0, 1] > 0.9
+
+
+def few_directions(n, dtype="f8", noise=1e-3, d=100, seed=0):
+    """Return rows of ``d`` features that contain 8, and noise."""
+    rng = np.random.default_rng(seed)
+    X, y = data(n, 8, 3, seed=seed)
+    directions = np.linalg.qr(np.random.default_rng(9).normal(size=(d, 8)))[0]
+    return (X @ directions.T + noise * rng.normal(size=(n, d))).astype(dtype), y
+
+
+@contextmanager
+def components(n_components=30):
+    with (
+        iteration(n_sample=30, fine=3e-4),
+        patch.object(many_landmarks, "N_COMPONENTS", n_components),
+        patch.object(many_landmarks, "N_ROWS", 100),
+    ):
+        yield
+
+
+@given(
+    n=st.integers(60, 200),
+    dtype=st.sampled_from([*TOLERANCES]),
+    offset=st.sampled_from([0.0, 30.0]),
+    scale=st.sampled_from([1e-12, 1.0, 1e12]),
+    n_landmarks=st.sampled_from([50, 1000]),
+    cls=st.sampled_from(MODELS),
+)
+def test_components_replace_features_that_are_nearly_combinations_of_them(
+    n, dtype, offset, scale, n_landmarks, cls
+):
+    X, y = few_directions(n, dtype)
+    new = few_directions(50, dtype, seed=1)[0]
+    X, new = ((rows + rows.dtype.type(offset)) * rows.dtype.type(scale) for rows in (X, new))
+    model = cls(0.1, gammas=1.0, n_landmarks=n_landmarks, random_state=0)
+    every = clone(model).set_params(random_state=0)
+    with components():
+        model.fit(X, y)
+    with iteration(n_sample=30, fine=3e-4):
+        every.fit(X, y)
+    assert every.components_ is None
+    assert model.components_.shape == (30, 100)
+    assert model.components_.dtype == model.landmarks_.dtype == X.dtype
+    np.testing.assert_allclose(model.components_ @ model.components_.T, np.eye(30), atol=1e-5)
+    assert model.landmarks_.shape == (min(n, n_landmarks), 30)
+    assert model.median_distance_ == pytest.approx(every.median_distance_, rel=1e-3)
+    np.testing.assert_allclose(scores_of(model, new), scores_of(every, new), atol=5e-3)
+    if cls is RBFRidgeClassifier:
+        np.testing.assert_allclose(model.novelty(new), every.novelty(new), atol=0.1)
+    loaded = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(scores_of(loaded, new), scores_of(model, new))
+
+
+@pytest.mark.parametrize(
+    ("X", "n_components"),
+    [
+        (few_directions(200, noise=1.0)[0], 30),  # The noise needs more components.
+        (few_directions(200)[0], 50),  # The features are not more than twice as many.
+        (few_directions(200)[0], 12),  # They are more than eight times as many.
+        (few_directions(200, "f4")[0] * np.float32(1e-30), 30),  # Squares underflow.
+        (np.ones((200, 100)), 30),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_components_are_not_used_where_they_are_not_better(X, n_components):
+    y = np.arange(200) % 3
+    with components(n_components):
+        model = RBFRidgeClassifier(1.0, gammas=1.0, random_state=0).fit(X, y)
+    assert model.components_ is None
+    assert model.landmarks_.shape == (200, 100)
+    assert np.isfinite(model.decision_function(X)).all()
+
+
+def test_squares_that_overflow_are_an_error_with_components_too():
+    X, y = few_directions(200, "f4")
+    with components(), pytest.raises(ValueError, match="squares of some features overflow"):
+        RBFRidgeClassifier().fit(X * np.float32(1e19), y)
 
 
 # Numbers that are hard

@@ -19,7 +19,7 @@ from sklearn_conv._engine.activation import ACTIVATIONS, Function
 from sklearn_conv._engine.layer import Layer
 from sklearn_conv._engine.pooling import POOLINGS, Pooling
 
-INTERFACE = 5
+INTERFACE = 6
 """Version of the interface in ``native/core.h``."""
 
 MAX_TILES, MAX_OUTPUTS = 8, 32
@@ -86,7 +86,7 @@ class RowsStruct(Structure):
 
     _fields_: ClassVar = _fields(
         "pixel features* stride n_features n_rows index* n_groups columns* shift* weights* "
-        "products* sums*"
+        "coefficients* products* sums*"
     )
 
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
+from sklearn.utils.extmath import randomized_range_finder
 
 from sklearn_conv._array_api import as_memory_error
 from sklearn_conv._ridge import lapack
@@ -26,11 +27,12 @@ from sklearn_conv._ridge.rbf_solving import (
     kernel_mean,
     kernel_values,
     landmark_kernel,
+    project,
     square_rows,
     squared_distances,
     too_similar,
 )
-from sklearn_conv._ridge.row_products import NumpyRows
+from sklearn_conv._ridge.row_products import NumpyRows, multiply_symmetric
 from sklearn_conv._warnings import warn
 
 N_COLUMNS = 4_096
@@ -44,6 +46,16 @@ NEAR, ROUGH, FINE = 0.1, 0.03, 0.002
 the second, alphas are compared; the last is that of the result. The errors of the decisions for all
 rows are not larger."""
 
+N_COMPONENTS = 2_048
+"""Number of principal components of the landmarks that replace their features, if these are more
+than twice and at most eight times as many. Of more features, so few seldom contain enough."""
+
+N_ROWS = 16_384
+"""Number of landmarks by which the components are found."""
+
+CONTAINED = 0.99
+"""Smallest fraction of the variance of other landmarks that the components contain."""
+
 MAX_PASSES = 150
 """Number of passes over the kernel after which the iteration ends with a warning."""
 
@@ -51,11 +63,7 @@ STALLED = 10
 """Number of passes without a smaller error after which the iteration is limited by rounding."""
 
 STRIP = 512
-"""Number of rows of the kernel that are stored together, and of the columns that are multiplied at
-once; `N_COLUMNS` is a multiple of it."""
-
-N_PARTS = 8
-"""Number of parts of the products, each of which one thread adds up."""
+"""Number of rows of the kernel that are stored together; `N_COLUMNS` is a multiple of it."""
 
 
 def solve_by_iteration(
@@ -82,8 +90,38 @@ def solve_by_iteration(
     return RBFSolution(gamma, alpha, float(score_errors(errors)[0]), dual, errors, kept)
 
 
+def find_components(landmarks: np.ndarray, generator: np.random.RandomState) -> np.ndarray | None:
+    """Return directions ``(k, d)`` that replace the features of centered landmarks, or None.
+
+    Source: N. Halko, P.-G. Martinsson and J. A. Tropp, "Finding Structure with Randomness:
+    Probabilistic Algorithms for Constructing Approximate Matrix Decompositions" (2011).
+    """
+    n_features = landmarks.shape[1]
+    if not 2 * N_COMPONENTS < n_features <= 8 * N_COMPONENTS:
+        return None
+    rows, others = np.split(landmarks[: N_ROWS + N_SAMPLE], [-N_SAMPLE])
+    products = np.zeros((n_features, n_features), landmarks.dtype, order="F")
+    for block in gen_batches(len(rows), N_COLUMNS):
+        lapack.syrk(rows[block].T, products)
+    total = products.trace()
+    if not 0 < total < np.inf:
+        return None
+    products /= total
+    products += np.tril(products, -1).T
+    columns = randomized_range_finder(
+        products,
+        size=N_COMPONENTS,
+        n_iter=1,
+        power_iteration_normalizer="QR",
+        random_state=generator,
+    )
+    components = np.ascontiguousarray(columns.T)
+    contained = np.square(project(others, components)).sum() / np.square(others).sum()
+    return components if contained >= CONTAINED else None
+
+
 class Kernel:
-    """Kernel values between all pairs of rows, stored on one side of the diagonal.
+    """Kernel values between all pairs of rows, stored on one side of the diagonal; half of it.
 
     A constant is subtracted from them, because otherwise rounding in float32 is dominated by the
     sum of the columns that are multiplied.
@@ -99,6 +137,9 @@ class Kernel:
                 squared_distances(rows[strip], squares[strip], rows[before], squares[before]), gamma
             )
             values -= self._constant
+            diagonal = values[:, strip]
+            diagonal *= np.tri(len(diagonal), dtype=values.dtype)
+            np.fill_diagonal(diagonal, diagonal.diagonal() / 2)
             return values
 
         self._constant = kernel_mean(rows, gamma)
@@ -106,22 +147,8 @@ class Kernel:
 
     def multiply(self, columns: np.ndarray) -> np.ndarray:
         """Return the kernel times columns ``(n, k)``, in float64."""
-        rounded = columns.astype(self._constant.dtype)
-
-        def add(part: int) -> np.ndarray:
-            total = np.zeros(columns.shape)
-            for i in range(part, len(self._strips), N_PARTS):
-                strip, values = self._strips[i], self._values[i]
-                for others in self._strips[:i]:
-                    tile = values[:, others]
-                    total[strip] += tile @ rounded[others]
-                    total[others] += tile.T @ rounded[strip]
-                total[strip] += values[:, strip] @ rounded[strip]
-            return total
-
-        # The parts, and so the order of the sums, do not depend on the number of threads.
-        parts = run_all(add, range(min(N_PARTS, len(self._strips))))
-        return sum(parts, self._constant * columns.sum(axis=0))
+        products = multiply_symmetric(self._values, columns)
+        return products + self._constant * columns.sum(axis=0)
 
     def find_columns(self, first: np.ndarray) -> np.ndarray:
         """Return the columns of the first rows, whose kernel values with each other are given."""

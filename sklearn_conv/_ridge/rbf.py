@@ -15,16 +15,18 @@ from sklearn_conv._callbacks import fit_steps, with_callbacks
 from sklearn_conv._parameters import check_random_state, make_generator
 from sklearn_conv._ridge.base import RidgeBase, check_target_sizes, explain_nan, require_unmasked
 from sklearn_conv._ridge.labels import check_labels, show_label
-from sklearn_conv._ridge.many_landmarks import solve_by_iteration
+from sklearn_conv._ridge.many_landmarks import find_components, solve_by_iteration
 from sklearn_conv._ridge.moments import NoSolutionError
 from sklearn_conv._ridge.problem import check_scoring, check_strengths
 from sklearn_conv._ridge.rbf_solving import (
     N_FACTORS,
     N_SAMPLE,
     N_SEARCH,
+    Space,
     measure_leverages,
     median_distance,
     predict_rows,
+    project,
     solve_exactly,
     solve_with_landmarks,
 )
@@ -45,6 +47,8 @@ class _RBFModel(RidgeBase, ABC):
 
     scoring: str | None = None
     """What chooses alpha and gamma; a parameter of classifiers only."""
+
+    components_: np.ndarray | None = None  # in models that an earlier version has saved
 
     def __init__(
         self,
@@ -116,14 +120,17 @@ class _RBFModel(RidgeBase, ABC):
         targets = targets - self.intercept_
         largest = np.abs(targets).max() or 1.0  # With it, targets cannot overflow in float32.
         targets = (targets / largest).astype(rows.dtype)
-        order = make_generator(self.random_state).permutation(len(rows))
+        generator = make_generator(self.random_state)
+        order = generator.permutation(len(rows))
         sample = order[-N_SAMPLE:]
         chosen = order[:n_landmarks]
+        is_large = len(chosen) > N_FACTORS
         landmarks = rows[chosen]
-        # The center is subtracted for numerical accuracy only.
         self._center = landmarks.mean(axis=0, dtype=np.float64).astype(rows.dtype)
         landmarks -= self._center
-        self.median_distance_ = median_distance(rows[sample] - self._center)
+        self.components_ = find_components(landmarks, generator) if is_large else None
+        landmarks = project(landmarks, self.components_)
+        self.median_distance_ = median_distance(self._space.place(rows[sample]))
         unscaled = {gamma / self.median_distance_: gamma for gamma in gammas}
         scaled = [*unscaled]
 
@@ -138,7 +145,6 @@ class _RBFModel(RidgeBase, ABC):
             return found if np.isfinite(found) else -np.inf  # Rounding may make errors infinite.
 
         with step("gammas"):
-            is_large = len(chosen) > N_FACTORS
             if len(scaled) * (len(alphas) if is_large else 1) > 1 and (
                 len(chosen) > N_SEARCH or len(chosen) < len(rows)
             ):
@@ -160,7 +166,7 @@ class _RBFModel(RidgeBase, ABC):
                 best = solve_with_landmarks(
                     rows, targets, sample, self._center, landmarks, scaled[0], alphas, score
                 )
-        self.landmarks_ = rows[chosen]
+        self.landmarks_ = rows[chosen] if self.components_ is None else landmarks
         self.alpha_ = best.alpha
         self.gamma_ = unscaled[best.gamma]
         self.best_score_ = best.score
@@ -175,8 +181,17 @@ class _RBFModel(RidgeBase, ABC):
         """Return the predicted targets ``(n, k)``."""
         rows = self._check_features(X)
         gamma = self.gamma_ / self.median_distance_
-        landmarks = self.landmarks_ - self._center
-        return predict_rows(rows, self._center, landmarks, gamma, self.dual_coef_) + self.intercept_
+        placed = self._place_landmarks()
+        return predict_rows(rows, self._space, placed, gamma, self.dual_coef_) + self.intercept_
+
+    @property
+    def _space(self) -> Space:
+        return Space(self._center, self.components_)
+
+    def _place_landmarks(self, n: int | None = None) -> np.ndarray:
+        """Return the coordinates of the first landmarks."""
+        landmarks = self.landmarks_[:n]
+        return landmarks - self._center if self.components_ is None else landmarks
 
     def _check_features(self, X: Any) -> np.ndarray:
         """Return checked rows for a method that predicts."""
@@ -245,8 +260,13 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
     median_distance_ : float
         Median of the squared distances between all rows, or 2,000 random rows, without the
         distances of equal rows; 1 if all rows are equal.
-    landmarks_ : ndarray of shape (n_landmarks, n_features)
-        Rows of X that are landmarks, in random order.
+    components_ : ndarray of shape (2048, n_features), or None
+        Orthonormal directions of the 2,048 principal components of the landmarks, in no order. They
+        replace the features, so that the model is faster and smaller, if there are more than 15,000
+        landmarks and 4,097 to 16,384 features, and if the components contain 99 percent of the
+        variance of landmarks by which they were not found. Otherwise None.
+    landmarks_ : ndarray of shape (n_landmarks, n_features), or (n_landmarks, 2048)
+        Rows of X that are landmarks, in random order, or their components.
     dual_coef_ : ndarray of shape (n_landmarks, n_classes), or (n_landmarks, 1) for two classes
         Coefficients of the kernel values of the landmarks.
     intercept_ : ndarray of shape (n_classes,), or (1,) for two classes
@@ -284,6 +304,8 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
     landmarks.
     A. Rudi, L. Carratino and L. Rosasco, "FALKON: An Optimal Large Scale Kernel Method" (2017): the
     kernel values of few landmarks make conjugate gradients fast.
+    N. Halko, P.-G. Martinsson and J. A. Tropp, "Finding Structure with Randomness: Probabilistic
+    Algorithms for Constructing Approximate Matrix Decompositions" (2011): components.
     C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural Networks"
     (2017): the temperature of the softmax.
 
@@ -417,8 +439,8 @@ class RBFRidgeClassifier(ClassifierMixin, _RBFModel):
         later = self.__dict__.setdefault("_later", {})  # An earlier version has saved none.
         if "leverages" not in later:
             gamma = self.gamma_ / self.median_distance_
-            landmarks = self.landmarks_[:N_FACTORS] - self._center
-            later["leverages"] = measure_leverages(self._center, landmarks, gamma, self.alpha_)
+            placed = self._place_landmarks(N_FACTORS)
+            later["leverages"] = measure_leverages(self._space, placed, gamma, self.alpha_)
         return later["leverages"].rank(rows)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -473,7 +495,7 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
         Coefficients of the kernel values of the landmarks.
     intercept_ : ndarray of shape (n_targets,)
         Mean of each target, which is added to the sums over the landmarks.
-    alpha_, gamma_, median_distance_, landmarks_, n_features_in_, feature_names_in_
+    alpha_, gamma_, median_distance_, components_, landmarks_, n_features_in_, feature_names_in_
         As in `RBFRidgeClassifier`.
 
     See Also

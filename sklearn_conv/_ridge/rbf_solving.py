@@ -46,6 +46,26 @@ class RBFSolution(NamedTuple):
     """Targets ``(n, k)`` of the rows that were left out."""
 
 
+class Space(NamedTuple):
+    """Coordinates of the landmarks, and so those in which distances are measured."""
+
+    center: np.ndarray
+    """Row that is subtracted, for numerical accuracy only."""
+    components: np.ndarray | None
+    """Orthonormal directions ``(k, d)``, or None for all features."""
+
+    def place(self, rows: np.ndarray) -> np.ndarray:
+        """Return the coordinates of rows ``(n, d)``."""
+        return project(rows - self.center, self.components)
+
+
+def project(centered: np.ndarray, components: np.ndarray | None) -> np.ndarray:
+    """Return the coordinates of centered rows ``(n, d)``, along components if there are any."""
+    if components is None:
+        return centered
+    return lapack.gemm(1.0, components.T, centered.T, trans_a=True).T
+
+
 Score = Callable[[np.ndarray, np.ndarray], float]
 """Return a score, which is not NaN, from leave-one-out errors and targets, both ``(n, k)``."""
 
@@ -89,20 +109,20 @@ def median_distance(rows: np.ndarray) -> float:
 
 @np.errstate(all="ignore")
 def predict_rows(
-    rows: np.ndarray, center: np.ndarray, landmarks: np.ndarray, gamma: float, dual: np.ndarray
+    rows: np.ndarray, space: Space, landmarks: np.ndarray, gamma: float, dual: np.ndarray
 ) -> np.ndarray:
-    """Return the predictions ``(n, k)`` in float64; only the landmarks are centered already."""
+    """Return the predictions ``(n, k)`` in float64; only the landmarks are coordinates already."""
     predicted = np.empty((len(rows), dual.shape[1]))
     squares = square_rows(landmarks)
     largest = np.abs(dual).max() or 1.0  # Divided by it, dual fits into float32.
     weights = (dual / largest).astype(landmarks.dtype)
-    row_bytes = landmarks.itemsize * max(landmarks.shape)
+    row_bytes = landmarks.itemsize * max(*landmarks.shape, rows.shape[1])
     # The constant makes no difference, except that rounding is smaller where values are.
     constant = kernel_mean(landmarks, gamma)
     rest = constant * weights.sum(axis=0, dtype=np.float64)
     for block in row_blocks(len(rows), row_bytes, BLOCK_BYTES):
-        centered = rows[block] - center
-        distances = squared_distances(centered, square_rows(centered), landmarks, squares)
+        placed = space.place(rows[block])
+        distances = squared_distances(placed, square_rows(placed), landmarks, squares)
         values = kernel_values(distances, gamma)
         values -= constant
         predicted[block] = multiply(values, weights) + rest
@@ -222,9 +242,9 @@ def solve_with_landmarks(
 class LandmarkLeverages(NamedTuple):
     """Squared distances of rows in the space of the kernel from all that landmarks explain."""
 
-    center: np.ndarray
+    space: Space
     landmarks: np.ndarray
-    """Centered landmarks."""
+    """Coordinates of the landmarks."""
     gamma: float
     factor: Factor
     known: np.ndarray
@@ -233,19 +253,19 @@ class LandmarkLeverages(NamedTuple):
     def rank(self, rows: np.ndarray) -> np.ndarray:
         """Return the fraction ``(n,)`` of the landmarks whose distance is smaller."""
         measured, squares = np.empty(len(rows)), square_rows(self.landmarks)
-        row_bytes = self.landmarks.itemsize * max(self.landmarks.shape)
+        row_bytes = self.landmarks.itemsize * max(*self.landmarks.shape, rows.shape[1])
         for block in row_blocks(len(rows), row_bytes, BLOCK_BYTES):
-            centered = rows[block] - self.center
-            distances = squared_distances(centered, square_rows(centered), self.landmarks, squares)
+            placed = self.space.place(rows[block])
+            distances = squared_distances(placed, square_rows(placed), self.landmarks, squares)
             solved = self.factor.half_solve(kernel_values(distances, self.gamma).T)
             measured[block] = 1 - np.einsum("mn,mn->n", solved, solved, dtype=np.float64)
         return np.searchsorted(self.known, measured) / len(self.known)
 
 
 def measure_leverages(
-    center: np.ndarray, landmarks: np.ndarray, gamma: float, alpha: float
+    space: Space, landmarks: np.ndarray, gamma: float, alpha: float
 ) -> LandmarkLeverages:
-    """Return the leverages for centered landmarks; up to `N_SAMPLE` of them are left out.
+    """Return the leverages for coordinates of landmarks; up to `N_SAMPLE` of them are left out.
 
     The kernel value of a row with itself is 1. The landmarks explain ``k @ inv(K + alpha * I) @ k``
     of it, where ``k`` are its kernel values. For a landmark that is left out, the rest is 1 divided
@@ -260,7 +280,7 @@ def measure_leverages(
     if factor is None:
         raise too_similar(dtype)
     known = np.sort(1 / _inverse_diagonal(factor.triangle[sample, sample]) - alpha)
-    return LandmarkLeverages(center, landmarks, gamma, factor, known)
+    return LandmarkLeverages(space, landmarks, gamma, factor, known)
 
 
 def landmark_kernel(landmarks: np.ndarray, gamma: float) -> np.ndarray:

@@ -1,16 +1,20 @@
-"""Products of rows of features and directions, and sums of rows: by NumPy, or in C++."""
+"""Products of rows of features or of a kernel, and sums of rows: by NumPy, or in C++."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import byref
 from typing import Any
 
 import numpy as np
+from sklearn.utils import gen_batches
 
 from sklearn_conv._engine import choice
 from sklearn_conv._engine.native_library import GROUP, Level, RowsStruct, address
-from sklearn_conv._ridge.all_rows import Read, add_up, run_parts, split
+from sklearn_conv._ridge.all_rows import N_PARTS, Read, add_up, run_all, run_parts, split
+
+TILE = 512
+"""Number of columns of a matrix that NumPy multiplies at once, in the cache."""
 
 
 class NumpyRows:
@@ -128,3 +132,73 @@ class NativeRows:
             self._level.multiply_rows(byref(rows))
 
         return task
+
+
+def multiply_symmetric(
+    strips: Sequence[np.ndarray], columns: np.ndarray, level: Level | None = None
+) -> np.ndarray:
+    """Return ``(S + S.T) @ columns`` for a lower triangular matrix ``S``, in float64.
+
+    ``strips`` are rows of ``S``, from its first column to the last one on the diagonal.
+    """
+    n, k = columns.shape
+    starts = np.cumsum([0, *map(len, strips)])
+    is_native = is_for_library(strips[0])
+    multiply = _make_native(level) if is_native else _multiply_sides
+    width = GROUP if is_native else k
+    groups = np.zeros((-(-k // width), n, width), strips[0].dtype)
+    for i, group in enumerate(groups):
+        group[:, : k - i * width] = columns[:, i * width :][:, :width]
+
+    def add(part: int) -> np.ndarray:
+        totals = np.zeros(groups.shape, np.float32 if is_native else np.float64)
+        for i in range(part, len(strips), N_PARTS):
+            for group, total in zip(groups, totals, strict=True):
+                rows, before = slice(starts[i], starts[i + 1]), slice(starts[i + 1])
+                multiply(strips[i], group[before], group[rows], total[rows], total[before])
+        return totals
+
+    # The parts, and so the order of the sums, do not depend on the number of threads.
+    total = np.zeros(groups.shape)
+    for sums in run_all(add, range(min(N_PARTS, len(strips)))):
+        total += sums
+    return np.concatenate(total, axis=1)[:, :k]
+
+
+def _multiply_sides(
+    X: np.ndarray,
+    columns: np.ndarray,
+    coefficients: np.ndarray,
+    products: np.ndarray,
+    sums: np.ndarray,
+) -> None:
+    """Add ``X @ columns`` to products, and ``X.T @ coefficients`` to sums."""
+    for block in gen_batches(X.shape[1], TILE):
+        tile = X[:, block]
+        products += tile @ columns[block]
+        sums[block] += tile.T @ coefficients
+
+
+def _make_native(level: Level | None) -> Callable[..., None]:
+    """Return `_multiply_sides` in C++, for ``GROUP`` consecutive columns of float32."""
+    library = choice.LIBRARY
+    assert library is not None
+    level = level or library.levels[0]
+
+    def multiply(X: np.ndarray, *arrays: np.ndarray) -> None:
+        columns, coefficients, products, sums = map(address, arrays)
+        rows = RowsStruct(
+            pixel=library.pixels[X.dtype],
+            features=address(X),
+            stride=X.strides[0],
+            n_features=X.shape[1],
+            n_rows=len(X),
+            n_groups=1,
+            columns=columns,
+            coefficients=coefficients,
+            products=products,
+            sums=sums,
+        )
+        level.multiply_rows(byref(rows))
+
+    return multiply
