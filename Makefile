@@ -64,7 +64,7 @@ help:
 	@echo "make bench-onnx    time per image against onnxruntime; writes docs/onnx.md (1 minute)"
 	@echo "make bench-accuracy  accuracy against HOG, scattering and a CNN; writes docs/accuracy.md (two hours; only some ROWS=...)"
 	@echo "make bench-recipes   accuracy of the recipes and baselines; writes docs/recipes.md (20 minutes)"
-	@echo "make bench-ablations  what single changes of recipes do; writes docs/ablations.md (an hour)"
+	@echo "make bench-ablations  what single changes of recipes do; writes docs/ablations.md (30 minutes)"
 	@echo "make bench-search    searches with and without shared features; writes docs/guide/searching.md (10 minutes)"
 	@echo "make bench-many-features  ridge regression on many features; writes docs/guide/many-features.md (20 minutes, 13 GB)"
 	@echo "make bench-probabilities  probabilities, intervals and novelty; writes docs/guide/probabilities.md (10 minutes)"

@@ -147,14 +147,15 @@ def multiply_symmetric(
     multiply = _make_native(level) if is_native else _multiply_sides
     width = GROUP if is_native else k
     groups = np.zeros((-(-k // width), n, width), strips[0].dtype)
-    for i, group in enumerate(groups):
-        group[:, : k - i * width] = columns[:, i * width :][:, :width]
+    for i in range(len(groups)):
+        groups[i, :, : k - i * width] = columns[:, i * width :][:, :width]
 
     def add(part: int) -> np.ndarray:
         totals = np.zeros(groups.shape, np.float32 if is_native else np.float64)
         for i in range(part, len(strips), N_PARTS):
-            for group, total in zip(groups, totals, strict=True):
-                rows, before = slice(starts[i], starts[i + 1]), slice(starts[i + 1])
+            rows, before = slice(starts[i], starts[i + 1]), slice(starts[i + 1])
+            for j in range(len(groups)):
+                group, total = groups[j], totals[j]
                 multiply(strips[i], group[before], group[rows], total[rows], total[before])
         return totals
 
