@@ -206,6 +206,33 @@ def compare_efforts(kind, proportion):
     return [*row, gain]
 
 
+PROFILE_HEADER = ["kind", "measured on", "effort", "s", "kernels", "features", "classifier"]
+PROFILE_HEADER += ["features of test images", "prediction"]
+
+
+def profile(kind, effort):
+    """Return a row of the seconds of a recipe, and of the percentages that each step takes."""
+    X, y, X_test, _ = kind.load()
+    model = make_image_classifier(kind.name, effort=effort, random_state=0)
+    features, classifier = model["features"], model["classifier"]
+    times = [time.perf_counter()]
+    features.fit(X)
+    times.append(time.perf_counter())
+    rows = features.transform(X)
+    times.append(time.perf_counter())
+    classifier.fit(rows, y)
+    times.append(time.perf_counter())
+    rows = features.transform(X_test)
+    times.append(time.perf_counter())
+    classifier.predict(rows)
+    times.append(time.perf_counter())
+    seconds = np.diff(times)
+    row = [kind.name, kind.measured_on, effort, f"{seconds.sum():.1f}"]
+    row += [f"{100 * part:.0f}" for part in seconds / seconds.sum()]
+    print(table_row(row), flush=True)
+    return row
+
+
 class Search(NamedTuple):
     """A grid search over stride and kernel size, on the first training images of a file."""
 
@@ -295,6 +322,8 @@ def main():
         pairs = product(find_kinds(arguments.data), (1 / 3, 1))
         efforts = table(header, [compare_efforts(*pair) for pair in pairs])
         parts += ['## Whether "best" is better than "balanced"', efforts]
+        rows = [profile(*pair) for pair in product(find_kinds(arguments.data), EFFORTS[1:])]
+        parts += ["## Where the time goes", table(PROFILE_HEADER, rows)]
     if arguments.page:
         write_page(arguments.page, TARGET, parts)
 

@@ -117,6 +117,8 @@ def make_up_recipes(recipes, patch):
     patch(recipes.Search, "run", lambda *_: np.full((3, 4), 0.5))
     efforts = ["1,000", "0.5", "0.5", "+0.1 +- 0.1"]
     patch(recipes, "compare_efforts", lambda kind, _: [kind.name, kind.measured_on, *efforts])
+    percentages = ["5.0", *["20"] * 5]
+    patch(recipes, "profile", lambda kind, e: [kind.name, kind.measured_on, e, *percentages])
 
 
 def make_up_ablations(ablations, patch):
