@@ -89,7 +89,7 @@ class WithComponents(RBFRidgeClassifier):
     """The model with another number of components."""
 
     def __init__(self, n_components, random_state):
-        super().__init__(n_landmarks=60_000, random_state=random_state)
+        super().__init__(n_landmarks=60_000, random_state=random_state, scoring="neg_log_loss")
         self.n_components = n_components
 
     def fit(self, X, y):

@@ -18,7 +18,7 @@ from sklearn_conv._ridge import lapack
 from sklearn_conv._ridge.all_rows import run_all
 from sklearn_conv._ridge.iteration import bound_limit
 from sklearn_conv._ridge.problem import too_small
-from sklearn_conv._ridge.products import Factor, factorize
+from sklearn_conv._ridge.products import Factor, factorize, mirror_lower_triangle
 from sklearn_conv._ridge.rbf_solving import (
     N_SAMPLE,
     REMEDY,
@@ -107,7 +107,7 @@ def find_components(landmarks: np.ndarray, generator: np.random.RandomState) -> 
     if not 0 < total < np.inf:
         return None
     products /= total
-    products += np.tril(products, -1).T
+    mirror_lower_triangle(products)
     columns = randomized_range_finder(
         products,
         size=N_COMPONENTS,

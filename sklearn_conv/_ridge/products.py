@@ -166,7 +166,7 @@ def factorize(
     that is applied to copies of the elements of the lower triangle, which stay as they are.
     """
     if isinstance(matrix, np.ndarray):
-        _mirror_lower_triangle(matrix, transform)
+        mirror_lower_triangle(matrix, transform)
         for i in apart:
             matrix[:i, i] = matrix[i, i + 1 :] = 0
         np.fill_diagonal(matrix, diagonal)
@@ -186,8 +186,8 @@ def factorize(
     return factor if np.isfinite(factor.smallest_pivot) else None  # CuPy raises no error.
 
 
-def _mirror_lower_triangle(
-    matrix: np.ndarray, transform: Callable[[np.ndarray], np.ndarray] | None
+def mirror_lower_triangle(
+    matrix: np.ndarray, transform: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> None:
     """Copy the lower triangle to the upper one, in place, transformed if there is a function."""
     for start in range(0, len(matrix), TRIANGLE_BLOCK):
