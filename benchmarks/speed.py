@@ -66,7 +66,8 @@ class Case(NamedTuple):
         """Return random images (n, h, w, c)."""
         rng = np.random.default_rng(0)
         if np.dtype(dtype).kind == "u":
-            return rng.integers(256, size=(self.n_images, *self.shape), dtype=dtype)
+            size = (self.n_images, *self.shape)
+            return rng.integers(np.iinfo(dtype).max, size=size, dtype=dtype, endpoint=True)
         return rng.standard_normal((self.n_images, *self.shape), np.float32).astype(dtype)
 
 
@@ -131,17 +132,16 @@ HEADER = [
     "MB",
 ]
 OTHER_HEADER = ["computation", "native ms", "NumPy ms", "PyTorch ms", "GFLOP/s", "compared with"]
-BYTES_HEADER = ["computation", "instruction set", "ms", "vectors ms", "times faster", "GFLOP/s"]
-BYTES_HEADER += ["second core gives"]
+TILES_HEADER = ["computation", "pixels", "ms", "vectors ms", "times faster", "GFLOP/s"]
+TILES_HEADER += ["second core gives"]
 BUSY_HEADER = ["engine", "`n_jobs`", "busy processes", "time", "CPU time"]
 
 OTHERS = "## Other computations"
 OTHERS_TEXT = """One core. *Compared with* names another computation of the table, and how many
 times as long this one takes with the native engine."""
-BYTES = "## 8-bit images"
-BYTES_TEXT = """One core, images of uint8, the least CPU time of many calls in turn. *vectors ms*:
-with the instruction set that float32 images use. *second core gives*: as above, for eight times as
-many images."""
+TILES = "## Matrix unit"
+TILES_TEXT = """One core, the least CPU time of many calls in turn. *vectors ms*: without the matrix
+unit. *second core gives*: as above. Other computations do not use the matrix unit."""
 BUSY = "## On a busy machine"
 BUSY_TEXT = """Time and CPU time while other processes keep cores busy, divided by those of
 `n_jobs=1` with BLAS limited to one thread, under the same load."""
@@ -422,48 +422,40 @@ def run_others(repeats):
     return rows
 
 
-def make_satellite(case, n_jobs):
-    """Return a function that computes the features of the recipe "satellite", from uint8."""
-    images = case.make_images(np.uint8)
+def make_satellite(case, images, n_jobs):
+    """Return a function that computes the features of the recipe "satellite"."""
     recipe = make_image_classifier("satellite", random_state=0, n_jobs=n_jobs)
     features = recipe["features"].fit(images)
     return lambda: features.transform(images)
 
 
-def make_bytes(case, n_jobs):
-    """Return a function that transforms images of uint8."""
-    return make_ours(case, case.make_images(np.uint8), n_jobs)[1]
+def uses_tiles(run, run_vectors):
+    """Return whether the matrix unit is in use: the last bits of its results differ."""
+    return not np.array_equal(run(), run_vectors())
 
 
-def find_level(run, run_vectors):
-    """Return the name of the instruction set in use: the last bits of results of others differ."""
+def run_tiles(repeats):
+    """Return rows of the table of the matrix unit, on one core."""
     vectors = next(level for level in choice.LIBRARY.levels if not level.tile_windows)
-    return (vectors if np.array_equal(run(), run_vectors()) else choice.LIBRARY.levels[0]).name
-
-
-def run_bytes(repeats):
-    """Return rows of the table of 8-bit images, on one core."""
-    vectors = next(level for level in choice.LIBRARY.levels if not level.tile_windows)
-    tiles = Case(80, (64, 64, 3), kernel_size=6, stride=2, n_kernels=256)
-    computations = [(case, make_bytes) for case in CASES[1:]]
+    recipe = Case(80, (64, 64, 3), kernel_size=6, stride=2, n_kernels=256)
     rows = []
-    for case, make in [*computations, (tiles, make_satellite)]:
-        few = case._replace(n_images=max(1, case.n_images // 8))
-        run = make(few, 1)
-        functions = {"ours": run, "vectors": with_level(vectors, run)}
-        level = find_level(*functions.values())
-        seconds = measure_least(functions, 10 * repeats)
-        on_cores = measure({n_jobs: make(case, n_jobs) for n_jobs in (1, 2)}, repeats)
-        is_recipe = make is make_satellite
-        name = f'recipe "satellite", balanced: {few.n_images} of 64x64x3' if is_recipe else str(few)
+    for dtype, case in product(("uint8", "uint16", "float32"), [*CASES[1:], recipe]):
+        images = case.make_images(dtype)
+        make = make_satellite if case is recipe else lambda *of: make_ours(*of)[1]
+        on_cores = {n_jobs: make(case, images, n_jobs) for n_jobs in (1, 2)}
+        functions = {"ours": on_cores[1], "vectors": with_level(vectors, on_cores[1])}
+        if not uses_tiles(*functions.values()):
+            continue
+        seconds = measure_least(functions, 2 * repeats)
+        on_cores = measure(on_cores, repeats)
         rows.append(
             [
-                name,
-                level,
+                'recipe "satellite", balanced: 80 of 64x64x3' if case is recipe else case,
+                dtype,
                 f"{1e3 * seconds['ours']:.2f}",
                 f"{1e3 * seconds['vectors']:.2f}",
                 f"{seconds['vectors'] / seconds['ours']:.2f}",
-                "" if is_recipe else f"{few.operations / seconds['ours'] / 1e9:.0f}",
+                "" if case is recipe else f"{case.operations / seconds['ours'] / 1e9:.0f}",
                 f"{on_cores[1] / on_cores[2]:.2f}",
             ]
         )
@@ -600,7 +592,7 @@ def main():
             one_core.setdefault(case, result)
             print(table_row(rows[-1]), flush=True)
     others = run_others(arguments.repeats)
-    of_bytes = run_bytes(arguments.repeats)
+    of_tiles = run_tiles(arguments.repeats)
     busy = run_busy(arguments.repeats)
     by_number, by_size = scaling(arguments.repeats)
     print(by_number, by_size, flush=True)
@@ -614,9 +606,9 @@ def main():
             OTHERS,
             OTHERS_TEXT,
             table(OTHER_HEADER, others),
-            BYTES,
-            BYTES_TEXT,
-            table(BYTES_HEADER, of_bytes),
+            TILES,
+            TILES_TEXT,
+            table(TILES_HEADER, of_tiles),
             BUSY,
             BUSY_TEXT,
             table(BUSY_HEADER, busy),

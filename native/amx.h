@@ -1,19 +1,19 @@
-// Products of pixels of 8 bits on the matrix unit (AMX), as accurate as in float.
+// Products on the matrix unit (AMX), as accurate as in float.
 //
-// An integer of 8 bits, and the difference of two of them, is exact in bfloat16. A float, which has 24
-// binary digits, is the sum of three numbers in bfloat16, which have 8. So the sum of three products is
-// as good as a product in float, and the matrix unit computes 16 x 16 x 32 products at a time.
+// A float, which has 24 binary digits, is the sum of three terms in bfloat16, which have 8. Numbers of 16
+// bits have two terms; integers of 8 bits, and differences of two of them, are one. A product is the sum
+// of the products of these terms, of which those that are no larger than its rounding in float are left
+// out: three products remain for pixels of one term, five for two, six for three. The matrix unit computes
+// 16 x 16 x 32 products at a time.
 //
 // Windows are copied one after the other, those of several cells together. Responses of 32 windows and
 // 32 kernels are stored, and then activated and pooled by the vector unit, while the matrix unit
-// computes the next ones. If the last numbers of a window fill at most half of a step, it has copies
-// of them, which are multiplied by several terms at a time. tile.cpp includes this file in its namespace.
+// computes the next ones. The last numbers of a window, which do not fill a step, are copied once for each
+// of their products. tile.cpp includes this file in its namespace.
 
 typedef uint16_t Bfloat16;  // the bits of a number
 
-constexpr int TILE = 16;     // windows, and kernels, of a tile
-constexpr int STEP = 32;     // numbers of a window in a tile
-constexpr int N_TERMS = 3;   // of a weight
+constexpr int PIXEL_EXPONENT = 40;  // of the largest pixel, and of the inverse of the smallest one
 constexpr int64_t TILE_WINDOWS = 2 * TILE;
 constexpr int64_t MAX_WINDOWS = MAX_TILES * TILE_WINDOWS;
 constexpr int N_RESPONSES = 2 * TILE * MAX_WIDTH;  // [window][kernel]
@@ -63,31 +63,76 @@ inline void add_product() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(responses), "i"(windows), "i"(weights));
 }
 
-// Store the responses of W tiles of windows and V tiles of kernels; n_last is the number of products of the
-// last step. In between, the vector unit does a part
-// of some other work after each few products: all of it is more than the processor looks ahead to.
+// Windows and weights, [step][term][STEP] and then [step of the rest][STEP]
+struct Operands {
+  const Bfloat16* windows;
+  const Bfloat16* weights;
+  int64_t pitch;  // numbers of a window
+  int64_t n_steps, rest_steps, pixel_terms;
+  int64_t n_vectors;  // of a window before it is divided into terms
+
+  explicit Operands(const Call& call)
+      : windows(static_cast<const Bfloat16*>(call.windows)),
+        weights(static_cast<const Bfloat16*>(call.tiles)),
+        n_steps(call.n_steps),
+        pixel_terms(call.pixel_terms) {
+    int64_t n_products = 0;
+    for (int64_t term = 0; term < pixel_terms; term++) n_products += N_TERMS - term;
+    rest_steps = (n_products * call.n_rest + STEP - 1) / STEP;
+    pitch = (n_steps * pixel_terms + rest_steps) * STEP;
+    n_vectors = n_steps + (rest_steps > 0);
+  }
+  int64_t weights_of_kernel() const { return (n_steps * N_TERMS + rest_steps) * STEP; }
+};
+
+// Terms of a pixel and of a weight that are multiplied, the smallest first; each product has a term of the one before.
+constexpr int PRODUCTS[][2] = {{0, 2}, {0, 1}, {1, 1}, {1, 0}, {2, 0}, {0, 0}};
+
+// Store the responses of W tiles of windows and V tiles of kernels to some steps, and to the rest after the last one.
+// In between, the vector unit does a part of some other work after each few products: all of it is more than the
+// processor looks ahead to.
 template <int W, int V, class F>
-inline void multiply(const Bfloat16* windows, int64_t pitch, const Bfloat16* weights, int64_t n_steps, int64_t n_last,
-                     float* responses, F do_other_work) {
-  const int64_t row = pitch * sizeof(Bfloat16);
+inline void multiply(const Operands& operands, int64_t first, int64_t last, float* responses, F do_other_work) {
+  const int64_t pitch = operands.pitch, row = pitch * sizeof(Bfloat16), pixel_terms = operands.pixel_terms;
+  const Bfloat16* windows = operands.windows + first * pixel_terms * STEP;
+  const Bfloat16* weights = operands.weights + first * N_TERMS * V * TILE * STEP;
+  const auto load_windows = [&](const Bfloat16* source) {
+    load_tile<4>(source, row);
+    if (W > 1) load_tile<5>(source + TILE * pitch, row);
+  };
+  const auto load_weights = [&](const Bfloat16* source) {
+    load_tile<6>(source, STEP * sizeof(Bfloat16));
+    if (V > 1) load_tile<7>(source + TILE * STEP, STEP * sizeof(Bfloat16));
+  };
+  const auto add_products = [&] {
+    add_product<0, 4, 6>();
+    if (V > 1) add_product<1, 4, 7>();
+    if (W > 1) add_product<2, 5, 6>();
+    if (W > 1 && V > 1) add_product<3, 5, 7>();
+    do_other_work();
+  };
   clear_tile<0>();
   clear_tile<1>();
   clear_tile<2>();
   clear_tile<3>();
-  for (int64_t step = 0; step < n_steps; step++, windows += STEP) {
-    load_tile<4>(windows, row);
-    if (W > 1) load_tile<5>(windows + TILE * pitch, row);
-    const int64_t n_terms = step < n_steps - 1 ? N_TERMS : n_last;
-    for (int64_t term = 0; term < n_terms; term++, weights += V * TILE * STEP) {
-      load_tile<6>(weights, STEP * sizeof(Bfloat16));
-      if (V > 1) load_tile<7>(weights + TILE * STEP, STEP * sizeof(Bfloat16));
-      add_product<0, 4, 6>();
-      if (V > 1) add_product<1, 4, 7>();
-      if (W > 1) add_product<2, 5, 6>();
-      if (W > 1 && V > 1) add_product<3, 5, 7>();
-      do_other_work();
+  for (int64_t step = first; step < last; step++) {
+    int pixel_term = -1, weight_term = -1;
+#pragma GCC unroll 6
+    for (const auto& product : PRODUCTS) {
+      if (product[0] >= pixel_terms) continue;
+      if (product[0] != pixel_term) load_windows(windows + (pixel_term = product[0]) * STEP);
+      if (product[1] != weight_term) load_weights(weights + (weight_term = product[1]) * V * TILE * STEP);
+      add_products();
     }
+    windows += pixel_terms * STEP;
+    weights += N_TERMS * V * TILE * STEP;
   }
+  if (last == operands.n_steps)
+    for (int64_t step = 0; step < operands.rest_steps; step++) {
+      load_windows(windows + step * STEP);
+      load_weights(weights + step * V * TILE * STEP);
+      add_products();
+    }
   while (do_other_work()) continue;
   store_tile<0>(responses);
   if (V > 1) store_tile<1>(responses + TILE);
@@ -96,16 +141,12 @@ inline void multiply(const Bfloat16* windows, int64_t pitch, const Bfloat16* wei
 }
 
 template <int W, int V, class F>
-void multiply_in_parts(const Bfloat16* windows, int64_t pitch, const Bfloat16* weights, int64_t n_last, float* responses,
-                       F do_other_work) {
-  const int64_t n_steps = pitch / STEP;
-  if (n_steps <= MAX_STEPS) return multiply<W, V>(windows, pitch, weights, n_steps, n_last, responses, do_other_work);
-  multiply<W, V>(windows, pitch, weights, MAX_STEPS, N_TERMS, responses, do_other_work);
+void multiply_in_parts(const Operands& operands, float* responses, F do_other_work) {
+  const int64_t n_steps = operands.n_steps;
+  multiply<W, V>(operands, 0, n_steps < MAX_STEPS ? n_steps : MAX_STEPS, responses, do_other_work);
   for (int64_t step = MAX_STEPS; step < n_steps; step += MAX_STEPS) {
     alignas(64) float more[N_RESPONSES];
-    const bool is_last = n_steps - step <= MAX_STEPS;
-    multiply<W, V>(windows + step * STEP, pitch, weights + step * N_TERMS * V * TILE * STEP,
-                   is_last ? n_steps - step : MAX_STEPS, is_last ? n_last : N_TERMS, more, do_other_work);
+    multiply<W, V>(operands, step, n_steps - step < MAX_STEPS ? n_steps : step + MAX_STEPS, more, do_other_work);
     for (int i = 0; i < W * TILE * MAX_WIDTH; i++) responses[i] += more[i];
   }
 }
@@ -126,16 +167,20 @@ inline Bfloat16 convert<int8_t, Bfloat16>(int8_t value) {
   return to_bfloat16(value);
 }
 
-inline __m512i load_piece(const Piece* piece, const void* window) {
-  return _mm512_maskz_loadu_epi16(piece->lanes, static_cast<const int16_t*>(window) + piece->start);
+inline __m512i load_piece(const Piece* piece, const void* window, int64_t first) {
+  return _mm512_maskz_loadu_epi16(piece->lanes, static_cast<const int16_t*>(window) + first + piece->start);
 }
 
-// Return the next vector of a window, filled up with zeros
-inline __m512i next_vector(const Piece*& piece, const void* window) {
-  __m512i x = load_piece(piece, window);
-  for (; !piece->is_last; piece++) x = _mm512_or_si512(x, load_piece(piece + 1, window));
+// Read the next vector of a window, filled up with zeros, of each of X terms
+template <int X = 1>
+inline void next_vectors(const Piece*& piece, const void* window, int64_t to_next_term, __m512i (&terms)[X]) {
+#pragma GCC unroll 3
+  for (int term = 0; term < X; term++) terms[term] = load_piece(piece, window, term * to_next_term);
+  for (; !piece->is_last; piece++)
+#pragma GCC unroll 3
+    for (int term = 0; term < X; term++)
+      terms[term] = _mm512_or_si512(terms[term], load_piece(piece + 1, window, term * to_next_term));
   piece++;
-  return x;
 }
 
 // Bits of the lanes of the vector that begins at number j, of the first n numbers
@@ -143,33 +188,134 @@ inline __mmask32 lanes_inside(int64_t n, int64_t j) {
   return n - j >= STEP ? ~0u : n > j ? (1u << (n - j)) - 1 : 0;
 }
 
-// Copy a window, with the copies of its last numbers, filled up to full steps; return the factor of its responses
-inline float fill_window(const Layer&, const Band& band, const Bfloat16* source, int64_t, int64_t pitch, void* window) {
-  const Piece* piece = band.pieces;
-  for (int64_t j = 0; j < pitch; j += STEP)
-    _mm512_store_si512(static_cast<Bfloat16*>(window) + j, next_vector(piece, source));
+// Store terms of STEP numbers of a window. Those of the rest are stored once for each of their products, one after
+// the other, filled up with zeros.
+template <int X>
+inline __attribute__((always_inline)) void store_terms(const Call& call, int64_t step, const __m512i (&terms)[X],
+                                                       const Operands& sizes, Bfloat16* window) {
+  window += step * X * STEP;
+  if (step < sizes.n_steps) {
+#pragma GCC unroll 3
+    for (int term = 0; term < X; term++) _mm512_store_si512(window + term * STEP, terms[term]);
+    return;
+  }
+  _mm512_store_si512(window + (sizes.rest_steps - 1) * STEP, _mm512_setzero_si512());
+  const __mmask32 lanes = lanes_inside(call.n_rest, 0);
+#pragma GCC unroll 3
+  for (int term = 0; term < X; term++)
+    for (int64_t i = term; i < N_TERMS; i++, window += call.n_rest) _mm512_mask_storeu_epi16(window, lanes, terms[term]);
+}
+
+// Copy a window as terms, and return the factor of its responses
+inline float fill_window(const Image<Bfloat16>& image, const Operands& sizes, const Bfloat16* source, Bfloat16* window) {
+  const Piece* piece = image.band.pieces;
+  for (int64_t step = 0; step < sizes.n_vectors; step++) {
+    __m512i x[1];
+    next_vectors(piece, source, 0, x);
+    store_terms(image.call, step, x, sizes, window);
+  }
   return 1;
 }
 
 // The same for integers, of which one is subtracted, as in `normalize`. Their sums are exact.
-inline float fill_window(const Layer& layer, const Band& band, const int16_t* source, int64_t n_copies, int64_t pitch,
-                         void* window) {
-  const int64_t d = layer.n_weights, n_more = (n_copies - 1) * (d % STEP);
-  const __m512i center = _mm512_set1_epi16(source[band.numbers[d / 2]]), one = _mm512_set1_epi16(1);
-  const Piece* piece = band.pieces;
+inline float fill_window(const Image<int16_t>& image, const Operands& sizes, const int16_t* source, Bfloat16* window) {
+  const int64_t d = image.layer.n_weights;
+  const __m512i center = _mm512_set1_epi16(source[image.band.numbers[d / 2]]), one = _mm512_set1_epi16(1);
+  const Piece* piece = image.band.pieces;
   __m512i sums = _mm512_setzero_si512(), squares = sums;
-  for (int64_t j = 0; j < pitch; j += STEP) {
-    const __m512i all = _mm512_maskz_sub_epi16(lanes_inside(d + n_more, j), next_vector(piece, source), center);
-    const __m512i x = _mm512_maskz_mov_epi16(lanes_inside(d, j), all);
+  for (int64_t step = 0; step < sizes.n_vectors; step++) {
+    __m512i pixels[1];
+    next_vectors(piece, source, 0, pixels);
+    const __m512i x = _mm512_maskz_sub_epi16(lanes_inside(d, step * STEP), pixels[0], center);
     sums = _mm512_add_epi32(sums, _mm512_madd_epi16(x, one));
     squares = _mm512_add_epi32(squares, _mm512_madd_epi16(x, x));
-    const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(all)));
-    const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(all, 1)));
-    _mm512_store_si512(static_cast<Bfloat16*>(window) + j, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(x)));
+    const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(x, 1)));
+    const __m512i exact[] = {(__m512i)_mm512_cvtne2ps_pbh(high, low)};
+    store_terms(image.call, step, exact, sizes, window);
   }
   const int64_t sum = _mm512_reduce_add_epi32(sums), square = _mm512_reduce_add_epi32(squares);
   const double variance = double(d * square - sum * sum) / (double(d) * double(d));
-  return float(1 / __builtin_sqrt(variance + layer.eps));
+  return float(1 / __builtin_sqrt(variance + image.layer.eps));
+}
+
+// Return the first 8 binary digits of 32 numbers, and subtract them
+inline __m512i take_term(__m512& low, __m512& high) {
+  alignas(64) static constexpr uint16_t UPPER[STEP] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                                       33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+  const __m512i term = _mm512_permutex2var_epi16((__m512i)low, _mm512_load_si512(UPPER), (__m512i)high);
+  const __m512i mask = _mm512_set1_epi32(int(0xffff0000));
+  low -= (__m512)_mm512_and_si512((__m512i)low, mask);
+  high -= (__m512)_mm512_and_si512((__m512i)high, mask);
+  return term;
+}
+
+// Numbers of a copy of the pixels, filled up to full vectors
+inline int64_t count_pixels(const Layer& layer, const Band& band) {
+  return (band.n_rows * band.n_columns * layer.n_channels + STEP - 1) / STEP * STEP;
+}
+
+// Call put(j, terms) with the terms of the numbers from j to j + STEP, for all such j
+template <int X, class F>
+inline void divide(const float* numbers, int64_t n, F put) {
+  for (int64_t j = 0; j < n; j += STEP) {
+    __m512 low = _mm512_loadu_ps(numbers + j), high = _mm512_loadu_ps(numbers + j + TILE);
+    __m512i terms[X];
+#pragma GCC unroll 3
+    for (__m512i& term : terms) term = take_term(low, high);
+    put(j, terms);
+  }
+}
+
+// The same for float. Windows that are changed as for vectors are then divided into terms; for others, the terms
+// of the pixels are copied.
+template <int X>
+inline float fill_window(const Image<float>& image, const Operands& sizes, const float* source, Bfloat16* window) {
+  const Layer& layer = image.layer;
+  const int64_t length = sizes.n_vectors * STEP, n_pixels = count_pixels(layer, image.band);
+  const float offset = image.may_have_offset ? find_offset(image.band, source) : 0;
+  if (layer.is_normalized || offset != 0) {
+    float* const copy = static_cast<float*>(image.call.windows) + image.call.n_tiles * TILE_WINDOWS * sizes.pitch / 2;
+    change_window(layer, image.band, source, offset, length, copy);
+    for (int64_t j = layer.n_weights + 1; j < length; j++) copy[j] = 0;
+    divide<X>(copy, length, [&](int64_t j, const auto& terms) { store_terms(image.call, j / STEP, terms, sizes, window); });
+    return 1;
+  }
+  const Bfloat16* const first_terms = reinterpret_cast<const Bfloat16*>(image.pixels + n_pixels) + (source - image.pixels);
+  const Piece* piece = image.band.pieces;
+  for (int64_t step = 0; step < sizes.n_vectors; step++) {
+    __m512i terms[X] = {};
+    if (step * STEP < layer.n_weights) next_vectors(piece, first_terms, n_pixels, terms);
+    store_terms(image.call, step, terms, sizes, window);
+  }
+  return 1;
+}
+
+inline float fill_window(const Image<float>& image, const Operands& sizes, const float* source, Bfloat16* window) {
+  return sizes.pixel_terms == 2 ? fill_window<2>(image, sizes, source, window)
+                                : fill_window<3>(image, sizes, source, window);
+}
+
+// Store the terms of pixels after them, [term][pixel]
+template <int X>
+void divide_pixels(float* pixels, int64_t n) {
+  Bfloat16* const target = reinterpret_cast<Bfloat16*>(pixels + n);
+  divide<X>(pixels, n, [&](int64_t j, const auto& terms) {
+    for (int term = 0; term < X; term++) _mm512_storeu_si512(target + term * n + j, terms[term]);
+  });
+}
+
+// Whether all pixels but 0 are so large that no product of terms is subnormal, and so small that no sum overflows
+inline bool fit_terms(const float* pixels, int64_t n) {
+  constexpr uint32_t smallest = (127 - PIXEL_EXPONENT) << 23, largest = (127 + PIXEL_EXPONENT) << 23;
+  uint32_t found = 0;
+  for (int64_t i = 0; i < n; i++) {
+    uint32_t bits;
+    memcpy(&bits, pixels + i, 4);
+    bits &= 0x7fffffff;
+    found |= (bits != 0) & (bits - smallest > largest - smallest);
+  }
+  return !found;
 }
 
 // ---- Cells ------------------------------------------------------------------------------------
@@ -186,7 +332,7 @@ struct Segment {
 struct Batch {
   const Layer& layer;
   const Call& call;
-  const int64_t pitch = (layer.n_weights + STEP - 1) / STEP * STEP;
+  const Operands sizes = Operands(call);
   Panel<float> panel = {};
   int64_t n = 0, n_segments = 0;
   float factors[MAX_WINDOWS] = {};
@@ -297,27 +443,24 @@ inline void compute_batch(Batch& batch) {
   const Chunk* of_tiles[MAX_TILES + 1];
   divide_batch(batch, chunks, of_tiles);
   const Layer& layer = batch.layer;
-  const Bfloat16* const windows = static_cast<const Bfloat16*>(batch.call.windows);
-  const Bfloat16* const tiles = static_cast<const Bfloat16*>(batch.call.tiles);
+  Operands operands = batch.sizes;
   Pooler pooler = {&batch, chunks, chunks, 0, nullptr, 0};
-  const int64_t n_last = (N_TERMS + batch.call.n_copies - 1) / batch.call.n_copies;
-  const int64_t n_in_tile = (batch.pitch / STEP - 1) * N_TERMS + n_last;
   const auto pool = [&pooler] { return pooler.pool(); };
   int parity = 0;
   for (int64_t k = 0; k < layer.n_padded; k += MAX_WIDTH) {
     const bool is_wide = layer.n_padded - k >= MAX_WIDTH;
-    const Bfloat16* const weights = tiles + k * n_in_tile * STEP;
+    operands.weights = batch.sizes.weights + k * operands.weights_of_kernel();
     for (int64_t first = 0; first < batch.n; first += TILE_WINDOWS) {
-      const Bfloat16* const source = windows + first * batch.pitch;
+      operands.windows = batch.sizes.windows + first * operands.pitch;
       float* const target = responses[parity];
       if (batch.n - first > TILE && is_wide)
-        multiply_in_parts<2, 2>(source, batch.pitch, weights, n_last, target, pool);
+        multiply_in_parts<2, 2>(operands, target, pool);
       else if (batch.n - first > TILE)
-        multiply_in_parts<2, 1>(source, batch.pitch, weights, n_last, target, pool);
+        multiply_in_parts<2, 1>(operands, target, pool);
       else if (is_wide)
-        multiply_in_parts<1, 2>(source, batch.pitch, weights, n_last, target, pool);
+        multiply_in_parts<1, 2>(operands, target, pool);
       else
-        multiply_in_parts<1, 1>(source, batch.pitch, weights, n_last, target, pool);
+        multiply_in_parts<1, 1>(operands, target, pool);
       const Chunk** const here = of_tiles + first / TILE_WINDOWS;
       pooler = {&batch, here[0], here[1], k, target - first * MAX_WIDTH, is_wide ? 2 : 1};
       batch.panel.shift = static_cast<const float*>(layer.shift) + k;
@@ -330,9 +473,10 @@ inline void compute_batch(Batch& batch) {
   batch.n = batch.n_segments = 0;
 }
 
-template <class P>  // Bfloat16, or int16_t if windows are normalized
+template <class P>  // of 8 bits: Bfloat16, or int16_t if windows are normalized; of others: float
 void compute_in_tiles(const Layer& layer, const Band& band, const Call& call) {
   P* const pixels = static_cast<P*>(call.pixels);
+  Image<P> source = {layer, band, call, pixels, false, {}};
   float group[MAX_OUTPUTS * 2 * MAX_WIDTH];
   Batch batch = {layer, call};
   prepare_panel(layer, call, group, batch.panel);
@@ -343,10 +487,20 @@ void compute_in_tiles(const Layer& layer, const Band& band, const Call& call) {
   const int64_t max_windows = ((n_windows + n_batches - 1) / n_batches + TILE - 1) / TILE * TILE;
   for (int64_t number = 0; number < call.n_images; number++) {
     const char* const image = call.images + number * call.strides[0];
-    if (call.pixel == PIXEL_u1)
+    if constexpr (sizeof(P) == 4) {
+      copy_pixels<float>(layer, band, call, image, pixels);
+      const int64_t n_pixels = count_pixels(layer, band);
+      if (!fit_terms(pixels, band.n_rows * band.n_columns * layer.n_channels)) {
+        compute_image<float>(layer, band, call, number);
+        continue;
+      }
+      if (!layer.is_normalized) call.pixel_terms == 2 ? divide_pixels<2>(pixels, n_pixels) : divide_pixels<3>(pixels, n_pixels);
+      source.may_have_offset = !layer.is_normalized && may_have_offset(layer, band, pixels);
+    } else if (call.pixel == PIXEL_u1) {
       copy_pixels<uint8_t, P>(layer, band, image, call.strides, pixels);
-    else
+    } else {
       copy_pixels<int8_t, P>(layer, band, image, call.strides, pixels);
+    }
     float* const out = static_cast<float*>(call.out) + number * call.out_strides[0];
     for (int64_t i = 0; i < band.n_cells; i++) {
       const int64_t* const cell = band.cells + 6 * i;
@@ -357,8 +511,8 @@ void compute_in_tiles(const Layer& layer, const Band& band, const Call& call) {
         left -= n;
         batch.segments[batch.n_segments++] = {cell, out, n, begins, left == 0};
         for (const int64_t stop = batch.n + n; batch.n < stop; batch.n++, walk.step()) {
-          Bfloat16* const window = static_cast<Bfloat16*>(call.windows) + batch.n * batch.pitch;
-          batch.factors[batch.n] = fill_window(layer, band, walk.window, call.n_copies, batch.pitch, window);
+          Bfloat16* const window = static_cast<Bfloat16*>(call.windows) + batch.n * batch.sizes.pitch;
+          batch.factors[batch.n] = fill_window(source, batch.sizes, walk.window, window);
           batch.places[batch.n] = walk.place;
         }
         if (batch.n == max_windows) compute_batch(batch);
@@ -371,7 +525,9 @@ void compute_in_tiles(const Layer& layer, const Band& band, const Call& call) {
 void compute_in_tiles(const Layer& layer, const Band& band, const Call& call) {
   const Configuration configuration;
   asm volatile("ldtilecfg %0" ::"m"(configuration));
-  if (layer.is_normalized)
+  if (call.pixel != PIXEL_u1 && call.pixel != PIXEL_i1)
+    compute_in_tiles<float>(layer, band, call);
+  else if (layer.is_normalized)
     compute_in_tiles<int16_t>(layer, band, call);
   else
     compute_in_tiles<Bfloat16>(layer, band, call);

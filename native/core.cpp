@@ -2,6 +2,8 @@
 
 #include "core.h"
 
+#include <string.h>
+
 #ifdef SKLEARN_CONV_HAS_AMX
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -52,6 +54,18 @@ const Level LEVELS[] = {
 #endif
 };
 
+// Round a number to bfloat16, and return the bits; the rest remains
+uint16_t take_term(float& number) {
+  uint32_t bits;
+  memcpy(&bits, &number, 4);
+  bits += 0x7fff + (bits >> 16 & 1);
+  bits &= 0xffff0000;
+  float term;
+  memcpy(&term, &bits, 4);
+  number -= term;
+  return bits >> 16;
+}
+
 }  // namespace
 
 SKLEARN_CONV_EXPORT int64_t sklearn_conv_interface() { return SKLEARN_CONV_INTERFACE; }
@@ -81,3 +95,34 @@ SKLEARN_CONV_EXPORT int64_t sklearn_conv_is_refused() {
 SKLEARN_CONV_EXPORT const char* sklearn_conv_functions() { return FUNCTIONS(NAME); }
 SKLEARN_CONV_EXPORT const char* sklearn_conv_poolings() { return POOLINGS(NAME); }
 SKLEARN_CONV_EXPORT const char* sklearn_conv_pixels() { return PIXELS(NAME); }
+
+// Write the weights of k kernels, (n, k), as `tiles` of struct Call; k is a multiple of TILE. The buffer is 0.
+SKLEARN_CONV_EXPORT void sklearn_conv_pack_tiles(const float* weights, int64_t n, int64_t k, int64_t pixel_terms,
+                                                 int64_t n_steps, uint16_t* tiles) {
+  for (int64_t first = 0; first < k; first += 2 * TILE) {
+    const int64_t width = k - first < 2 * TILE ? TILE : 2 * TILE, n_rest = n - n_steps * STEP;
+    int64_t n_products = 0;
+    for (int64_t i = 0; i < width; i++) {
+      const auto put = [&](int64_t step, int64_t place, uint16_t term) {
+        uint16_t* const tile = tiles + (step * width + i / TILE * TILE) * STEP;
+        tile[(place / 2 * TILE + i % TILE) * 2 + place % 2] = term;
+      };
+      for (int64_t j = 0; j < n; j++) {
+        uint16_t terms[N_TERMS];
+        float rest = weights[j * k + first + i];
+        for (uint16_t& term : terms) term = take_term(rest);
+        if (j < n_steps * STEP) {
+          for (int64_t term = 0; term < N_TERMS; term++) put(j / STEP * N_TERMS + term, j % STEP, terms[term]);
+          continue;
+        }
+        n_products = 0;
+        for (int64_t pixel_term = 0; pixel_term < pixel_terms; pixel_term++)
+          for (int64_t term = 0; term < N_TERMS - pixel_term; term++) {
+            const int64_t place = n_products++ * n_rest + j % STEP;
+            put(n_steps * N_TERMS + place / STEP, place % STEP, terms[term]);
+          }
+      }
+    }
+    tiles += (n_steps * N_TERMS + (n_products * n_rest + STEP - 1) / STEP) * width * STEP;
+  }
+}

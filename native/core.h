@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-#define SKLEARN_CONV_INTERFACE 6
+#define SKLEARN_CONV_INTERFACE 7
 
 #ifdef _WIN32
 #define SKLEARN_CONV_EXPORT extern "C" __declspec(dllexport)
@@ -114,7 +114,7 @@ struct Band {
   const int32_t* numbers;   // (n_weights,): place of each number of a window, from its first number
   int64_t n_runs;
   const Run* runs;          // the same, as runs of consecutive numbers
-  const Piece* pieces;      // the same, as pieces of vectors, with `n_copies` of the last numbers
+  const Piece* pieces;      // the same, as pieces of vectors
   int64_t corner;           // numbers from the first weight to the last one of the first row
   int64_t n_cells;
   const int64_t* cells;  // (n_cells, 6): first and last + 1 row, the same for columns, row and column of the result
@@ -132,16 +132,22 @@ struct Call {
   // If not null, there is one image, responses are added to these sums, and `out` is not used:
   // [column of the result][output][sum, max][n_padded]
   double* sums;
-  // If not null, pixels have 8 bits, and a matrix unit multiplies them by these weights: panels of two
-  // tiles of kernels, [panel][step][term][tile][pair][kernel][2]. Each weight is the sum of three terms.
+  // If not null, a matrix unit multiplies the pixels by these weights, each of which is the sum of N_TERMS terms:
+  // panels of two tiles of kernels, [panel][step][term][tile][pair][kernel][2]. The rest follows,
+  // [panel][step of the rest][tile][pair][kernel][2]: for each product of a term of the pixels and one of the
+  // weights, the latter's, (0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (2, 0), up to the number of terms of a pixel.
   const void* tiles;
-  int64_t n_copies;   // of the numbers of the last step: 1 to 3, with a term each
+  int64_t pixel_terms;  // terms of a pixel: 1 for 8 bits, else 2 or 3
+  int64_t n_steps;      // steps of all terms
+  int64_t n_rest;       // numbers of a window after them, whose products of terms follow one another
   int64_t n_tiles;    // number of tiles that use the same weights, which then come from the
                       // first-level cache, one after the other; sums of such a group are in float
-  void* pixels;       // buffer for the copy of the pixels of a band, and for a vector more
+  void* pixels;       // buffer for the copy of the pixels of a band, and for a vector more; with 2 or 3 `pixel_terms`,
+                      // for these, [term][number], after it, both filled up to full steps
   void* windows;      // buffer for n_tiles * positions windows of n_weights + 1 numbers, each filled
                       // up to full vectors, and for a vector more; with `tiles`, for n_tiles *
-                      // tile_windows windows of n_weights numbers of 16 bits
+                      // tile_windows windows of numbers of 16 bits, [step][term][STEP] and then
+                      // [step of the rest][STEP], and for a window in float
   double* cell_sums;  // buffer for the sums of a cell, [output][sum, max][n_padded]
 };
 
@@ -166,6 +172,11 @@ struct Rows {
   float* products;       // [n_rows][group][GROUP]
   float* sums;           // [group][n_features][GROUP], or null
 };
+
+// Constants of a matrix unit
+constexpr int TILE = 16;        // windows of a tile, and kernels
+constexpr int64_t STEP = 32;    // numbers of each of them in a tile
+constexpr int64_t N_TERMS = 3;  // of a weight
 
 // The code for an instruction set, which tile.cpp provides
 struct Code {

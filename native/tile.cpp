@@ -544,6 +544,18 @@ struct Walk {
   }
 };
 
+// Copy a window of `pitch` numbers, and normalize it or subtract an offset
+template <class T>
+inline void change_window(const Layer& layer, const Band& band, const T* source, T offset, int64_t pitch, T* copy) {
+  copy_window(layer, band, source, copy);
+  if (layer.is_normalized) {
+    normalize(layer, copy, pitch);
+  } else if (offset != 0) {
+    for (int64_t j = 0; j < layer.n_weights; j++) copy[j] -= offset;
+    copy[layer.n_weights] = offset;
+  }
+}
+
 // If windows have to be changed, replace them by copies; return whether they are
 template <class T>
 bool change_windows(const Image<T>& image, Group<T>& group) {
@@ -560,13 +572,7 @@ bool change_windows(const Image<T>& image, Group<T>& group) {
   if (!is_changed) return false;
   for (int64_t p = 0; p < group.n; p++) {
     T* const copy = static_cast<T*>(image.call.windows) + p * pitch;
-    copy_window(layer, image.band, group.windows[p], copy);
-    if (layer.is_normalized) {
-      normalize(layer, copy, pitch);
-    } else if (offsets[p] != 0) {
-      for (int64_t j = 0; j < layer.n_weights; j++) copy[j] -= offsets[p];
-      copy[layer.n_weights] = offsets[p];
-    }
+    change_window(layer, image.band, group.windows[p], offsets[p], pitch, copy);
     group.windows[p] = copy;
   }
   return true;

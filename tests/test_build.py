@@ -41,6 +41,8 @@ def test_constants_are_those_of_the_header():
         "MAX_TILES": str(library.MAX_TILES),
         "MAX_OUTPUTS": str(library.MAX_OUTPUTS),
         "GROUP": str(library.GROUP),
+        "STEP": str(library.STEP),
+        "N_TERMS": str(library.N_TERMS),
         "OFFSET_TO_RANGE": str(OFFSET_TO_RANGE),
     }
 

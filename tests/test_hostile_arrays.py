@@ -170,7 +170,9 @@ import numpy as np
 from sklearn_conv import StridedConv2DTransformer, conv2d
 from sklearn_conv._engine import native_engine
 
-native_engine.MIN_TILE_PRODUCTS = 0  # A matrix unit computes small kernels as well.
+# A matrix unit computes small kernels as well.
+native_engine.MIN_TILE_PRODUCTS = native_engine.MIN_TERM_PRODUCTS = 0
+native_engine.MIN_TERM_WEIGHTS = 0
 PAGE = mmap.PAGESIZE
 memory = mmap.mmap(-1, 8 * PAGE)
 address = ctypes.addressof(ctypes.c_char.from_buffer(memory))

@@ -27,7 +27,7 @@ from sklearn_conv._engine.geometry import (
     pool_cells,
 )
 from sklearn_conv._engine.layer import Layer, compute_dtype
-from sklearn_conv._engine.native_engine import NativeEngine, divide_map
+from sklearn_conv._engine.native_engine import NativeEngine, PackedLayer, divide_map
 from sklearn_conv._engine.native_library import NativeLibrary
 from sklearn_conv._engine.numpy_engine import NumpyEngine
 from sklearn_conv._engine.pooling import POOLINGS
@@ -38,6 +38,16 @@ LEVELS = [] if choice.LIBRARY is None else choice.LIBRARY.levels
 levels = pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
 RNG = np.random.default_rng(0)
 ROW_TYPES = st.sampled_from(["f4", "f2"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def matrix_unit_for_all_layers():
+    """Let a matrix unit, if there is one, compute few and small kernels as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(native_engine, "MIN_TILE_PRODUCTS", 0)
+        patch.setattr(native_engine, "MIN_TERM_PRODUCTS", 0)
+        patch.setattr(native_engine, "MIN_TERM_WEIGHTS", 0)
+        yield
 
 
 # ---- The same features as the engine in NumPy ----------------------------------------------------
@@ -115,7 +125,6 @@ def test_features_agree_with_numpy(level, layer_and_images, n_bytes, n_jobs):
     expected = compute(NumpyEngine(exact), exact, images.astype(np.float64))
     with pytest.MonkeyPatch.context() as patch:
         small_blocks(patch, n_bytes)
-        patch.setattr(native_engine, "MIN_TILE_PRODUCTS", 0)
         features = compute(NativeEngine(layer, choice.LIBRARY, level), layer, images, n_jobs)
     # Large products may cancel in all windows of a few.
     weights = np.abs(exact.kernels).sum(axis=(0, 1, 2)).max()
@@ -324,11 +333,19 @@ def test_symmetric_matrices_are_multiplied(level, data):
     assert (np.abs(found - matrix @ columns) <= bound).all()
 
 
-# ---- Images of 8 bits, which a matrix unit computes if there is one ------------------------------
+# ---- Images that a matrix unit computes if there is one ------------------------------------------
 
 
 def random_bytes(shape, dtype, seed=0):
     return np.random.default_rng(seed).integers(256, size=shape, dtype=np.uint8).view(dtype)
+
+
+def random_pixels(shape, dtype, rng):
+    """Return integers of all sizes, or normally distributed numbers."""
+    if np.dtype(dtype).kind == "f":
+        return rng.standard_normal(shape).astype(dtype)
+    length = np.dtype(dtype).itemsize
+    return rng.integers(256, size=(*shape, length), dtype=np.uint8).view(dtype).reshape(shape)
 
 
 def make_layer(image, kernels, **options):
@@ -349,7 +366,7 @@ def make_layer(image, kernels, **options):
 @needs_library
 @levels
 @given(st.data())
-def test_images_of_8_bits_agree_with_plain_loops(level, data):
+def test_images_agree_with_plain_loops(level, data):
     image = data.draw(st.tuples(st.integers(9, 14), st.integers(9, 14)))
     size, stride, dilation, grid = (data.draw(pairs) for _ in range(4))
     c, k = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 40))
@@ -375,15 +392,13 @@ def test_images_of_8_bits_agree_with_plain_loops(level, data):
         pool_grids=[grid],
         eps=eps,
     )
-    images = random_bytes((3, *image, c), data.draw(st.sampled_from(["u1", "i1"])))
-    images = images > 99 if data.draw(st.booleans()) else images
+    dtype = data.draw(st.sampled_from(["u1", "i1", "?", "u2", "i2", "f2", "f4"]))
+    images = rng.random((3, *image, c)) > 0.4
+    images = images if dtype == "?" else random_pixels(images.shape, dtype, rng)
     given_images = in_order(images, data.draw(st.sampled_from(ORDERS)))
     shape = layer.out_shape(3)
     more = np.full((*shape[:-1], k + 20), 99, np.float32)  # The features are a slice of it.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(native_engine, "MIN_TILE_PRODUCTS", 0)
-        engine = NativeEngine(layer, choice.LIBRARY, level)
-        engine.compute(given_images, more[..., 3:-17])
+    NativeEngine(layer, choice.LIBRARY, level).compute(given_images, more[..., 3:-17])
     options = {"stride": stride, "padding": padding, "padding_mode": mode, "dilation": dilation}
     responses = oracle.preprocessed_responses(images, kernels, eps, None, None, **options)
     expected = oracle.features(responses + layer.offset, bias, activation, pooling, grid)
@@ -395,7 +410,7 @@ def test_images_of_8_bits_agree_with_plain_loops(level, data):
 
 @needs_library
 @levels
-@pytest.mark.parametrize("dtype", ["u1", "i1"])
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "f2", "f4"])
 @pytest.mark.parametrize("size", [1e-42, 1e-37, 1e-29, 1e-20, 1.0, 1e20, 1e34])
 @pytest.mark.parametrize("spread", [0, 3, 12])
 def test_weights_of_all_magnitudes_are_as_accurate_as_in_float32(level, dtype, size, spread):
@@ -403,13 +418,50 @@ def test_weights_of_all_magnitudes_are_as_accurate_as_in_float32(level, dtype, s
     rng = np.random.default_rng(0)
     kernels = rng.standard_normal((4, 4, 3, 33)) * 10.0 ** -rng.uniform(0, spread, (4, 4, 3, 33))
     kernels = (kernels * size).astype(np.float32)
-    images = random_bytes((2, 20, 20, 3), dtype)
+    images = random_pixels((2, 20, 20, 3), dtype, rng)
     images[rng.random(images.shape) < 0.9] = 0
-    layer = make_layer((20, 20), kernels)
+    check_precision(level, images, kernels)
+
+
+def check_precision(level, images, kernels):
+    """Check each response to the precision of float32, relative to the largest possible one."""
+    layer = make_layer(images.shape[1:3], kernels)
     responses = compute(NativeEngine(layer, choice.LIBRARY, level), layer, images)[:, :, :, 0, 0]
-    exact = conv2d(images.astype(np.float64), kernels.astype(np.float64))
-    scale = conv2d(np.abs(images.astype(np.float64)), np.abs(kernels.astype(np.float64)))
-    assert (np.abs(responses - exact) <= 1e-6 * scale + 1e-45).all()
+    images, kernels = images.astype(np.float64), kernels.astype(np.float64)
+    scale = conv2d(np.abs(images), np.abs(kernels))
+    fits = scale < np.finfo(np.float32).max
+    error = np.abs(responses - conv2d(images, kernels))[fits]
+    # Each product may lose what is below the smallest number.
+    assert (error <= 1e-6 * scale[fits] + kernels[..., 0].size * 1e-45).all()
+
+
+@needs_library
+@levels
+@pytest.mark.parametrize("size", [1e-45, 1e-38, 1e-20, 1e-12, 1e-8, 1e8, 1e12, 1e20, 1e38])
+@pytest.mark.parametrize("weight", [1e-30, 1e-20, 1.0, 1e20])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_pixels_of_all_magnitudes_are_as_accurate_as_in_float32(level, size, weight, offset):
+    rng = np.random.default_rng(0)
+    images = (rng.standard_normal((2, 20, 20, 3)) / 300 + offset) * size
+    images[0, :10] *= 10.0 ** -rng.uniform(0, 12, images[0, :10].shape)
+    kernels = (rng.standard_normal((4, 4, 3, 33)) * weight).astype(np.float32)
+    check_precision(level, images.astype(np.float32), kernels)
+
+
+@needs_library
+@pytest.mark.parametrize("value", [1e-42, 1e-15, 1e15, np.inf, np.nan])
+def test_an_image_with_pixels_that_a_matrix_unit_does_not_take_is_computed_by_vectors(value):
+    vectors = next(level for level in LEVELS if not level.tile_windows)
+    images = RNG.standard_normal((2, 12, 12, 3)).astype(np.float32)
+    images[0, 3, 4, 1] = value
+    layer = make_layer((12, 12), RNG.standard_normal((4, 4, 3, 40)))
+    own, expected = (
+        compute(NativeEngine(layer, choice.LIBRARY, level), layer, images)
+        for level in (LEVELS[0], vectors)
+    )
+    np.testing.assert_array_equal(own[0], expected[0])
+    np.testing.assert_allclose(own[1], expected[1], rtol=0, atol=1e-4)
+    assert np.array_equal(own[1], expected[1]) == (LEVELS[0] is vectors)
 
 
 @needs_library
@@ -469,22 +521,19 @@ def test_several_threads_use_the_matrix_unit_at_once(level):
 
 
 @needs_library
-def test_a_matrix_unit_computes_8_bits_where_it_is_faster_and_accurate():
-    library = choice.LIBRARY
-    for level in library.levels:
+@pytest.mark.parametrize("dtype", ["u1", "i1", "?", "u2", "i2", "f2", "f4", "f8"])
+def test_a_matrix_unit_computes_what_it_computes_accurately(dtype):
+    for level in choice.LIBRARY.levels:
         assert bool(level.tile_windows) == (level.name == "AMX")
-        kernels = RNG.standard_normal((6, 6, 3, 64))
-
-        def in_tiles(dtype, kernels=kernels, level=level):
-            engine = NativeEngine(make_layer((9, 9), kernels), library, level)
-            return engine._tiles_for(np.dtype(dtype)) is not None
-
-        for dtype in ("u1", "i1", "?"):
-            assert in_tiles(dtype) == bool(level.tile_windows)
-            assert not in_tiles(dtype, kernels[..., :2])
-            assert not in_tiles(dtype, kernels * 1e-35)
-        for dtype in ("u2", "f4", "f2"):
-            assert not in_tiles(dtype)
+        expected = bool(level.tile_windows) and dtype != "f8"
+        for scale, is_normal in ((1, True), (1e-35, False), (1e30, False)):
+            kernels = RNG.standard_normal((6, 6, 3, 64)) * scale
+            packed = PackedLayer(make_layer((9, 9), kernels), choice.LIBRARY, level)
+            if dtype == "f8":
+                double = replace(make_layer((9, 9), kernels), kernels=kernels)
+                packed = PackedLayer(double, choice.LIBRARY, level)
+            is_used = packed.find_tiles(np.dtype(dtype)) is not None
+            assert is_used == (expected and is_normal)
 
 
 # ---- Bands ---------------------------------------------------------------------------------------

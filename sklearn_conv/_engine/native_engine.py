@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from ctypes import addressof, byref
 from fractions import Fraction
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from itertools import groupby, pairwise, product
 from math import ceil, prod
 from typing import NamedTuple
@@ -27,6 +27,8 @@ from sklearn_conv._engine.geometry import Geometry, Grid, Rectangle, Span
 from sklearn_conv._engine.layer import Advance, Layer, ignore
 from sklearn_conv._engine.native_library import (
     MAX_TILES,
+    N_TERMS,
+    STEP,
     BandStruct,
     CallStruct,
     LayerStruct,
@@ -49,14 +51,18 @@ WINDOW_BYTES = 2**15
 TILE_BYTES = 2**19
 """The same for a matrix unit."""
 
-TILE, STEP = 16, 32
-"""Kernels of a tile of weights of a matrix unit, and weights of each kernel."""
-
 MIN_TILE_PRODUCTS = 2000
 """Number of products of a window and all kernels below which vectors are faster."""
 
-MIN_TILE_WEIGHT = 2.0**-100
-"""With smaller weights, terms would be subnormal; with the inverse, sums could overflow."""
+MIN_TERM_PRODUCTS, MIN_TERM_WEIGHTS = 10_000, 24
+"""The same for pixels of more than 8 bits, and the least number of pixels of a window."""
+
+N_PRODUCTS = {1: 3, 2: 5, 3: 6}
+"""Number of products of terms of a pixel and of a weight, for each number of terms of a pixel."""
+
+MIN_TILE_WEIGHT = 2.0**-70
+"""With smaller weights, products of terms could be subnormal, which a matrix unit takes for 0; with
+the inverse, sums could overflow."""
 
 MAX_TILE_WEIGHTS = 2**15
 """Number of pixels of a window whose squares, at most 255**2, have a sum of 32 bits."""
@@ -96,7 +102,7 @@ class NativeEngine:
             NumpyEngine(self._layer).compute(images, out, n_jobs, advance)
             return
         self._check(images, out)
-        self._tiles_for(images.dtype)  # The weights are packed before threads need them.
+        self._packed.find_tiles(images.dtype)  # The weights are packed before threads need them.
         n = len(images)
         multiplications = prod(self._layer.geometry.output_shape) * self._layer.kernels.size
         is_worth = n * multiplications >= MIN_MULTIPLICATIONS
@@ -208,35 +214,33 @@ class NativeEngine:
             for column, (left, right) in enumerate(columns):
                 features[row, column, p] = pooling.finish(joined[column], height * (right - left))
 
-    def _tiles_for(self, dtype: np.dtype) -> np.ndarray | None:
-        """Return the weights for a matrix unit, or None to use vectors."""
-        return self._packed.tiles if dtype.itemsize == 1 and self._level.tile_windows else None
-
     def _call(
         self, band: Band, images: np.ndarray, out: np.ndarray | None, sums: np.ndarray | None = None
     ) -> None:
         """Compute a band of images; write its features to ``out``, or add to ``sums``."""
         layer, empty = self._packed, self._workspace.empty
         itemsize, more = self._layer.kernels.itemsize, self._level.vector_bytes
-        tiles = self._tiles_for(images.dtype)  # Another thread may pack them again meanwhile.
-        if tiles is not None:
-            n_bytes = self._level.tile_windows * layer.tile_pitch * 2
-            n_tiles = min(MAX_TILES, max(1, TILE_BYTES // n_bytes))
-        else:
-            n_bytes = (layer.struct.n_weights + 1) * itemsize
-            n_bytes = self._level.positions * (n_bytes + -n_bytes % more)  # of windows of a tile
-            n_tiles = min(MAX_TILES, max(1, WINDOW_BYTES // n_bytes))
         call = CallStruct(
             n_images=len(images),
             images=address(images),
             strides=images.strides,
             pixel=self._library.pixels[images.dtype],
-            tiles=None if tiles is None else address(tiles),
-            n_copies=count_copies(layer.struct.n_weights),
-            n_tiles=n_tiles,
-            pixels=address(empty("pixels", (band.n_numbers * itemsize + more,), BYTES)),
-            windows=address(empty("windows", (n_tiles * n_bytes + more,), BYTES)),
         )
+        tiles = layer.find_tiles(images.dtype)
+        if tiles is not None:
+            call.tiles, call.pixel_terms = address(tiles.weights), tiles.pixel_terms
+            call.n_steps, call.n_rest = tiles.n_steps, tiles.n_rest
+            n_bytes, size = self._level.tile_windows * tiles.window_bytes, TILE_BYTES
+            more += (layer.struct.n_weights + STEP) * itemsize
+        else:
+            n_bytes = (layer.struct.n_weights + 1) * itemsize
+            n_bytes = self._level.positions * (n_bytes + -n_bytes % more)  # of windows of a tile
+            size = WINDOW_BYTES
+        call.n_tiles = min(MAX_TILES, max(1, size // n_bytes))
+        pixel_bytes = itemsize + (2 * tiles.pixel_terms if tiles else 0)
+        n_numbers = -(-band.n_numbers // STEP) * STEP
+        call.pixels = address(empty("pixels", (n_numbers * pixel_bytes + more,), BYTES))
+        call.windows = address(empty("windows", (call.n_tiles * n_bytes + more,), BYTES))
         if sums is not None:
             call.sums = address(sums)
         if out is not None:
@@ -253,12 +257,14 @@ class PackedLayer:
     def __init__(self, layer: Layer, library: NativeLibrary, level: Level) -> None:
         *_, k = layer.kernels.shape
         dtype, lanes = layer.kernels.dtype, level.vector_bytes // layer.kernels.itemsize
+        self._library, self._has_tiles = library, bool(level.tile_windows)
+        self._tiles: dict[int, Tiles | None] = {}
         self.n_padded = -(-k // lanes) * lanes
         kernels = layer.kernels.reshape(-1, k)
-        self._kernels = kernels
         sums = kernels.sum(axis=0, dtype=np.float64)
         rows = np.zeros((len(kernels) + 1, self.n_padded), dtype)
         rows[:-1, :k], rows[-1, :k] = kernels, sums
+        self._rows = rows
         # Panels of two vectors of kernels, and perhaps one of a single vector
         starts = range(0, self.n_padded, 2 * lanes)
         self._weights = aligned_empty(rows.size, dtype)
@@ -298,75 +304,58 @@ class PackedLayer:
             eps=layer.eps,
         )
 
-    @property
-    def tile_pitch(self) -> int:
-        """Number of weights of a kernel, filled up to whole tiles."""
-        return -(-len(self._kernels) // STEP) * STEP
-
-    @cached_property
-    def tiles(self) -> np.ndarray | None:
-        """Weights as sums of three numbers in bfloat16, for a matrix unit.
+    def find_tiles(self, dtype: np.dtype) -> Tiles | None:
+        """Return the weights for a matrix unit and pixels of a dtype.
 
         None if it would be slower than vectors, or less accurate: it takes subnormal numbers for 0.
         """
-        d, k = self._kernels.shape
-        if self._kernels.dtype != np.float32 or d > MAX_TILE_WEIGHTS or d * k < MIN_TILE_PRODUCTS:
+        n_terms = min(dtype.itemsize, 3)
+        if n_terms == 2 and self.struct.is_normalized:  # divided, so that all digits are needed
+            n_terms = 3
+        if n_terms not in self._tiles:
+            self._tiles[n_terms] = self._pack_tiles(n_terms)
+        return self._tiles[n_terms]
+
+    def _pack_tiles(self, pixel_terms: int) -> Tiles | None:
+        d, k = self.struct.n_weights, self.struct.n_kernels
+        is_slow = d * k < MIN_TILE_PRODUCTS
+        if pixel_terms > 1:
+            is_slow = d * k < MIN_TERM_PRODUCTS or d < MIN_TERM_WEIGHTS
+        if not self._has_tiles or self.struct.is_double or d > MAX_TILE_WEIGHTS or is_slow:
             return None
-        sizes = np.abs(self._kernels)
+        sizes = np.abs(self._rows[:-1])
         is_normal = (sizes >= MIN_TILE_WEIGHT) & (sizes <= 1 / MIN_TILE_WEIGHT)
         if not (is_normal | (sizes == 0)).all():
             return None
-        # Few kernels at a time: large temporary arrays would be new memory each time.
-        parts = [
-            panel
-            for start in range(0, self.n_padded, 8 * TILE)
-            for panel in pack_tiles(self._kernels[:, start : start + 8 * TILE])
-        ]
-        n_pairs = sum(part.size for part in parts)
-        return np.concatenate(parts, out=aligned_empty(n_pairs, np.dtype(np.uint32)))
+        has_offset = pixel_terms > 1 and not self.struct.is_normalized
+        n_steps, n_rest = divmod(d + has_offset, STEP)
+        rest_steps = ceil(N_PRODUCTS[pixel_terms] * n_rest / STEP)
+        if rest_steps == N_PRODUCTS[pixel_terms]:  # as many products as in a step of all terms
+            n_steps, n_rest, rest_steps = n_steps + 1, 0, 0
+        n_weights = (n_steps * N_TERMS + rest_steps) * STEP
+        weights = aligned_empty(n_weights * self.n_padded, np.dtype(np.uint16))
+        weights.fill(0)
+        self._library.pack_tiles(
+            address(self._rows),
+            d + has_offset,
+            self.n_padded,
+            pixel_terms,
+            n_steps,
+            address(weights),
+        )
+        window_bytes = (n_steps * pixel_terms + rest_steps) * STEP * 2
+        return Tiles(weights, pixel_terms, n_steps, n_rest, window_bytes)
 
 
-def pack_tiles(kernels: np.ndarray) -> list[np.ndarray]:
-    """Return panels of weights, (d, k), as sums of three numbers in bfloat16 for a matrix unit."""
-    d, k = kernels.shape
-    shape = STEP, -(-k // TILE) * TILE
-    rest = np.zeros((-(-d // STEP) * STEP, shape[1]), np.float32)
-    rest[:d, :k] = kernels
-    terms = np.empty((3, *rest.shape), np.uint16)
-    for term in terms:  # Each term has the first 8 binary digits of the rest.
-        bits = rest.view(np.uint32)
-        np.right_shift(bits, 16, out=term, casting="unsafe")
-        rest -= (bits & 0xFFFF0000).view(np.float32)
-    steps = terms.reshape(3, -1, *shape).swapaxes(0, 1).reshape(-1, *shape)
-    n_copies, n_rest = count_copies(d), d % STEP
-    if n_copies > 1:  # The terms of the last step follow one another.
-        last = np.zeros((-(-3 // n_copies), *shape), np.uint16)
-        for i in range(3):
-            start = i % n_copies * n_rest
-            last[i // n_copies, start : start + n_rest] = terms[i, d - n_rest : d]
-        steps = np.concatenate([steps[:-3], last])
-    pairs = steps[:, 1::2].astype(np.uint32) << 16 | steps[:, ::2]
-    return [
-        pairs[:, :, start : start + 2 * TILE]
-        .reshape(len(pairs), STEP // 2, -1, TILE)
-        .swapaxes(1, 2)
-        .ravel()
-        for start in range(0, shape[1], 2 * TILE)
-    ]
+class Tiles(NamedTuple):
+    """Weights for a matrix unit, and what `CallStruct` says about them."""
 
-
-def count_copies(n_weights: int) -> int:
-    """Return how many copies of the last numbers of a window fit into the last step of tiles.
-
-    Each is multiplied by another term of the weights, so that the step needs fewer products.
-
-    Examples
-    --------
-    >>> [count_copies(n) for n in (9, 32 + 16, 64 + 17, 96)]
-    [3, 2, 1, 1]
-    """
-    n_rest = n_weights % STEP
-    return min(3, STEP // n_rest) if n_rest else 1
+    weights: np.ndarray
+    pixel_terms: int
+    n_steps: int
+    n_rest: int
+    window_bytes: int
+    """Size of the terms of a window."""
 
 
 class CellPart(NamedTuple):
@@ -403,17 +392,9 @@ class Band:
         runs = np.concatenate([starts, np.full_like(starts, length)], axis=1, dtype=np.int64)
         spans = np.array([(*cell.rows, *cell.columns, *cell[2:]) for cell in cells], np.int64)
         spans -= [top, top, left, left, 0, 0]
-        last = numbers.ravel()[numbers.size // STEP * STEP :]
-        copies = [last] * (count_copies(numbers.size) - 1)
-        pieces = _pieces(np.concatenate([numbers.ravel(), *copies]))
-        self._arrays = (
-            rows.pixels,
-            segments,
-            numbers,
-            runs,
-            pieces,
-            spans,
-        )  # The structure points to them.
+        pieces = _pieces(numbers.ravel())
+        # The structure points to these arrays.
+        self._arrays = rows.pixels, segments, numbers, runs, pieces, spans
         self.struct = BandStruct(
             n_rows=rows.n_pixels,
             rows=address(rows.pixels),

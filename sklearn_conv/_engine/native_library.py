@@ -19,12 +19,15 @@ from sklearn_conv._engine.activation import ACTIVATIONS, Function
 from sklearn_conv._engine.layer import Layer
 from sklearn_conv._engine.pooling import POOLINGS, Pooling
 
-INTERFACE = 6
+INTERFACE = 7
 """Version of the interface in ``native/core.h``."""
 
 MAX_TILES, MAX_OUTPUTS = 8, 32
 """Limits in ``native/core.h``: tiles that use the same weights one after the other, and outputs
 of a layer."""
+
+STEP, N_TERMS = 32, 3
+"""For a matrix unit, as in ``native/core.h``: numbers of a window in a tile, terms of a weight."""
 
 GROUP = 16
 """Number of columns by which rows of features are multiplied at once, as in ``native/core.h``."""
@@ -74,8 +77,8 @@ class CallStruct(Structure):
     """Images, buffers, and the place of the result."""
 
     _fields_: ClassVar = _fields(
-        "n_images images* strides pixel out* out_strides sums* tiles* n_copies n_tiles pixels* "
-        "windows* cell_sums*",
+        "n_images images* strides pixel out* out_strides sums* tiles* pixel_terms n_steps "
+        "n_rest n_tiles pixels* windows* cell_sums*",
         strides=c_int64 * 4,
         out_strides=c_int64 * 5,
     )
@@ -144,6 +147,11 @@ class NativeLibrary:
         self.pixels[np.dtype(bool)] = self.pixels[np.dtype(np.uint8)]
         self.levels: list[Level] = []
         """Instruction sets that this processor has, the best one first."""
+        pack = library.sklearn_conv_pack_tiles
+        pack.restype = None
+        pack.argtypes = [c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p]
+        self.pack_tiles: Callable[..., None] = pack
+        """Write weights for a matrix unit."""
         find_level = library.sklearn_conv_level
         find_level.restype = c_char_p
         while name := find_level(c_int64(len(self.levels)), byref(level := Level())):
