@@ -100,7 +100,8 @@ def find_components(landmarks: np.ndarray, generator: np.random.RandomState) -> 
     if not 2 * N_COMPONENTS < n_features <= 8 * N_COMPONENTS:
         return None
     rows, others = np.split(landmarks[: N_ROWS + N_SAMPLE], [-N_SAMPLE])
-    products = np.zeros((n_features, n_features), landmarks.dtype, order="F")
+    with as_memory_error(REMEDY):
+        products = np.zeros((n_features, n_features), landmarks.dtype, order="F")
     for block in gen_batches(len(rows), N_COLUMNS):
         lapack.syrk(rows[block].T, products)
     total = products.trace()
