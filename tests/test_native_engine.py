@@ -449,6 +449,22 @@ def test_pixels_of_all_magnitudes_are_as_accurate_as_in_float32(level, size, wei
 
 
 @needs_library
+@levels
+@pytest.mark.parametrize("dtype", ["u2", "f4"])
+def test_a_large_offset_costs_no_precision(level, dtype):
+    """It is subtracted from windows, and the sums of the kernels are not exactly 0."""
+    images = (40_000 + 50 * RNG.standard_normal((2, 30, 40, 3))).astype(dtype)
+    kernels = RNG.standard_normal((5, 5, 3, 40))
+    kernels -= kernels.mean(axis=(0, 1, 2))
+    kernels[..., 0] += 0.001
+    layer = make_layer((30, 40), kernels)
+    maps = compute(NativeEngine(layer, choice.LIBRARY, level), layer, images)[:, :, :, 0, 0]
+    exact = conv2d(images.astype(np.float64), layer.kernels.astype(np.float64))
+    error = np.abs(maps - exact).max(axis=(0, 1, 2))
+    assert (error <= 2e-6 * np.abs(exact).max(axis=(0, 1, 2))).all()
+
+
+@needs_library
 @pytest.mark.parametrize("value", [1e-42, 1e-15, 1e15, np.inf, np.nan])
 def test_an_image_with_pixels_that_a_matrix_unit_does_not_take_is_computed_by_vectors(value):
     vectors = next(level for level in LEVELS if not level.tile_windows)
