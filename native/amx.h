@@ -68,17 +68,19 @@ struct Operands {
   const Bfloat16* windows;
   const Bfloat16* weights;
   int64_t pitch;  // numbers of a window
-  int64_t n_steps, rest_steps, pixel_terms;
+  int64_t pixel_terms, n_steps, n_rest;  // as in Call
+  int64_t rest_steps;
   int64_t n_vectors;  // of a window before it is divided into terms
 
   explicit Operands(const Call& call)
       : windows(static_cast<const Bfloat16*>(call.windows)),
         weights(static_cast<const Bfloat16*>(call.tiles)),
+        pixel_terms(call.pixel_terms),
         n_steps(call.n_steps),
-        pixel_terms(call.pixel_terms) {
+        n_rest(call.n_rest) {
     int64_t n_products = 0;
     for (int64_t term = 0; term < pixel_terms; term++) n_products += N_TERMS - term;
-    rest_steps = (n_products * call.n_rest + STEP - 1) / STEP;
+    rest_steps = (n_products * n_rest + STEP - 1) / STEP;
     pitch = (n_steps * pixel_terms + rest_steps) * STEP;
     n_vectors = n_steps + (rest_steps > 0);
   }
@@ -172,7 +174,7 @@ inline __m512i load_piece(const Piece* piece, const void* window, int64_t first)
 }
 
 // Read the next vector of a window, filled up with zeros, of each of X terms
-template <int X = 1>
+template <int X>
 inline void next_vectors(const Piece*& piece, const void* window, int64_t to_next_term, __m512i (&terms)[X]) {
 #pragma GCC unroll 3
   for (int term = 0; term < X; term++) terms[term] = load_piece(piece, window, term * to_next_term);
@@ -191,8 +193,8 @@ inline __mmask32 lanes_inside(int64_t n, int64_t j) {
 // Store terms of STEP numbers of a window. Those of the rest are stored once for each of their products, one after
 // the other, filled up with zeros.
 template <int X>
-inline __attribute__((always_inline)) void store_terms(const Call& call, int64_t step, const __m512i (&terms)[X],
-                                                       const Operands& sizes, Bfloat16* window) {
+inline __attribute__((always_inline)) void store_terms(int64_t step, const __m512i (&terms)[X], const Operands& sizes,
+                                                       Bfloat16* window) {
   window += step * X * STEP;
   if (step < sizes.n_steps) {
 #pragma GCC unroll 3
@@ -200,19 +202,21 @@ inline __attribute__((always_inline)) void store_terms(const Call& call, int64_t
     return;
   }
   _mm512_store_si512(window + (sizes.rest_steps - 1) * STEP, _mm512_setzero_si512());
-  const __mmask32 lanes = lanes_inside(call.n_rest, 0);
+  const __mmask32 lanes = lanes_inside(sizes.n_rest, 0);
 #pragma GCC unroll 3
   for (int term = 0; term < X; term++)
-    for (int64_t i = term; i < N_TERMS; i++, window += call.n_rest) _mm512_mask_storeu_epi16(window, lanes, terms[term]);
+    for (int64_t i = term; i < N_TERMS; i++, window += sizes.n_rest)
+      _mm512_mask_storeu_epi16(window, lanes, terms[term]);
 }
 
 // Copy a window as terms, and return the factor of its responses
-inline float fill_window(const Image<Bfloat16>& image, const Operands& sizes, const Bfloat16* source, Bfloat16* window) {
+inline float fill_window(const Image<Bfloat16>& image, const Operands& sizes, const Bfloat16* source,
+                         Bfloat16* window) {
   const Piece* piece = image.band.pieces;
   for (int64_t step = 0; step < sizes.n_vectors; step++) {
     __m512i x[1];
     next_vectors(piece, source, 0, x);
-    store_terms(image.call, step, x, sizes, window);
+    store_terms(step, x, sizes, window);
   }
   return 1;
 }
@@ -232,7 +236,7 @@ inline float fill_window(const Image<int16_t>& image, const Operands& sizes, con
     const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_castsi512_si256(x)));
     const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(x, 1)));
     const __m512i exact[] = {(__m512i)_mm512_cvtne2ps_pbh(high, low)};
-    store_terms(image.call, step, exact, sizes, window);
+    store_terms(step, exact, sizes, window);
   }
   const int64_t sum = _mm512_reduce_add_epi32(sums), square = _mm512_reduce_add_epi32(squares);
   const double variance = double(d * square - sum * sum) / (double(d) * double(d));
@@ -278,15 +282,16 @@ inline float fill_window(const Image<float>& image, const Operands& sizes, const
     float* const copy = static_cast<float*>(image.call.windows) + image.call.n_tiles * TILE_WINDOWS * sizes.pitch / 2;
     change_window(layer, image.band, source, offset, length, copy);
     for (int64_t j = layer.n_weights + 1; j < length; j++) copy[j] = 0;
-    divide<X>(copy, length, [&](int64_t j, const auto& terms) { store_terms(image.call, j / STEP, terms, sizes, window); });
+    divide<X>(copy, length, [&](int64_t j, const auto& terms) { store_terms(j / STEP, terms, sizes, window); });
     return 1;
   }
-  const Bfloat16* const first_terms = reinterpret_cast<const Bfloat16*>(image.pixels + n_pixels) + (source - image.pixels);
+  const Bfloat16* const terms_of_pixels = reinterpret_cast<const Bfloat16*>(image.pixels + n_pixels);
+  const Bfloat16* const first_terms = terms_of_pixels + (source - image.pixels);
   const Piece* piece = image.band.pieces;
   for (int64_t step = 0; step < sizes.n_vectors; step++) {
     __m512i terms[X] = {};
     if (step * STEP < layer.n_weights) next_vectors(piece, first_terms, n_pixels, terms);
-    store_terms(image.call, step, terms, sizes, window);
+    store_terms(step, terms, sizes, window);
   }
   return 1;
 }
@@ -494,7 +499,8 @@ void compute_in_tiles(const Layer& layer, const Band& band, const Call& call) {
         compute_image<float>(layer, band, call, number);
         continue;
       }
-      if (!layer.is_normalized) call.pixel_terms == 2 ? divide_pixels<2>(pixels, n_pixels) : divide_pixels<3>(pixels, n_pixels);
+      if (!layer.is_normalized)
+        call.pixel_terms == 2 ? divide_pixels<2>(pixels, n_pixels) : divide_pixels<3>(pixels, n_pixels);
       source.may_have_offset = !layer.is_normalized && may_have_offset(layer, band, pixels);
     } else if (call.pixel == PIXEL_u1) {
       copy_pixels<uint8_t, P>(layer, band, image, call.strides, pixels);

@@ -544,12 +544,29 @@ def test_a_matrix_unit_computes_what_it_computes_accurately(dtype):
         expected = bool(level.tile_windows) and dtype != "f8"
         for scale, is_normal in ((1, True), (1e-35, False), (1e30, False)):
             kernels = RNG.standard_normal((6, 6, 3, 64)) * scale
-            packed = PackedLayer(make_layer((9, 9), kernels), choice.LIBRARY, level)
-            if dtype == "f8":
-                double = replace(make_layer((9, 9), kernels), kernels=kernels)
-                packed = PackedLayer(double, choice.LIBRARY, level)
+            layer = make_layer((9, 9), kernels)
+            layer = replace(layer, kernels=kernels) if dtype == "f8" else layer
+            packed = PackedLayer(layer, choice.LIBRARY, level)
             is_used = packed.find_tiles(np.dtype(dtype)) is not None
             assert is_used == (expected and is_normal)
+
+
+@pytest.mark.skipif("AMX" not in [level.name for level in LEVELS], reason="needs AMX")
+@pytest.mark.parametrize(
+    ("dtype", "shape", "is_used"),
+    [
+        ("u1", (3, 3, 3, 8), False),
+        ("u1", (3, 3, 3, 16), True),
+        ("u2", (5, 5, 1, 39), False),
+        ("f4", (5, 5, 1, 40), True),
+        ("f4", (3, 3, 2, 90), False),
+    ],
+)
+def test_few_products_are_computed_by_vectors(dtype, shape, is_used, monkeypatch):
+    for name, least in (("TILE_PRODUCTS", 400), ("TERM_PRODUCTS", 1000), ("TERM_WEIGHTS", 24)):
+        monkeypatch.setattr(native_engine, f"MIN_{name}", least)
+    packed = PackedLayer(make_layer((9, 9), RNG.standard_normal(shape)), choice.LIBRARY, LEVELS[0])
+    assert (packed.find_tiles(np.dtype(dtype)) is not None) == is_used
 
 
 # ---- Bands ---------------------------------------------------------------------------------------

@@ -309,7 +309,7 @@ class PackedLayer:
 
         None if it would be slower than vectors, or less accurate: it takes subnormal numbers for 0.
         """
-        n_terms = min(dtype.itemsize, 3)
+        n_terms = min(dtype.itemsize, 3)  # each of 8 binary digits
         if n_terms == 2 and self.struct.is_normalized:  # divided, so that all digits are needed
             n_terms = 3
         if n_terms not in self._tiles:
