@@ -50,7 +50,7 @@ SKLEARN_CONV_DATA ?= data
 help:
 	@echo "make native        build the library of the native engine; the other commands do so when it has changed"
 	@echo "make demo          grid search over stride and kernel size on the digits, with a picture"
-	@echo "make test          all tests: units, doctests, the README's code (about 6 minutes)"
+	@echo "make test          all tests: units, doctests, the README's code (about 4 minutes)"
 	@echo "make test-long     all tests, with 3,000 and more new examples for each property (SEED=...)"
 	@echo "make test-minimum  the tests on the oldest supported versions"
 	@echo "make test-no-compiler  some tests of an installation without a compiler (1 minute)"

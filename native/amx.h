@@ -30,12 +30,10 @@ struct Configuration {
 };
 
 // AddressSanitizer does not see what these instructions access, so the ends of the rows are read for it.
-inline void check_tile(const void* first_row, int64_t step) {
+inline void check_tile([[maybe_unused]] const void* first_row, [[maybe_unused]] int64_t step) {
 #ifdef __SANITIZE_ADDRESS__
   for (int row = 0; row < TILE; row++)
     for (int byte = 0; byte < 64; byte += 63) (void)*(static_cast<const volatile char*>(first_row) + row * step + byte);
-#else
-  (void)first_row, (void)step;
 #endif
 }
 
@@ -78,8 +76,7 @@ struct Operands {
         pixel_terms(call.pixel_terms),
         n_steps(call.n_steps),
         n_rest(call.n_rest) {
-    int64_t n_products = 0;
-    for (int64_t term = 0; term < pixel_terms; term++) n_products += N_TERMS - term;
+    const int64_t n_products = pixel_terms * (2 * N_TERMS + 1 - pixel_terms) / 2;
     rest_steps = (n_products * n_rest + STEP - 1) / STEP;
     pitch = (n_steps * pixel_terms + rest_steps) * STEP;
     n_vectors = n_steps + (rest_steps > 0);

@@ -20,7 +20,7 @@
 // The choices that the library knows, each a line in a table. Python asks for the names, and uses
 // NumPy for other choices. Their numbers are FUNCTION_relu, POOLING_mean, PIXEL_f4 and so on.
 
-// Functions that an activation applies to the responses: (name, result for a vector z). NaN stays NaN.
+// Functions that an activation applies to the responses: (name, result for a vector z). NaN stays NaN, except for step.
 #define FUNCTIONS(LINE)             \
   LINE(identity, z)                 \
   LINE(relu, positive(z))           \

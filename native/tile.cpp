@@ -414,9 +414,16 @@ double large_deviation(const T* x, int64_t d, double eps) {
   return largest * __builtin_sqrt((variance > 0 ? variance : 0) + eps / largest / largest);
 }
 
+template <class T>
+double add_lanes(const Vector<T>& values) {
+  double sums[4] = {};
+  for (int i = 0; i < Types<T>::lanes; i++) sums[i % 4] += values[i];
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
 // Divide a window by sqrt(variance + eps). The kernels have zero mean, so one of its pixels is
-// subtracted instead of the mean: a constant window becomes exactly 0, and an offset does not make
-// the variance inaccurate. The window is in a buffer of `pitch` numbers, a multiple of a vector.
+// subtracted instead of the mean: a constant window becomes exactly 0, and an offset does not make the
+// mean inaccurate. The window is in a buffer of `pitch` numbers, a multiple of a vector.
 template <class T>
 void normalize(const Layer& layer, T* window, int64_t pitch) {
   constexpr int lanes = Types<T>::lanes;
@@ -430,15 +437,20 @@ void normalize(const Layer& layer, T* window, int64_t pitch) {
     sums += x;
     squares += x * x;
   }
-  double sum[4] = {}, square[4] = {};
-  for (int i = 0; i < lanes; i++) {
-    sum[i % 4] += sums[i];
-    square[i % 4] += squares[i];
+  const double mean = add_lanes<T>(sums) / d, square = add_lanes<T>(squares) / d;
+  double variance = square - mean * mean;
+  if (variance < square / 16) {  // The pixel that was subtracted is far from the others.
+    for (int64_t j = d; j < pitch; j++) window[j] = T(mean);  // becomes 0
+    squares = Vector<T>{};
+    for (int64_t j = 0; j < pitch; j += lanes) {
+      const Vector<T> x = load(window + j) - T(mean);
+      store(window + j, x);
+      squares += x * x;
+    }
+    variance = add_lanes<T>(squares) / d;
   }
-  const double mean = ((sum[0] + sum[1]) + (sum[2] + sum[3])) / d;
-  const double variance = ((square[0] + square[1]) + (square[2] + square[3])) / d - mean * mean;
-  const double deviation = variance <= __DBL_MAX__ ? __builtin_sqrt((variance > 0 ? variance : 0) + layer.eps)
-                                                   : large_deviation(window, d, layer.eps);
+  const double deviation =
+      variance <= __DBL_MAX__ ? __builtin_sqrt(variance + layer.eps) : large_deviation(window, d, layer.eps);
   const T factor = T(1 / deviation);
   for (int64_t j = 0; j < pitch; j += lanes) store(window + j, load(window + j) * factor);
 }

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from sklearn_conv._array_api import library_name
 from sklearn_conv._pixels import WIDEST
 from sklearn_conv._validation import check_integer, is_dask, parameter_error
-from sklearn_conv._warnings import say_once
+from sklearn_conv._warnings import EVERYTHING, say_once
 
 BATCH_BYTES = 2**24
 """Approximate size of the rows of X, or of their features, in a batch."""
@@ -100,7 +100,8 @@ def transform_batches(
         raise ValueError("X has no rows; transform_batches needs at least one.")
     if batch_size is None:
         first = _rows(X, slice(1))
-        n_bytes = max(_size(first), _size(estimator.transform(first)))
+        with say_once(EVERYTHING):  # The first batch contains this row.
+            n_bytes = max(_size(first), _size(estimator.transform(first)))
         batch_size = max(1, BATCH_BYTES // max(1, n_bytes))
     length = check_integer(owner, "batch_size", batch_size, 1)
     return _transform(estimator, X, gen_batches(n, length))
@@ -111,7 +112,7 @@ def _transform(estimator: Any, X: Any, batches: Iterator[slice]) -> Iterator[tup
     for rows in batches:
         with say_once(said):
             features = estimator.transform(_rows(X, rows))
-        yield rows, features
+        yield rows, np.asarray(features) if hasattr(features, "columns") else features
 
 
 def _rows(X: Any, rows: slice) -> Any:

@@ -20,7 +20,7 @@ from dask.highlevelgraph import HighLevelGraph as HighLevelGraph
 from sklearn_conv._engine.threads import one_blas_thread
 
 SAMPLE_BYTES = 32 * 2**20
-"""Approximate size of the images that are computed in ``fit``."""
+"""Approximate size of the images that are computed in ``fit``, at most."""
 
 N_RUNS = 8
 """Number of runs of consecutive images that are computed in ``fit``."""
@@ -43,19 +43,20 @@ def check_dask_array(X: Any) -> None:
 
 
 def sample_images(X: Any, rng: np.random.RandomState) -> np.ndarray:
-    """Compute a sample of the images: a run of consecutive images from each of 8 parts of X.
+    """Compute a sample of the images: a run of consecutive images from each of up to 8 parts of X.
 
     If X is small, all images are computed. The sample does not depend on the chunks, unless their
     lengths are unknown.
     """
-    n_images = max(N_RUNS, int(SAMPLE_BYTES // (prod(X.shape[1:]) * X.dtype.itemsize)))
+    n_images = max(1, int(SAMPLE_BYTES // (prod(X.shape[1:]) * X.dtype.itemsize)))
     if isnan(X.shape[0]):
         return _sample_blocks(X, n_images, rng)
     n = X.shape[0]
     if n <= n_images:
         return _join(dask.compute(X))
-    length = n_images // N_RUNS
-    edges = np.linspace(0, n, N_RUNS + 1).astype(int)
+    n_runs = min(N_RUNS, n_images)
+    length = n_images // n_runs
+    edges = np.linspace(0, n, n_runs + 1).astype(int)
     starts = [int(rng.randint(a, max(a, b - length) + 1)) for a, b in pairwise(edges)]
     runs = dask.compute(*[X[start : start + length] for start in starts])
     return _join(runs)
@@ -66,11 +67,12 @@ def _sample_blocks(X: Any, n_images: int, rng: np.random.RandomState) -> np.ndar
     blocks = whole_rows(X).to_delayed().ravel()
     images: list[np.ndarray] = []
     order = rng.permutation(len(blocks))
-    for start in range(0, len(order), N_RUNS):
-        few = [blocks[i] for i in order[start : start + N_RUNS]]
+    n_runs = min(N_RUNS, n_images)
+    for start in range(0, len(order), n_runs):
+        few = [blocks[i] for i in order[start : start + n_runs]]
         length = -(-n_images // len(few))
         images += dask.compute(*[block[:length] for block in few])
-        if sum(map(len, images)) >= n_images // 2:
+        if sum(map(len, images)) >= max(1, n_images // 2):
             break
     if not any(map(len, images)):
         raise ValueError("All chunks of X are empty.")

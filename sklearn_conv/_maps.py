@@ -31,7 +31,7 @@ from sklearn_conv._progress import Progress
 from sklearn_conv._scenes import Scene, open_scene
 from sklearn_conv._transformer import StridedConv2DTransformer
 from sklearn_conv._validation import cast_numbers, check_name, check_pair, parameter_error
-from sklearn_conv._warnings import say_once, warn
+from sklearn_conv._warnings import EVERYTHING, say_once, warn
 
 OWNER = "predict_map"
 
@@ -64,7 +64,7 @@ def predict_map(
     model : Pipeline or StridedConv2DTransformer
         Fitted on tiles of one size. Its features come from a `StridedConv2DTransformer` at the
         start of a pipeline, or from several side by side in a `~sklearn.pipeline.FeatureUnion`.
-        All other steps may be anything.
+        Steps before it must keep the height and width of tiles; all others may be anything.
     scene : array-like, rasterio dataset or xarray.DataArray
         A single image of any size, as in `tile_scene`. It is read in blocks.
     step : int or (rows, columns)
@@ -130,7 +130,7 @@ def predict_map(
     step = check_pair(OWNER, "step", step, 1)
     opened = open_scene(scene, OWNER, scale)
     model = getattr(model, "best_estimator_", model)
-    transformers = [*_find_transformers(model)]
+    transformers = [transformer for transformer, _ in _find_transformers(model)]
     if not transformers:
         rule = "a Pipeline, or a FeatureUnion, that contains a StridedConv2DTransformer"
         raise parameter_error(TypeError, OWNER, "model", rule, model)
@@ -138,7 +138,7 @@ def predict_map(
         names = [name for name in METHODS if hasattr(model, name)]
         rule = f"the name of a method that the model has: {' or '.join(names)}"
         raise parameter_error(ValueError, OWNER, "method", rule, method)
-    size = _find_size(transformers, opened)
+    size = _find_size(model, transformers[0], opened)
     ignores_missing = all(transformer.missing == MISSING for transformer in transformers)
     tiles = _Tiles(opened, size, step, ignores_missing)
     try:
@@ -193,9 +193,8 @@ class _Result:
 
     def predict(self, group: _Group) -> None:
         """Predict the tiles of a group."""
-        for start, stop in cut_span((0, len(group.rows)), group.length):
-            self._put(group, group.rows[start:stop])
-        for rows in filter(len, group.attempts):
+        self._put(group, group.rows)
+        for rows in group.attempts:
             with suppress(ValueError):
                 self._put(group, rows)
 
@@ -213,14 +212,19 @@ class _Result:
         return np.ma.array(values, mask=np.broadcast_to(mask, values.shape))
 
     def _put(self, group: _Group, rows: np.ndarray) -> None:
-        predicted = np.asarray(group.call(rows))
-        if self._values is None:
-            shape = len(self._is_known), *predicted.shape[1:]
-            nothing = np.nan if predicted.dtype.kind == "f" else np.zeros((), predicted.dtype)
-            self._values = np.full(shape, nothing, predicted.dtype)
-        numbers = group.numbers[rows]
-        self._values[numbers] = predicted
-        self._is_known[numbers] = True
+        for start, stop in cut_span((0, len(rows)), group.length):
+            predicted = group.call(rows[start:stop])
+            if isinstance(predicted, list):
+                rule = "that of a model with one target, because it returns a list for several"
+                raise parameter_error(TypeError, OWNER, "method", rule, predicted)
+            predicted = np.asarray(predicted)
+            if self._values is None:
+                shape = len(self._is_known), *predicted.shape[1:]
+                nothing = np.nan if predicted.dtype.kind == "f" else np.zeros((), predicted.dtype)
+                self._values = np.full(shape, nothing, predicted.dtype)
+            numbers = group.numbers[rows[start:stop]]
+            self._values[numbers] = predicted
+            self._is_known[numbers] = True
 
 
 class _Tiles:
@@ -281,31 +285,58 @@ class _Tiles:
         return n_missing < prod(self.size) if self.ignores_missing else n_missing == 0
 
 
-def _find_transformers(step: Any) -> Iterator[StridedConv2DTransformer]:
-    """Yield the transformers that receive tiles."""
+def _find_transformers(
+    step: Any, tiles: Any = None
+) -> Iterator[tuple[StridedConv2DTransformer, Any]]:
+    """Yield the transformers that receive tiles, and tiles as they arrive, if some are passed."""
     if isinstance(step, StridedConv2DTransformer):
         check_is_fitted(step)
         require_numpy_model(OWNER, step.kernels_)
-        yield step
+        yield step, tiles
     elif isinstance(step, FeatureUnion):
         for _, part in step.transformer_list:
-            yield from _find_transformers(part)
+            yield from _find_transformers(part, tiles)
     elif isinstance(step, Pipeline):
         for _, part in step.steps:
-            found = [*_find_transformers(part)]
+            found = [*_find_transformers(part, tiles)]
             yield from found
             if found:
                 return
+            if tiles is not None and part not in (None, "passthrough"):
+                tiles = part.transform(tiles)
 
 
-def _find_size(transformers: Sequence[StridedConv2DTransformer], scene: Scene) -> tuple[int, int]:
+def _check_shapes(model: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Raise ValueError if steps before the transformers change the shape of tiles."""
+    h, w, c = shape
+    for more in (0, 1):  # A step that scales to the size of the tiles changes others.
+        tiles, arrived = np.zeros((1, h + more, w + more, c), dtype), []
+        # A step that refuses the larger tiles knows their size.
+        with suppress(Exception), np.errstate(all="ignore"), say_once(EVERYTHING):
+            arrived = [np.shape(found) for _, found in _find_transformers(model, tiles)]
+        # Rows of pixels, and gray images without an axis of channels, keep the size.
+        others = [
+            found
+            for found in arrived
+            if found != tiles.shape and (len(found) == 4 or prod(found) != tiles.size)
+        ]
+        if others:
+            raise ValueError(
+                f"{OWNER} takes the size of the tiles from the transformer, but a step before it "
+                f"makes images of shape {others[0][1:]} of tiles of shape {tiles.shape[1:]}; apply "
+                "this step to the scene instead, and fit the model without it."
+            )
+
+
+def _find_size(model: Any, transformer: StridedConv2DTransformer, scene: Scene) -> tuple[int, int]:
     """Return the size of the tiles that the model was fitted on."""
-    h, w, c = transformers[0].image_shape_
+    h, w, c = transformer.image_shape_
     if h is None:
         raise ValueError(
             f"{OWNER} needs a model that was fitted on tiles of one size, but image_shape is "
             "'any'; fit it on tiles of one size."
         )
+    _check_shapes(model, (h, w, scene.shape[2]), scene.dtype)
     if c != scene.shape[2]:
         raise ValueError(
             f"The scene has {scene.shape[2]} channels, but the model was fitted on tiles with {c}; "
@@ -416,16 +447,20 @@ def _slide(
         block, n_missing = tiles.read(rows, columns)
         is_known = tiles.select(n_missing).ravel()
         watch.look_at_values(block[np.newaxis])
-        may_be_nan = np.zeros(prod(shape), bool)
+        is_empty = np.zeros((prod(shape), 1), bool)
         if is_known.any():
-            for look_up, engine in sources:
-                may_be_nan |= _look_ahead(look_up, engine, tiles, block, shape, is_known)
+            found = [_look_ahead(*source, tiles, block, shape, is_known) for source in sources]
+            is_empty = np.hstack(found)
+        # Whether a model accepts NaN may depend on the cells that are empty.
+        nan_rows = np.flatnonzero(is_known & is_empty.any(axis=1))
+        bits = np.packbits(is_empty[nan_rows], axis=1)
+        kinds, kind_of_row = np.unique(bits, axis=0, return_inverse=True)
         numbers = np.add.outer(np.arange(*rows) * tiles.grid[1], np.arange(*columns)).ravel()
         row_bytes = sum(engine.row_bytes for _, engine in sources)
         yield _Group(
             numbers=numbers,
-            rows=np.flatnonzero(is_known & ~may_be_nan),
-            attempts=[np.flatnonzero(is_known & may_be_nan)],
+            rows=np.flatnonzero(is_known & ~is_empty.any(axis=1)),
+            attempts=[nan_rows[kind_of_row.ravel() == kind] for kind in range(len(kinds))],
             length=max(1, ROWS_BYTES // row_bytes),
             call=getattr(replica, method),
         )
@@ -441,11 +476,15 @@ def _look_ahead(
     shape: tuple[int, int],
     is_known: np.ndarray,
 ) -> np.ndarray:
-    """Compute the features of the tiles of a block, and return which of these may be NaN."""
+    """Compute the features of the tiles of a block, and return which cells are empty, (n, cells).
+
+    The features of empty cells may be NaN.
+    """
     has_missing = block.dtype.kind == "f" and bool(np.isnan(block).any())
     image = block
     if has_missing and not tiles.ignores_missing:  # Tiles with missing pixels are not predicted.
-        image, has_missing = np.nan_to_num(block), False
+        low, high = np.nanmin(block), np.nanmax(block)  # Zeros would hide a large offset.
+        image, has_missing = np.where(np.isnan(block), max(low, high, key=abs), block), False
     with np.errstate(all="ignore"):
         features, is_empty = engine.compute(image, shape, has_missing, look_up.n_jobs)
         is_finite = np.isfinite(features).all(axis=(3, 4, 5)) | is_empty
@@ -459,7 +498,7 @@ def _look_ahead(
         ).ravel()
     parameters = check_parameters(look_up)
     look_up.features = flat.reshape(-1, *look_up._row_shape(look_up._feature_shape(parameters)))
-    return is_empty.any(axis=2).ravel()
+    return is_empty.reshape(prod(shape), -1)
 
 
 def _plan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +16,12 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_consistent_length
 
+from sklearn_conv._array_api import from_library, to_numpy
 from sklearn_conv._reading.sources import list_some
+from sklearn_conv._ridge.base import require_unmasked
+from sklearn_conv._ridge.labels import check_labels
+from sklearn_conv._ridge.moments import NoSolutionError
+from sklearn_conv._ridge.scores import check_coverage
 from sklearn_conv._validation import require
 from sklearn_conv._warnings import warn
 
@@ -65,7 +71,8 @@ def cross_val_table(
         - "predicted";
         - ``"probability_"`` and the class, for each class, if the model has ``predict_proba``;
         - "lower" and "upper", if its last step has ``predict_interval``;
-        - "novelty", if its last step has it, compared with the training images of the fold;
+        - "novelty", if its last step has it and was fitted on at most 16,384 features, compared
+          with the training images of the fold;
         - "fold", the number of the fold that contains the image, from 1;
         - "group", if there are groups.
 
@@ -100,14 +107,19 @@ def cross_val_table(
     >>> float((table["label"] == table["predicted"]).mean()) > 0.98
     True
     """
-    y = np.asarray(y)
+    require_unmasked(y)
+    y = np.asarray(from_library(y))
     paths = getattr(X, "paths", None) if paths is None else paths
     given = {"path": paths, "group": groups}
     named = {name: np.asarray(values) for name, values in given.items() if values is not None}
     require("cross_val_table", "y", y, "labels or numbers of shape (n,)", True, y.ndim == 1)
+    if is_classifier(estimator):
+        check_labels(y)
     check_consistent_length(X, y, *named.values())
-    splits = check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y, groups)
-    table = predict_folds(estimator, X, y, [*splits], coverage)
+    check_coverage("cross_val_table", coverage)
+    splits = [*check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y, groups)]
+    require("cross_val_table", "cv", cv, "a splitter with at least one fold", True, bool(splits))
+    table = predict_folds(estimator, X, y, splits, coverage)
     table = {name: named[name] for name in named if name == "path"} | table | named
     output = get_config()["transform_output"]
     return table if output == "default" else import_module(output).DataFrame(table)
@@ -137,16 +149,17 @@ def predict_folds(
         )
     is_classification = is_classifier(estimator)
     classes = np.unique(y) if is_classification else y[:0]
-    table = {"label" if is_classification else "target": y}
+    parts = []
     for fold, (train, test) in enumerate(splits, 1):
         model = clone(estimator).fit(_safe_indexing(X, train), _safe_indexing(y, train))
         model = getattr(model, "best_estimator_", model)
         features, last = _safe_indexing(X, test), model
         if isinstance(model, Pipeline) and len(model) > 1:
             features, last = model[:-1].transform(features), model[-1]
-        columns = {"predicted": last.predict(features)}
+        columns = {"predicted": to_numpy(last.predict(features))}
         if is_classification and hasattr(last, "predict_proba"):
-            probabilities = dict(zip(last.classes_, last.predict_proba(features).T, strict=True))
+            columns_of = to_numpy(last.classes_), to_numpy(last.predict_proba(features)).T
+            probabilities = dict(zip(*columns_of, strict=True))
             if missing := [str(name) for name in classes if name not in probabilities]:
                 warn(
                     f"No training image of fold {fold} has the class {list_some(missing)}, so that "
@@ -156,12 +169,16 @@ def predict_folds(
             for name in classes:
                 columns[f"probability_{name}"] = probabilities.get(name, zeros)
         elif hasattr(last, "predict_interval"):
-            columns["lower"], columns["upper"] = last.predict_interval(features, coverage).T
-        if hasattr(last, "novelty"):
-            columns["novelty"] = last.novelty(features)
+            ends = to_numpy(last.predict_interval(features, coverage))
+            columns["lower"], columns["upper"] = ends.T
+        if callable(getattr(last, "novelty", None)):  # It is a parameter of LocalOutlierFactor.
+            with suppress(NoSolutionError):  # More than 16,384 features have no sums.
+                columns["novelty"] = to_numpy(last.novelty(features))
         columns["fold"] = np.full(len(test), fold)
-        for name, values in columns.items():
-            table.setdefault(name, np.empty(len(y), values.dtype))[test] = values
+        parts.append(columns)
         after_fold(model, test, features)
         update(fold)
-    return table
+    order = np.argsort(np.concatenate([test for _, test in splits]))
+    names = [name for name in parts[0] if all(name in each for each in parts)]
+    joined = {name: np.concatenate([each[name] for each in parts])[order] for name in names}
+    return {"label" if is_classification else "target": y} | joined

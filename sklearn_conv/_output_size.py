@@ -144,7 +144,7 @@ def place_on_all(
     ``sizes`` maps the rows and columns of images to the number of the first such image, and
     ``kernels`` is ``(kh, kw, c, n_kernels)``.
     """
-    placed = []
+    first: list[Geometry] = []
     for size, number in sizes.items():
         try:
             geometries = place_views(parameters, size, kernels[:2])
@@ -154,8 +154,8 @@ def place_on_all(
             if len(sizes) == 1:
                 raise
             raise ValueError(f"X[{number}] of {size[0]} x {size[1]} pixels: {error}") from None
-        placed.append(geometries)
-    return placed[0]
+        first = first or geometries
+    return first
 
 
 def measure_output(

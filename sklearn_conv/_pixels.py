@@ -24,6 +24,12 @@ N_PIXELS = 16
 MAX_OTHERS = 2
 """Number of these pixels that may differ in images that are nearly constant."""
 
+MIN_IMAGES = 32
+"""Number of images of which pixels are compared, however many channels they have."""
+
+MAX_SAMPLED = 2**18
+"""Number of images times channels of which pixels are compared, unless there are fewer images."""
+
 PLACES = np.arange(N_VALUES) * np.power(1.2207440846057596, [[-1], [-2], [-3]]) % 1
 """Evenly spread points of the unit cube, (3, N_VALUES).
 
@@ -126,7 +132,7 @@ def find_not_finite(
     )
 
 
-def fill_masked(images: np.ma.MaskedArray) -> np.ndarray:
+def fill_masked(images: np.ndarray) -> np.ndarray:
     """Return images with NaN at masked values, in a float dtype that holds all others exactly."""
     if not np.ma.is_masked(images):
         return np.asarray(images)
@@ -165,7 +171,8 @@ def sample_images(images: Any, most: int) -> np.ndarray:
 
     The pixels of each image are in other places, and evenly spread in all images together.
     """
-    n, h, w, _ = images.shape
+    n, h, w, c = images.shape
+    most = min(most, max(MIN_IMAGES, MAX_SAMPLED // c))
     # Fractions of the golden ratio do not meet the same class each time where classes alternate.
     numbers = np.arange(n) if n <= most else np.arange(most) * 0.6180339887498949 % 1 * n
     y, x = (np.resize(each, (len(numbers), N_PIXELS)) for each in PLACES[1:])

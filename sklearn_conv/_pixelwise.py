@@ -10,6 +10,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any, NamedTuple, Self
 
@@ -18,18 +20,24 @@ from scipy.ndimage import uniform_filter1d
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GroupKFold
-from sklearn.utils import check_random_state, compute_sample_weight
+from sklearn.utils import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_conv._engine.symmetry import SYMMETRIES, View
-from sklearn_conv._parameters import check_parameters
+from sklearn_conv._engine.symmetry import SYMMETRIES
+from sklearn_conv._parameters import (
+    check_n_jobs,
+    check_parameters,
+    check_random_state,
+    make_generator,
+)
 from sklearn_conv._ridge.base import StreamingRidgeBase
 from sklearn_conv._ridge.classifier import StreamingRidgeClassifier
+from sklearn_conv._ridge.labels import align_labels
 from sklearn_conv._ridge.regressor import StreamingRidge
 from sklearn_conv._ridge.scores import find_temperature, log_softmax
 from sklearn_conv._transformer import StridedConv2DTransformer
-from sklearn_conv._validation import is_sequence, require
+from sklearn_conv._validation import is_dask, is_sequence, require
 from sklearn_conv._versions import API_LINK
 from sklearn_conv._warnings import EVERYTHING, say_once
 
@@ -80,6 +88,7 @@ class Tile(NamedTuple):
             slices.append(slice(max(begin, 0), min(end, length)))
             widths.append((max(-begin, 0), max(end - length, 0)))
         pixels = image[slices[0], slices[1]]
+        pixels = pixels.compute() if is_dask(pixels) else pixels  # NumPy would drop the mask.
         is_masked, pixels = np.ma.is_masked(pixels), np.asarray(pixels)
         if is_masked or (pixels.dtype.kind == "f" and not np.isfinite(pixels).all()):
             raise ValueError(
@@ -89,6 +98,18 @@ class Tile(NamedTuple):
             )
         pixels = pixels.reshape(*pixels.shape[:2], -1)
         return np.pad(pixels, [*widths, (0, 0)], mode="edge")
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image that is read when its pixels are needed."""
+
+    read: Callable[[int], Any]
+    number: int
+    shape: tuple[int, ...]
+
+    def __getitem__(self, area: Any) -> Any:
+        return self.read(self.number)[area]
 
 
 class PixelBase(BaseEstimator, ABC):
@@ -155,7 +176,7 @@ class PixelBase(BaseEstimator, ABC):
         labels, found = self._read_labels(images, y)
         self._require_labels(found)
         tiles = self._annotated(labels)
-        rng = check_random_state(self.random_state)
+        rng = make_generator(self.random_state)
         fitted = copy(self)
         fitted.n_channels_ = _channels(images[0])
         fitted._scales, fitted._boxes = (*self.scales,), (*self.boxes,)
@@ -191,11 +212,13 @@ class PixelBase(BaseEstimator, ABC):
         has_type = isinstance(features, StridedConv2DTransformer)
         require(owner, "features", features, "a StridedConv2DTransformer or None", has_type)
         parameters = check_parameters(features)
-        rows, columns = parameters.kernel_size
-        if rows != columns and any(view.is_transposed for view in parameters.views):
+        size, dilation = parameters.kernel_size, parameters.windows.dilation
+        is_square = len({*zip(size, dilation, strict=True)}) == 1
+        if not is_square and any(view.is_transposed for view in parameters.views):
             raise ValueError(
-                f"The 'features' parameter of {owner} has symmetries='dihedral' and kernels of "
-                f"{rows} x {columns} pixels; use square kernels or symmetries='mirror'."
+                f"The 'features' parameter of {owner} has symmetries='dihedral', "
+                f"kernel_size={size} and dilation={dilation}; use square kernels and one "
+                "dilation, or symmetries='mirror'."
             )
         if parameters.ignores_missing or parameters.power != 1:
             raise ValueError(
@@ -205,6 +228,8 @@ class PixelBase(BaseEstimator, ABC):
         kind, rule = (
             (Integral, "an integer") if isinstance(self, ClassifierMixin) else (Real, "a number")
         )
+        check_random_state(owner, self.random_state)
+        check_n_jobs(owner, self.n_jobs)
         require(owner, "unlabeled", self.unlabeled, rule, isinstance(self.unlabeled, kind))
         self._check_list("scales", f"divisors of {TILE}", lambda n: n > 0 and TILE % n == 0)
         self._check_list("boxes", "odd integers from 1 to 63", lambda n: n in range(1, 64, 2))
@@ -224,8 +249,14 @@ class PixelBase(BaseEstimator, ABC):
         is_list = hasattr(X, "__len__") and hasattr(X, "__getitem__")
         if not is_list or isinstance(X, str | Mapping):
             raise TypeError(f"{owner} needs an array or a list of images, not {type(X).__name__}.")
-        images = [X[i] for i in range(len(X))]
-        images = [image if hasattr(image, "shape") else np.asarray(image) for image in images]
+        shapes = getattr(X, "image_shapes", None)
+        if shapes is None and len(getattr(X, "shape", ())) > 1:
+            shapes = [tuple(X.shape[1:])] * len(X)
+        if shapes is None:
+            images = [X[i] if hasattr(X[i], "shape") else np.asarray(X[i]) for i in range(len(X))]
+        else:
+            read = lru_cache(1)(X.__getitem__)  # Tiles of an image follow one another.
+            images = [StoredImage(read, i, (*map(int, shape),)) for i, shape in enumerate(shapes)]
         for i, image in enumerate(images):
             if len(image.shape) not in (2, 3) or 0 in image.shape:
                 raise ValueError(
@@ -251,12 +282,13 @@ class PixelBase(BaseEstimator, ABC):
                 f"{len(y) if hasattr(y, '__len__') else type(y).__name__}; pass a single image and "
                 "its labels as [image] and [labels]."
             )
-        if any(np.ma.is_masked(y[i]) for i in range(len(y))):
+        given = [y[i].compute() if is_dask(y[i]) else y[i] for i in range(len(y))]
+        if any(map(np.ma.is_masked, given)):
             raise ValueError(
                 f"y has masked labels; fill them with y.filled({self.unlabeled}), which says that "
                 "such pixels are not annotated."
             )
-        labels, found = [np.asarray(y[i]) for i in range(len(y))], []
+        labels, found = [*map(np.asarray, given)], []
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             if label.shape != tuple(image.shape[:2]):
                 remedy = (
@@ -273,6 +305,8 @@ class PixelBase(BaseEstimator, ABC):
                     f"{tuple(image.shape[:2])} pixels. {remedy}"
                 )
             found.append(self._check_labels(label, f"label image {i} of y"))
+        if isinstance(self, ClassifierMixin):  # NumPy would cast some integers to floats.
+            found = align_labels(*(each for each in found if len(each))) or found[:1]
         different = np.unique(np.concatenate(found))
         if not len(different):
             raise ValueError(f"No pixel has a label: all values of y are {self.unlabeled}.")
@@ -304,32 +338,44 @@ class PixelBase(BaseEstimator, ABC):
         )
 
     def _margins(self, transformer: StridedConv2DTransformer) -> tuple[list[int], int]:
-        """Return the pixels of a window before its center, and those that a tile needs around."""
+        """Return the sides of a window in pixels, and how many pixels a tile needs around it."""
         parameters = check_parameters(transformer)
         sizes = zip(parameters.windows.dilation, parameters.kernel_size, strict=True)
         extents = [d * (k - 1) + 1 for d, k in sizes]
-        before = [(extent - 1) // 2 for extent in extents]
-        return before, max(extents) // 2 + max(self._boxes) // 2 + 1
+        return extents, max(extents) // 2 + max(self._boxes) // 2 + 1
 
     def _learn(self, images: list[Any], tiles: list[Tile], rng: Any) -> None:
         """Fit a transformer for each scale to some of the tiles."""
         chosen = [tiles[i] for i in np.sort(rng.permutation(len(tiles))[:N_LEARNING])]
-        pixels = _read(images, chosen, self._margins(self._transformer())[1] * max(self._scales))
+        extents, margin = self._margins(self._transformer())
+        margin = max(margin, *extents) * max(self._scales)
+        pixels = _read(images, chosen, margin)
         self.transformers_ = []
         for scale in self._scales:
-            transformer = clone(self._transformer()).set_params(
+            transformer = clone(self._transformer()).set_output(transform="default")
+            transformer.set_params(
                 stride=1,
                 padding="valid",
                 pooling="mean",
                 pool_grid=1,
                 flatten=False,
-                image_shape=None,
+                image_shape="any",  # The last tiles of an image are smaller.
                 random_state=rng.randint(2**31),
                 n_jobs=self.n_jobs,
                 verbose=0,
             )
+            parts = []
+            for tile, padded in zip(chosen, pixels, strict=True):
+                area, shape = [], images[tile.image].shape[:2]
+                for n, start, extent in zip(shape, tile[1:], extents, strict=True):
+                    # What is repeated around an image is no part of it, but a window must fit.
+                    inside = -(-min(TILE, n - start) // scale)
+                    more = max(extent - inside, 0)  # blocks before the tile, if there are any
+                    first = margin - scale * min(more, start // scale)
+                    area.append(slice(first, first + scale * (inside + more)))
+                parts.append(_shrink(padded[np.newaxis, *area], scale)[0])
             with say_once(EVERYTHING):  # Warnings are meant for images with one label.
-                self.transformers_.append(transformer.fit(_shrink(pixels, scale)))
+                self.transformers_.append(transformer.fit(parts))
 
     def _compute(
         self, images: list[Any], tiles: list[Tile], weights: np.ndarray | None = None
@@ -339,12 +385,13 @@ class PixelBase(BaseEstimator, ABC):
         They are ordered by scale, box, side and bias of the activation, and kernel. With weights
         ``(p, k)``, yield the weighted sums ``(rows, columns, k)`` instead.
         """
-        before, margin = self._margins(self.transformers_[0])
+        first = self.transformers_[0]
+        extents, margin = self._margins(first)
         reach, n_boxes = margin * max(self._scales), len(self._boxes)
-        banks = [_turn(transformer) for transformer in self.transformers_]
-        views, n_kernels = _views(self.transformers_[0]), self.transformers_[0].bias_.shape[-1]
-        side = TILE + 2 * margin
-        n_maps = self.transformers_[0].n_features_out_ * len(views)
+        banks = [_turn(transformer, self.n_jobs) for transformer in self.transformers_]
+        views, n_kernels = SYMMETRIES[first.symmetries], first.bias_.shape[-1]
+        side, said = TILE + 2 * margin, set[str]()
+        n_maps = first.n_features_out_ * len(views)
         step = max(1, BATCH_BYTES // (4 * n_maps * side**2))
         for start in range(0, len(tiles), step):
             batch, parts, used = tiles[start : start + step], [], 0
@@ -353,7 +400,8 @@ class PixelBase(BaseEstimator, ABC):
                 inner = slice(reach - scale * margin, pixels.shape[1] - reach + scale * margin)
                 shrunk = _shrink(pixels[:, inner, inner], scale)
                 bank.image_shape_, bank.n_features_in_ = shrunk.shape[1:], shrunk[0].size
-                responses = bank.transform(shrunk)
+                with say_once(said):
+                    responses = bank.transform(shrunk)
                 average = _averages(n_maps, len(views), n_kernels, responses.dtype)
                 if weights is None:
                     values = [responses @ average] * n_boxes
@@ -363,10 +411,10 @@ class PixelBase(BaseEstimator, ABC):
                     values = np.split(responses @ np.hstack(average @ own), n_boxes, axis=3)
                 length = TILE // scale + 2  # with a border of one
                 for box, found in zip(self._boxes, values, strict=True):
-                    for axis, first in enumerate(before, 1):
+                    for axis, extent in enumerate(extents, 1):
                         found = uniform_filter1d(found, box, axis=axis) if box > 1 else found
-                        place = [slice(None)] * 4
-                        place[axis] = slice(margin - 1 - first, margin - 1 - first + length)
+                        place, start = [slice(None)] * 4, margin - 1 - (extent - 1) // 2
+                        place[axis] = slice(start, start + length)
                         found = found[tuple(place)]
                     parts.append(_enlarge(found, scale))
             result: Any = np.concatenate(parts, axis=3) if weights is None else sum(parts)
@@ -405,14 +453,19 @@ class PixelBase(BaseEstimator, ABC):
         if is_default:
             # NumPy 2.0.0 returns a column.
             groups = np.unique(groups, axis=0, return_inverse=True)[1].ravel()
-            self._choose(model, rows, targets, groups)
+            self._choose(model, options, rows, targets, groups)
             setattr(self, f"{name}_", model.discard_sums())
         else:
             setattr(self, f"{name}_", model := clone(model).fit(rows, targets))
             self.temperature_ = getattr(model, "temperature_", 1.0)
 
     def _choose(
-        self, model: StreamingRidgeBase, rows: np.ndarray, targets: np.ndarray, groups: np.ndarray
+        self,
+        model: StreamingRidgeBase,
+        options: Mapping[str, Any],
+        rows: np.ndarray,
+        targets: np.ndarray,
+        groups: np.ndarray,
     ) -> None:
         """Set the alpha that predicts the pixels of blocks best that are left out together.
 
@@ -429,7 +482,7 @@ class PixelBase(BaseEstimator, ABC):
         for train, test in folds:
             if (columns[train] == columns[train][0]).all(axis=0).any():
                 continue  # A class is missing.
-            part = clone(model).fit(rows[train], targets[train])
+            part = clone(model).partial_fit(rows[train], targets[train], **options)
             for i, alpha in enumerate(ALPHAS):
                 solution = part.set_params(alphas=alpha)._solve()
                 predicted[i, test] = solution.predict(rows[test])
@@ -526,20 +579,16 @@ def _enlarge(values: np.ndarray, scale: int) -> np.ndarray:
     return values
 
 
-def _views(transformer: StridedConv2DTransformer) -> list[View]:
-    return SYMMETRIES[transformer.symmetries]
-
-
 def _averages(n_maps: int, n_views: int, n_kernels: int, dtype: np.dtype) -> np.ndarray:
     """Return the matrix whose products with maps are their means over turned kernels."""
     means = np.kron(np.full((n_views, 1), 1 / n_views), np.eye(n_kernels))
     return np.kron(np.eye(n_maps // len(means)), means).astype(dtype)
 
 
-def _turn(transformer: StridedConv2DTransformer) -> Any:
+def _turn(transformer: StridedConv2DTransformer, n_jobs: int | None) -> Any:
     """Return a transformer with all mirrored and turned kernels, whose responses are not pooled."""
-    views, kernels = _views(transformer), transformer.kernels_
-    bank: Any = copy(transformer).set_params(pooling=None, symmetries=None)
+    views, kernels = SYMMETRIES[transformer.symmetries], transformer.kernels_
+    bank: Any = copy(transformer).set_params(pooling=None, symmetries=None, n_jobs=n_jobs)
     turned = [view.apply(kernels[np.newaxis])[0] for view in views]
     bank.kernels_ = np.concatenate(turned, axis=3)
     bank.offset_ = np.tile(transformer.offset_, len(views))

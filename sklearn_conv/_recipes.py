@@ -207,14 +207,13 @@ def make_image_classifier(
     >>> model.score(test_images, test_labels) > 0.98
     True
     """
-    shared = {"random_state": random_state, "n_jobs": n_jobs}
     return _make_pipeline(
         ("make_image_classifier", kind, effort),
         StreamingRidgeClassifier(ALPHAS, scoring="neg_log_loss"),
         RBFRidgeClassifier(
             n_landmarks=N_LANDMARKS, random_state=random_state, scoring="neg_log_loss"
         ),
-        {**parameters, **shared},
+        parameters | {"random_state": random_state, "n_jobs": n_jobs},
     )
 
 
@@ -275,12 +274,11 @@ def make_image_regressor(
     >>> model.fit(images[:200], roughness[:200]).score(images[200:], roughness[200:]) > 0.9
     True
     """
-    shared = {"random_state": random_state, "n_jobs": n_jobs}
     return _make_pipeline(
         ("make_image_regressor", kind, effort),
         StreamingRidge(ALPHAS),
         RBFRidge(n_landmarks=N_LANDMARKS, random_state=random_state),
-        {**parameters, **shared},
+        parameters | {"random_state": random_state, "n_jobs": n_jobs},
     )
 
 

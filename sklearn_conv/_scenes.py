@@ -20,6 +20,7 @@ from sklearn_conv._validation import (
     check_integer,
     check_name,
     check_pair,
+    is_dask,
     is_integer,
     parameter_error,
     require,
@@ -52,9 +53,16 @@ class Scene:
         """Read a rectangle, ``(rows, columns, c)``, as a view if the scene is in memory."""
         try:
             block = self._read(rows, columns)
+            if is_dask(block):  # NumPy would drop the mask.
+                block = block.compute()
             check_memory_map(block)
             if self.has_missing:
                 block = np.ma.filled(block.astype(self.dtype), np.nan)
+            elif np.ma.is_masked(block):
+                raise ValueError(
+                    "The scene has masked values, but is no masked array itself; pass one, such as "
+                    "scene[:]."
+                )
             block = np.asarray(block)
         except Exception as error:
             area = f"rows {rows.start}:{rows.stop}, columns {columns.start}:{columns.stop}"
@@ -93,7 +101,10 @@ class Scene:
 
         The center of the first pixel of the scene is at 0.5, 0.5.
         """
-        return None
+        if self.transform is None:
+            return None
+        a, b, c, d, e, f = self.transform
+        return np.column_stack([d * columns + e * rows + f, a * columns + b * rows + c])
 
     @property
     def transform(self) -> tuple[float, ...] | None:
@@ -102,11 +113,7 @@ class Scene:
         A point (row, column) of the scene is at y = d * column + e * row + f and
         x = a * column + b * row + c.
         """
-        points = self.locate(np.array([0.0, 1, 0]), np.array([0.0, 0, 1]))
-        if points is None:
-            return None
-        (f, c), (y_below, x_below), (y_right, x_right) = points.tolist()
-        return x_right - c, x_below - c, c, y_right - f, y_below - f, f
+        return None
 
     @property
     def crs(self) -> Any:
@@ -156,11 +163,10 @@ class Raster(Scene):
             )
         return np.ma.filled(block, np.nan).transpose(1, 2, 0)
 
-    def locate(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
-        a, b, c, d, e, f = self.values.transform[:6]
-        if (a, b, c, d, e, f) == (1, 0, 0, 0, 1, 0):
-            return None
-        return np.column_stack([d * columns + e * rows + f, a * columns + b * rows + c])
+    @property
+    def transform(self) -> tuple[float, ...] | None:
+        found = tuple(self.values.transform[:6])
+        return None if found == (1, 0, 0, 0, 1, 0) else found
 
     @property
     def crs(self) -> Any:
@@ -234,7 +240,7 @@ class Labeled(Scene):
         """Return the numbers along a dimension, or None if there are none."""
         if dim not in self.values.coords or self.values.coords[dim].dtype.kind not in "iuf":
             return None
-        return self.values.coords[dim].to_numpy()
+        return self.values.coords[dim].to_numpy().astype(np.float64)
 
 
 class Reduced(Scene):
@@ -243,8 +249,7 @@ class Reduced(Scene):
     def __init__(self, scene: Scene, scale: int) -> None:
         height, width, c = scene.shape
         dtype = np.result_type(scene.dtype, np.float32)
-        super().__init__(None, (height // scale, width // scale, c), dtype)
-        self.has_missing = scene.has_missing
+        super().__init__(None, (height // scale, width // scale, c), dtype, scene.has_missing)
         self.full, self.scale = scene, scale
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
@@ -287,7 +292,8 @@ def open_scene(scene: Any, owner: str = "tile_scene", scale: Any = 1) -> Scene:
                 )
             result = Labeled(scene)
         else:
-            result = Scene(scene, scene.shape, scene.dtype, isinstance(scene, np.ma.MaskedArray))
+            kind = getattr(scene, "_meta", scene) if is_dask(scene) else scene
+            result = Scene(scene, scene.shape, scene.dtype, isinstance(kind, np.ma.MaskedArray))
     if result.dtype.kind not in "biuf":
         raise parameter_error(TypeError, owner, "scene", RULE, result.dtype)
     if 0 in result.shape:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from functools import partial, wraps
-from numbers import Integral
+from hashlib import sha256
+from numbers import Integral, Number
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Condition, Lock
@@ -17,15 +18,16 @@ import joblib
 import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
 from sklearn.compose import ColumnTransformer
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import check_cv
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils import _safe_indexing
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
-from threadpoolctl import threadpool_limits
 
 from sklearn_conv._array_api import follows_library
+from sklearn_conv._engine.threads import one_blas_thread
 from sklearn_conv._progress import Progress
 from sklearn_conv._reading.image_reader import ImageReader
 from sklearn_conv._ridge.base import StreamingRidgeBase
@@ -35,6 +37,9 @@ from sklearn_conv._warnings import warn
 
 LEADING = (StridedConv2DTransformer, ImageReader, FeatureUnion, ColumnTransformer, Pipeline)
 """Steps whose results may be shared, if all that they contain are such steps."""
+
+LEARNED = ("kernels_", "offset_", "eps_", "bias_")
+"""Attributes of a transformer by which features are computed."""
 
 NEVER = ("n_jobs", "verbose")
 """Parameters that do not change features."""
@@ -174,9 +179,10 @@ class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
         # A generator as cv cannot be cloned.
         search = type(self.search)(**self.search.get_params(deep=False))
         search.estimator = clone(estimator)
-        if not isinstance(estimator, Pipeline):
+        if type(estimator) is not Pipeline:
             warn(
-                f"No features are shared: the estimator of {type(search).__name__} is no Pipeline."
+                f"No features are shared: the estimator of {type(search).__name__} is no Pipeline "
+                "of scikit-learn."
             )
             self.search_ = search.fit(X, y, **params)
             return self
@@ -188,7 +194,8 @@ class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
             n_folds = 0
             if self.verbose:
                 search.cv = check_cv(search.cv, y, classifier=is_classifier(estimator))
-                n_folds = search.cv.get_n_splits(rows, y, params.get("groups"))
+                split = search._get_routed_params_for_fit(params).splitter.split
+                n_folds = search.cv.get_n_splits(rows, y, **split)
             search._run_search = self._watch(store, n_folds, search._run_search)
             with _threads(search.n_jobs):
                 search.fit(rows, y, **params)
@@ -233,6 +240,10 @@ class SharedFeaturesSearch(MetaEstimatorMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         return self.search.__sklearn_tags__()
 
+    def get_metadata_routing(self) -> Any:
+        """Return what the search requests, because all metadata is passed to it."""
+        return self.search.get_metadata_routing()
+
 
 def _has(name: str) -> Callable[[SharedFeaturesSearch], bool]:
     def check(self: SharedFeaturesSearch) -> bool:
@@ -271,9 +282,14 @@ def _threads(n_jobs: int | None) -> Iterator[None]:
     limit = max(1, joblib.cpu_count() // n_jobs)
     with (
         joblib.parallel_config("threading", n_jobs=n_jobs),
-        threadpool_limits(limit, "blas") if n_jobs > 1 else nullcontext(),
+        one_blas_thread.at_most(limit) if n_jobs > 1 else nullcontext(),
     ):
         yield
+
+
+def _digest(rows: np.ndarray) -> bytes:
+    """Return what stands for the numbers of images in keys, which are kept."""
+    return sha256(rows.tobytes()).digest()
 
 
 class _Features:
@@ -286,14 +302,25 @@ class _Features:
         self._store, self._change = store, Condition()
         self._values: Any = None
         self._is_claimed, self._is_done = np.zeros((2, store.n), bool)
-        learners = [*_learners(steps, store.describe)]
+        learners = [] if _why_random(steps) else [*_learners(steps, store.describe)]
+        self._has_all = len(rows) == store.n
         for transformer, key in learners:
-            transformer._learn = partial(store.learn, (rows.tobytes(), key), transformer._learn)
+            transformer._learn = partial(store.learn, (_digest(rows), key), transformer._learn)
         self.steps = steps.fit(store.take(rows), y)
         for transformer, _ in learners:
             del transformer._learn
         outputs = {_get_output_config("transform", step)["dense"] for _, step in steps.steps}
         self._is_whole = outputs != {"default"} or follows_library(store.X)
+
+    def fitted_to_all(self) -> list[tuple[str, Any]]:
+        """Return the steps, fitted to all images, whose values and colors they remember."""
+        if self._has_all:
+            return self.steps.steps
+        steps = clone(self.steps).fit(self._store.X)
+        for copy, original in zip(*map(_transformers, (steps, self.steps)), strict=True):
+            # A function of the user may return other kernels in each call.
+            vars(copy).update({name: vars(original)[name] for name in LEARNED})
+        return steps.steps
 
     def take(self, rows: np.ndarray) -> Any:
         """Return the features of images; those that are new are computed.
@@ -405,31 +432,34 @@ class _Store:
             path = Path(self._folder.name) / f"{len(os.listdir(self._folder.name))}.npy"
             values = np.lib.format.open_memmap(path, "w+", dtype, shape)
         if hasattr(os, "posix_fallocate"):  # On a full disk, to write would end the process.
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            try:
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError:
+                os.truncate(path, 0)  # Its name counts the files.
+                raise
         return values
 
     def find(self, steps: Sequence[tuple[str, Any]], rows: np.ndarray, y: Any) -> _Features:
         """Return the features from steps, which are fitted on some images if that is new."""
-        make = partial(
-            _Features, self, Pipeline([(name, clone(step, safe=False)) for name, step in steps])
-        )
-        if reason := next(filter(None, (_why_random(step) for _, step in steps)), None):
+        own = Pipeline([(name, clone(step, safe=False)) for name, step in steps])
+        make = partial(_Features, self, own)
+        if reason := _why_random(own):
             self.reasons.add(reason)
             return make(rows, y)
-        setting = tuple(self.describe(step) for _, step in steps)
+        setting = tuple(self.describe(step, reasons=self.reasons) for _, step in steps)
         everything = np.arange(self.n)
         with self._lock:
             lock = self._locks.setdefault(setting, Lock())
         with lock:  # Other settings go on.
             if self._shares_kernels and setting not in self._features:
                 self._features[setting] = make(everything, None)
-            for key in (setting, (setting, rows.tobytes())):
+            for key in (setting, (setting, _digest(rows))):
                 if key in self._features:
                     return self._features[key]
             features = make(rows, y)
-            is_learned = any(_is_learned(step) for _, step in features.steps.steps)
-            features.key = (setting, rows.tobytes()) if is_learned else setting
+            is_learned = _is_learned(features.steps)
+            features.key = (setting, _digest(rows)) if is_learned else setting
             self._features[features.key] = features
             return features
 
@@ -442,7 +472,7 @@ class _Store:
         if not (self._shares_sums and leading.key and isinstance(last, StreamingRidgeBase)):
             return later.fit(leading.take(rows), y, **params)
         described = self.describe([*before, *sorted(params.items())])
-        key = leading.key, rows.tobytes(), described, self.describe(last, SOLVE_ONLY)
+        key = leading.key, _digest(rows), described, self.describe(last, SOLVE_ONLY)
         with self._lock:
             lock = self._locks.setdefault(key, Lock())
         with lock:
@@ -452,9 +482,10 @@ class _Store:
                 return sibling
             later.fit(leading.take(rows), y, **params)
             gram = last._sums.sums.gram if hasattr(last, "_sums") else None
-            if gram is not None and gram.nbytes <= self._bytes_left:
-                self._bytes_left -= gram.nbytes
-                self._siblings[key] = later
+            with self._lock:
+                if gram is not None and gram.nbytes <= self._bytes_left:
+                    self._bytes_left -= gram.nbytes
+                    self._siblings[key] = later
             return later
 
     def learn(self, key: Any, learn: Callable[..., dict[str, Any]], *arguments: Any) -> Any:
@@ -466,19 +497,33 @@ class _Store:
                 self._learned[key] = learn(*arguments)
             return self._learned[key]
 
-    def describe(self, value: Any, without: Sequence[str] = NEVER) -> Any:
-        """Return a hashable description of a parameter."""
+    def describe(
+        self, value: Any, without: Sequence[str] = NEVER, reasons: set[str] | None = None
+    ) -> Any:
+        """Return a hashable description of a parameter; add to ``reasons`` if copies differ."""
+        describe = partial(self.describe, reasons=reasons)
+        if isinstance(value, FrozenEstimator):  # It is its own clone, and is what it has learned.
+            self._kept.append(value)
+            return id(value)
+        if hasattr(value, "to_numpy"):  # a column of weights
+            value = value.to_numpy()
         if hasattr(value, "get_params"):
             params = value.get_params(deep=False)
             output = str(getattr(value, "_sklearn_output_config", ""))  # of set_output
-            described = ((k, self.describe(params[k])) for k in params if k not in without)
+            described = ((k, describe(params[k])) for k in params if k not in without)
             return type(value), output, *described
         if isinstance(value, list | tuple):
-            return type(value), *map(self.describe, value)
-        if isinstance(value, str | Integral | float | type(None)):
+            return type(value), *map(describe, value)
+        if isinstance(value, str | Number | None):
             return type(value), value
         if isinstance(value, np.ndarray) and value.dtype != object:
             return value.dtype.str, value.shape, joblib.hash(value)
+        if isinstance(value, dict):
+            return dict, *map(describe, value.items())
+        if isinstance(value, slice):
+            return slice, *map(describe, (value.start, value.stop, value.step))
+        if reasons is not None and deepcopy(value) is not value:  # It is a copy in each fit.
+            reasons.add(f"{value!r:.80} cannot be compared with its copies")
         self._kept.append(value)  # Its id is not given to another object.
         return id(value)
 
@@ -489,8 +534,7 @@ class _RowsPipeline(Pipeline):
     store: _Store
 
     def __sklearn_clone__(self) -> Self:
-        params = self.get_params(deep=False)
-        copy = type(self)(**{name: clone(params[name], safe=False) for name in params})
+        copy: Self = super().__sklearn_clone__()
         copy.store = self.store
         return copy
 
@@ -502,18 +546,28 @@ class _RowsPipeline(Pipeline):
         n_leading = 0
         while n_leading < len(steps) - 1 and _is_leading(steps[n_leading][1]):
             n_leading += 1
+        if any(_transformers(step) for _, step in steps[n_leading:]):
+            name = steps[n_leading][0]
+            self.store.reasons.add(f"it is not known what the step {name!r} depends on")
+        while n_leading and isinstance(steps[n_leading - 1][1], str | None):
+            n_leading -= 1  # Images that are passed on need not be stored.
         self._leading = self.store.find(steps[:n_leading], X, y) if n_leading else self.store
+        fitted = []
+        if isinstance(self._leading, _Features):
+            fitted = self._leading.steps.steps  # for scorers
+            for name in {*(self.transform_input or ())} & params.keys():
+                params[name] = self._leading.steps.transform(params[name])
         later = {name: getattr(self, name) for name in ("transform_input", "memory", "verbose")}
         self._later = Pipeline(steps[n_leading:], **later)
         self._later = self.store.fit(self._later, self._leading, X, y, params)
         if self.store.progress:
             self.store.progress.advance(1)
-        self.steps = [*steps[:n_leading], *self._later.steps]
+        self.steps = [*fitted, *self._later.steps]
         return self
 
     def as_pipeline(self) -> Pipeline:
         """Return a pipeline for images."""
-        fitted = self._leading.steps.steps if isinstance(self._leading, _Features) else []
+        fitted = self._leading.fitted_to_all() if isinstance(self._leading, _Features) else []
         later = self._later.get_params(deep=False)
         return Pipeline(**later | {"steps": [*fitted, *self._later.steps]})
 
@@ -533,9 +587,12 @@ for _name in METHODS:
 def _parts(step: Any) -> list[Any]:
     """Return the steps in a union, a column transformer or a pipeline, fitted if it is fitted."""
     if isinstance(step, ColumnTransformer):
-        return [each[1] for each in getattr(step, "transformers_", step.transformers)]
+        parts = [*step.transformers, ("remainder", step.remainder)]  # fitted: in transformers_
+        return [each[1] for each in getattr(step, "transformers_", parts)]
     if isinstance(step, FeatureUnion):
         return [each for _, each in step.transformer_list]
+    if isinstance(step, FrozenEstimator):
+        return [step.estimator]
     return [each for _, each in step.steps] if isinstance(step, Pipeline) else []
 
 
@@ -546,19 +603,23 @@ def _learners(step: Any, describe: Callable[..., Any], before: Any = ()) -> Iter
     """
     if isinstance(step, StridedConv2DTransformer):
         yield step, (before, describe(step, TRANSFORM_ONLY))
-    elif isinstance(step, FeatureUnion):
+    elif isinstance(step, FeatureUnion | Pipeline):
         for part in _parts(step):
             yield from _learners(part, describe, before)
-    elif isinstance(step, Pipeline):
-        for part in _parts(step):
-            yield from _learners(part, describe, before)
-            before = (before, describe(part))
+            if isinstance(step, Pipeline):
+                before = (before, describe(part))
 
 
 def _is_leading(step: Any) -> bool:
     if isinstance(step, str | None):
         return step in ("passthrough", "drop", None)
-    return isinstance(step, LEADING) and all(map(_is_leading, _parts(step)))
+    return type(step) in LEADING and all(map(_is_leading, _parts(step)))
+
+
+def _transformers(step: Any) -> list[StridedConv2DTransformer]:
+    """Return the transformers in a step."""
+    own = [step] if isinstance(step, StridedConv2DTransformer) else []
+    return [*own, *(each for part in _parts(step) for each in _transformers(part))]
 
 
 def _is_learned(step: Any) -> bool:

@@ -17,7 +17,7 @@ from sklearn_conv._array_api import as_memory_error, from_library, namespace, to
 from sklearn_conv._callbacks import CallbackSupportMixin, fit_steps, with_callbacks
 from sklearn_conv._computing import BatchComputer
 from sklearn_conv._engine.activation import call_function
-from sklearn_conv._engine.geometry import Geometry
+from sklearn_conv._engine.geometry import Geometry, place_windows
 from sklearn_conv._images.checks import Request, check_columns, remember_columns
 from sklearn_conv._images.kinds import Images, check_images
 from sklearn_conv._images.mistakes import warn_of_large_images, warn_of_mistakes
@@ -159,7 +159,8 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         is pooled over the windows that count, and its features are NaN if there are none. With
         ``symmetries``, features are averaged over the images in which the cell has windows. With
         ``pooling=None``, windows with missing pixels are NaN. Training patches are taken from whole
-        windows only. Masked integers are read as floats.
+        windows only. Added pixels are missing if they repeat a missing pixel. Masked integers are
+        read as floats.
     flatten : bool, default=True
         Whether each image becomes one row of features. If False, the features keep the shape of
         the grid, ``(n, rows, columns, features of a cell)``, and can be passed as images to a
@@ -272,7 +273,6 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
 
         def fit_transform(self, X: npt.ArrayLike, y: Any = None, **params: Any) -> np.ndarray: ...
         def set_output(self, *, transform: str | None = None) -> Self: ...
-        def set_params(self, **params: Any) -> Self: ...
 
     def __init__(
         self,
@@ -603,6 +603,14 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         check_views(parameters, geometries)
         return measure_output(parameters, geometries, kernels)
 
+    def set_params(self, **params: Any) -> Self:
+        if params.keys() & {"kernels", "kernel_size", "dilation", "stride"}:
+            self.__dict__.pop(
+                "_typical_side", None
+            )  # Who changes windows knows the size of images.
+        changed: Self = super().set_params(**params)
+        return changed
+
     def __sklearn_clone__(self) -> Self:
         copy: Self = super().__sklearn_clone__()
         if self._typical_side is not None:  # It is not a parameter.
@@ -621,10 +629,11 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         """Return those fitted attributes that do not depend on `TRANSFORM_ONLY` parameters."""
         shape = (*parameters.kernel_size, images.shape[3], parameters.n_kernels)
         dtype, n_biases = images.compute_dtype, parameters.n_biases
+        windows = parameters.windows._replace(stride=(1, 1))
         rng = make_generator(self.random_state)
         patches = TrainingPatches(
             images=images,
-            place=lambda image: place_views(parameters, image, shape[:2])[0],
+            place=lambda image: place_windows(image, shape[:2], windows),
             kernel_size=parameters.kernel_size,
             views=parameters.views,
             n_patches=parameters.n_patches,

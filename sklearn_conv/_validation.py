@@ -55,6 +55,12 @@ def is_dask(value: Any) -> bool:
     return graph is not None and graph(value) is not None  # An xarray without Dask returns None.
 
 
+def has_masked(value: Any) -> bool:
+    """Return whether a value is a masked array with masked values, or a list with such arrays."""
+    is_list = isinstance(value, list | tuple)
+    return np.ma.is_masked(value) or (is_list and any(map(np.ma.is_masked, value)))
+
+
 LIMIT = 2**31
 """Exclusive upper bound of sizes and counts."""
 
@@ -134,7 +140,8 @@ def check_numbers(
     def error(problem: str) -> ValueError:
         return ValueError(f"The {name!r} parameter of {owner} must be {rule}. Got {problem}.")
 
-    if np.ma.is_masked(value):
+    value = value.compute() if is_dask(value) else value
+    if has_masked(value):
         raise error("masked values; fill them first")
     check_memory_map(value)
     try:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import settings
 from joblib.externals.loky import get_reusable_executor
 
-settings.register_profile("quick", deadline=None, max_examples=30, print_blob=True)
+settings.register_profile("quick", deadline=None, max_examples=12, print_blob=True)
 settings.register_profile("long", deadline=None, max_examples=3000, print_blob=True)
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "quick")
 settings.load_profile(PROFILE)

@@ -2,6 +2,7 @@ import numpy as np
 import oracle
 import pytest
 
+from sklearn_conv import StridedConv2DTransformer
 from sklearn_conv._engine.activation import ACTIVATIONS, activation_sides
 
 RESPONSES = np.random.default_rng(0).standard_normal((7, 5, 3))
@@ -52,6 +53,22 @@ def test_callable_receives_one_column_per_kernel():
     assert side.sign == 1
     assert seen == [(35, 3)]
     np.testing.assert_allclose(result, np.tanh(RESPONSES))
+
+
+@pytest.mark.parametrize("options", [{}, {"pooling": None}, {"symmetries": "mirror"}])
+def test_callable_that_changes_its_argument(options):
+    def clip(z):
+        z[z < 0] = 0
+        return z
+
+    images = np.random.default_rng(0).standard_normal((4, 8, 8))
+    relu, clipped = (
+        StridedConv2DTransformer(
+            4, activation=activation, bias=[[0.0], [1.0]], random_state=0, **options
+        ).fit_transform(images)
+        for activation in ("relu", clip)
+    )
+    np.testing.assert_allclose(clipped, relu, rtol=0, atol=1e-12)
 
 
 def test_callable_that_is_not_defined_for_all_responses():

@@ -74,7 +74,6 @@ def on(device):
 PUT = {
     "torch": torch.asarray,
     "torch on CUDA": cuda,
-    "strict": strict.asarray,
     "strict on another device": on("device1"),
     "strict without float64": on("no_float64"),
 }

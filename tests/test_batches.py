@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -95,6 +96,14 @@ def test_bad_input():
     assert next(transform_batches(stateless, IMAGES))[1].shape == IMAGES.shape
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_batches_are_arrays(library):
+    with sklearn.config_context(transform_output=library):
+        view = make_union(StridedConv2DTransformer(4, random_state=0)).fit(IMAGES)
+        _, features = next(transform_batches(view, IMAGES))
+    assert isinstance(features, np.ndarray)
+
+
 def test_dask_arrays_are_refused():
     dask_array = pytest.importorskip("dask.array")
     with pytest.raises(TypeError, match="as a lazy Dask array"):
@@ -106,6 +115,9 @@ def test_a_warning_is_issued_once_for_all_batches():
     steps = make_pipeline(StridedConv2DTransformer(4, random_state=0), StandardScaler()).fit(images)
     with pytest.warns(UserWarning, match="The values of X are typically about") as caught:
         list(transform_batches(steps, 255 * images, batch_size=7))
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match="The values of X are typically about") as caught:
+        list(transform_batches(steps, 255 * images))
     assert len(caught) == 1
     with pytest.warns(UserWarning, match="The values of X are typically about"):
         steps.transform(255 * images)

@@ -152,6 +152,7 @@ def test_the_help_has_every_parameter_and_every_choice(run, command, functions, 
         ("--no-flatten", "flatten", False),
         ("--whiten", "whiten", True),
         ("--whiten 0.01", "whiten", 0.01),
+        ("--whiten 1", "whiten", 1.0),
         ("--no-whiten", "whiten", False),
         ("--pooling mean,max", "pooling", ["mean", "max"]),
         ("--pooling none", "pooling", None),
@@ -190,6 +191,8 @@ def test_values_of_options(arguments, name, value):
         ("classify a -o a.html", "--kind requires an argument"),
         ("classify a -o a.html --kind cats", "one of ['characters', 'defects', "),
         ("classify a -o a.html --kind tiny --folds 1", "at least 2"),
+        ("classify a -o a.html --kind tiny --folds 2.5", "Got 2.5"),
+        ("features . -o a.npy --n-jobs 1.5", "Got 1.5"),
         ("classify a -o a.pdf --kind tiny", "It must end in .html"),
         ("classify a -o a.html --kind tiny --size any", "such as --size 64,64"),
         ("regress a -o a.html --kind tiny --target b", "--table requires an argument"),
@@ -280,7 +283,14 @@ def test_closed_and_full_outputs(pictures, tmp_path):
         command = (
             f"{shlex.join(PROGRAM)} features {shlex.quote(str(pictures))} {line} {redirection}"
         )
-        assert subprocess.run(command, shell=True, stderr=subprocess.DEVNULL).returncode == code
+        for unbuffered in "1", "":
+            done = subprocess.run(
+                command,
+                shell=True,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            )
+            assert done.returncode == code
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes of Unix")
@@ -511,7 +521,7 @@ def test_a_missing_library_names_the_extra(run, pictures, tmp_path, monkeypatch)
         monkeypatch.setitem(sys.modules, library, None)
         code, _, err = run(*command, pictures, "-o", tmp_path / name)
         assert code == 1
-        assert 'run pip install "sklearn-conv[commands,images,parquet,plot]"' in err
+        assert 'run pip install "sklearn-conv[commands,geo,images,parquet,plot]"' in err
         assert err.count("\n") == 1
     assert os.listdir(tmp_path) == []
 

@@ -13,7 +13,9 @@ from helpers import N_BLAS, blas_threads, small_blocks
 from threadpoolctl import threadpool_limits
 
 from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv._engine import threads
 from sklearn_conv._engine.threads import one_blas_thread
+from sklearn_conv._search import _threads
 from sklearn_conv.kernels._initializers import KERNELS
 
 N_THREADS = 16
@@ -191,3 +193,41 @@ def test_a_fork_while_threads_come_and_go():
         finally:
             enough.set()
         busy.result()
+
+
+@pytest.mark.usefixtures("_two_blas_threads")
+def test_searches_in_two_threads_restore_the_blas_threads():
+    with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+        entered = [(pool, _threads(2)) for pool in (first, second)]
+        for pool, limit in entered:
+            pool.submit(limit.__enter__).result()
+        for pool, limit in entered:
+            pool.submit(limit.__exit__, None, None, None).result()
+    assert blas_threads() == {N_BLAS}
+
+
+@pytest.mark.usefixtures("_two_blas_threads")
+def test_an_interrupt_while_blas_is_limited(monkeypatch):
+    set_threads = threads._set_threads
+
+    def interrupt(library, n_threads):
+        set_threads(library, n_threads)
+        monkeypatch.setattr(threads, "_set_threads", set_threads)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threads, "_set_threads", interrupt)
+    with pytest.raises(KeyboardInterrupt), one_blas_thread:
+        pass
+    assert blas_threads() == {N_BLAS}
+
+
+def test_only_the_first_and_the_last_set_the_limit_of_blas(monkeypatch):
+    calls = []
+    monkeypatch.setattr(threads, "_set_threads", lambda *call: calls.append(call))
+    with one_blas_thread:
+        n_first = len(calls)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(one_blas_thread.__enter__).result()
+            pool.submit(one_blas_thread.__exit__).result()
+        assert len(calls) == n_first
+    assert len(calls) == 2 * n_first > 0

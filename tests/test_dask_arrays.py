@@ -234,7 +234,7 @@ def rows(n=600, d=30, dtype="f8"):
     return (rng.normal(size=(n, d)) + np.eye(3)[y] @ rng.normal(size=(3, d))).astype(dtype), y
 
 
-@pytest.mark.parametrize("chunks", [(100, 30), ((1, 0, 299, 300), (7, 23)), (-1, -1), (5, 4)])
+@pytest.mark.parametrize("chunks", [(100, 30), ((1, 0, 299, 300), (7, 23)), (-1, -1), (50, 8)])
 @pytest.mark.parametrize("n_kept", [50, 2000])
 def test_sums_over_chunks_are_those_of_all_rows(chunks, n_kept, monkeypatch):
     monkeypatch.setattr(moments, "N_KEPT", n_kept)
@@ -301,6 +301,31 @@ def test_sums_are_not_sent_to_the_chunks():
     assert len(pickle.dumps(model._without_sums())) < 10_000 < len(pickle.dumps(model))
     assert len(pickle.dumps([task for key, task in graph.items() if "Classifier" in key])) < 20_000
     assert hasattr(model, "_sums")
+
+
+def test_balanced_classes_of_targets_in_memory():
+    """Chunks of sorted labels have one class each."""
+    y = np.sort(RNG.random(2000) < 0.1).astype(int)
+    X = RNG.normal(size=(2000, 5)) + y[:, np.newaxis]
+    lazy = da.from_array(X, (500, -1))
+    model = StreamingRidgeClassifier(1.0, class_weight="balanced")
+    expected = model.fit(X, y).coef_
+    for labels in (y, [*y], da.from_array(y, 500)):
+        np.testing.assert_allclose(model.fit(lazy, labels).coef_, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["y", "sample_weight"])
+def test_masked_targets_and_weights(name):
+    X, numbers = RNG.normal(size=(90, 4)), np.arange(90.0)
+    given = {"y": LABELS} | {name: np.ma.masked_less(LABELS if name == "y" else numbers, 1)}
+    with pytest.raises(ValueError, match="masked values"):
+        StreamingRidgeClassifier().fit(da.from_array(X, (30, -1)), **given)
+
+
+def test_few_large_images_are_computed(monkeypatch):
+    monkeypatch.setattr(dask_arrays, "SAMPLE_BYTES", 2 * IMAGES[0].nbytes)
+    images = da.from_array(IMAGES, chunks=(1, -1, -1, -1))
+    assert len(dask_arrays.sample_images(images, np.random.RandomState(0))) == 2
 
 
 def test_two_classes_of_strings():

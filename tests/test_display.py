@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.text import Text
+from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
@@ -36,6 +37,38 @@ explain = ClassActivationDisplay.from_estimator
 draw_kernels = KernelDisplay.from_estimator
 draw_maps = FeatureMapDisplay.from_estimator
 draw_search = GridSearchDisplay.from_estimator
+
+
+def test_the_strongest_maps_of_an_image_with_missing_pixels():
+    image = DIGITS.images[0].copy()
+    image[:3, :3] = 0  # Windows with the pixel that is missing below have no response.
+    transformer = StridedConv2DTransformer(32, missing="ignore", random_state=0).fit(DIGITS.images)
+    expected = FeatureMapDisplay.from_estimator(transformer, image, n_maps=4).names
+    image[0, 0] = np.nan
+    found = FeatureMapDisplay.from_estimator(transformer, image, n_maps=4).names
+    plt.close("all")
+    assert [*found] == [*expected]
+
+
+def test_masked_pixels_are_missing():
+    transformer = StridedConv2DTransformer(8, missing="ignore", pool_grid=1, random_state=0)
+    model = make_pipeline(transformer, RidgeClassifier()).fit(DIGITS.images, DIGITS.target)
+    masked = np.ma.array(DIGITS.images[0], copy=True)
+    masked[2, 2] = 999
+    masked[2, 2] = np.ma.masked
+    shown = ClassActivationDisplay.from_estimator(model, masked, class_of_interest=0).evidence
+    plt.close("all")
+    expected = inspection.class_activation_map(model, masked[np.newaxis], classes=[0])
+    np.testing.assert_allclose(np.squeeze(shown), np.squeeze(expected))
+
+
+def test_a_search_of_arrays():
+    kernels = [np.ones((3, 3, 1, 2)), np.eye(3).reshape(3, 3, 1, 1), "gaussian"]
+    steps = make_pipeline(StridedConv2DTransformer(2, random_state=0), RidgeClassifier())
+    grid = {f"{STEP}__kernels": kernels, f"{STEP}__pool_grid": [(2, 2), [2]]}
+    search = GridSearchCV(steps, grid, cv=2).fit(DIGITS.images[:100], DIGITS.target[:100])
+    assert draw_search(search).scores.shape in [(2, 3), (3, 2)]
+    plt.close("all")
 
 
 @pytest.fixture(autouse=True)
@@ -229,6 +262,33 @@ def test_a_batch_is_told_apart_from_an_image():
         # The only axis of a signal is not mistaken for a batch.
         signals = make_model(RNG.random((9, 1, 30)))
         draw(signals, RNG.random((1, 30)))
+
+
+def test_the_image_that_the_transformer_receives_is_drawn():
+    images = DIGITS.images[..., np.newaxis]
+    turn = FunctionTransformer(lambda images: np.rot90(images, axes=(1, 2)))
+    model = make_pipeline(turn, StridedConv2DTransformer(8, random_state=0), RidgeClassifier())
+    model.fit(images, DIGITS.target)
+    for draw in (explain, FeatureMapDisplay.from_estimator):
+        shown = draw(model, images[3])
+        np.testing.assert_array_equal(np.squeeze(shown.image), np.rot90(DIGITS.images[3]))
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    "function", [lambda X: X[..., ::-1], lambda X: gaussian_filter(X, (0, 1, 1))]
+)
+def test_steps_receive_gray_images_without_another_axis(function):
+    model = make_pipeline(
+        FunctionTransformer(function),
+        StridedConv2DTransformer(8, random_state=0),
+        RidgeClassifier(),
+    ).fit(DIGITS.images, DIGITS.target)
+    shown = explain(model, DIGITS.images[3], class_of_interest=3)
+    decision = model.decision_function(DIGITS.images[3:4])[0, 3]
+    assert shown.evidence.sum() == pytest.approx(decision)
+    FeatureMapDisplay.from_estimator(model, DIGITS.images[3])
+    plt.close("all")
 
 
 def test_an_image_that_a_step_crops():

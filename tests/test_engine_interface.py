@@ -153,6 +153,37 @@ def test_a_constant_window_that_is_normalized_is_exactly_0(engine):
 
 
 @engines
+@pytest.mark.parametrize("size", [(5, 5), (32, 32)])
+@pytest.mark.parametrize("spot", [1000.3, -3e4])
+def test_normalized_windows_around_a_spot(engine, size, spot):
+    """The pixel that is subtracted before the mean may be far from all others."""
+    image, middle = (size[0] + 8, size[1] + 8), np.prod(size) // 2
+    place = tuple(np.add(np.unravel_index(middle, size), 4))
+    windows = WindowParameters((1, 1), ("valid", "valid"), "constant", (1, 1))
+    kernels = RNG.standard_normal((*size, 1, 3))
+    options = {
+        "kernels": (kernels - kernels.mean(axis=(0, 1, 2))).astype("f4"),
+        "offset": np.zeros(3, "f4"),
+        "bias": np.zeros((1, 3), "f4"),
+        "geometry": place_windows(image, size, windows),
+        "sides": {"": Side(1, ACTIVATIONS["identity"][""].function)},
+        "eps": 1e-3,
+    }
+    images = (0.1 + 0.01 * RNG.standard_normal((2, *image, 1))).astype(np.float32)
+    images[:, *place] = spot
+    layer = make_layer(size=size, c=1, **options)
+    out = empty_result(layer, 2)
+    engine(layer).compute(images, out)
+    plain = {"stride": (1, 1), "padding": (0, 0), "padding_mode": "constant", "dilation": (1, 1)}
+    expected = oracle.preprocessed_responses(
+        images.astype("f8"), layer.kernels.astype("f8"), 1e-3, None, None, **plain
+    )
+    np.testing.assert_allclose(
+        out.reshape(expected.shape), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
+    )
+
+
+@engines
 def test_a_large_bias_does_not_round_the_outputs_of_another(engine):
     identity = {"": Side(1, ACTIVATIONS["identity"][""].function)}
     bias = np.float32([[1e8, -0.2, 0.0], [0.1, 1e8, 3.0]])

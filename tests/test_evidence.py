@@ -1,5 +1,6 @@
 """Class activation maps add up to the decisions, and agree with plain loops."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -23,10 +24,11 @@ from sklearn.linear_model import (
     RidgeClassifier,
     RidgeClassifierCV,
     SGDClassifier,
+    SGDOneClassSVM,
 )
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline, make_union
 from sklearn.preprocessing import FunctionTransformer, MinMaxScaler, OneHotEncoder, StandardScaler
 from sklearn.svm import SVC, LinearSVC
 
@@ -874,6 +876,24 @@ def test_two_classes_have_one_map():
     np.testing.assert_allclose(display.evidence, -maps[0, :, :, 0])
 
 
+def test_two_labels_of_a_multilabel_classifier():
+    digits = load_digits()
+    labels = np.stack([digits.target == 3, digits.target == 8], axis=1).astype(int)
+    model = make_model(RidgeClassifier(), images=digits.images, labels=labels)
+    maps = class_activation_map(model, digits.images[:2])
+    chosen = class_activation_map(model, digits.images[:2], classes=[0])
+    np.testing.assert_allclose(chosen, maps[..., [0]])
+
+
+def test_dask_arrays_are_refused():
+    da = pytest.importorskip("dask.array")
+    views = make_union(*(StridedConv2DTransformer(4, random_state=i) for i in (0, 1)))
+    for first in (views, views.transformer_list[0][1]):
+        model = make_pipeline(first, RidgeClassifier()).fit(IMAGES, np.arange(len(IMAGES)) % 2)
+        with pytest.raises(TypeError, match=r"'images' parameter .*pass images.compute\(\)"):
+            class_activation_map(model, da.from_array(IMAGES))
+
+
 def test_versus_needs_classes():
     model = make_model(LinearRegression())
     for draw in (
@@ -884,6 +904,10 @@ def test_versus_needs_classes():
             draw()
     with pytest.raises(ValueError, match=r"'classes' .* None for a regressor.*maps of targets"):
         class_activation_map(model, IMAGES, classes=[1])
+    detector = make_model(SGDOneClassSVM(tol=None, random_state=0, max_iter=100))
+    assert class_activation_map(detector, IMAGES[:2]).shape[-1] == 1
+    with pytest.raises(ValueError, match="another model without classes"):
+        class_activation_map(detector, IMAGES[:2], classes=[1])
     digits = load_digits()
     pairs = make_model(
         SVC(kernel="linear", decision_function_shape="ovo"),
@@ -894,3 +918,16 @@ def test_versus_needs_classes():
         class_activation_map(pairs, digits.images[:2], versus=1)
     with pytest.raises(ValueError, match=r"45 decisions for 10 classes; use .* without 'classes'"):
         class_activation_map(pairs, digits.images[:2], classes=[1])
+
+
+def test_evidence_of_a_long_signal():
+    images = np.random.default_rng(0).random((4, 1, 30_000, 1))
+    model = make_pipeline(StridedConv2DTransformer(2, (1, 9), random_state=0), RidgeClassifier())
+    model.fit(images, [0, 1, 0, 1])
+    tracemalloc.start()
+    maps = class_activation_map(model, images[:1])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+    decisions = model.decision_function(images[:1])
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)).ravel(), decisions, atol=1e-9)

@@ -110,6 +110,7 @@ def test_windows_page(gallery):
     np.testing.assert_array_equal(places((7, 7), 3, 1, 2)[1, 2, 5], [1 + 2, 2 + 4])
 
 
+@pytest.mark.long
 def test_explaining_page(gallery):
     names = gallery("plot_explain_decision.py")
     assert names["pipeline"].score(names["test_images"], names["test_labels"]) > 0.97
@@ -119,11 +120,13 @@ def test_image_folder_page(gallery):
     assert gallery("plot_image_folder.py")["accuracy"] > 0.8
 
 
+@pytest.mark.long
 def test_textures_page(gallery):
     accuracies = gallery("plot_textures.py")["accuracies"]
     assert accuracies["recipe"] > accuracies["raw pixels"]
 
 
+@pytest.mark.long
 def test_defects_page(gallery):
     names = gallery("plot_defects.py")
     accuracies = names["accuracies"]
@@ -133,6 +136,7 @@ def test_defects_page(gallery):
     assert len(names["best"]) == 10
 
 
+@pytest.mark.long
 def test_cells_page(gallery):
     names = gallery("plot_cells.py")
     assert names["accuracy"] > 0.75
@@ -142,6 +146,7 @@ def test_cells_page(gallery):
     assert len(lines) <= 20
 
 
+@pytest.mark.long
 def test_pixels_page(gallery):
     micrograph, scene = gallery("plot_pixels.py")["scores"]
     assert micrograph > 0.6
@@ -158,6 +163,7 @@ def test_two_layers_page(gallery):
     assert scores["two layers"].mean() > scores["one, 5 x 5"].mean()
 
 
+@pytest.mark.long
 def test_gpu_page(gallery, monkeypatch):
     torch = pytest.importorskip("torch", reason="torch is not installed: .[test]")
     if not hasattr(importlib.import_module("sklearn.utils._array_api"), "move_estimator_to"):
@@ -168,6 +174,7 @@ def test_gpu_page(gallery, monkeypatch):
     assert names["same"].mean() > 0.99
 
 
+@pytest.mark.long
 def test_larger_than_memory_page(gallery):
     names = gallery("plot_larger_than_memory.py")
     assert names["accuracies"][-1] > names["accuracies"][0]

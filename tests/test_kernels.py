@@ -232,3 +232,14 @@ def test_kmeans_with_fewer_patches_than_kernels():
     images = np.tile(images[:1], (10, 1, 1))  # There are many patches, but only 9 distinct ones.
     kernels = StridedConv2DTransformer(40, kernels="kmeans", random_state=0).fit(images).kernels_
     assert np.isfinite(kernels).all()
+
+
+def test_patches_beside_an_offset_are_centered():
+    rng = np.random.default_rng(0)
+    images = (101_325 + 50 * rng.normal(size=(20, 16, 16, 3))).astype(np.float32)
+    for kernels, n in (("patches", 8), ("kmeans", 4000)):  # more kernels than patches
+        transformer = StridedConv2DTransformer(
+            n, kernels=kernels, n_patches=3000, random_state=0
+        ).fit(images)
+        sums = transformer.kernels_.sum(axis=(0, 1, 2), dtype=np.float64)
+        assert 101_325 * np.abs(sums).max() < 0.5

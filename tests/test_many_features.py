@@ -22,7 +22,9 @@ from sklearn_conv import (
     StreamingRidge,
     StreamingRidgeClassifier,
     StridedConv2DTransformer,
+    cross_val_table,
 )
+from sklearn_conv._commands.predict import _predict
 from sklearn_conv._ridge import all_rows, iteration
 
 ALPHAS = [1.0, 10.0, 100.0, 1000.0, 10000.0]
@@ -222,7 +224,7 @@ def test_model_can_predict_and_nothing_else():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(60, all_rows.MANY_FEATURES + 1)).astype("f4"), rng.integers(0, 3, 60)
     X[np.arange(60), y] += 30
-    model = StreamingRidgeClassifier([1.0, 10.0]).fit(X, y)
+    model = StreamingRidgeClassifier([1.0, 10.0]).partial_fit(X, 2 - y).fit(X, y)
     assert model.score(X, y) == 1
     restored = pickle.loads(pickle.dumps(model))
     np.testing.assert_array_equal(restored.predict_proba(X), model.predict_proba(X))
@@ -235,6 +237,40 @@ def test_model_can_predict_and_nothing_else():
         with pytest.raises(ValueError, match=r"more than 16,384 features are, .* fit again"):
             method()
     assert model.discard_sums() is model
+    columns = ["predicted", "probability_0", "probability_1", "probability_2"]
+    assert [*_predict(model, X)] == columns
+    assert [*cross_val_table(model, X, y, cv=2)] == ["label", *columns, "fold"]
+
+
+@pytest.mark.parametrize("heavy", [1e3, 1e6, 1e9])
+def test_heavy_rows_do_not_hide_the_variances_of_others(heavy):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, all_rows.MANY_FEATURES + 1)).astype("f4")
+    y, weights = rng.normal(size=30), np.ones(30)
+    weights[0] = heavy
+    model = StreamingRidge(10.0).fit(X, y, weights)
+    mean = np.average(X, axis=0, weights=weights)
+    scale = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weights))
+    np.testing.assert_allclose(model.scale_, scale, rtol=1e-4)
+
+
+def test_one_alpha_for_weights_that_differ():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, all_rows.MANY_FEATURES + 1)), rng.normal(size=30)
+    weights = np.ones(30)
+    weights[0] = 1e12
+    model = StreamingRidge(10.0).fit(X, y, weights)
+    expected = StreamingRidge(10.0).partial_fit(X, y, weights)
+    np.testing.assert_allclose(model.predict(X), expected.predict(X), rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="differ less, or a single alpha"):
+        StreamingRidge([10.0, 100.0]).fit(X, y, weights)
+
+
+def test_targets_that_are_all_equal():
+    X = np.random.default_rng(0).normal(size=(600, 300)).astype("f4")
+    with solver("iteration"):
+        model = StreamingRidge([1.0, 10.0]).fit(X, np.ones(600))
+    np.testing.assert_array_equal(model.predict(X), 1)
 
 
 @pytest.mark.parametrize("shape", [(), (6,), (6, 2, 2), (6, 0), (0, 2)])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.compose import ColumnTransformer
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import NotFittedError
@@ -509,6 +510,16 @@ def test_a_geotiff_of_numbers(tmp_path):
     tiles = tile_scene(scene, 8, edge="drop")
     probabilities = RNG.random((5, 7, 3)).astype(np.float32)
     probabilities[1, 2] = np.nan
+    codes = np.where(np.arange(35).reshape(5, 7) % 2, 1.5, 0.0)
+    codes[0, 0] = np.nan
+    names = np.where(np.isnan(codes), np.nan, CLASSES[:1].astype(object))
+    for values, labels in ((codes, [0.0, 1.5]), (names, CLASSES)):
+        path = write_map(tmp_path / "c.tif", values, like=scene, labels=labels)
+        with open_raster(path) as raster:
+            found = raster.read(1)
+            assert found[0, 0] == 0
+            assert (found.ravel()[1:] > 0).all()
+            assert raster.tags(1)["class_1"] == str(labels[0])
     cases = {
         "bands": (probabilities, CLASSES),
         "one": (tiles.to_map(RNG.random(len(tiles)), 8), None),
@@ -525,6 +536,83 @@ def test_a_geotiff_of_numbers(tmp_path):
             a, b, c, d, e, f = scene.transform[:6]
             assert raster.transform[:6] == (8 * a, 8 * b, c, 8 * d, 8 * e, f)
             assert raster.descriptions == (tuple(CLASSES) if labels is not None else (None,))
+
+
+def test_a_raster_with_small_pixels(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    place = rasterio.Affine(0.1, 0, 500_000, 0, -0.1, 5_600_000)
+    profile = {"height": 46, "width": 61, "count": 1, "dtype": "uint8", "driver": "GTiff"}
+    with rasterio.open(tmp_path / "a.tif", "w", transform=place, **profile) as raster:
+        raster.write(SCENE[np.newaxis, ..., 0])
+    with rasterio.open(tmp_path / "a.tif") as scene:
+        path = write_map(tmp_path / "b.tif", np.zeros((5, 7)), like=scene, size=8, step=8)
+    with open_raster(path) as written:
+        assert (written.transform.a, written.transform.e) == (0.8, -0.8)
+
+
+def test_masked_pixels_do_not_hide_an_offset(monkeypatch):
+    monkeypatch.setattr(choice, "LIBRARY", None)
+    scene = np.ma.array((60_000 + RNG.normal(size=(60, 60))).astype(np.float32), mask=False)
+    scene[:8, :8] = np.ma.masked
+    tile = scene.data[np.newaxis, 20:40, 20:40]
+    transformer = StridedConv2DTransformer(
+        8, padding="valid", pooling=None, activation="identity", random_state=0
+    ).fit(tile)
+    found = predict_map(transformer, scene, 4, method="transform")
+    np.testing.assert_allclose(found[5, 5], transformer.transform(tile)[0], atol=1e-4)
+
+
+def shrink(images):
+    """Return images of 16 x 16 pixels, whatever their size."""
+    n, h, w, c = images.shape
+    parts = np.asarray(images, float)[:, : h // 16 * 16, : w // 16 * 16]
+    return parts.reshape(n, 16, h // 16, 16, w // 16, c).mean(axis=(2, 4))
+
+
+@pytest.mark.parametrize(
+    "function", [shrink, lambda X: X[:, ::2, ::2], lambda X: X.mean(axis=3, keepdims=True)]
+)
+def test_steps_that_change_the_shape_of_tiles_are_refused(function):
+    scene = RNG.normal(size=(128, 128, 3))
+    tiles = tile_scene(scene, 64, 32)
+    model = make_pipeline(
+        FunctionTransformer(function),
+        StridedConv2DTransformer(4, padding="valid", random_state=0),
+        LinearDiscriminantAnalysis(),
+    ).fit(np.asarray(tiles), np.arange(len(tiles)) % 2)
+    with pytest.raises(ValueError, match="a step before it makes images of shape"):
+        predict_map(model, scene, 32)
+
+
+def test_models_with_several_targets():
+    X = RNG.normal(size=(30, 16, 16))
+    model = make_pipeline(
+        StridedConv2DTransformer(4, padding="valid", random_state=0), RandomForestClassifier(3)
+    ).fit(X, RNG.integers(2, size=(30, 2)))
+    with pytest.raises(TypeError, match="a model with one target"):
+        predict_map(model, np.zeros((16, 20)), 4, method="predict_proba")
+    assert predict_map(model, np.zeros((16, 20)), 4).shape == (1, 2, 2)
+
+
+def test_tiles_with_empty_cells_do_not_depend_on_each_other(monkeypatch):
+    """A model that needs only the first cell predicts tiles in which others are empty."""
+    X = RNG.normal(size=(60, 16, 16)) * np.repeat([1, 3], 30)[:, np.newaxis, np.newaxis]
+    transformer = StridedConv2DTransformer(4, 3, padding="valid", missing="ignore", random_state=0)
+    first = ColumnTransformer([("first", "passthrough", [0, 1, 2, 3])])
+    model = make_pipeline(transformer, first, LinearDiscriminantAnalysis())
+    model.fit(X, np.repeat([0, 1], 30))
+    scene = RNG.normal(size=(40, 40))
+    scene[12:24, 12:24] = np.nan
+    found = predict_map(model, scene, 4)
+    assert 0 < np.ma.getmaskarray(found).sum() < found.size
+    monkeypatch.setattr(maps, "BLOCK_BYTES", 1)
+    np.testing.assert_array_equal(
+        np.ma.getmaskarray(predict_map(model, scene, 4)), np.ma.getmaskarray(found)
+    )
+    tiles = tile_scene(scene, 16, 4, edge="drop")
+    for tile, value in zip(tiles, found.ravel(), strict=True):
+        if value is not np.ma.masked:
+            assert model.predict(tile[np.newaxis, ..., 0]) == value
 
 
 def test_maps_of_turned_rasters_and_of_scenes_without_coordinates(tmp_path):
@@ -582,6 +670,11 @@ MAP = {"values": some_labels((11, 14)), "like": SCENE, "size": 6, "step": 4, "la
         ({"values": np.zeros((11, 14, 2))}, ValueError, "2 names, one for each band"),
         ({"values": np.zeros(11)}, ValueError, "'values' parameter of write_map"),
         ({"values": np.zeros((11, 14), complex)}, ValueError, "not one of the labels"),
+        (
+            {"values": np.full((11, 14), 2**64 - 5, np.uint64), "labels": None},
+            ValueError,
+            "integers of 32 bits",
+        ),
         ({"like": labeled()}, ValueError, "'UTM 32', is none that rasterio knows"),
         ({"like": "scene.tif"}, TypeError, "'scene' parameter of write_map"),
         (

@@ -34,6 +34,21 @@ def with_gaps(images):
 GAPS = with_gaps(IMAGES)
 
 
+def test_added_pixels_that_repeat_a_missing_one():
+    image = np.array([[[np.nan, 1.0, 2.0]]])
+    for mode, is_known in (("constant", True), ("wrap", False)):
+        transformer = StridedConv2DTransformer(
+            kernels=np.ones((1, 3, 1, 1)), padding=(0, 1), padding_mode=mode, missing="ignore"
+        ).set_params(pool_grid=1)
+        assert np.isfinite(transformer.fit(np.ones((1, 1, 3))).transform(image)).all() == is_known
+
+
+def test_a_masked_list_of_unequal_images():
+    images = [np.ma.masked_equal(np.eye(8), 0), np.eye(9)]
+    with pytest.raises(ValueError, match="image_shape='any'"):
+        StridedConv2DTransformer(missing="ignore").fit(images)
+
+
 SETTINGS = {
     "default": {},
     "learned": {"kernels": "patches", "normalize_patches": True, "whiten": True, "bias": -0.2},

@@ -739,3 +739,38 @@ def test_activations_of_the_user_are_computed_by_numpy():
     expected = transformer.transform(images)
     transformer.set_params(activation=lambda z: np.maximum(z, 0))
     np.testing.assert_allclose(transformer.transform(images), expected, rtol=1e-12)
+
+
+def test_bands_of_many_channels_share_the_numbers_of_a_window():
+    windows = WindowParameters((1, 1), ("same", "same"), "constant", (1, 1))
+    geometry = place_windows((32, 32), (3, 3), windows)
+    bands = [band for group in divide_map(geometry, None, 10_000, 52, 32) for band in group]
+    assert len(bands) > 60
+    assert len({band.struct.numbers for band in bands}) <= 3
+
+
+@needs_library
+def test_rows_of_a_fine_grid_are_finished_at_once(monkeypatch):
+    monkeypatch.setattr(native_engine, "BAND_BYTES", 2**12)  # A row of the grid is cut.
+    images = np.random.default_rng(0).random((1, 256, 256, 1), np.float32)
+    transformer = StridedConv2DTransformer(256, pool_grid=64, random_state=0, n_jobs=2).fit(images)
+    waiting, finish = [], NativeEngine._compute_bands
+
+    def compute(self, *arguments):
+        with monkeypatch.context() as context:
+            run_tasks = native_engine.run_tasks
+            context.setattr(
+                native_engine,
+                "run_tasks",
+                lambda *tasks: waiting.append(results := run_tasks(*tasks)) or results,
+            )
+            finish(self, *arguments)
+
+    monkeypatch.setattr(NativeEngine, "_compute_bands", compute)
+    features = transformer.transform(images)
+    (results,) = waiting
+    assert len(results) > 60
+    assert sum(each is not None for each in results) < 20
+    monkeypatch.undo()
+    expected = transformer.set_params(n_jobs=1).transform(images)
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)

@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 import sklearn
 from sklearn.datasets import load_digits
+from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
+    LeaveOneOut,
     ShuffleSplit,
     StratifiedKFold,
     cross_val_predict,
 )
+from sklearn.neighbors import LocalOutlierFactor
 
 from sklearn_conv import (
     RBFRidgeClassifier,
@@ -108,6 +111,19 @@ def test_a_class_that_a_fold_does_not_learn_has_probability_0_and_a_warning():
     assert "two" not in table["predicted"]
 
 
+def test_labels_of_other_lengths_and_a_parameter_named_novelty():
+    """A fold may have predicted shorter strings only; LocalOutlierFactor has such a parameter."""
+    y = np.repeat(["forest", "a"], 3)
+    model, rows = DummyClassifier(), np.zeros((6, 2))
+    table = cross_val_table(model, rows, y, cv=LeaveOneOut())
+    expected = cross_val_predict(model, rows, y, cv=LeaveOneOut())
+    assert table["predicted"].tolist() == expected.tolist()
+    rows = np.random.default_rng(0).normal(size=(20, 3))
+    detector = LocalOutlierFactor(n_neighbors=3, novelty=True)
+    table = cross_val_table(detector, rows, np.zeros(20), cv=2)
+    assert [*table] == ["target", "predicted", "fold"]
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match=r"'y' parameter of cross_val_table .* shape \(n,\)"):
         cross_val_table(REGRESSOR, IMAGES, np.stack([LABELS, LABELS], 1))
@@ -115,5 +131,16 @@ def test_bad_input():
         cross_val_table(CLASSIFIER, IMAGES, NAMES[:10])
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         cross_val_table(CLASSIFIER, IMAGES, NAMES, paths=["a"])
+    with pytest.raises(ValueError, match="masked values"):
+        cross_val_table(REGRESSOR, IMAGES, np.ma.masked_equal(LABELS, 2))
+    names = NAMES.astype(object)
+    for nothing in (None, np.nan):
+        names[7] = nothing
+        with pytest.raises(TypeError, match="labels of the types"):
+            cross_val_table(CLASSIFIER, IMAGES, names)
+    with pytest.raises(ValueError, match="'coverage' parameter of cross_val_table"):
+        cross_val_table(CLASSIFIER, IMAGES, NAMES, coverage=2)
+    with pytest.raises(ValueError, match="'cv' parameter of cross_val_table"):
+        cross_val_table(CLASSIFIER, IMAGES, NAMES, cv=[])
     with pytest.raises(ValueError, match="tests each image once; use one such as KFold"):
         cross_val_table(CLASSIFIER, IMAGES, NAMES, cv=ShuffleSplit(2))

@@ -1,11 +1,15 @@
 """`output_size` returns the shape and the cost of the actual result."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_conv import StridedConv2DTransformer
+from sklearn_conv._output_size import place_on_all
+from sklearn_conv._parameters import check_parameters
 
 SETTINGS = [
     {},
@@ -114,3 +118,13 @@ def test_html_with_invalid_parameters_after_fit(bad):
     for estimator in (transformer, pipeline):
         assert "StridedConv2DTransformer" in estimator._repr_html_()
     assert transformer.maps_shape_ == (8, 8, 6)
+
+
+def test_the_places_of_one_size_are_kept():
+    sizes = {(500 + i, 700): i for i in range(2000)}
+    parameters = check_parameters(StridedConv2DTransformer())
+    tracemalloc.start()
+    place_on_all(parameters, sizes, (3, 3, 3, 8), 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6

@@ -1,6 +1,7 @@
 """Sampling, normalizing and whitening of patches agree with loops and with separate steps."""
 
 import time
+import tracemalloc
 
 import numpy as np
 import oracle
@@ -178,7 +179,7 @@ def test_features_agree_with_explicit_steps(
     with pytest.MonkeyPatch.context() as patch:
         small_blocks(patch, block_bytes)
         features = transformer.fit_transform(images)
-    sampled = sample(images, **options)
+    sampled = sample(images, **options | {"stride": (1, 1)})
     eps = mean = matrix = None
     if normalize:
         eps = 0.01 * np.mean([(patch - patch[0]).var() for patch in sampled]) or 1.0
@@ -342,3 +343,45 @@ def test_whitening_of_pixels_whose_squares_are_beyond_float64():
         ValueError, match=r"whiten needs the squares .* overflow in float64; divide"
     ):
         StridedConv2DTransformer(whiten=True, random_state=0).fit(images)
+
+
+def test_whitening_beside_an_offset():
+    images = np.random.default_rng(0).normal(size=(20, 16, 16))
+    plain, shifted = (
+        StridedConv2DTransformer(8, whiten=True, random_state=0).fit(images + offset).kernels_
+        for offset in (0, 1e8)
+    )
+    np.testing.assert_allclose(shifted, plain, rtol=0, atol=1e-5 * np.abs(plain).max())
+
+
+@pytest.mark.filterwarnings("ignore:X contains constant images:UserWarning")
+@pytest.mark.parametrize("value", [0.1, 0.3, 1 / 255])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_thresholds_of_flat_regions_are_0(value, dtype):
+    images = np.full((12, 16, 16, 3), value, dtype)
+    images[:, 5:11, 5:11] = np.random.default_rng(0).normal(size=(12, 6, 6, 3))
+    transformer = StridedConv2DTransformer(
+        16,
+        kernels="uniform",
+        normalize_patches=True,
+        bias="quantile",
+        activation="step",
+        padding="valid",
+        pool_grid=1,
+        random_state=0,
+    ).fit(images)
+    levels = np.arange(1, 17) * (np.sqrt(5) + 1) / 2 % 1
+    found = transformer.transform(np.full((1, 16, 16, 3), value, dtype))
+    assert not found[0, (levels > 0.3) & (levels < 0.7)].any()
+
+
+def test_memory_of_a_long_row():
+    images = np.random.default_rng(0).random((1, 1, 1_000_000, 1), np.float32)
+    transformer = StridedConv2DTransformer(
+        4, (1, 31), kernels="patches", n_patches=1000, random_state=0
+    )
+    tracemalloc.start()
+    transformer.fit(images)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60e6

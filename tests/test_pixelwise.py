@@ -4,8 +4,10 @@ import pickle
 import warnings
 from unittest.mock import patch
 
+import dask.array as da
 import numpy as np
 import pytest
+import sklearn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
@@ -26,8 +28,10 @@ from sklearn_conv import (
     read_images,
 )
 from sklearn_conv._engine.symmetry import SYMMETRIES
+from sklearn_conv._ridge import all_rows
 
-PAD = 128
+PAD = 32
+"""A multiple of the scales, and more than what a pixel sees."""
 
 
 def scene(shape=(70, 90), seed=0):
@@ -50,7 +54,7 @@ def scribble(labels, fraction=0.05, seed=0):
 def naive_features(model, image):
     """Return the features of all pixels, from definitions and a whole padded image."""
     image = image.reshape(*image.shape[:2], -1)
-    padded = np.pad(image, [(PAD, PAD + 128), (PAD, PAD + 128), (0, 0)], mode="edge")
+    padded = np.pad(image, [(PAD, 2 * PAD), (PAD, 2 * PAD), (0, 0)], mode="edge")
     parts = []
     for scale, transformer in zip(model.scales, model.transformers_, strict=True):
         h, w = (length // scale * scale for length in padded.shape[:2])
@@ -327,6 +331,104 @@ def test_numbers_of_pixels():
         PixelRegressor(unlabeled=-1).fit([image], [known])
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (130, 140), (3, 9)])
+def test_kernels_are_learned_from_what_is_inside(shape):
+    """No window repeats the border, unless the image is smaller than the window."""
+    seen = []
+
+    def keep(shape, rng, patches):
+        seen.append(patches().reshape(-1, 5, 5))
+        return rng.standard_normal(shape)
+
+    image = np.random.default_rng(0).normal(size=shape)
+    labels = np.ones(shape, int)
+    labels[:, shape[1] // 2 :] = 2
+    features = StridedConv2DTransformer(1, 5, kernels=keep)
+    PixelClassifier(features, scales=[1], random_state=0).fit([image], [labels])
+    (patches,) = seen
+    is_repeated = (np.diff(patches, axis=1) == 0).any(axis=(1, 2))
+    assert is_repeated.all() if shape[0] < 5 else not is_repeated.any()
+
+
+def test_fill_values_are_warned_of_once():
+    image = np.random.default_rng(0).normal(100, 10, (256, 256))
+    image[::16, ::16] = -9999
+    labels = np.ones((256, 256), int)
+    labels[:, 128:] = 2
+    with pytest.warns(UserWarning, match="like a fill value") as caught:
+        PixelClassifier(random_state=0).fit([image], [labels])
+    assert len(caught) == 1
+
+
+def test_global_state_is_left_alone():
+    state = np.random.get_state()[1].copy()
+    PixelClassifier().fit([IMAGE], [LABELS])
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+    expected = PixelClassifier(random_state=0).fit([IMAGE], [LABELS]).predict([IMAGE])
+    with sklearn.config_context(transform_output="pandas"):
+        features = StridedConv2DTransformer(4, 3, random_state=0).set_output(transform="pandas")
+        PixelClassifier(features, random_state=0).fit([IMAGE], [LABELS])
+        found = PixelClassifier(random_state=0).fit([IMAGE], [LABELS]).predict([IMAGE])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_large_targets():
+    PixelRegressor(random_state=0).fit([IMAGE], [(LABELS * 2e7).astype("f4")])
+
+
+def test_labels_of_several_dtypes():
+    model = PixelClassifier(random_state=0)
+    model.fit([IMAGE] * 3, [LABELS, LABELS.astype(np.uint64), np.zeros(LABELS.shape, np.uint64)])
+    assert model.classes_.dtype == model.predict([IMAGE])[0].dtype == np.int64
+
+
+def test_n_jobs_may_change_after_fit(monkeypatch):
+    model = PixelClassifier(random_state=0).fit([IMAGE], [LABELS]).set_params(n_jobs=2)
+    seen, transform = [], StridedConv2DTransformer.transform
+
+    def keep(self, X):
+        seen.append(self.n_jobs)
+        return transform(self, X)
+
+    monkeypatch.setattr(StridedConv2DTransformer, "transform", keep)
+    model.predict([IMAGE])
+    assert {*seen} == {2}
+
+
+def test_more_features_than_are_multiplied(monkeypatch):
+    image, labels = scene()
+    expected = PixelClassifier(random_state=0).fit([image], [labels]).predict([image])
+    monkeypatch.setattr(all_rows, "MANY_FEATURES", 10)
+    found = PixelClassifier(random_state=0).fit([image], [labels]).predict([image])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_images_are_read_one_after_the_other():
+    """Those without labels are not read at all in fit."""
+
+    class Stored:
+        def __init__(self, images):
+            self.images, self.read = images, []
+            self.shape, self.dtype = images.shape, images.dtype
+
+        def __len__(self):
+            return len(self.images)
+
+        def __getitem__(self, i):
+            self.read.append(i)
+            return self.images[i]
+
+    images, labels = np.stack([IMAGE] * 4), np.stack([LABELS, LABELS, 0 * LABELS, 0 * LABELS])
+    stored = Stored(images)
+    model = PixelClassifier(random_state=0).fit(stored, labels)
+    assert {*stored.read} == {0, 1}
+    stored.read.clear()
+    found = model.predict(stored)
+    assert stored.read == [0, 1, 2, 3]
+    expected = PixelClassifier(random_state=0).fit(images, labels).predict(images)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_no_warning_of_few_or_constant_images():
     image, labels = np.zeros((40, 40), np.uint8), np.ones((40, 40), int)
     image[:, 20:], labels[:, 20:] = 255, 2
@@ -350,6 +452,14 @@ BAD_INPUT = {
         {},
         ValueError,
         "square kernels",
+    ),
+    "random_state": ({"random_state": "x"}, {}, TypeError, "'random_state' parameter"),
+    "n_jobs": ({"n_jobs": 0}, {}, ValueError, "'n_jobs' parameter of PixelClassifier"),
+    "turned windows": (
+        {"features": StridedConv2DTransformer(dilation=(1, 2), symmetries="dihedral")},
+        {},
+        ValueError,
+        "one dilation",
     ),
     "scales": ({"scales": [3]}, {}, ValueError, "'scales' parameter.*divisors of 128"),
     "one scale": ({"scales": 1}, {}, TypeError, "'scales' parameter"),
@@ -375,6 +485,18 @@ BAD_INPUT = {
     "unlabeled": ({"unlabeled": None}, {}, TypeError, "'unlabeled' parameter.*an integer"),
     "mask": ({}, {"y": [LABELS == 2]}, ValueError, "unlabeled to another number"),
     "hidden labels": ({}, {"y": [np.ma.masked_equal(LABELS, 1)]}, ValueError, r"y\.filled\(0\)"),
+    "hidden pixels, Dask": (
+        {},
+        {"X": [da.from_array(np.ma.masked_less(IMAGE, 90))]},
+        ValueError,
+        "masked pixels",
+    ),
+    "hidden labels, Dask": (
+        {},
+        {"y": [da.from_array(np.ma.masked_equal(LABELS, 1))]},
+        ValueError,
+        r"y\.filled\(0\)",
+    ),
     "hidden pixels": ({}, {"X": [np.ma.masked_less(IMAGE, 90)]}, ValueError, "masked pixels"),
     "color image": ({}, {"X": np.ones((30, 30, 3)), "y": LABELS}, ValueError, r"as \[image\] and"),
     "channels first": ({}, {"X": [np.ones((3, 30, 30))]}, ValueError, "moveaxis"),

@@ -77,9 +77,8 @@ def test_windows_of_padding_only_are_exactly_0(offset, n_images):
 
 
 @pytest.mark.parametrize("value", [1.0, 0.1, 1e-3, 255.0, 30_000.0])
-@pytest.mark.parametrize("n_images", [1, 7])
+@pytest.mark.parametrize(("n_images", "size"), [(1, 48), (7, 48), (1, 512)])
 @pytest.mark.parametrize("activation", ["relu", "split", "square", "identity"])
-@pytest.mark.parametrize("size", [48, 512])
 def test_means_of_flat_images(value, n_images, activation, size):
     images = np.full((n_images, size, size, 1), value, np.float32)
     kernels = np.full((3, 3, 1, 3), 1 / 9, np.float32) * np.array([1, 0.3, -1], np.float32)

@@ -327,6 +327,32 @@ def test_images_must_be_of_the_kind_that_the_model_has_seen(run, saved, tmp_path
             assert not (tmp_path / "a.csv").exists()
 
 
+def test_features_need_images_of_the_dtype_of_the_model(run, tmp_path):
+    for name, dtype in [("a", np.uint8), ("b", np.uint16)]:
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            pixels = np.random.default_rng(i).integers(200, size=(8, 8)).astype(dtype)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    model = tmp_path / "m.skops"
+    arguments = ["--mode", "none", "--size", "8,8", "--save-model", model]
+    assert run("features", tmp_path / "a", "-o", tmp_path / "a.npy", *arguments)[0] == 0
+    code, _, err = run("features", tmp_path / "b", "-o", tmp_path / "b.npy", "--model", model)
+    assert code == 2
+    assert "dtype uint16, but" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names that are not in UTF-8")
+def test_a_table_of_parquet_needs_names_in_utf_8(run, saved, tmp_path, monkeypatch):
+    pictures = write_pictures(tmp_path / "pictures", {"a": 2})
+    (pictures / "a" / os.fsdecode(b"\xff.png")).write_bytes((pictures / "a" / "0.png").read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "transform_batches", None)
+        code, _, err = run("predict", saved[1], pictures, "-o", tmp_path / "a.parquet")
+    assert code == 2
+    assert "write a .csv" in err
+    assert run("predict", saved[1], pictures, "-o", tmp_path / "a.csv")[0] == 0
+
+
 def test_images_of_other_sizes_are_scaled_with_a_warning(run, saved, tmp_path):
     folder = write_pictures(tmp_path / "new", {"a": 3}, size=(50, 24))
     code, _, err = run("predict", saved[1], folder, "-o", tmp_path / "a.csv")
@@ -402,6 +428,23 @@ def interrupted(run, saved, tmp_path, monkeypatch):
     parts = output.with_name("a.parquet.parts")
     assert sorted(os.listdir(parts)) == ["0.npy", "7.npy", "model.skops"]
     return line, computed, parts
+
+
+def test_parts_are_kept_until_the_model_is_saved(run, interrupted, tmp_path, monkeypatch):
+    line, computed, parts = interrupted
+
+    def interrupt(*arguments, **more):
+        raise KeyboardInterrupt
+
+    model = ["--save-model", tmp_path / "m.skops"]
+    with monkeypatch.context() as patch:
+        patch.setattr(options, "save_model", interrupt)
+        assert run(*line, *model)[0] == 130
+    n = len(computed)
+    parts.rename(tmp_path / "elsewhere")
+    parts.symlink_to(tmp_path / "elsewhere")
+    assert run(*line, *model)[0] == 0
+    assert len(computed) == n
 
 
 def test_an_interrupted_table_is_continued(run, interrupted, tmp_path):
@@ -516,10 +559,14 @@ def test_maps_of_numbers_and_wrong_arguments_of_map(run, saved, scene, tmp_path)
         expected = predict_map(regressor[1:], opened, 3)
         np.testing.assert_allclose(written.read(1), expected, rtol=1e-4)
     before = scene.read_bytes()
+    (tmp_path / "b.pgw").mkdir()
     for arguments, message in [
         ([tmp_path / "numbers.skops", scene, "-o", tmp_path / "a.png", "--step", 3], "use .tif"),
         ([model, scene, "-o", scene, "--step", 3], "is an input"),
         ([model, scene, "-o", output, "--step", 0], "'step' parameter of map"),
+        ([model, scene, "-o", output, "--step", 7.5], "Got 7.5"),
+        ([model, scene, "-o", output, "--step", 3, "--scale", 1.5], "Got 1.5"),
+        ([model, scene, "-o", tmp_path / "b.png", "--step", 3], "is a folder"),
         ([model, tmp_path / "no.tif", "-o", output, "--step", 3], "no.tif"),
         ([model, scene, "-o", output], "step"),
     ]:

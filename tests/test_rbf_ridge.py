@@ -697,6 +697,7 @@ def test_a_failed_fit_leaves_the_model_as_it_was(cls, bad_X, bad_y, error, messa
         (RBFRidgeClassifier, Y * 1j, ValueError, "Complex"),
         (RBFRidge, Y * 1e200, ValueError, "divide them by their standard deviation"),
         (RBFRidge, Y * np.nan, ValueError, "NaN"),
+        (RBFRidge, Y.astype(str), TypeError, "array of real numbers"),
     ],
 )
 def test_bad_targets(cls, y, error, message):

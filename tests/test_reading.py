@@ -155,6 +155,15 @@ def test_cmyk():
     np.testing.assert_allclose(read(content), expected, atol=1.5)
 
 
+@pytest.mark.parametrize("size", [(2, 2), (3, 3), (5, 2)])
+def test_cmyk_of_another_size(size):
+    """A JPEG is reduced while it is decoded, but only if it is scaled by Pillow."""
+    ramp = Image.fromarray(np.tile(15 * np.arange(17, dtype=np.uint8)[:, np.newaxis], (1, 17)))
+    gray = read(encoded(ramp, "jpg", quality=100), mode=None, size=size)
+    inks = read(encoded(Image.merge("CMYK", [ramp] * 4), "jpg", quality=100), mode=None, size=size)
+    np.testing.assert_allclose(inks, np.repeat(gray, 4, axis=2), atol=10)
+
+
 STORED = {
     "16 bits": (WIDE[..., 0], {}),
     "16 bits, big-endian": (WIDE[..., 0], {"byteorder": ">"}),
@@ -740,6 +749,7 @@ def test_pattern(folder):
     assert names(files) == [f"{c}/tile{i}.png" for c in ("a2", "a10", "b") for i in (3, 9)]
     assert files.labels is None
     assert len(read_images(folder / "**" / "*.tif")) == 6
+    assert len(read_images(str(folder / "**" / "**" / "*.tif"))) == 6
 
 
 def save(path, array=PIXELS):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import IS_LONG
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -93,6 +94,7 @@ def test_a_grid_search_over_a_recipe():
     assert search.best_params_ == {"features__pool_grid": 2}
 
 
+@pytest.mark.long
 def test_digits():
     X, X_test, y, y_test = train_test_split(*load_digits(return_X_y=True), random_state=0)
     fast, balanced = (
@@ -154,7 +156,7 @@ def test_the_smallest_images_are_those_of_the_documents(kind, effort):
 
 
 @makers
-@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("effort", EFFORTS if IS_LONG else ["fast"])
 @pytest.mark.parametrize("kind", RECIPES)
 def test_much_larger_images_get_one_warning(make, kind, effort, recwarn):
     side = SIDES.get(kind)
@@ -178,6 +180,9 @@ def test_changed_windows_get_no_warning_of_large_images(given):
     images = RNG.random((9, 150, 150)).astype(np.float32)
     model = make_image_classifier("objects", n_kernels=2, n_patches=500, **given)
     model.fit(images, LABELS[:9])
+    later = make_image_classifier("objects", n_kernels=2, n_patches=500)
+    later.set_params(**{f"features__{name}": value for name, value in given.items()})
+    clone(later).fit(images, LABELS[:9])
     with pytest.warns(UserWarning, match=r"150 x 150 pixels, but .* about 28 x 28"):
         make_image_classifier("objects", n_kernels=2, pool_grid=2, symmetries=None).fit(
             images, LABELS[:9]

@@ -234,6 +234,9 @@ BAD = {
     "no such column": (["--target", "x"], "must have the columns 'path' and 'x'"),
     "text": (["--target", "text"], "30 of 30 are not: 'a', 'a', 'a' and 27 more. To predict cl"),
     "comma": (["--target", "comma"], "1 of 30 are not: '1,5'"),
+    "underscore": (["--target", "underscore"], "1 of 30 are not: '1_5'"),
+    "decimal comma": (["--target", "n", "--table", "d.csv"], "more cells than columns in 30 rows"),
+    "twice": (["--target", "n", "--table", "w.csv"], "has several columns 'n'"),
     "nan": (["--target", "nan"], "1 of 30 are not: 'nan'"),
     "infinite": (["--target", "infinite"], "1 of 30 are not: '-inf'"),
     "empty": (["--target", "empty"], "The column 'empty' of 't.csv' is empty for "),
@@ -254,10 +257,14 @@ def test_bad_tables_are_wrong_usage(run, measured, tmp_path, monkeypatch, name):
     (tmp_path / "pictures").symlink_to(measured[0])
     paths = [f"{i} <i>&'.png" for i in range(N)]
     columns = {"path": paths, "n": range(N), "text": ["a"] * N, "constant": [3] * N}
-    for bad, value in {"comma": "1,5", "nan": "nan", "infinite": "-inf", "empty": " "}.items():
+    wrong = {"comma": "1,5", "nan": "nan", "infinite": "-inf", "empty": " ", "underscore": "1_5"}
+    for bad, value in wrong.items():
         columns[bad] = [*range(N - 1), value]
     write_table("t.csv", columns)
     write_table("o.csv", {"path": [*paths[1:], "other.png"], "n": range(N)})
+    for name_of_file, header in {"d.csv": "path,n", "w.csv": "path,n,n"}.items():
+        lines = "".join(f"{path},3,{i}\n" for i, path in enumerate(paths))
+        (tmp_path / name_of_file).write_text(f"{header}\n{lines}")
     (tmp_path / "s.csv").write_text("path;n\n" + "".join(f"{path};3\n" for path in paths))
     (tmp_path / "b.csv").write_bytes(b"PK\x03\x04\xff\xfe\x00path,n\n")
     before = {path: path.read_bytes() for path in tmp_path.glob("*.csv")}

@@ -626,6 +626,19 @@ def test_all_classes_are_given_in_the_first_call():
     model.partial_fit(X, y, classes=[2, 1, 9, 0])
 
 
+@pytest.mark.parametrize(
+    ("labels", "classes", "error"),
+    [
+        (["a", "b"], [], ValueError),
+        ([0, 1], [0, 1, np.nan], ValueError),
+        ([0, 1], np.array([0, 1], "M8[s]"), TypeError),
+    ],
+)
+def test_bad_classes(labels, classes, error):
+    with pytest.raises(error, match="'classes' parameter of StreamingRidgeClassifier"):
+        StreamingRidgeClassifier().partial_fit(np.eye(2), labels, classes=classes)
+
+
 BAD_BATCHES = {
     "a new class": ([5], {}, r"classes \[5\], which are not among \[0, 1, 2\]"),
     "other classes": (

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes
+from sklearn.ensemble import VotingClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge, RidgeClassifier, RidgeClassifierCV, RidgeCV
 from sklearn.metrics import r2_score
@@ -47,9 +48,11 @@ def reference(X, y, alphas, weights=None, per_target=False):
     return lambda rows: ridge.predict(scaler.transform(rows)).reshape(y.shape), ridge
 
 
-@pytest.mark.parametrize("per_target", [False, True])
-@pytest.mark.parametrize("columns", [0, [1], [0, 1, 2]], ids=["1d", "one", "three"])
-@pytest.mark.parametrize("alphas", [3.0, ALPHAS])
+KINDS = [(alphas, columns, False) for alphas in (3.0, ALPHAS) for columns in (0, [1], [0, 1, 2])]
+KINDS += [(ALPHAS, [0, 1, 2], True), (ALPHAS, [1], True), (3.0, [0, 1, 2], True)]
+
+
+@pytest.mark.parametrize(("alphas", "columns", "per_target"), KINDS, ids=str)
 @pytest.mark.parametrize("weighted", [False, True])
 @sizes
 def test_agrees_with_ridge_on_standardized_features(size, weighted, alphas, columns, per_target):
@@ -65,7 +68,7 @@ def test_agrees_with_ridge_on_standardized_features(size, weighted, alphas, colu
         part = StreamingRidge().partial_fit(X[rows], y[rows], sample_weight=sample_weight)
         merged = part.set_params(**merged.get_params()) if start == 0 else merged.merge(part)
     lazy = StreamingRidge(alphas, alpha_per_target=per_target).fit(
-        da.from_array(X, (13, 7)), da.from_array(y, 20), sample_weight=weights
+        da.from_array(X, (40, 11)), da.from_array(y, 35), sample_weight=weights
     )
     whole = StreamingRidge(alphas, alpha_per_target=per_target).fit(X, y, sample_weight=weights)
     for model in (whole, batches, merged, lazy):
@@ -81,12 +84,12 @@ def test_agrees_with_ridge_on_standardized_features(size, weighted, alphas, colu
         else:
             assert (model.alpha_ == 3.0).all() if np.ndim(model.alpha_) else model.alpha_ == 3.0
             assert model.best_score_ is None
-    predicted = lazy.predict(da.from_array(X, (13, 7)))
+    predicted = lazy.predict(da.from_array(X, (40, 11)))
     assert predicted.shape == y.shape
     np.testing.assert_allclose(predicted.compute(), predict(X), rtol=1e-9, atol=1e-8)
     score = r2_score(y, predict(X))
     assert whole.score(X, y) == pytest.approx(score)
-    assert whole.score(da.from_array(X, (13, 7)), da.from_array(y, 20)) == pytest.approx(score)
+    assert whole.score(da.from_array(X, (40, 11)), da.from_array(y, 35)) == pytest.approx(score)
 
 
 def test_each_target_has_its_alpha():
@@ -128,7 +131,7 @@ def test_intervals_are_quantiles_of_errors_without_the_row(size, coverage, alpha
         expected = np.stack([predicted - width, predicted + width], axis=1)
         np.testing.assert_allclose(intervals[:, :, i], expected, rtol=1e-8, atol=1e-8)
         np.testing.assert_allclose(single.predict_interval(X[:5], coverage), expected, atol=1e-8)
-    lazy = model.predict_interval(da.from_array(X, (13, 7)), coverage)
+    lazy = model.predict_interval(da.from_array(X, (40, 11)), coverage)
     assert lazy.shape == (len(X), 2, 3)
     np.testing.assert_allclose(lazy[:5].compute(), intervals, rtol=1e-12)
 
@@ -223,7 +226,7 @@ def test_agrees_with_weighted_ridge_classifier(size, weighted, class_weight):
     scaler = StandardScaler().fit(X, sample_weight=total)
     expected = RidgeClassifierCV(ALPHAS).fit(scaler.transform(X), y, sample_weight=total)
     scores = expected.decision_function(scaler.transform(X))
-    lazy = da.from_array(X, (13, 7)), da.from_array(y, 20), da.from_array(weights, 11)
+    lazy = da.from_array(X, (40, 11)), da.from_array(y, 35), da.from_array(weights, 11)
     for arguments in ((X, y, weights), lazy):
         model = StreamingRidgeClassifier(ALPHAS, class_weight=class_weight).fit(*arguments)
         np.testing.assert_allclose(model.decision_function(X), scores, rtol=1e-7, atol=1e-9)
@@ -248,12 +251,37 @@ def test_a_class_of_weight_0_is_a_class_without_rows(size, names):
     model = StreamingRidgeClassifier(10.0, class_weight=class_weight)
     for rows in (slice(9), slice(9, None)):
         model.partial_fit(X[rows], y[rows])
-    lazy = da.from_array(X, (13, 7)), da.from_array(y, 20)
+    lazy = da.from_array(X, (40, 11)), da.from_array(y, 35)
     for fitted in (model, *(clone(model).fit(*arguments) for arguments in ((X, [*y]), lazy))):
         assert fitted.classes_.tolist() == expected.classes_.tolist()
         np.testing.assert_allclose(fitted.decision_function(X), scores, rtol=1e-7, atol=1e-9)
     with pytest.raises(ValueError, match="All rows belong to classes whose weight in class_weight"):
         model.partial_fit(X[y == names[1]], y[y == names[1]])
+
+
+def test_a_class_whose_rows_have_weight_0():
+    X, *_ = data(90, 4)
+    y = np.arange(90) % 3
+    weights = (y != 1) * 1.0
+    lazy = [da.from_array(each, 30) for each in (y, weights)]
+    model = StreamingRidgeClassifier(1.0)
+    for fitted in (
+        clone(model).fit(X, y, weights),
+        clone(model).partial_fit(X, y, sample_weight=weights),
+        clone(model).fit(da.from_array(X, (30, -1)), *lazy),
+        clone(model).set_params(class_weight={2: 3.0}).fit(X, y, weights),
+    ):
+        assert fitted.classes_.tolist() == [0, 1, 2]
+    vote = VotingClassifier([("a", model), ("b", StreamingRidgeClassifier(9.0))], voting="soft")
+    assert (vote.fit(X, y, sample_weight=weights).predict(X) != 1).all()
+
+
+def test_class_weight_of_all_classes_where_one_is_missing():
+    X, *_ = data(90, 4)
+    y, weight = np.arange(90) // 30, {0: 1, 1: 2, 2: 30}
+    model = StreamingRidgeClassifier(1.0, class_weight=weight).fit(X[:60], y[:60])
+    expected = StreamingRidgeClassifier(1.0, class_weight={0: 1, 1: 2}).fit(X[:60], y[:60])
+    np.testing.assert_array_equal(model.coef_, expected.coef_)
 
 
 # Bad input

@@ -456,6 +456,14 @@ def test_maps_of_xarray(dims, k):
     assert {*bare.coords} == {"x", "spatial_ref"}
 
 
+def test_masked_dask_scenes():
+    da = pytest.importorskip("dask.array")
+    scene = np.ma.masked_equal(SCENE, 7)
+    expected = np.asarray(tile_scene(scene, 16))
+    assert np.isnan(expected).any()
+    np.testing.assert_array_equal(np.asarray(tile_scene(da.from_array(scene, 20), 16)), expected)
+
+
 def test_a_map_with_rasterio(tmp_path):
     """The way of the guide: the map has the transform of the scene, with larger pixels."""
     rasterio = pytest.importorskip("rasterio")

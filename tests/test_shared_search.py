@@ -5,10 +5,13 @@ import os
 import pickle
 import warnings
 from collections import Counter
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 import skops.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,9 +20,13 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
 from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.feature_selection import SelectKBest, f_classif, mutual_info_classif
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+from sklearn.metrics import make_scorer, r2_score
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
@@ -30,7 +37,7 @@ from sklearn.model_selection import (
     cross_validate,
 )
 from sklearn.pipeline import Pipeline, make_pipeline, make_union
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from sklearn_conv import (
     SharedFeaturesSearch,
@@ -48,6 +55,7 @@ IMAGES, LABELS = IMAGES.reshape(-1, 8, 8)[:150], LABELS[:150]
 NUMBERED = IMAGES.copy()
 NUMBERED[:, 0, 0] = np.arange(len(IMAGES))
 LEARNED = {"kernels": "patches", "whiten": True, "normalize_patches": True, "bias": "quantile"}
+DILATED = LEARNED | {"dilation": 4}  # Kernels of 3 x 3 pixels are larger than the images.
 pytestmark = pytest.mark.filterwarnings("ignore:Kernels, whitening:UserWarning")
 
 
@@ -111,11 +119,165 @@ def test_results_are_those_of_the_search(name, parameters):
     assert type(shared.best_estimator_) is Pipeline
 
 
+def count_columns(columns):
+    """Return how often images are transformed by a search with a column transformer."""
+    counts, transform = [], StridedConv2DTransformer.transform
+
+    def count(self, X):
+        counts.append(len(X))
+        return transform(self, X)
+
+    X = np.hstack([IMAGES.reshape(150, -1), np.random.default_rng(0).normal(size=(150, 2))])
+    search = GridSearchCV(
+        make_pipeline(columns, RidgeClassifier()), {"ridgeclassifier__alpha": [1, 10]}, cv=3
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StridedConv2DTransformer, "transform", count)
+        shared = SharedFeaturesSearch(search).fit(X, LABELS)
+    assert_same_results(shared, clone(search).fit(X, LABELS))
+    np.testing.assert_array_equal(shared.predict(X), search.fit(X, LABELS).predict(X))
+    return sum(counts)
+
+
+def test_random_transformers_differ():
+    union = make_union(StridedConv2DTransformer(4), StridedConv2DTransformer(4))
+    search = GridSearchCV(make_pipeline(union, RidgeClassifier()), {}, cv=3)
+    with pytest.warns(UserWarning, match="is not an integer"):
+        shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS)
+    first, second = (part.kernels_ for _, part in shared.best_estimator_[0].transformer_list)
+    assert not np.array_equal(first, second)
+
+
+class Opposite(Pipeline):
+    def predict(self, X):
+        return -super().predict(X)
+
+
+def test_subclasses_are_searched_as_they_are():
+    steps = Opposite([("conv", StridedConv2DTransformer(4, random_state=0)), ("r", Ridge())])
+    search = GridSearchCV(steps, {"r__alpha": [1, 10]}, cv=3, scoring="r2")
+    with pytest.warns(UserWarning, match="is no Pipeline of scikit-learn"):
+        shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS)
+    assert_same_results(shared, clone(search).fit(IMAGES, LABELS))
+
+
+def test_masked_images_behind_a_step_that_is_left_out():
+    images = np.ma.array(IMAGES, copy=True)
+    images[::2, 2:4, 2:4] = 999
+    images[::2, 2:4, 2:4] = np.ma.masked
+    conv = StridedConv2DTransformer(4, 2, missing="ignore", pool_grid=1, random_state=0)
+    steps = Pipeline(
+        [("a", "passthrough"), ("b", FunctionTransformer()), ("c", conv), ("r", RidgeClassifier())]
+    )
+    search = GridSearchCV(steps, {"r__alpha": [1, 10]}, cv=3)
+    with pytest.warns(UserWarning, match="not known what the step 'b' depends on"):
+        shared = SharedFeaturesSearch(search).fit(images, LABELS)
+    assert_same_results(shared, clone(search).fit(images, LABELS))
+
+
+def test_parameters_of_later_steps_need_no_description():
+    steps = make_pipeline(StridedConv2DTransformer(4, random_state=0), SelectKBest(k=4), Ridge())
+    scores = [f_classif, partial(mutual_info_classif, random_state=0)]
+    search = GridSearchCV(steps, {"selectkbest__score_func": scores}, cv=2)
+    shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS)
+    assert_same_results(shared, clone(search).fit(IMAGES, LABELS))
+
+
+def test_frozen_steps_are_what_they_have_learned():
+    conv = StridedConv2DTransformer(4, random_state=0)
+    features = conv.fit_transform(IMAGES)
+    noise = np.random.default_rng(0).normal(size=features.shape)
+    frozen = [FrozenEstimator(PCA(4).fit(each)) for each in (features, noise)]
+    steps = Pipeline([("conv", conv), ("pca", frozen[0]), ("last", StreamingRidgeClassifier(1.0))])
+    search = GridSearchCV(steps, {"pca": frozen}, cv=3)
+    shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS)
+    assert_same_results(shared, clone(search).fit(IMAGES, LABELS))
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_metadata_is_routed(verbose, capsys):
+    weights, groups = np.where(LABELS > 1, 100.0, 0.01), np.arange(150) % 9
+    with sklearn.config_context(enable_metadata_routing=True):
+        scorer = make_scorer(r2_score).set_score_request(sample_weight=True)
+        ridge = StreamingRidge(1.0).set_fit_request(sample_weight=True)
+        steps = make_pipeline(StridedConv2DTransformer(4, random_state=0), ridge)
+        search = GridSearchCV(steps, {}, cv=GroupKFold(2), scoring=scorer)
+        plain, shared = (
+            cross_validate(
+                each,
+                IMAGES,
+                LABELS.astype(float),
+                cv=GroupKFold(3),
+                scoring=scorer,
+                error_score="raise",
+                params={"sample_weight": weights, "groups": groups},
+            )["test_score"]
+            for each in (search, SharedFeaturesSearch(search, verbose=verbose))
+        )
+    np.testing.assert_allclose(shared, plain, rtol=1e-9)
+
+
+def test_kernels_of_a_function_that_are_random():
+    rng = np.random.default_rng(0)
+    steps = pipeline(kernels=lambda shape, *more: rng.standard_normal(shape))
+    shared = SharedFeaturesSearch(GridSearchCV(steps, {}, cv=3)).fit(IMAGES, LABELS)
+    assert shared.score(IMAGES, LABELS) > 0.9
+
+
+def test_scorers_see_fitted_steps_and_the_result_has_seen_all_images():
+    def thrifty(model, X, y):
+        return model.score(X, y) - 1e-9 * model[0].multiply_adds_
+
+    search = GridSearchCV(pipeline(), {"last__alpha": [1, 10]}, cv=3, scoring=thrifty)
+    plain = clone(search).fit(IMAGES, LABELS)
+    shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS)
+    assert_same_results(shared, plain)
+    assert shared.best_estimator_[0]._values_seen == plain.best_estimator_[0]._values_seen
+
+
+CONV = StridedConv2DTransformer(4, image_shape=(8, 8), random_state=0)
+
+
+@pytest.mark.parametrize("columns", [[*range(64)], slice(0, 64)], ids=["list", "slice"])
+def test_columns_are_shared(columns):
+    """To fit a ColumnTransformer computes features as well: of a fold, and of all images."""
+    weights = {"image": 2.0}
+    step = ColumnTransformer([("image", CONV, columns)], transformer_weights=weights)
+    assert count_columns(step) == 100 + 150 + 150
+    step.set_params(remainder="passthrough")
+    assert count_columns(step) == 100 + 150 + 150
+
+
+def test_a_remainder_that_learns_is_fitted_in_each_fold():
+    step = ColumnTransformer([("image", CONV, slice(0, 64))], remainder=StandardScaler())
+    with pytest.warns(UserWarning, match="not known what the step 'columntransformer' depends"):
+        assert count_columns(step) == 7 * 150
+
+
+def test_parameters_without_a_description_are_named():
+    class Make:
+        def __call__(self, shape, rng, patches):
+            return rng.standard_normal(shape)
+
+    search = GridSearchCV(pipeline(kernels=Make()), {"last__alpha": [1, 10]}, cv=3)
+    with pytest.warns(UserWarning, match="cannot be compared with its copies"):
+        shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS)
+    assert_same_results(shared, clone(search).fit(IMAGES, LABELS))
+
+
+def test_kernels_larger_than_the_images():
+    """Training patches then extend into the padding, whose amount depends on the stride."""
+    steps = pipeline(**LEARNED, kernel_size=5, dilation=2)
+    search = GridSearchCV(steps, {"conv__stride": [1, 2, 3]}, cv=3)
+    shared = SharedFeaturesSearch(search).fit(IMAGES, LABELS)
+    assert_same_results(shared, clone(search).fit(IMAGES, LABELS))
+
+
 @st.composite
 def pipelines(draw):
     """Draw a pipeline and a grid of a few of its parameters."""
     first = draw(st.sampled_from(["conv", "union", "columns", "nested"]))
-    parameters = draw(st.sampled_from([{}, LEARNED, {"missing": "ignore"}, {"pool_grid": 1}]))
+    parameters = draw(st.sampled_from([{}, LEARNED, DILATED, {"missing": "ignore"}]))
     conv = StridedConv2DTransformer(3, random_state=draw(st.integers(0, 9)), **parameters)
     if first == "union":
         conv = make_union(conv, StridedConv2DTransformer(2, 2, random_state=1))
@@ -555,3 +717,15 @@ def test_bad_parameters(parameters, error):
         error, match=f"'{next(iter(parameters))}' parameter of SharedFeaturesSearch"
     ):
         search.fit(IMAGES, LABELS)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs posix_fallocate")
+def test_a_full_disk_keeps_no_file(monkeypatch):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    with _Store(IMAGES, False, 0) as store:
+        with pytest.raises(OSError, match="No space left"):
+            store.empty((1000,), np.dtype(float))
+        assert sum(path.stat().st_size for path in Path(store._folder.name).iterdir()) == 0

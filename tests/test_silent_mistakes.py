@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import pickle
 import re
 import warnings
 from pathlib import Path
@@ -779,3 +780,10 @@ def test_tensors_with_array_api_dispatch():
     in_fit, in_transform = done.stdout.splitlines()
     assert in_fit.startswith(in_transform)
     assert re.search(r"Tensor .*numpy.asarray\(X\).*array_api_dispatch=False", in_fit)
+
+
+def test_many_channels_cost_no_table_of_channels():
+    images = np.random.default_rng(0).random((40, 2, 2, 2000), np.float32)
+    transformer = StridedConv2DTransformer(2, 1, random_state=0).fit(images)
+    assert len(pickle.dumps(transformer)) < 2e5
+    assert _pixels.sample_images(np.zeros((4096, 1, 1, 2000), np.uint8), 4096).nbytes < 2**23

@@ -43,9 +43,10 @@ def test_there_are_views_for_each_symmetry():
 
 @pytest.mark.parametrize("pooling", ["mean", "max", None])
 @pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("length", [9, 10])
-@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+@pytest.mark.parametrize(
+    ("stride", "length", "dtype"),
+    [(1, 9, "uint8"), (1, 10, "float64"), (2, 9, "float64"), (2, 10, "uint8")],
+)
 def test_all_views_of_an_image_have_the_same_features(pooling, padding, stride, length, dtype):
     images = (255 * RNG.random((5, length, length, 3))).astype(dtype)
     options = {**LEARNED, "kernel_size": 4, "stride": stride, "padding": padding}
@@ -85,6 +86,27 @@ def test_patches_are_windows_of_all_images(name, size):
         )
     }
     assert {tuple(patch) for patch in seen["patches"]} == windows
+
+
+@pytest.mark.parametrize("dilation", [2, (1, 2)])
+def test_dilated_patches_are_windows_of_the_views(dilation):
+    """Each patch of 3 x 3 pixels of a plane has the differences of windows in a view of it."""
+    seen = {}
+
+    def keep(shape, rng, patches):
+        seen["patches"] = patches().reshape(-1, 3, 3)
+        return np.ones(shape)
+
+    plane = 100.0 * np.arange(12)[:, np.newaxis] + np.arange(12)
+    StridedConv2DTransformer(
+        1, 3, dilation=dilation, kernels=keep, symmetries="dihedral", random_state=0
+    ).fit(np.tile(plane, (5, 1, 1)))
+    found = {tuple(np.abs(patch[[1, 0], [0, 1]] - patch[0, 0])) for patch in seen["patches"]}
+    rows, columns = np.broadcast_to(dilation, 2)
+    expected = {(100 * rows, columns)}
+    if rows == columns:
+        expected.add((columns, 100 * rows))
+    assert found == expected
 
 
 def test_images_that_are_not_square_may_be_turned():

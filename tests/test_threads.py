@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers import blas_threads
 from joblib import Parallel, cpu_count, delayed, parallel_config
+from sklearn import config_context, get_config
 
 from sklearn_conv._engine.threads import Workspace, count_threads, one_blas_thread, run_tasks
 
@@ -92,3 +93,14 @@ def test_the_limit_of_blas_can_be_nested():
             assert blas_threads() == {1}
         assert blas_threads() == {1}
     assert blas_threads() == before
+
+
+def test_tasks_have_the_configuration_of_the_caller():
+    both = threading.Barrier(2, timeout=20)
+
+    def look(i):
+        both.wait()
+        return get_config()["working_memory"]
+
+    with config_context(working_memory=1):
+        assert run_tasks(look, [(0,), (1,)], 2) == [1, 1]

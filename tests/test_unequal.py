@@ -171,7 +171,8 @@ def test_a_refit_forgets_the_columns_of_the_earlier_one():
 def test_the_layout_is_judged_in_fit_only():
     images = np.random.default_rng(0).random((6, 3, 9, 9))
     transformer = make("default").fit([image.transpose(1, 2, 0) for image in images])
-    transformer.fit([*images])
+    with pytest.warns(UserWarning, match="3 x 9 pixels with 9 channels"):
+        transformer.fit([*images])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         transformer.transform(images)
@@ -206,6 +207,12 @@ def test_output_size():
     assert not hasattr(transformer, "n_features_in_")
 
 
+def test_channels_first_are_noticed():
+    images = [np.random.default_rng(0).random((3, width, 64)) for width in (40, 50)]
+    with pytest.warns(UserWarning, match="is interpreted as images of 3 x 40 pixels"):
+        StridedConv2DTransformer(4, image_shape="any").fit(images)
+
+
 BAD = {
     "channels": ([IMAGES[0], IMAGES[1][..., :1]], ValueError, r"X\[0\] has 2 channels, but X\[1\]"),
     "too small": ([IMAGES[0], IMAGES[1][:1]], ValueError, r"X\[1\] of 1 x 8 pixels: kernel_size="),
@@ -214,6 +221,11 @@ BAD = {
     "empty image": ([IMAGES[0], IMAGES[1][:0]], ValueError, r"X\[1\] has shape \(0, 8, 2\)"),
     "axes": ([IMAGES[0], IMAGES[1][np.newaxis]], ValueError, r"X\[1\] has shape \(1, 12, 8, 2\)"),
     "strings": ([IMAGES[0], np.full((3, 4), "a")], TypeError, r"X\[1\] has dtype <U1"),
+    "beyond float64": (
+        [IMAGES[0], np.full((9, 9, 2), np.longdouble("1e4000"))],
+        ValueError,
+        r"infinity or a value that is too large in 1 image: X\[1\]",
+    ),
     "complex": ([IMAGES[0] * 1j, IMAGES[1]], TypeError, r"X\[0\] has dtype complex"),
     "rows": (np.ones((3, 9)), ValueError, "contains one image in each row"),
 }
@@ -325,3 +337,14 @@ def test_memory_does_not_grow_with_the_number_of_sizes():
         return peak
 
     assert peak(60) < 1.5 * peak(4)
+
+
+def test_a_large_image_is_not_copied():
+    image = np.random.default_rng(0).random((3000, 3000, 1), np.float32)  # 36 MB
+    transformer = StridedConv2DTransformer(2, image_shape="any", random_state=0)
+    transformer.fit([image[:50]] * 4)
+    tracemalloc.start()
+    transformer.transform([image])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6

@@ -9,7 +9,6 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter
-from io import StringIO
 from math import isfinite, prod
 from pathlib import Path
 from time import monotonic
@@ -23,6 +22,7 @@ from sklearn.utils import gen_batches
 
 from sklearn_conv._commands import options as cli
 from sklearn_conv._commands.console import Console, format_seconds, printable
+from sklearn_conv._commands.predict import open_csv
 from sklearn_conv._out_of_fold import predict_folds
 from sklearn_conv._reading.image_files import ImageFiles, count_stored_sizes
 from sklearn_conv._reading.sources import list_some
@@ -55,7 +55,7 @@ def _check_folds(n: int) -> None:
     check_integer("sklearn-conv", "folds", n, 2)
 
 
-Folds = Annotated[int, cli.checked(_check_folds)]
+Folds = Annotated[int, cli.whole(_check_folds)]
 Report = Annotated[Path, cli.output_file(".html", ".htm", alias="-o")]
 Predictions = Annotated[Path | None, cli.output_file(".csv")]
 Model = Annotated[Path | None, cli.output_file(*cli.MODELS, alias="--save")]
@@ -226,18 +226,14 @@ def finish(
     results = {**results, "command": shlex.join(["sklearn-conv", *arguments])}
     sizes = Counter({files.shape[1:3]: len(files)})
     if given.get("size") is not None:
-        sizes = count_stored_sizes(files, None)
+        sizes = count_stored_sizes(files)
     with console.progress("Fitting the model on all images" if model else "Making kernels"):
         (pipeline if model else pipeline["features"]).fit(images, y)
     with console.progress("Writing the report"):
         write_report(output, files, images, sizes, pipeline, console.seconds, results)
     if predictions:
-        text = StringIO()
-        columns = {"path": files.paths, **columns}
-        lists = [values.tolist() for values in columns.values()]
-        csv.writer(text).writerows([columns, *zip(*lists, strict=True)])
-        with replace_file(str(predictions)) as file:
-            file.write(text.getvalue().encode(errors="surrogateescape"))
+        with replace_file(str(predictions)) as file, open_csv(file) as write:
+            write({"path": files.paths, **columns})
     if model:
         facts = {name: results[name] for name in ("recipe", "score", "target") if name in results}
         cli.save_model(model, files, given, pipeline.steps, **facts)
@@ -278,7 +274,7 @@ def _check_classes(folder: str, labels: np.ndarray | None) -> np.ndarray:
 def is_number(text: str) -> bool:
     """Return whether a text is a finite number."""
     try:
-        return isfinite(float(text))
+        return isfinite(float(text)) and "_" not in text  # Python allows 1_000.
     except ValueError:
         return False
 
@@ -369,16 +365,26 @@ def read_column(table: Path, name: str, folder: str, files: ImageFiles) -> np.nd
     assert files.paths is not None
     try:
         with open(table, encoding="utf-8-sig", newline="") as file:
-            rows = [*csv.DictReader(file)]
+            reader = csv.DictReader(file)
+            rows, columns = [*reader], [*(reader.fieldnames or [])]
     except (UnicodeDecodeError, csv.Error) as error:
         raise cli.UsageError(
             f"{str(table)!r} is not a CSV file in UTF-8: {error}. Export the table as one."
         ) from error
-    columns = [*rows[0]] if rows else []
-    if not {"path", name} <= {*columns}:
+    if not rows or not {"path", name} <= {*columns}:
+        found = list_some(map(repr, columns)) if rows else "no rows"
         raise cli.UsageError(
             f"{str(table)!r} must have the columns 'path' and {name!r}, separated by commas. It "
-            f"has {list_some(map(repr, columns)) or 'no rows'}."
+            f"has {found}."
+        )
+    if twice := [each for each in ("path", name) if columns.count(each) > 1]:
+        raise cli.UsageError(f"{str(table)!r} has several columns {twice[0]!r}; rename them.")
+    long = [row["path"] for row in rows if any(map(str.strip, row.get(None, ())))]
+    if long:
+        raise cli.UsageError(
+            f"{str(table)!r} has more cells than columns in {len(long)} rows, such as that of "
+            f"{long[0]!r}; put cells that contain commas into quotes, and write numbers with a "
+            "decimal point."
         )
     paths = [os.path.normpath(path) for path in files.paths.tolist()]
     known, values = {*paths}, dict[str, str]()

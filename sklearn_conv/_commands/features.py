@@ -91,7 +91,7 @@ def features(
     if output.suffix.lower() == ".parquet":
         import_module("sklearn_conv._saving.parquet")  # An error before the work without pyarrow
     parameters = {each.name: given.pop(each.name) for each in PARAMETERS if each.name in given}
-    steps = None
+    reader = steps = None
     if model is not None:
         reader, steps = _load(str(model))
         refused = [*parameters] + ["save_model"] * (save_model is not None)
@@ -105,6 +105,8 @@ def features(
                 "out these options, or --model."
             )
     files = cli.find_images(folder, given, running.n_jobs, console)
+    if reader is not None:
+        cli.check_kind(files, reader)
     kept: _Parts | None = None
     if resume:
         settings = {name: given[name] for name in cli.SETTINGS if name in given}
@@ -136,10 +138,10 @@ def features(
         labels = {} if files.labels is None else {"label": files.labels}
         table = {"estimator": steps, "columns": {"path": files.paths} | labels}
     save_batches(output, compute(), **table)
-    if kept is not None:
-        rmtree(kept.folder)
     if save_model is not None:
         cli.save_model(save_model, files, given, [("features", steps)])
+    if kept is not None:
+        rmtree(kept.folder)
     cli.print_skipped(files.skipped)
     parts = [f"{len(files):,} rows", f"{n_features:,} features"]
     parts += [f"{len(files.skipped):,} files skipped"] * bool(files.skipped)
@@ -153,7 +155,7 @@ class _Parts:
 
     def __init__(self, output: Path, files: ImageFiles, parameters: list[Any]) -> None:
         self._file = import_module(cli.MODEL_FILE)
-        self.folder = output.with_name(f"{output.name}.parts")
+        self.folder = output.with_name(f"{output.name}.parts").resolve()  # rmtree refuses links.
         self.model: Any = None
         """Transformer of the interrupted run, if there is one that was not in a file."""
         assert files.paths is not None
@@ -207,11 +209,9 @@ def _load(name: str) -> tuple[ImageReader | None, Any]:
     try:
         is_skops = name.lower().endswith(".skops")
         model = import_module(cli.MODEL_FILE).read_model(name)[0] if is_skops else joblib.load(name)
-    except cli.UsageError:
+    except (cli.UsageError, OSError):
         raise
     except Exception as error:  # Unpickling raises errors of many types.
-        if isinstance(error, OSError):
-            raise
         raise ValueError(
             f"{name!r} is not a model that was saved with joblib.dump, or the packages that it "
             f"needs are not installed; {type(error).__name__}: {error}"

@@ -7,14 +7,14 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
 from io import TextIOWrapper
 from typing import Any
 
-INSTALL = 'run pip install "sklearn-conv[commands,images,parquet,plot]"'
+INSTALL = 'run pip install "sklearn-conv[commands,geo,images,parquet,plot]"'
 """How to install all that the commands use."""
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -60,15 +60,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         values = {"console": console, "arguments": arguments}
         with _plain_warnings(console.say):
             command(*bound.args, **bound.kwargs, **{name: values[name] for name in passed})
+        _flush()
     except KeyboardInterrupt:
         console.say("interrupted")
         return INTERRUPTED
     except Exception as error:
+        with suppress(OSError):
+            _flush()
         if running.traceback:
             traceback.print_exc()
         console.say(f"error: {_describe(error, command)}")
         return WRONG_USAGE if isinstance(error, options.UsageError) else FAILED
     return 0
+
+
+def _flush() -> None:
+    """Write what was printed; an error is then one of the command."""
+    try:
+        print(end="", flush=True)  # It does nothing if standard output is closed.
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes the rest when it ends.
+        raise
 
 
 def _describe(error: Exception, command: Any) -> str:
@@ -92,7 +104,7 @@ def _describe(error: Exception, command: Any) -> str:
         notes[0] += f"; {INSTALL}"
     elif " pair " in text or any(f"{name}=" in text for name in names):
         notes.append("On the command line, size=(64, 48) is --size 64,48.")
-    elif type(error) is OSError and error.errno is None:
+    elif "on_error" in names and type(error) is OSError and not (error.errno or "None of" in text):
         notes.append("To leave out files that cannot be read, add --on-error skip.")
     if isinstance(error, UsageError):
         chain = error.command_chain or ([command.__name__] if command else [])

@@ -14,7 +14,8 @@ from sklearn_conv._commands import options as cli
 from sklearn_conv._commands.console import Console, format_seconds
 from sklearn_conv._commands.predict import load
 from sklearn_conv._maps import predict_map
-from sklearn_conv._saving.map_file import write_map
+from sklearn_conv._saving.files import check_path
+from sklearn_conv._saving.map_file import MAX_PNG_CLASSES, write_map
 from sklearn_conv._validation import check_integer
 
 EXAMPLES = """\
@@ -29,8 +30,8 @@ def map_scene(
     /,
     *,
     output: Annotated[Path, cli.output_file(".tif", ".tiff", ".png", alias="-o")],
-    step: Annotated[int, cli.checked(lambda value: check_integer("map", "step", value, 1))],
-    scale: Annotated[int, cli.checked(lambda value: check_integer("map", "scale", value, 1))] = 1,
+    step: Annotated[int, cli.whole(lambda value: check_integer("map", "step", value, 1))],
+    scale: Annotated[int, cli.whole(lambda value: check_integer("map", "scale", value, 1))] = 1,
     running: cli.Running = cli.RUNNING,
     console: Annotated[Console, cli.NOT_AN_OPTION],
 ) -> None:
@@ -59,11 +60,20 @@ def map_scene(
     start = monotonic()
     pipeline, facts = load(model, console)
     classes = getattr(pipeline[-1], "classes_", None)
-    if output.suffix.lower() == ".png" and classes is None:
-        raise cli.UsageError("A .png is for classes, but the model predicts numbers; use .tif.")
+    if output.suffix.lower() == ".png":
+        if classes is None:
+            raise cli.UsageError("A .png is for classes, but the model predicts numbers; use .tif.")
+        check_path(str(output.with_suffix(".pgw")))
+        if len(classes) > MAX_PNG_CLASSES:
+            raise cli.UsageError(
+                f"A .png has at most {MAX_PNG_CLASSES} classes, but the model has {len(classes)}; "
+                "use .tif."
+            )
     for path in (model, scene):
         if output.exists() and path.exists() and output.samefile(path):
             raise cli.UsageError(f"{str(output)!r} is an input; write to another file.")
+    if output.suffix.lower() != ".png":  # An error before the work without rasterio
+        import_module("sklearn_conv._saving.geotiff")
     cli.set_threads(pipeline, running.n_jobs)
     height, width, _ = pipeline[0].image_shape_
     if facts and ((*facts["heights"],), (*facts["widths"],)) != ((height,), (width,)):

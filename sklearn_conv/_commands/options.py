@@ -38,9 +38,6 @@ FLAG = cyclopts.Parameter(negative="")
 NOT_AN_OPTION = cyclopts.Parameter(parse=False)
 """Annotation of a parameter that is passed by the program."""
 
-FLAG = cyclopts.Parameter(negative="")
-"""Annotation of an option without a value."""
-
 VALUES = """\
 Values are written as in Python, but without quotes, brackets and spaces: (64, 48) is 64,48, "any"
 is any, ["mean", "max"] is mean,max, and None is none.
@@ -60,6 +57,12 @@ def read_value(text: str) -> Any:
 def checked(check: Callable[[Any], Any], **more: Any) -> cyclopts.Parameter:
     """Return the annotation of an option for whose wrong values ``check`` raises an error."""
     return cyclopts.Parameter(validator=lambda hint, value: check(value), **more)
+
+
+def whole(check: Callable[[Any], Any]) -> cyclopts.Parameter:
+    """Return the annotation of a whole number; Cyclopts would round others."""
+    convert = {"n_tokens": 1, "converter": lambda hint, tokens: read_value(tokens[0].value)}
+    return checked(check, allow_leading_hyphen=True, **convert)
 
 
 def output_file(*suffixes: str, **more: Any) -> cyclopts.Parameter:
@@ -91,7 +94,7 @@ class Running:
         Show where in the code an error was raised.
     """
 
-    n_jobs: Annotated[int | None, checked(partial(check_n_jobs, "sklearn-conv"))] = None
+    n_jobs: Annotated[int | None, whole(partial(check_n_jobs, "sklearn-conv"))] = None
     quiet: Annotated[bool, FLAG] = False
     traceback: Annotated[bool, FLAG] = False
 
@@ -121,6 +124,8 @@ def derive_options(
         if name in without or parameter.kind is Parameter.VAR_KEYWORD:
             continue
         hint, more = parameter.annotation, dict[str, Any]()
+        if hint == bool | float:  # Cyclopts tries them in this order, and takes 1 for True.
+            hint = float | bool
         kinds = (hint, *get_args(hint))  # Those of NumPy's ArrayLike include bool and str.
         if bool not in kinds or str in kinds:  # Others are flags: --whiten and --no-whiten.
             hint, more = str, {"n_tokens": 1, "allow_leading_hyphen": True}
@@ -212,13 +217,25 @@ def save_model(
     reader = ImageReader(**settings).fit(files.paths[:1])
     pipeline = Pipeline([("reader", reader), *steps])
     if path.suffix.lower() == ".skops":
-        sizes = np.array([*count_stored_sizes(files, reader.n_jobs)])
+        sizes = np.array([*count_stored_sizes(files)])
         heights, widths = (sorted({min(side), max(side)}) for side in sizes.T.tolist())
         facts |= {"images": len(files), "heights": heights, "widths": widths}
         import_module(MODEL_FILE).write_model(path, pipeline, facts)
         return
     with replace_file(str(path)) as file:
         joblib.dump(pipeline, file)
+
+
+def check_kind(files: ImageFiles, reader: ImageReader) -> None:
+    """Check that images are of the kind that a fitted reader has seen."""
+    shape = files.shape[1:] if files.ndim > 1 else (None, None, int(files.image_shapes[0][2]))
+    found, seen = (shape, files.dtype), (reader.image_shape_, reader.dtype_)
+    if found != seen:
+        raise UsageError(
+            f"The images have shape {found[0]} and dtype {found[1]}, but those from which the "
+            f"model was made have shape {seen[0]} and dtype {seen[1]}, as (height, width, "
+            "channels); use images of the same kind, or make a model of these images."
+        )
 
 
 def set_threads(estimator: Any, n_jobs: int | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from io import StringIO
 from itertools import zip_longest
@@ -21,6 +21,7 @@ from sklearn_conv._commands import options as cli
 from sklearn_conv._commands.console import Console, format_seconds, one_line, printable
 from sklearn_conv._reading.image_files import ImageFiles, count_stored_sizes
 from sklearn_conv._reading.image_reader import ImageReader
+from sklearn_conv._ridge.moments import NoSolutionError
 from sklearn_conv._saving.files import NewFile, replace_file
 
 EXAMPLES = """\
@@ -66,14 +67,21 @@ def predict(
         "skip", all files are read once at the start, and these have no prediction.
     """
     start = monotonic()
-    open_table: Any = _open_csv
+    open_table: Any = open_csv
     if output.suffix.lower() == ".parquet":  # An error before the work without pyarrow
         open_table = import_module("sklearn_conv._saving.parquet").open_table
     pipeline, facts = load(model, console)
     if output.exists() and output.samefile(model):
         raise cli.UsageError(f"{str(output)!r} is the model; write to another file.")
     files = _find_images(folder, pipeline[0], on_error, running.n_jobs, console)
-    _check_sizes(files, pipeline[0], facts, running.n_jobs, console)
+    if output.suffix.lower() == ".parquet":
+        assert files.paths is not None
+        for path in [*files.paths.tolist(), *(path for path, _ in files.skipped)]:
+            if path != path.encode(errors="ignore").decode():
+                raise cli.UsageError(
+                    f"{path!r} is not in UTF-8, as the strings of Parquet are; write a .csv."
+                )
+    _check_sizes(files, pipeline[0], facts, console)
     cli.set_threads(pipeline, running.n_jobs)
     batches = transform_batches(pipeline[1:-1], files)
     with (
@@ -162,31 +170,21 @@ def _find_images(
             warnings.filterwarnings("ignore", "Files are identical")  # They are not in folds.
             files = cli.find_images(folder, settings, n_jobs, console)
     except (FileNotFoundError, ValueError) as error:
-        remedy = " The model was saved without --size, which would scale all images."
-        raise cli.UsageError(f"{error}{remedy * (reader.size is None)}") from error
-    seen = reader.image_shape_, reader.dtype_
-    found = files.shape[1:], files.dtype
-    if files.ndim > 1 and found != seen:
-        raise cli.UsageError(
-            f"The images have shape {found[0]} and dtype {found[1]}, but those from which the "
-            f"model was made have shape {seen[0]} and dtype {seen[1]}, as (height, width, "
-            "channels); predict images of the same kind, or make a model of these images."
-        )
+        is_size = reader.size is None and "height and width" in str(error)
+        remedy = " The model was saved without --size, which would scale all images." * is_size
+        raise cli.UsageError(f"{error}{remedy}") from error
+    cli.check_kind(files, reader)
     return files
 
 
 def _check_sizes(
-    files: ImageFiles,
-    reader: ImageReader,
-    facts: Mapping[str, Any],
-    n_jobs: int | None,
-    console: Console,
+    files: ImageFiles, reader: ImageReader, facts: Mapping[str, Any], console: Console
 ) -> None:
     """Print a warning if images are scaled that are larger or smaller than all that were seen."""
     if not facts or reader.size in (None, "any"):
         return
     ranges = facts["heights"], facts["widths"]
-    sizes = count_stored_sizes(files, n_jobs)
+    sizes = count_stored_sizes(files)
     others = {
         size: n
         for size, n in sizes.items()
@@ -219,13 +217,14 @@ def _predict(last: Any, features: np.ndarray) -> dict[str, Any]:
     if hasattr(last, "predict_proba"):
         names = [f"probability_{name}" for name in last.classes_.tolist()]
         columns |= zip(names, last.predict_proba(features).T, strict=True)
-    if hasattr(last, "novelty"):
-        columns["novelty"] = last.novelty(features)
+    if callable(getattr(last, "novelty", None)):  # It is a parameter of LocalOutlierFactor.
+        with suppress(NoSolutionError):  # More than 16,384 features have no sums.
+            columns["novelty"] = last.novelty(features)
     return columns
 
 
 @contextmanager
-def _open_csv(file: NewFile) -> Iterator[Any]:
+def open_csv(file: NewFile) -> Iterator[Any]:
     """Return a function that appends columns, which have the names of the first ones."""
     is_first = True
 

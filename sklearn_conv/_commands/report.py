@@ -205,7 +205,7 @@ def describe_colors(images: Any) -> tuple[np.ndarray, str]:
     patterns = import_module("skimage.feature").local_binary_pattern if has_patterns else None
     rows = []
     for batch in gen_batches(len(images), 64):
-        pixels = np.nan_to_num(np.asarray(images[batch], np.float64))
+        pixels = np.asarray(images[batch], np.float64)
         columns = [pixels.mean(axis=(1, 2)), pixels.std(axis=(1, 2))]
         if patterns:
             gray = pixels.mean(axis=3)
@@ -449,7 +449,7 @@ def _describe_mistake(
         "margin": mistake.margin,
         "probability": table[f"probability_{mistake.predicted}"][row],
         "novelty": table["novelty"][row],
-        "path": printable(str(files.paths[row])),
+        "path": str(files.paths[row]),
         "has_evidence": evidence is not None,
         "picture": _encode(figure),
     }

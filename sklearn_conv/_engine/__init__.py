@@ -8,9 +8,9 @@ There are two engines for arrays of NumPy and one for arrays of other libraries;
 - ``activation`` and ``pooling``: the tables of activations and poolings, for all engines;
 - ``threads``: distribute tasks over threads.
 
-Three engines use other engines: ``missing`` leaves out windows with missing pixels, ``pyramid``
-joins the cells of several grids, and ``symmetry`` averages the features of mirrored and turned
-images.
+Four engines use other engines: ``missing`` leaves out windows with missing pixels, ``pyramid``
+joins the cells of several grids, ``symmetry`` averages the features of mirrored and turned images,
+and ``sliding`` computes the features of overlapping tiles of a scene.
 
 ``numpy_engine`` is the reference. ``array_api_engine`` computes with the functions of the array API
 standard, on the device on which the arrays ``images`` and ``out`` are. ``native_engine`` uses a

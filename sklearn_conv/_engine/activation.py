@@ -82,12 +82,13 @@ def activation_sides(activation: str | Callable[[Any], Any]) -> Mapping[str, Sid
         return ACTIVATIONS[activation]
 
     def in_place(values: np.ndarray, out: np.ndarray) -> np.ndarray:
-        out[...] = call_function(activation, values)
+        out[...] = call_function(activation, _copy(values, out))  # It may change its argument.
         return out
 
-    function = Function(
-        f"{activation!r}", in_place, lambda xp, values: call_function(activation, values)
-    )
+    def standard(xp: Any, values: Any) -> Any:
+        return call_function(activation, xp.asarray(values, copy=True))
+
+    function = Function(f"{activation!r}", in_place, standard)
     return {"": Side(1, function)}
 
 

@@ -29,7 +29,7 @@ from sklearn_conv._engine.geometry import (
     cut_rectangle,
 )
 from sklearn_conv._engine.layer import Advance, Layer, ignore
-from sklearn_conv._engine.numpy_engine import OFFSET_TO_RANGE
+from sklearn_conv._engine.numpy_engine import is_offset
 from sklearn_conv._engine.pooling import join_windows
 
 MIN_BLOCK_BYTES = 2**16
@@ -178,17 +178,16 @@ class ArrayApiEngine:
             for i, j in product(range(rows.size), range(columns.size))
         ]
         windows = xp.reshape(xp.stack(parts, axis=3), (-1, self._matrix.shape[0]))
+        shift = self._shift
         if self._layer.eps:
-            responses = self._normalize(windows) @ self._matrix
-            responses += self._shift
+            windows = self._normalize(windows)
         elif self._has_offset(images, [parts[i] for i in (0, columns.size - 1, -columns.size, -1)]):
             # The large offset of each window (positions, 1), 0 if it has none
             low, high = (f(windows, axis=1, keepdims=True) for f in (xp.min, xp.max))
-            offset = xp.where(self._is_offset(low, high), low, xp.zeros_like(low))
-            responses = (windows - offset) @ self._matrix + (offset * self._sums + self._shift)
-        else:
-            responses = windows @ self._matrix
-            responses += self._shift
+            offset = xp.where(is_offset(low, high), low, xp.zeros_like(low))
+            windows, shift = windows - offset, offset * self._sums + shift
+        responses = windows @ self._matrix
+        responses += shift
         return xp.reshape(responses, (images.shape[0], -1, self._matrix.shape[1]))
 
     def _normalize(self, windows: Any) -> Any:
@@ -198,9 +197,9 @@ class ArrayApiEngine:
         # Squares of large numbers overflow before the result does.
         scale = xp.clip(xp.max(xp.abs(windows), axis=1, keepdims=True), min=1)
         windows = windows / scale
-        mean = xp.mean(windows, axis=1, keepdims=True)
-        variance = xp.mean(windows * windows, axis=1, keepdims=True) - mean * mean
-        return windows / xp.sqrt(xp.clip(variance, min=0) + self._layer.eps / scale / scale)
+        windows = windows - xp.mean(windows, axis=1, keepdims=True)
+        variance = xp.mean(windows * windows, axis=1, keepdims=True)
+        return windows / xp.sqrt(variance + self._layer.eps / scale / scale)
 
     def _has_offset(self, images: Any, corners: list[Any]) -> bool:
         """Return whether windows in float32 may have a large offset, given their corners."""
@@ -212,11 +211,7 @@ class ArrayApiEngine:
         high = low
         for corner in others:
             low, high = xp.minimum(low, corner), xp.maximum(high, corner)
-        return bool(xp.any(self._is_offset(low, high)))
-
-    def _is_offset(self, low: Any, high: Any) -> Any:
-        """Return whether all pixels between two values are near each other and far from 0."""
-        return self._library.xp.maximum(low, -high) / OFFSET_TO_RANGE > high - low
+        return bool(xp.any(is_offset(low, high)))
 
     @cached_property
     def _sums(self) -> Any:

@@ -141,7 +141,15 @@ class Windows:
     @property
     def pixels(self) -> np.ndarray:
         """Pixels of the image under all weights, or `OUTSIDE`, ``(n_windows, size)``."""
-        return self.index[self.places()]
+        return self.pixels_under(np.arange(self.n_windows))
+
+    def pixels_under(self, windows: np.ndarray) -> np.ndarray:
+        """Return the pixels of the image under some windows, or `OUTSIDE`, ``(n, size)``."""
+        return self.index[windows[:, np.newaxis] * self.stride + self._places_in_window]
+
+    @property
+    def _places_in_window(self) -> np.ndarray:
+        return np.arange(self.size) * self.dilation
 
     def center(self, window: float | np.ndarray) -> float | np.ndarray:
         """Return the center of a window in pixels of the image.
@@ -165,12 +173,12 @@ class Windows:
         If the gaps between windows exceed their overlap, each window is copied separately, so that
         the size of the copy depends on the number of windows and not on their distance.
         """
-        places = self.places(windows)
+        first, stop = windows[0] * self.stride, (windows[1] - 1) * self.stride + self.extent
         stride, dilation = self.stride, self.dilation
-        if places[-1, -1] - places[0, 0] + 1 <= places.size:
-            places = np.arange(places[0, 0], places[-1, -1] + 1)
+        if stop - first <= (windows[1] - windows[0]) * self.size:
+            places = np.arange(first, stop)
         else:
-            places, stride, dilation = places.ravel(), self.size, 1
+            places, stride, dilation = self.places(windows).ravel(), self.size, 1
         index = self.index[places]
         in_image = np.flatnonzero(index >= 0)
         inside = slice(in_image[0], in_image[-1] + 1) if len(in_image) else slice(0)
@@ -197,7 +205,7 @@ class Windows:
     def places(self, windows: Span | None = None) -> np.ndarray:
         """Return the places of the weights on the padded axis, ``(windows, size)``."""
         starts = np.arange(*(windows or (0, self.n_windows))) * self.stride
-        return starts[:, np.newaxis] + np.arange(self.size) * self.dilation
+        return starts[:, np.newaxis] + self._places_in_window
 
 
 class Geometry(NamedTuple):

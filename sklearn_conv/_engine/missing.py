@@ -110,8 +110,9 @@ class MissingEngine:
                     out[:, slice(*rectangle[0]), slice(*rectangle[1]), ...] = maps
                 continue
             parts = [
-                ((slice(None), i, j), (slice(None), *map(_part, (rows, columns), rectangle)))
-                for (i, j), (rows, columns) in cells.items()
+                ((slice(None), i, j), (slice(None), *map(_part, cell, rectangle)))
+                for (i, j), cell in cells.items()
+                if all(a < d and c < b for (a, b), (c, d) in zip(cell, rectangle, strict=True))
             ]
             for cell, part in parts:
                 counted = xp.astype(xp.logical_not(is_missing[part]), widest)
@@ -120,8 +121,6 @@ class MissingEngine:
                 maps[is_missing] = find_reduction(join)[1]
                 for cell, part in parts:
                     values = maps[*part, 0, :, :]
-                    if not prod(values.shape):
-                        continue
                     windows = xp.reshape(values, (images.shape[0], -1, prod(values.shape[3:])))
                     joined = xp.reshape(
                         join_windows(xp, join, windows, widest), total[*cell, ...].shape
@@ -176,6 +175,6 @@ def _place(size: int, stride: int, dilation: int, is_inside: bytes) -> Windows:
 
 
 def _part(cell: Span, windows: Span) -> slice:
-    """Return the place of the windows of a cell among the windows of a span, which may be empty."""
+    """Return the place of the windows of a cell among the windows of a span."""
     first, last = windows
     return slice(*(min(max(edge, first), last) - first for edge in cell))

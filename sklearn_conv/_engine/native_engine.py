@@ -64,6 +64,10 @@ MIN_TILE_WEIGHT = 2.0**-70
 """With smaller weights, products of terms could be subnormal, which a matrix unit takes for 0; with
 the inverse, sums could overflow."""
 
+MIN_TILE_KERNEL = 2.0**-40
+"""The same for the largest weight of each kernel: beside it, lost products are as small as
+rounding."""
+
 MAX_TILE_WEIGHTS = 2**15
 """Number of pixels of a window whose squares, at most 255**2, have a sum of 32 bits."""
 
@@ -157,22 +161,24 @@ class NativeEngine:
         groups = self._divide(max_rows=ceil(self._layer.geometry.output_shape[0] / n_parts))
         length = ceil(sum(map(len, groups)) / n_parts)
         tasks = [
-            (i, group[start : start + length])
+            (i, group, slice(start, start + length))
             for i, group in product(range(len(images)), groups)
             for start in range(0, len(group), length)
         ]
 
-        def compute(i: int, bands: Sequence[Band]) -> np.ndarray | None:
-            sums = None
-            if bands[0].has_parts:
-                sums = self._sum(bands, images[i])
-            else:
+        def compute(i: int, group: Sequence[Band], part: slice) -> np.ndarray | None:
+            bands, sums = group[part], None
+            if not bands[0].has_parts:
                 self._call(bands[0], images[i : i + 1], out[i : i + 1])
+            elif len(bands) == len(group):  # No other task has a part of these cells.
+                self._finish(bands[0], self._sum(bands, images[i]), out[i])
+            else:
+                sums = self._sum(bands, images[i])
             advance(Fraction(len(images), len(tasks)))
             return sums
 
         results = zip(tasks, run_tasks(compute, tasks, workers), strict=True)
-        parts = [(i, bands[0], sums) for (i, bands), sums in results if sums is not None]
+        parts = [(i, group[0], sums) for (i, group, _), sums in results if sums is not None]
         for _, same_cells in groupby(parts, lambda part: (part[0], part[1].cells[0].row)):
             (i, band, sums), *others = same_cells
             for _, _, more in others:
@@ -197,7 +203,7 @@ class NativeEngine:
     def _sum(self, bands: Sequence[Band], image: np.ndarray) -> np.ndarray:
         """Return sums and maxima of cells of a row of the grid, (columns, outputs, 2, k)."""
         [(_, columns)] = self._layer.grids
-        shape = (len(columns), self._packed.n_outputs, 2, self._packed.n_padded)
+        shape = (len(columns), self._packed.struct.n_outputs, 2, self._packed.n_padded)
         sums = np.zeros(shape)
         sums[:, :, 1] = -np.inf
         for band in bands:
@@ -246,7 +252,7 @@ class NativeEngine:
         if out is not None:
             call.out = address(out)
             call.out_strides = tuple(stride // out.itemsize for stride in out.strides[:5])
-            shape = (2 * layer.n_outputs, layer.n_padded)
+            shape = (2 * layer.struct.n_outputs, layer.n_padded)
             call.cell_sums = address(empty("sums", shape, np.dtype(np.float64)))
         self._compute(byref(layer.struct), byref(band.struct), byref(call))
 
@@ -272,11 +278,10 @@ class PackedLayer:
             [rows[:, start : start + 2 * lanes].ravel() for start in starts], out=self._weights
         )
         outputs = layer.outputs
-        self.n_outputs = len(outputs)
         self._shift = np.zeros(self.n_padded, dtype)
         self._shift[:k] = layer.offset + layer.base
-        self._constants = np.zeros((self.n_outputs, self.n_padded), dtype)
-        self._outputs = (OutputStruct * self.n_outputs)()
+        self._constants = np.zeros((len(outputs), self.n_padded), dtype)
+        self._outputs = (OutputStruct * len(outputs))()
         for packed, output, row in zip(self._outputs, outputs, self._constants, strict=True):
             side, constant = output
             packed.function = library.functions[side.function]
@@ -295,7 +300,7 @@ class PackedLayer:
             weights=address(self._weights),
             shift=address(self._shift),
             n_padded=self.n_padded,
-            n_outputs=self.n_outputs,
+            n_outputs=len(outputs),
             outputs=addressof(self._outputs),
             n_poolings=len(self._poolings),
             poolings=address(self._poolings),
@@ -325,7 +330,9 @@ class PackedLayer:
             return None
         sizes = np.abs(self._rows[:-1])
         is_normal = (sizes >= MIN_TILE_WEIGHT) & (sizes <= 1 / MIN_TILE_WEIGHT)
-        if not (is_normal | (sizes == 0)).all():
+        largest = sizes.max(axis=0)
+        is_tiny = ((largest < MIN_TILE_KERNEL) & (largest > 0)).any()
+        if is_tiny or not (is_normal | (sizes == 0)).all():
             return None
         has_offset = pixel_terms > 1 and not self.struct.is_normalized
         n_steps, n_rest = divmod(d + has_offset, STEP)
@@ -382,22 +389,18 @@ class Band:
         pitch = columns.n_pixels * c
         self.n_numbers = rows.n_pixels * pitch
         """Number of numbers in the copy of the pixels."""
-        starts = np.arange(rows.size)[:, np.newaxis] * rows.dilation * pitch
-        length = columns.size * c
-        if columns.dilation > 1:  # The weights of a row of the kernel are not consecutive.
-            starts, length = starts + np.arange(columns.size) * columns.dilation * c, c
-        starts = starts.reshape(-1, 1)
-        numbers = (starts + np.arange(length)).astype(np.int32)
+        numbers, runs, pieces = _number_window(
+            rows.size, rows.dilation * pitch, columns.size, columns.dilation * c, c
+        )
         segments = _segments(columns.pixels)
-        runs = np.concatenate([starts, np.full_like(starts, length)], axis=1, dtype=np.int64)
         spans = np.array([(*cell.rows, *cell.columns, *cell[2:]) for cell in cells], np.int64)
         spans -= [top, top, left, left, 0, 0]
-        pieces = _pieces(numbers.ravel())
         # The structure points to these arrays.
-        self._arrays = rows.pixels, segments, numbers, runs, pieces, spans
+        row_numbers = rows.pixels.astype(np.int64, copy=False)
+        self._arrays = row_numbers, segments, numbers, runs, pieces, spans
         self.struct = BandStruct(
             n_rows=rows.n_pixels,
-            rows=address(rows.pixels),
+            rows=address(row_numbers),
             n_columns=columns.n_pixels,
             n_segments=len(segments),
             segments=address(segments),
@@ -411,6 +414,23 @@ class Band:
             n_cells=len(cells),
             cells=address(spans),
         )
+
+
+@lru_cache(maxsize=16)
+def _number_window(
+    n_rows: int, row_step: int, n_columns: int, column_step: int, c: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the numbers of a window in the copy of the pixels, as such, as runs and as pieces.
+
+    Bands of the same width share them; with many channels, they are longer than a band.
+    """
+    starts, length = np.arange(n_rows)[:, np.newaxis] * row_step, n_columns * c
+    if column_step > c:  # The weights of a row of the kernel are not consecutive.
+        starts, length = starts + np.arange(n_columns) * column_step, c
+    starts = starts.reshape(-1, 1)
+    numbers = (starts + np.arange(length)).astype(np.int32)
+    runs = np.concatenate([starts, np.full_like(starts, length)], axis=1, dtype=np.int64)
+    return numbers, runs, _pieces(numbers.ravel())
 
 
 @lru_cache(maxsize=4)

@@ -34,10 +34,12 @@ from fractions import Fraction
 from functools import cache
 from itertools import groupby, product
 from math import prod
+from typing import Any
 
 import numpy as np
 from sklearn import get_config
 
+from sklearn_conv._array_api import namespace
 from sklearn_conv._engine.geometry import (
     Reach,
     Rectangle,
@@ -407,8 +409,14 @@ def normalize_patches(patches: np.ndarray, eps: float) -> None:
     """
     patches -= patches[len(patches) // 2].copy()
     mean = np.dot(np.full(len(patches), 1 / len(patches), patches.dtype), patches)
-    variance = np.einsum("dp,dp->p", patches, patches) / len(patches) - np.square(mean)
-    deviation = np.sqrt(np.maximum(variance, 0) + eps)
+    square = np.einsum("dp,dp->p", patches, patches) / len(patches)
+    variance = square - np.square(mean)
+    is_far = variance < square / 16  # The pixel that was subtracted is far from the others.
+    if is_far.any():
+        centered = patches[:, is_far] - mean[is_far]
+        variance[is_far] = np.einsum("dp,dp->p", centered, centered) / len(patches)
+        patches[:, is_far] = centered
+    deviation = np.sqrt(variance + eps)
     is_large = ~np.isfinite(deviation)  # Squares overflow before the result does.
     if is_large.any():
         large = patches[:, is_large]
@@ -418,10 +426,10 @@ def normalize_patches(patches: np.ndarray, eps: float) -> None:
     patches /= deviation
 
 
-def is_offset(low: np.ndarray, high: np.ndarray, ratio: float = OFFSET_TO_RANGE) -> np.ndarray:
+def is_offset(low: Any, high: Any, ratio: float = OFFSET_TO_RANGE) -> Any:
     """Return whether all pixels between two values are near each other and far from 0."""
     # For infinite or very large pixels, the difference overflows, and there is no offset.
-    return np.maximum(low, -high) / ratio > high - low
+    return namespace(low).maximum(low, -high) / ratio > high - low
 
 
 def may_have_offset(windows: BlockWindows, pixels: np.ndarray) -> bool:
@@ -432,9 +440,10 @@ def may_have_offset(windows: BlockWindows, pixels: np.ndarray) -> bool:
     # Most images have none, which the corners show, or else a row of pixels.
     last_row, last_column = (max(1, length - 1) for length in pixels.shape[1:3])
     for part in (pixels[:, ::last_row, ::last_column, :1], pixels[:, :1], pixels):
-        low, high = part.min(axis=(1, 2, 3)), part.max(axis=(1, 2, 3))
+        # NaN is in its own windows only; if there is nothing else, more pixels are looked at.
+        low, high = (f.reduce(part, axis=(1, 2, 3)) for f in (np.fmin, np.fmax))
         # The range of a window is smaller than that of its image.
-        if not is_offset(low, high, OFFSET_TO_RANGE / 4).any():
+        if not (is_offset(low, high, OFFSET_TO_RANGE / 4) | np.isnan(low)).any():
             return False
     return True
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from math import prod
 from queue import Empty, SimpleQueue
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from joblib.parallel import get_active_backend
+from sklearn import config_context, get_config
 from threadpoolctl import LibController, ThreadpoolController
 
 
@@ -108,6 +110,7 @@ def run_tasks(
     todo = iter(range(len(tasks)))
     n_started, is_open = 0, True
     lock, done = Lock(), SimpleQueue[None]()
+    config = get_config()  # Each thread has its own.
 
     def work() -> None:
         while True:
@@ -126,7 +129,8 @@ def run_tasks(
                 return
             n_started += 1
         try:
-            work()
+            with config_context(**config):
+                work()
         except BaseException as error:
             todo = iter(())  # Stop the other threads.
             errors.append(error)
@@ -152,13 +156,15 @@ class _OneBlasThread:
     """Limit BLAS to one thread while any thread is inside, and restore the limit afterwards.
 
     If several threads set and restored limits independently, they would restore each other's
-    limits, and BLAS would stay limited to one thread. Therefore there is one common limit, and a
-    count of the threads inside.
+    limits, and BLAS would stay limited. Therefore there is one list of limits for all of them, of
+    which the lowest counts.
     """
 
     def __init__(self) -> None:
         self._lock = RLock()  # Reentrant, because a signal handler may fork while it is held.
-        self._n_inside = 0
+        self._limits: list[int] = []
+        self._lowest = 0
+        """Limit that is set; 0 if there is none, and -1 after an interrupt."""
         self._before: list[tuple[LibController, int]] = []
         if hasattr(os, "register_at_fork"):  # This function does not exist on Windows.
             os.register_at_fork(
@@ -178,25 +184,51 @@ class _OneBlasThread:
         return max((library.num_threads or 1 for library in self._libraries), default=1)
 
     def __enter__(self) -> None:
-        with self._lock:
-            if self._n_inside == 0:
-                self._before = [(library, library.num_threads) for library in self._libraries]
-                for library in self._libraries:
-                    _set_threads(library, 1)
-            self._n_inside += 1
+        self._enter(1)
 
     def __exit__(self, *error: object) -> None:
+        self._leave(1)
+
+    @contextmanager
+    def at_most(self, n_threads: int) -> Iterator[None]:
+        """Limit BLAS to a number of threads."""
+        self._enter(n_threads)
+        try:
+            yield
+        finally:
+            self._leave(n_threads)
+
+    def _enter(self, limit: int) -> None:
         with self._lock:
-            self._n_inside -= 1
-            if self._n_inside == 0:
-                for library, n_threads in self._before:
-                    _set_threads(library, n_threads)
+            if not self._before:  # After an interrupt, they may not have been restored.
+                self._before = [(library, library.num_threads) for library in self._libraries]
+            self._limits.append(limit)
+            try:
+                self._apply()
+            except BaseException:  # Who was not let in does not leave.
+                self._leave(limit)
+                raise
+
+    def _leave(self, limit: int) -> None:
+        with self._lock:
+            self._limits.remove(limit)
+            self._apply()
+
+    def _apply(self) -> None:
+        lowest = min(self._limits, default=0)
+        if lowest == self._lowest:
+            return
+        self._lowest = -1
+        for library, n_threads in self._before:
+            _set_threads(library, min(n_threads, lowest or n_threads))
+        if not lowest:
+            self._before = []
+        self._lowest = lowest
 
     def _leave_to_parent(self) -> None:
         """Forget the threads inside in a forked process, because they run only in the parent."""
-        if self._n_inside:
-            self._n_inside = 1
-            self.__exit__()
+        self._limits.clear()
+        self._apply()
         self._lock.release()
 
 

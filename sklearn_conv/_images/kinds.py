@@ -7,7 +7,7 @@ it and reads the images. Whatever depends on the kind of X is a method or an att
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any, Self
 
@@ -41,7 +41,7 @@ from sklearn_conv._images.checks import (
 from sklearn_conv._images.mistakes import warn_of_layout
 from sklearn_conv._memory_maps import check_memory_map
 from sklearn_conv._pixels import RULE, WIDEST, check_finite, fill_masked, without_longdouble
-from sklearn_conv._validation import cast_numbers, is_dask, is_integer
+from sklearn_conv._validation import cast_numbers, has_masked, is_dask, is_integer
 
 BATCH_BYTES = 16 * 2**20
 """Approximate size of the batches that are read from X if it is not in memory."""
@@ -221,6 +221,9 @@ class UnequalImages(Images):
                 f"{shapes[other][2]}; convert all images to color or to gray. {UNEQUAL_RULE}"
             )
         check_channels(request, images.shape[3])
+        h, w, c = images.shapes[0].tolist()
+        if (images.shapes[:, 0] == h).all():  # Numbers of rows that differ are not of channels.
+            warn_of_layout((len(images), h, w, c), (h, w, c), request.is_fit)
         return images
 
     def read(self, rows: slice, check: bool = True) -> np.ndarray:
@@ -252,7 +255,7 @@ class UnequalImages(Images):
         """Read images of one size, (b, h, w, c)."""
         is_list = isinstance(self.values, list)
         chosen = [self.values[i] for i in numbers] if is_list else np.asarray(self.values[numbers])
-        images = [*map(_as_image, chosen)]
+        images = [without_longdouble(_as_image(image)) for image in chosen]
         for number, image in zip(numbers, images, strict=True):
             shape = tuple(self.shapes[number].tolist())
             if image.shape != shape:
@@ -262,7 +265,7 @@ class UnequalImages(Images):
                 )
             if check:
                 check_finite(image[np.newaxis], number, self.ignores_missing)
-        return without_longdouble(np.stack(images))
+        return images[0][np.newaxis] if len(images) == 1 else np.stack(images)
 
 
 def _knows_shapes(X: Any) -> bool:
@@ -282,7 +285,7 @@ def _check_image(number: int, image: Any, ignores_missing: bool) -> np.ndarray:
         raise TypeError(f"X[{number}] has dtype {array.dtype}. {UNEQUAL_RULE}")
     if array.ndim != 3 or 0 in array.shape:
         raise ValueError(f"X[{number}] has shape {np.shape(image)}. {UNEQUAL_RULE}")
-    check_finite(array[np.newaxis], number, ignores_missing)
+    check_finite(without_longdouble(array)[np.newaxis], number, ignores_missing)
     return array
 
 
@@ -332,7 +335,7 @@ class StoredImages(Images):
 
     @staticmethod
     def accepts(X: Any, request: Request) -> bool:
-        if isinstance(X, np.memmap) or (request.ignores_missing and _has_masked(X)):
+        if isinstance(X, np.memmap) or (request.ignores_missing and has_masked(X)):
             return True
         is_other = isinstance(X, np.ndarray | np.generic) or hasattr(X, "columns") or issparse(X)
         if is_other or library_name(X):
@@ -345,14 +348,12 @@ class StoredImages(Images):
 
     @staticmethod
     def convert(X: Any, request: Request) -> Any:
-        return _check_lazy(np.ma.stack(X) if isinstance(X, list | tuple) else X)
+        return _check_lazy(_from_list(X, np.ma.stack) if isinstance(X, list | tuple) else X)
 
     def read(self, rows: slice, check: bool = True) -> np.ndarray:
         batch = self.values[rows] if isinstance(self.values, np.ndarray) else self._read_slice(rows)
         check_memory_map(batch)
-        if np.ma.isMaskedArray(batch):
-            batch = fill_masked(batch)
-        batch = without_longdouble(batch)
+        batch = without_longdouble(fill_masked(batch))
         if check:
             check_finite(batch, rows.start, self.ignores_missing)
         return batch.reshape(len(batch), *self.shape[1:])
@@ -405,7 +406,7 @@ class ArrayImages(Images):
         is_plain = type(X) is np.ndarray and X.dtype.kind in "biuf" and X.dtype.itemsize <= WIDEST
         if is_plain and 2 <= X.ndim <= 4 and X.size:
             return X
-        if _has_masked(X):
+        if has_masked(X):
             raise ValueError(
                 "X has masked values; set missing='ignore' to leave them out, or fill them first, "
                 "for example with X.filled(0)."
@@ -498,11 +499,6 @@ def check_images(X: Any, request: Request) -> Images:
     return kind.check(X, request)
 
 
-def _has_masked(X: Any) -> bool:
-    """Return whether X is a masked array with masked values, or a list of images with such."""
-    return np.ma.is_masked(X) or (isinstance(X, list | tuple) and any(map(np.ma.is_masked, X)))
-
-
 def _check_lazy(X: Any) -> Any:
     """Check the dtype and the axes of an array that is read later."""
     check_kind(X, np.dtype(X.dtype).kind)
@@ -511,10 +507,10 @@ def _check_lazy(X: Any) -> Any:
     return X
 
 
-def _from_list(X: Any) -> np.ndarray:
+def _from_list(X: Any, join: Callable[[Any], np.ndarray] = np.asarray) -> np.ndarray:
     """Return nested lists, or a list of images, as an array."""
     try:
-        return np.asarray(X)
+        return join(X)
     except ValueError:
         shapes = [np.shape(image) for image in X if hasattr(image, "shape")]
         raise ValueError(

@@ -110,7 +110,7 @@ class Colors(NamedTuple):
     center: tuple[float, ...]
     """Mean color, (c,)."""
     precision: tuple[tuple[float, ...], ...]
-    """Inverse of the covariance matrix, (c, c); 0 if orders of channels are not compared."""
+    """Inverse of the covariance matrix, (c, c); empty if orders of channels are not compared."""
     farthest: float
     """Largest squared Mahalanobis distance of an image."""
     darkest: float
@@ -179,7 +179,8 @@ def warn_of_layout(X_shape: tuple[int, ...], shape: ImageShape, is_fit: bool) ->
         warn(
             f"X of shape {X_shape} is interpreted as images of {h} x {w} pixels with {c} channels. "
             f"If these are images of {w} x {c} pixels with {h} channel{'s' * (h > 1)}, pass "
-            "X.transpose(0, 2, 3, 1), which moves the channels to the end."
+            "X.transpose(0, 2, 3, 1), or of a list [image.transpose(1, 2, 0) for image in X], "
+            "which moves the channels to the end."
         )
     if is_fit and len(X_shape) == 3 and w in (3, 4) and min(X_shape[:2]) >= MIN_SIDE:
         warn(
@@ -278,6 +279,8 @@ def _shown(logs: np.ndarray, seen: Colors) -> str:
 
 def _square_distances(logs: np.ndarray, center: Any, precision: Any) -> np.ndarray:
     """Return the squared Mahalanobis distances of colors, (n, c) -> (n,)."""
+    if not len(precision):
+        return np.zeros(len(logs))
     differences = logs - center
     return np.einsum("ni,ij,nj->n", differences, precision, differences)
 
@@ -300,7 +303,7 @@ def _describe_colors(colors: np.ndarray) -> tuple | None:
         return None
     logs = _log_colors(colors, level)
     center, brightness, c = logs.mean(axis=0), logs.mean(axis=1), colors.shape[1]
-    precision: Any = np.zeros((c, c))
+    precision: Any = np.zeros((0, 0))
     if 1 < c <= MAX_CHANNELS:
         precision = np.linalg.inv(np.cov(logs, rowvar=False) + NOISE * np.eye(c))
     return (

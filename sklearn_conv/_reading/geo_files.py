@@ -13,7 +13,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
-from sklearn_conv._reading.formats import OpenedImage, Settings, open_bands
+from sklearn_conv._reading.formats import OpenedImage, Settings, UnsuitableImageError, open_bands
 
 AVERAGE = Resampling.average
 
@@ -30,6 +30,10 @@ def open_raster(
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         opened = rasterio.open(source) if isinstance(source, Path) else source.open()
     dataset = stack.enter_context(opened)
+    if any("complex" in name for name in dataset.dtypes):
+        raise UnsuitableImageError(
+            f"it has bands of dtype {dataset.dtypes[0]}; make bands of the real and imaginary parts"
+        )
     palette = None
     if dataset.colorinterp == (ColorInterp.palette,):
         palette = np.array([*dataset.colormap(1).values()], np.uint8)[:, :3]

@@ -386,10 +386,11 @@ def describe_images(source: Source, settings: Settings, n_jobs: int | None) -> S
     return described
 
 
-def count_stored_sizes(files: ImageFiles, n_jobs: int | None) -> Counter[tuple[int, ...]]:
+def count_stored_sizes(files: ImageFiles) -> Counter[tuple[int, ...]]:
     """Return how many files have each height and width, before they are scaled."""
     settings = files._settings._replace(size=None, is_any=True)
-    return Counter(shape[:2] for shape, _ in describe_images(files._source, settings, n_jobs))
+    described = describe_images(files._source, settings, files._n_jobs)
+    return Counter(shape[:2] for shape, _ in described)
 
 
 def _check_agreement(source: Source, described: Sequence[Described], settings: Settings) -> None:

@@ -225,16 +225,14 @@ def _has_text_behind_pixels(image: Any) -> bool:
         return False
     position = image.fp.tell()
     image.fp.seek(8)
-    is_behind, kind = False, b""
-    while kind not in (b"IEND", b"eXIf", b"iTXt", b"tEXt", b"zTXt") or not is_behind:
-        header = image.fp.read(8)
-        if len(header) < 8 or kind == b"IEND":
-            break
+    is_behind, found, kind = False, False, b""
+    while not found and kind != b"IEND" and len(header := image.fp.read(8)) == 8:
         length, kind = struct.unpack(">I4s", header)
         is_behind = is_behind or kind == b"IDAT"
+        found = is_behind and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
         image.fp.seek(length + 4, 1)
     image.fp.seek(position)
-    return is_behind and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
+    return found
 
 
 def open_colors(array: np.ndarray, settings: Settings) -> OpenedImage:
@@ -289,7 +287,7 @@ def _read(
     size, placement = settings.size, None
     if size is not None and size != shape:
         placement = place_image(shape, size, settings.resize)
-        if image.format in ("JPEG", "MPO"):
+        if image.format in ("JPEG", "MPO") and (settings.mode or image.mode in ("L", "RGB")):
             placement = _draft(image, placement, shape, orientation)
     if image.format == "PPM" and settings.mode is None:
         _keep_values(image)

@@ -66,11 +66,11 @@ def find_images(source: Any, is_loaded: bool) -> Source:
             f"{os.getcwd()!r}."
         )
     # Broken links are images that cannot be read; pipes and devices are not images.
-    found = [
+    found = {  # A pattern with two ** finds a file several times.
         name
         for name in glob(path, recursive=True)
         if os.path.isfile(name) or not os.path.exists(name)
-    ]
+    }
     if not found:
         raise FileNotFoundError(
             f"The pattern {path!r} matches no files; append '/*' for the files in folders."

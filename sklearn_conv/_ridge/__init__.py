@@ -9,6 +9,6 @@
   they check targets, and predict.
 - `rbf_solving` and `rbf` are the models with a Gaussian kernel, which store rows.
 
-Each module imports only modules that are listed before it. The sums and the solvers know no
+The sums and the solvers know no
 estimator, so that other estimators can be built on them, and serve arrays of all libraries.
 """

@@ -54,7 +54,9 @@ class AllRows(Moments):
         n_kept = n_rows if n_rows <= FEW_ROWS else min(N_KEPT, n_rows // HELD_OUT)
         self.chosen = np.sort(self.order[:n_kept])
         self.kept = Rows(rows.rows[:0], rows.targets[self.chosen], rows.weights[self.chosen])
-        is_single = np.can_cast(rows.rows.dtype, np.float32)
+        # Around a mean without weights, squares of heavy rows would hide those of others.
+        is_even = rows.weights.max() <= 1e3 * rows.weights.min()
+        is_single = is_even and np.can_cast(rows.rows.dtype, np.float32)
         self.sums = self._sum_all(np.dtype(np.float32 if is_single else np.float64))
         spreads = np.sqrt(self.sums.squares[self.sums.squares > 0] / self.sums.weight)
         if is_single and not ((spreads > 1 / SINGLE_RANGE) & (spreads < SINGLE_RANGE)).all():

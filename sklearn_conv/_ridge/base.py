@@ -77,6 +77,7 @@ class RidgeBase(CallbackSupportMixin, BaseEstimator):
         """Replace the fitted attributes by those of another model."""
         parameters = self.get_params(deep=False)
         kept = {name: value for name, value in vars(self).items() if not name.endswith("_")}
+        kept.pop("_sums", None)  # A model of many features has none.
         fitted = {name: value for name, value in vars(model).items() if name not in parameters}
         self.__dict__ = kept | fitted  # at once, because other threads may predict
 
@@ -105,12 +106,18 @@ class StreamingRidgeBase(RidgeBase, ABC):
         """Check all parameters, and return those of the solver."""
 
     @abstractmethod
-    def _make_check(self, y: Any, is_fit: bool) -> CheckTargets:
+    def _make_check(self, X: Any, y: Any, is_fit: bool) -> CheckTargets:
         """Return a function that does not refer to this model, because Dask sends it to workers."""
 
     @abstractmethod
     def _admit(
-        self, y: Any, targets: np.ndarray, reset: bool, is_fit: bool, given: Any
+        self,
+        y: Any,
+        targets: np.ndarray,
+        reset: bool,
+        is_fit: bool,
+        given: Any,
+        is_weighted: bool,
     ) -> dict[str, Any]:
         """Check targets against earlier targets, and return the attributes that change.
 
@@ -137,8 +144,8 @@ class StreamingRidgeBase(RidgeBase, ABC):
         y : array-like or Dask array of shape (n,), or (n, n_targets) for a regressor
             Class labels, or finite targets.
         sample_weight : array-like or Dask array of shape (n,), default=None
-            Weights of the rows, at least 0. A row of weight 0 is ignored. If None, all weights are
-            1.
+            Weights of the rows, at least 0. A row of weight 0 is ignored; the label
+            that it has in a classifier is in ``classes_``. If None, all weights are 1.
 
         Returns
         -------
@@ -158,10 +165,10 @@ class StreamingRidgeBase(RidgeBase, ABC):
             with step("sums"):
                 model._add_rows(X, y, sample_weight, reset=True, is_fit=True)
             with step("alphas"):
-                is_kept = not isinstance(model._sums, AllRows)
-                model._solve(with_errors=not is_kept)
-            if not is_kept:  # Rows that are not copied may change.
-                del model._sums
+                if isinstance(model._sums, AllRows):  # Rows that are not copied may change.
+                    model.discard_sums()
+                else:
+                    model._solve()
             self._take_over(model)
         return self
 
@@ -457,11 +464,11 @@ class StreamingRidgeBase(RidgeBase, ABC):
         sums = None if reset else self._require_sums()
         if sums is not None and not is_dask(X):
             require_same_library(type(self).__name__, "partial_fit", X, sums.sums.mean)
-        y = from_library(y)
-        check = partial(check_rows, type(self).__name__, self._make_check(y, is_fit))
+        y, is_weighted = from_library(y), sample_weight is not None
+        check = partial(check_rows, type(self).__name__, self._make_check(X, y, is_fit))
         if is_dask(X):
             batch = self._sum_chunks(X, y, sample_weight, check, sums)
-            changed = self._admit(y, batch.examples, reset, is_fit, given)
+            changed = self._admit(y, batch.examples, reset, is_fit, given, is_weighted)
             if sums is None:
                 self._sums, self._like = batch, NUMPY
             else:
@@ -479,7 +486,7 @@ class StreamingRidgeBase(RidgeBase, ABC):
             if sums is None:
                 sums = self._sums = Moments(rows.rows, rows.targets)
                 self._like = sums.library.zeros((0,), rows.rows.dtype)
-            changed = self._admit(y, rows.targets, reset, is_fit, given)
+            changed = self._admit(y, rows.targets, reset, is_fit, given, is_weighted)
             if is_read_again:
                 self._sums = AllRows(rows)
             else:
@@ -515,7 +522,7 @@ class StreamingRidgeBase(RidgeBase, ABC):
 
         check_dask_rows(X)
         self._check_columns(X, sums is None)
-        y = y if is_dask(y) else np.asarray(y)
+        y = y if is_dask(y) else np.asanyarray(y)
         targets = np.zeros(0 if is_classifier(self) else (0, *y.shape[1:], *[1][: y.ndim == 1]))
         first = 0 if sums is None else sums.stop + sums.n_rows - sums.n_summed
         empty = Moments(np.zeros((0, X.shape[1]), X.dtype), targets, first)
@@ -604,6 +611,7 @@ def check_rows(
         )
     with explain_nan():
         rows, targets, factors = check_targets(X, y, check or check_X_y)
+    check_features(rows)
     weights = np.ones(rows.shape[0])
     if sample_weight is not None:
         numbers = check_numbers(owner, "sample_weight", sample_weight, weights.shape, finite=True)
@@ -627,13 +635,23 @@ def check_features(X: Any) -> None:
         raise TypeError(f"X has dtype {X.dtype}; convert it to numbers first.")
 
 
-def check_target_sizes(targets: np.ndarray) -> None:
-    """Raise an error if the mean of targets, or the squares of errors, may overflow float64."""
-    if targets.size and not np.abs(targets).max() < 1e150:
+def as_columns(owner: str, targets: Any) -> np.ndarray:
+    """Return targets as columns ``(n, k)`` in float64; raise an error if they are not numbers.
+
+    Neither their mean nor the squares of errors may overflow float64.
+    """
+    if not isinstance(targets, np.ndarray) or targets.dtype.kind not in "biuf":
+        raise TypeError(
+            f"The 'y' parameter of {owner} must be an array of real numbers. Got "
+            f"{type(targets).__name__} of dtype {targets.dtype} instead."
+        )
+    columns = targets.reshape(len(targets), -1).astype(np.float64)
+    if columns.size and not np.abs(columns).max() < 1e150:
         raise ValueError(
             "Some targets in y are not between -1e+150 and 1e+150; divide them by their standard "
             "deviation."
         )
+    return columns
 
 
 def weight_error(owner: str, rule: str, sample_weight: Any) -> Exception:

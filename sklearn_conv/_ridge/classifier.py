@@ -18,7 +18,6 @@ from sklearn_conv._ridge.base import (
     CheckArrays,
     CheckTargets,
     StreamingRidgeBase,
-    check_features,
 )
 from sklearn_conv._ridge.labels import (
     check_exact,
@@ -30,7 +29,7 @@ from sklearn_conv._ridge.labels import (
 from sklearn_conv._ridge.leverages import measure_leverages
 from sklearn_conv._ridge.problem import Search, check_scoring, check_strengths
 from sklearn_conv._ridge.scores import log_softmax
-from sklearn_conv._validation import is_dask, is_finite, parameter_error
+from sklearn_conv._validation import is_dask, is_finite, parameter_error, require
 
 OWNER = "StreamingRidgeClassifier"
 
@@ -56,7 +55,8 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         `sklearn.linear_model.RidgeClassifierCV`. For more rows, the errors of a random sample of
         2,000 rows are used, which is decided by their numbers in the order of their addition. So
         alpha may depend on the order of the rows, and on which models were merged, but not on
-        batches. The model is always fitted on all rows, and its sums depend on no order.
+        batches unless weights are 0. The model is always fitted on all rows, and its sums depend on
+        no order.
 
         ``alphas`` is read whenever the model is solved: after ``set_params(alphas=...)``, `predict`
         chooses an alpha again, without the rows.
@@ -71,8 +71,9 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         `sklearn.linear_model.RidgeClassifierCV`. Squared errors also count rows that are far on the
         right side of a decision. With many features, "neg_log_loss" often chooses a smaller alpha
         and a more accurate model: it is the leave-one-out log loss of probabilities that are the
-        softmax of the decision function, multiplied by the factor with the smallest loss. Both are
-        averages over rows with their weights.
+        softmax of the decision function, multiplied by the factor with the smallest loss. The
+        squared errors are multiplied by the weights of their rows, and the log loss is their
+        weighted mean.
 
     Attributes
     ----------
@@ -210,8 +211,8 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
             All classes, passed in the first call; other labels then raise an error. If None in the
             first call, any batch may add new classes.
         sample_weight : array-like or Dask array of shape (n,), default=None
-            Weights of the rows, at least 0. A row of weight 0 is ignored. If None, all weights are
-            1.
+            Weights of the rows, at least 0. A row of weight 0 is ignored, but its label
+            is in ``classes_``. If None, all weights are 1.
 
         Returns
         -------
@@ -411,7 +412,7 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
         alphas = check_strengths(OWNER, "alphas", self.alphas)
         return Search(alphas, scoring=check_scoring(OWNER, self.scoring))
 
-    def _make_check(self, y: Any, is_fit: bool) -> CheckTargets:
+    def _make_check(self, X: Any, y: Any, is_fit: bool) -> CheckTargets:
         class_weight = self.class_weight
         if class_weight == "balanced":
             if not is_fit:
@@ -421,19 +422,29 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
                     "sklearn.utils.class_weight.compute_class_weight('balanced', classes=classes, "
                     "y=y) from all labels."
                 )
-            if is_dask(y):
+            if is_dask(X) or is_dask(y):  # A chunk does not know all labels.
                 from sklearn_conv._dask import da, dask
 
-                class_weight = _balance(*dask.compute(*da.unique(y, return_counts=True)))
+                unique = da.unique if is_dask(y) else np.unique
+                class_weight = _balance(*dask.compute(*unique(y, return_counts=True)))
         return partial(_check_targets, class_weight=class_weight)
 
     def _admit(
-        self, y: Any, targets: np.ndarray, reset: bool, is_fit: bool, given: Any
+        self,
+        y: Any,
+        targets: np.ndarray,
+        reset: bool,
+        is_fit: bool,
+        given: Any,
+        is_weighted: bool,
     ) -> dict[str, Any]:
         """Check the classes of a batch against those of earlier rows, or those given."""
-        batch_classes = union_labels(np.unique(targets), self._find_weightless(y))
+        batch_classes = union_labels(np.unique(targets), self._find_weightless(y, is_weighted))
         if given is not None:
             given = np.unique(column_or_1d(from_library(given)))
+            rule, kind = "numbers or strings, at least one of them", given.dtype.kind
+            is_filled = len(given) > 0 and not (kind == "f" and np.isnan(given).any())
+            require(OWNER, "classes", given, rule, kind in "biufUSO", is_filled)
             check_exact(given)
             if not reset and given.tolist() != self._labels.tolist():
                 raise ValueError(
@@ -457,25 +468,23 @@ class StreamingRidgeClassifier(ClassifierMixin, StreamingRidgeBase):
             classes = union_labels(known, batch_classes)
         if isinstance(self.class_weight, Mapping) and (is_fixed or is_fit):
             unknown = [*{*self.class_weight} - {*classes.tolist()}]
-            if unknown:
+            if unknown and {*classes.tolist()} - {*self.class_weight}:  # as in scikit-learn
                 raise ValueError(
                     f"class_weight has the classes {show_labels(unknown)}, which are not among "
                     f"{show_labels(classes)}, the classes of y; remove them from class_weight."
                 )
         return self._class_attributes(classes, is_fixed)
 
-    def _find_weightless(self, y: Any) -> np.ndarray:
-        """Return the labels in y of weight 0, which are classes without rows."""
+    def _find_weightless(self, y: Any, is_weighted: bool) -> np.ndarray:
+        """Return the labels in y if some may be classes without rows, because of weights of 0."""
         weights = self.class_weight if isinstance(self.class_weight, Mapping) else {}
-        if all(weights.values()):
+        if all(weights.values()) and not is_weighted:
             return np.array([])
         if is_dask(y):
             from sklearn_conv._dask import da
 
-            labels = da.unique(y).compute()
-        else:
-            labels = np.unique(column_or_1d(y))
-        return labels[[weights.get(label) == 0 for label in labels.tolist()]]
+            return da.unique(y).compute()
+        return np.unique(column_or_1d(y))
 
     def _class_attributes(self, classes: np.ndarray, is_fixed: bool) -> dict[str, Any]:
         """Return the fitted attributes; labels that are numbers are where the model is."""
@@ -508,7 +517,6 @@ def _check_targets(
 ) -> tuple[Any, np.ndarray, np.ndarray | None]:
     """Return the features, the labels, and the weights of their classes, if there are any."""
     rows, labels = check(X, y, dtype="numeric")
-    check_features(rows)
     check_labels(labels)
     if class_weight is None:
         return rows, labels, None

@@ -54,7 +54,7 @@ def sum_rows(
     chunks = [*zip(*(dask.core.flatten(array.__dask_keys__()) for array in arrays), strict=True)]
     # The tasks are written into one graph. To call dask.delayed for each of them would take longer
     # than the sums, because it copies the graph each time.
-    name = f"moments-{dask.base.tokenize(*arrays, check_rows)}"
+    name = f"moments-{dask.base.tokenize(*arrays, check_rows, empty.first)}"
     tasks: dict[Any, Any] = {}
     groups = _group_chunks(lengths, max(rows.shape[1], N_WAITING) if is_known else None)
     for i, group in enumerate(groups):
@@ -85,6 +85,8 @@ def _align(name: str, value: Any, rows: Any, n_axes: int) -> Any:
                 f"The chunks of X have unknown lengths, so {name} must be a Dask array with the "
                 "same chunks; or call X.compute_chunk_sizes() first."
             )
+        if np.ma.is_masked(value):
+            raise ValueError(f"{name} has masked values; fill them first, or remove their rows.")
         value = da.from_array(np.asarray(value), chunks=-1)
     n_chunks = len(rows.chunks[0])
     if n_axes == 2 and value.ndim == 1:

@@ -253,9 +253,11 @@ class Space:
 
     def include(self) -> None:
         """Include the rows that were held out."""
+        self.right = self.system.right
+        if not len(self.basis):
+            return
         self.multiplied += self._multiply_held_out(self.basis, self.projected)
         self.products = self.basis @ self.multiplied.T
-        self.right = self.system.right
         self._diagonalize()
 
     def solve(self, right: np.ndarray, alpha: float) -> np.ndarray:
@@ -395,7 +397,8 @@ class Iteration:
         directions = self.preconditioner.solve(left, center)
         # At most the squared lengths of the errors of all decisions, if the sample were all rows
         squares = SHIFT * np.einsum("ij,ij->i", left, directions).clip(0).reshape(-1, len(energies))
-        errors = np.sqrt(squares / energies).max(axis=1) if len(space.basis) else np.ones(1)
+        is_known = len(space.basis) or not left.any()
+        errors = np.sqrt(squares / energies).max(axis=1) if is_known else np.ones(1)
         is_open = errors > tolerance
         if not is_open.any():
             return float(errors.max()), None

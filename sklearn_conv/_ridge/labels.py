@@ -28,7 +28,14 @@ def check_labels(labels: np.ndarray) -> None:
     if labels.dtype.kind not in "biufUSO":
         raise TypeError(f"y has dtype {labels.dtype}; classes must be numbers or strings.")
     check_exact(labels)
-    check_classification_targets(labels)
+    try:
+        check_classification_targets(labels)
+    except TypeError as error:  # Labels of several types have no order.
+        kinds = ", ".join(sorted({type(label).__name__ for label in labels.tolist()}))
+        raise TypeError(
+            f"y has labels of the types {kinds}; classes must be all strings or all numbers. Fill "
+            "in missing labels, or remove their rows."
+        ) from error
 
 
 def check_exact(labels: np.ndarray) -> None:

@@ -300,7 +300,7 @@ class Iteration:
             state = State(state.dual + steps * directions, state.fitted + steps * multiplied)
             last, residuals = residuals, self._find_residuals(state, alpha, left_out)
 
-    def _find_residuals(self, state: State, alpha: float, left_out: slice = slice(0)) -> np.ndarray:
+    def _find_residuals(self, state: State, alpha: float, left_out: slice) -> np.ndarray:
         residuals = self.targets - state.fitted - alpha * state.dual
         residuals[left_out] = 0
         return residuals

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from sklearn_conv._array_api import require_numpy
 from sklearn_conv._callbacks import fit_steps, with_callbacks
 from sklearn_conv._parameters import check_random_state, make_generator
-from sklearn_conv._ridge.base import RidgeBase, check_target_sizes, explain_nan, require_unmasked
+from sklearn_conv._ridge.base import RidgeBase, as_columns, explain_nan, require_unmasked
 from sklearn_conv._ridge.labels import check_labels, show_label
 from sklearn_conv._ridge.many_landmarks import find_components, solve_by_iteration
 from sklearn_conv._ridge.moments import NoSolutionError
@@ -578,10 +578,8 @@ class RBFRidge(RegressorMixin, MultiOutputMixin, _RBFModel):
         rows, targets = validate_data(
             self, X, y, dtype=[np.float64, np.float32], multi_output=True, y_numeric=True
         )
-        targets = targets.astype(np.float64)
-        check_target_sizes(targets)
         self._is_single = targets.ndim == 1
-        return rows, targets.reshape(len(rows), -1)
+        return rows, as_columns(type(self).__name__, targets)
 
 
 def _require_saved(model: _RBFModel, name: str) -> None:

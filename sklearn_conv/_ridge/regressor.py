@@ -16,8 +16,7 @@ from sklearn_conv._ridge.base import (
     CheckArrays,
     CheckTargets,
     StreamingRidgeBase,
-    check_features,
-    check_target_sizes,
+    as_columns,
 )
 from sklearn_conv._ridge.problem import Search, check_strengths
 from sklearn_conv._ridge.scores import find_offsets
@@ -229,11 +228,17 @@ class StreamingRidge(RegressorMixin, StreamingRidgeBase):
             raise parameter_error(TypeError, OWNER, "alpha_per_target", "a bool", value)
         return Search(check_strengths(OWNER, "alphas", self.alphas), bool(value))
 
-    def _make_check(self, y: Any, is_fit: bool) -> CheckTargets:
+    def _make_check(self, X: Any, y: Any, is_fit: bool) -> CheckTargets:
         return _check_targets
 
     def _admit(
-        self, y: Any, targets: np.ndarray, reset: bool, is_fit: bool, given: Any
+        self,
+        y: Any,
+        targets: np.ndarray,
+        reset: bool,
+        is_fit: bool,
+        given: Any,
+        is_weighted: bool,
     ) -> dict[str, Any]:
         n_targets = targets.shape[1]
         if reset:
@@ -266,12 +271,4 @@ def _check_targets(X: Any, y: Any, check: CheckArrays) -> tuple[Any, np.ndarray,
             f"parameter of {OWNER} must be finite numbers; fill these values, or remove their rows."
         )
     rows, targets = check(X, y, dtype="numeric", multi_output=True, y_numeric=True)
-    check_features(rows)
-    if targets.dtype.kind not in "biuf":
-        raise TypeError(
-            f"The 'y' parameter of {OWNER} must be an array of real numbers. Got dtype "
-            f"{targets.dtype} instead."
-        )
-    targets = targets.reshape(rows.shape[0], -1).astype(np.float64)
-    check_target_sizes(targets)
-    return rows, targets, None
+    return rows, as_columns(OWNER, targets), None

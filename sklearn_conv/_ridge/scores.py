@@ -54,6 +54,13 @@ def _calibrate(predicted: np.ndarray, targets: np.ndarray, weights: np.ndarray) 
     return minimize_scalar(loss, bounds=FACTORS, method="bounded")
 
 
+def check_coverage(owner: str, coverage: Any) -> None:
+    """Raise an error if a probability is not between 0 and 1."""
+    rule = "a number between 0 and 1, both excluded"
+    is_number = isinstance(coverage, Real) and not isinstance(coverage, bool)
+    require(owner, "coverage", coverage, rule, is_number, is_number and 0 < coverage < 1)
+
+
 def find_offsets(
     owner: str, coverage: Any, residuals: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
@@ -62,9 +69,7 @@ def find_offsets(
     A new row, of the mean weight, counts as a row outside, so that the fraction holds for few rows.
     The interval is infinite if there are too few rows, or if rows cannot be left out.
     """
-    rule = "a number between 0 and 1, both excluded"
-    is_number = isinstance(coverage, Real) and not isinstance(coverage, bool)
-    require(owner, "coverage", coverage, rule, is_number, is_number and 0 < coverage < 1)
+    check_coverage(owner, coverage)
     residuals = np.where(np.isnan(residuals), np.inf, residuals)
     order = np.argsort(residuals, axis=0)
     fractions = np.cumsum(weights[order], axis=0) / (weights.sum() + weights.mean())

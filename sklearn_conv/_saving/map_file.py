@@ -19,7 +19,7 @@ from sklearn_conv._validation import check_pair, parameter_error
 
 OWNER = "write_map"
 
-MAX_CLASSES = 2**16 - 1
+MAX_CLASSES, MAX_PNG_CLASSES = 2**16 - 1, 255
 """Codes of classes have 16 bits; 0 stands for nodata."""
 
 
@@ -166,10 +166,11 @@ def encode_labels(owner: str, values: np.ma.MaskedArray, labels: Any) -> tuple[n
     if names.ndim != 1 or not 0 < len(names) <= MAX_CLASSES or len({*names.tolist()}) < len(names):
         rule = f"an array of 1 to {MAX_CLASSES} different labels, such as model.classes_"
         raise parameter_error(ValueError, owner, "labels", rule, labels)
-    known = ~np.ma.getmaskarray(values)
+    numbers = np.asarray(values)
+    known = ~np.ma.getmaskarray(values) & (numbers == numbers)  # NaN is nodata.
     codes = np.zeros(values.shape, np.uint8 if len(names) < 256 else np.uint16)
     places = {label: i for i, label in enumerate(names.tolist(), 1)}
-    found, inverse = np.unique(np.asarray(values)[known], return_inverse=True)
+    found, inverse = np.unique(numbers[known], return_inverse=True)
     others = [label for label in found.tolist() if label not in places]
     if others:
         raise ValueError(
@@ -185,6 +186,9 @@ def _encode(values: np.ma.MaskedArray, labels: Any) -> Bands:
     mask, numbers = np.ma.getmaskarray(values), np.asarray(values)
     kind = numbers.dtype.kind
     bands = numbers.reshape(*numbers.shape[:2], -1)
+    if labels is not None and numbers.ndim == 2 and (kind != "f" or np.size(labels) > 1):
+        codes, found = encode_labels(OWNER, values, labels)
+        return Bands(codes[..., np.newaxis], 0, ["class"], [*map(str, found.tolist())])
     if kind == "f":
         names = [] if labels is None else [*map(str, np.asarray(labels).tolist())]
         if names and len(names) != bands.shape[2]:
@@ -193,15 +197,12 @@ def _encode(values: np.ma.MaskedArray, labels: Any) -> Bands:
         dtype = np.float64 if numbers.dtype.itemsize >= 8 else np.float32
         floats = np.where(mask.reshape(bands.shape), np.nan, bands).astype(dtype)
         return Bands(floats, np.nan, names, [])
-    if labels is not None and numbers.ndim == 2:
-        codes, found = encode_labels(OWNER, values, labels)
-        return Bands(codes[..., np.newaxis], 0, ["class"], [*map(str, found.tolist())])
     if kind not in "biu" or labels is not None:
         rule = "floats with names as labels, or labels of shape (rows, columns) with labels=classes"
         raise parameter_error(TypeError, OWNER, "values", rule, numbers)
     nodata = np.iinfo(np.int32).min
-    known = numbers[~mask].astype(np.int64)
-    if known.size and not nodata < known.min() <= known.max() < -nodata:
+    known = numbers[~mask]
+    if known.size and not nodata < int(known.min()) <= int(known.max()) < -nodata:
         rule = "integers of 32 bits; cast larger numbers to float64"
         raise parameter_error(ValueError, OWNER, "values", rule, numbers)
     integers = np.where(mask, nodata, numbers.astype(np.int64)).astype(np.int32)
@@ -251,9 +252,10 @@ def make_palette(bands: Bands) -> list[list[int]]:
 
 def _make_png(bands: Bands) -> bytes:
     """Return the bytes of a PNG with a color for each class."""
-    if not bands.classes or len(bands.classes) > 255:
+    if not 0 < len(bands.classes) <= MAX_PNG_CLASSES:
         raise ValueError(
-            "A .png needs a map of at most 255 classes, with labels; write other maps to a .tif."
+            f"A .png needs a map of at most {MAX_PNG_CLASSES} classes, with labels; write other "
+            "maps to a .tif."
         )
     codes, palette = bands.values[..., 0], np.array(make_palette(bands), np.uint8)
     height, width = codes.shape

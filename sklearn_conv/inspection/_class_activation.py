@@ -13,13 +13,12 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import is_regressor
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._images.kinds import Images
 from sklearn_conv._transformer import StridedConv2DTransformer
-from sklearn_conv._validation import parameter_error
+from sklearn_conv._validation import is_dask, parameter_error
 from sklearn_conv._warnings import warn
 from sklearn_conv.inspection._drawing import (
     add_color_bar,
@@ -176,6 +175,9 @@ def class_activation_map(
     chosen = _find_classes(OWNER, pipeline, classes)
     other = _find_versus(OWNER, pipeline, versus)
     X: Any = pipeline[:position].transform(images) if position else images
+    if is_dask(X):
+        rule = "an array or a table in memory; pass images.compute()"
+        raise parameter_error(TypeError, OWNER, "images", rule, images)
     if isinstance(part.replica, StridedConv2DTransformer):
         part.replica.transform_batches(X)  # This call raises an error if X is not valid.
     if not hasattr(X, "__len__") or np.isscalar(X):
@@ -311,8 +313,8 @@ class ClassActivationDisplay:
             are applied to the image.
         image : array-like of shape (h, w) or (h, w, c), or a table with one row
             An image of the shape seen in ``fit``, or of any size if the model accepts it; with a
-            ``ColumnTransformer``, a table with a single row that contains its pixels. If several
-            transformers are side by side, the image that the first one receives is drawn.
+            ``ColumnTransformer``, a table with a single row that contains its pixels. What is drawn
+            is the image that the transformer receives, or the first of several side by side.
         class_of_interest : int, float, bool or str, default=None
             A label in the pipeline's ``classes_``; None selects the predicted class. For a
             regressor, the index of a target; None selects the first one.
@@ -408,11 +410,7 @@ def _find_versus(owner: str, pipeline: Any, versus: Any) -> int | None:
     """Return the index of the class ``versus``, if there is a decision for each class."""
     if versus is None:
         return None
-    if is_regressor(pipeline):
-        raise ValueError(
-            f"The 'versus' parameter of {owner} must be None for a regressor, which has no "
-            f"classes. Got {versus!r} instead; to compare two targets, subtract their maps."
-        )
+    _require_classes(owner, pipeline, "versus", versus, "to compare targets, subtract their maps")
     return _find_class(owner, "versus", pipeline.classes_, versus)
 
 
@@ -420,15 +418,21 @@ def _find_classes(owner: str, pipeline: Any, classes: Any) -> list[int] | None:
     """Return the indices of the labels ``classes``, if there is a decision for each class."""
     if classes is None:
         return None
-    if is_regressor(pipeline):
-        raise ValueError(
-            f"The 'classes' parameter of {owner} must be None for a regressor, which has no "
-            f"classes. Got {classes!r} instead; select the maps of targets from the result."
-        )
+    remedy = "select the maps of targets from the result"
+    _require_classes(owner, pipeline, "classes", classes, remedy)
     if np.ndim(classes) != 1 or not len(classes):
         rule = f"None or a list of labels among {pipeline.classes_.tolist()}"
         raise parameter_error(ValueError, owner, "classes", rule, classes)
     return [_find_class(owner, "classes", pipeline.classes_, label) for label in classes]
+
+
+def _require_classes(owner: str, pipeline: Any, name: str, value: Any, remedy: str) -> None:
+    """Raise ValueError if a model has no classes."""
+    if not hasattr(pipeline, "classes_"):
+        raise ValueError(
+            f"The {name!r} parameter of {owner} must be None for a regressor, or another model "
+            f"without classes. Got {value!r} instead; {remedy}."
+        )
 
 
 def _find_class(owner: str, name: str, classes: np.ndarray, label: Any) -> int:
@@ -441,7 +445,7 @@ def _find_class(owner: str, name: str, classes: np.ndarray, label: Any) -> int:
 
 def _require_class_decisions(owner: str, classes: np.ndarray, n_outputs: int) -> None:
     """Raise ValueError unless there is a decision per class, or a single one for two classes."""
-    if n_outputs != (1 if len(classes) == 2 else len(classes)):
+    if n_outputs != len(classes) and (n_outputs, len(classes)) != (1, 2):
         raise ValueError(
             f"{owner} needs one decision per class, but there are {n_outputs} decisions for "
             f"{len(classes)} classes; use class_activation_map without 'classes' and "

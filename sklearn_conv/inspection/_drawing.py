@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_conv._pixels import fill_masked
 from sklearn_conv.inspection._model import find_features
 
 TITLE_SIZE = 10
@@ -116,7 +117,7 @@ def check_single_image(owner: str, estimator: Any, image: Any) -> tuple[Any, Any
     If a column transformer selects the images from a table, ``image`` is a table with one row.
 
     Return a batch of this image in the form that the estimator accepts, the batch as the first
-    transformer receives it, and the image, (h, w, c): as it was passed, unless the steps crop it.
+    transformer receives it, and the image in it, (h, w, c).
     """
     position, part = find_features(owner, estimator)
     first = part.image_steps[0]
@@ -131,9 +132,11 @@ def check_single_image(owner: str, estimator: Any, image: Any) -> tuple[Any, Any
                 "X[:1], or with X.iloc[:1] of a data frame."
             )
         part.run(estimator[:position].transform(image) if position else image)
-        return image, first.inputs, np.asarray(first.inputs).reshape(expected)
+        is_any = None in expected
+        seen = np.asarray(first.inputs[0] if is_any else first.inputs)
+        return image, first.inputs, seen.reshape((*seen.shape, 1)[:3] if is_any else expected)
     h, w, c = expected
-    pixels = np.asarray(image)
+    pixels = fill_masked(image) if np.ma.isMaskedArray(image) else np.asarray(image)
     shape = pixels.shape
     problem = f"image must be a single image of shape (h, w) or (h, w, c). Got shape {shape}"
     is_row = len(shape) == 1 or (len(shape) == 2 and shape[0] == 1 and shape != (h, w))
@@ -143,8 +146,6 @@ def check_single_image(owner: str, estimator: Any, image: Any) -> tuple[Any, Any
         )
     if len(shape) not in (2, 3):
         raise ValueError(f"{problem} instead; select an image of a batch with images[0].")
-    if len(shape) == 2:
-        pixels = pixels[:, :, np.newaxis]
     X = batch = pixels[np.newaxis]
     for step in first.before:
         batch = step.transform(batch)
@@ -163,5 +164,4 @@ def check_single_image(owner: str, estimator: Any, image: Any) -> tuple[Any, Any
     transformer.transform_batches(batch)  # This call raises an error for any other shape.
     if None in expected:  # Images may have any size.
         expected = (*arrived, 1)[:3]
-    is_cropped = expected[:2] != shape[:2]
-    return X, batch, np.asarray(batch).reshape(expected) if is_cropped else pixels
+    return X, batch, np.asarray(batch).reshape(expected)

@@ -115,10 +115,10 @@ class FeatureMapDisplay:
         n_drawn = check_integer(cls.__name__, "n_maps", n_maps, 1)
         transformer = find_transformer(cls.__name__, estimator)
         require_one_size(cls.__name__, transformer)
-        _, batch, _ = check_single_image(cls.__name__, estimator, image)
+        _, batch, seen = check_single_image(cls.__name__, estimator, image)
         responses = without_pooling(transformer)
         _, (maps,) = next(responses.transform_batches(batch))  # maps: (oh, ow, n_maps)
-        order = np.argsort(-np.abs(maps).mean(axis=(0, 1)), kind="stable")[:n_drawn]
+        order = np.argsort(-np.nansum(np.abs(maps), axis=(0, 1)), kind="stable")[:n_drawn]
         # Unpooled features are ordered by row, column and map, so the first ones belong to the maps
         # at row 0 and column 0.
         features = responses.get_feature_names_out()[: maps.shape[2]]
@@ -133,7 +133,6 @@ class FeatureMapDisplay:
             cuts.append(edges)
             image_cuts.append(np.asarray(windows.center(edges)))
         names = [feature.removesuffix("_r0_c0") for feature in features[order]]
-        seen = np.asarray(batch).reshape(transformer.image_shape_)
         return cls(seen, maps[..., order], names, cuts, image_cuts).plot(**options)
 
     def plot(self, *, ax: Any = None, cmap: str | None = None) -> Self:

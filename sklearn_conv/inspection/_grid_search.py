@@ -134,7 +134,7 @@ class GridSearchDisplay:
         # square is written last.
         for i in np.argsort(columns[0], kind="stable"):
             if not np.isnan(columns[0][i]):
-                row, column = y_values.index(y_points[i]), x_values.index(x_points[i])
+                row, column = _find(y_values, y_points[i]), _find(x_values, x_points[i])
                 squares[:, row, column] = [values[i] for values in columns]
         x_label, y_label = (name.rpartition("__")[2] for name in names)
         if x_label == y_label:  # Parameters of two steps have the same name.
@@ -225,9 +225,18 @@ def _list_values(values: Sequence[Any]) -> list[Any]:
     """
     found: list[Any] = []
     for value in values:
-        if value not in found:
+        if _find(found, value) is None:
             found.append(value)
     try:
         return sorted(found)
-    except TypeError:
+    except (TypeError, ValueError):
         return found
+
+
+def _find(values: Sequence[Any], value: Any) -> int | None:
+    """Return the index of a value; arrays are the same only if they are the same object."""
+    for i, other in enumerate(values):
+        is_array = isinstance(value, np.ndarray) or isinstance(other, np.ndarray)
+        if other is value or (not is_array and other == value):
+            return i
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -25,6 +26,7 @@ MAX_SIDE = 1000
 """Maximum number of rows and columns of the scene as it is drawn."""
 
 
+@dataclass(eq=False, repr=False)
 class MapDisplay:
     """Display of a scene, and of a map of it over the same scene in gray.
 
@@ -69,19 +71,11 @@ class MapDisplay:
     (['rough', 'smooth'], (9.5, 149.5, 109.5, 9.5))
     """
 
-    def __init__(
-        self,
-        image: np.ndarray,
-        values: np.ndarray,
-        extent: tuple[float, ...],
-        class_names: Sequence[str] | None = None,
-        opacity: np.ndarray | None = None,
-    ) -> None:
-        self.image = image
-        self.values = values
-        self.extent = extent
-        self.class_names = class_names
-        self.opacity = opacity
+    image: np.ndarray
+    values: np.ndarray
+    extent: tuple[float, ...]
+    class_names: Sequence[str] | None = None
+    opacity: np.ndarray | None = None
 
     @classmethod
     def from_predictions(

@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_conv._computing import make_layer
@@ -86,9 +87,7 @@ class PixelEvidence:
         def finish(rows: slice, evidence: Sequence[np.ndarray]) -> None:
             """Spread the evidence of the positions, each ``(b, oh, ow, outputs)``."""
             for view, (by_row, by_column), each in zip(views, spreads, evidence, strict=True):
-                by_output = np.ascontiguousarray(np.moveaxis(each, 3, 1))
-                pixels = by_row @ by_output @ by_column.T  # (b, outputs, h, w)
-                maps[rows] += view.undo(np.moveaxis(pixels, 1, 3))
+                maps[rows] += view.undo(_apply(by_column, _apply(by_row, each, 1), 2))
                 amounts[1, rows] += np.abs(each).sum(axis=(1, 2))
 
         dtype, not_pooled = images.compute_dtype, parameters._replace(poolings=None)
@@ -239,13 +238,23 @@ def _add_up(values: Iterable[np.ndarray], factors: np.ndarray) -> np.ndarray:
     return np.asarray(sum(parts))
 
 
-def _spread(windows: Windows) -> np.ndarray:
+def _spread(windows: Windows) -> csr_array:
     """Return the fraction of the evidence of each window that each pixel along an axis receives.
 
     The result has shape ``(length, n_windows)``. The evidence of a window that covers only padding
     is spread over all pixels.
     """
-    is_seen = windows.pixels[:, :, np.newaxis] == np.arange(windows.length)
-    counts = is_seen.sum(axis=1, dtype=np.float64)  # (n_windows, length)
-    counts[~counts.any(axis=1)] = 1
-    return (counts / counts.sum(axis=1, keepdims=True)).T
+    under = windows.pixels  # (n_windows, size)
+    window = np.nonzero(under >= 0)[0]
+    alone = np.flatnonzero((under < 0).all(axis=1))
+    window = np.append(window, np.repeat(alone, windows.length))
+    pixel = np.append(under[under >= 0], np.tile(np.arange(windows.length), len(alone)))
+    values = 1 / np.bincount(window)[window]  # Those of the same pixel are added.
+    return csr_array((values, (pixel, window)), shape=(windows.length, len(under)))
+
+
+def _apply(spread: csr_array, evidence: np.ndarray, axis: int) -> np.ndarray:
+    """Multiply evidence by a matrix along an axis."""
+    moved = np.moveaxis(evidence, axis, 0)
+    product = spread @ moved.reshape(len(moved), -1)
+    return np.moveaxis(product.reshape(len(product), *moved.shape[1:]), 0, axis)

@@ -318,6 +318,8 @@ def _from_center(size: int) -> np.ndarray:
 def _standard(weights: np.ndarray, axis: int | None = None) -> np.ndarray:
     """Center weights, unless there is only one, and divide them by their norm if that is not 0."""
     if np.size(weights, axis) > 1:
+        if axis is not None:  # In float32, the mean of large pixels is rounded.
+            weights = weights - weights.take([0], axis)
         weights = weights - weights.mean(axis, keepdims=True)
     norms = np.linalg.norm(weights, axis=axis, keepdims=True)
     return weights / np.where(norms > 0, norms, 1)

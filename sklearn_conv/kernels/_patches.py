@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -97,13 +97,18 @@ class WindowPlaces:
 
     def __init__(self, images: Images, place: Place) -> None:
         self._images = images
-        self._find_axes = cache(lambda size: [windows.for_training() for windows in place(size)])
+        # There may be as many sizes as images.
+        self._find_axes = lru_cache(16)(lambda size: [each.for_training() for each in place(size)])
+
+        @cache
+        def count(size: tuple[int, int]) -> tuple[int, int]:
+            rows, columns = self._find_axes(size)
+            return rows.n_windows * columns.n_windows, columns.n_windows
+
         sizes = map(images.size_of, range(len(images) if images.has_sizes else 1))
-        axes = [self._find_axes(size) for size in sizes]
-        self._columns = np.array([columns.n_windows for _, columns in axes])
-        counts = np.array([rows.n_windows * columns.n_windows for rows, columns in axes])
-        self._counts, self._ends = counts, np.cumsum(counts)
-        self.n = int(self._ends[-1]) if images.has_sizes else len(images) * int(counts[0])
+        self._counts, self._columns = np.array([count(size) for size in sizes], np.int64).T
+        self._ends = np.cumsum(self._counts)
+        self.n = int(self._ends[-1]) if images.has_sizes else len(images) * int(self._counts[0])
 
     def copy_windows(self, places: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
         """Copy the windows at ``places``, and tell which have no missing pixels.
@@ -129,12 +134,11 @@ class WindowPlaces:
                 continue
             first, last = map(int, image[chosen][[0, -1]])
             rows, columns = self._find_axes(images.size_of(first))
-            seen_rows, seen_columns = rows.pixels, columns.pixels  # (windows, kh), (windows, kw)
             pixels = images.read(slice(first, last + 1), check=False)
             for start in range(chosen.start, chosen.stop, CHUNK):
                 chunk = slice(start, min(start + CHUNK, chosen.stop))
-                y = seen_rows[top[chunk]][:, :, np.newaxis]  # (patches, kh, 1)
-                x = seen_columns[left[chunk]][:, np.newaxis]  # (patches, 1, kw)
+                y = rows.pixels_under(top[chunk])[:, :, np.newaxis]  # (patches, kh, 1)
+                x = columns.pixels_under(left[chunk])[:, np.newaxis]  # (patches, 1, kw)
                 number = image[chunk, np.newaxis, np.newaxis] - first
                 windows = take_pixels(pixels, number, y, x)
                 windows[(y < 0) | (x < 0)] = 0
@@ -161,7 +165,8 @@ class Preprocessing(NamedTuple):
     def apply(self, patches: np.ndarray) -> np.ndarray:
         """Normalize and whiten patches, ``(n, d) -> (n, d)``."""
         if self.eps:
-            patches = patches - patches.mean(axis=1, keepdims=True)
+            patches = patches - patches[:, :1]  # A constant patch becomes exactly 0.
+            patches -= patches.mean(axis=1, keepdims=True)
             variance = np.einsum("nd,nd->n", patches, patches, dtype=np.float64) / patches.shape[1]
             patches /= np.sqrt(variance + self.eps)[:, np.newaxis]
         if self.whitening:
@@ -215,9 +220,11 @@ def learn_preprocessing(patches: np.ndarray, normalize: bool, whiten: float) -> 
     if not whiten:
         return preprocessing
     d = patches.shape[1]
+    # A patch is subtracted, because squares of a large offset would hide those of differences.
+    shift = preprocessing.apply(patches[:1])[0].astype(np.float64)
     total, products = np.zeros(d), np.zeros((d, d))
     for start in range(0, len(patches), CHUNK):
-        chunk = preprocessing.apply(patches[start : start + CHUNK]).astype(np.float64)
+        chunk = preprocessing.apply(patches[start : start + CHUNK]).astype(np.float64) - shift
         total += chunk.sum(axis=0)
         products += chunk.T @ chunk
     if not np.isfinite(products).all():
@@ -230,7 +237,7 @@ def learn_preprocessing(patches: np.ndarray, normalize: bool, whiten: float) -> 
     variances = np.maximum(variances, 0)
     variances += whiten * variances.mean() or 1.0  # 1 if all patches are equal
     matrix = (directions / np.sqrt(variances)) @ directions.T
-    return preprocessing._replace(whitening=(mean, matrix))
+    return preprocessing._replace(whitening=(mean + shift, matrix))
 
 
 @dataclass(kw_only=True)
@@ -261,7 +268,9 @@ class TrainingPatches:
         patches = sample_patches(images, self.place, self.n_patches, self.dtype, self.rng)
         kh, kw = self.kernel_size
         windows = patches.reshape(len(patches), kh, kw, -1)
-        views = [view for view in self.views if kh == kw or not view.is_transposed]
+        axes = self.place(images.size_of(0))
+        is_square = len({(axis.size, axis.extent) for axis in axes}) == 1
+        views = [view for view in self.views if is_square or not view.is_transposed]
         for i, view in enumerate(views[1:], start=1):
             windows[i :: len(views)] = view.apply(windows[i :: len(views)].copy())
         return patches

@@ -68,7 +68,7 @@ def infer_regressor(operator: Any) -> None:
     """Set the type of the predictions, one column for each target."""
     regressor = operator.raw_operator
     check_is_fitted(regressor)
-    require_numpy_model(OWNER, regressor._place())
+    require_numpy_model(f"ONNX export of {type(regressor).__name__}", regressor._place())
     n = operator.inputs[0].get_first_dimension()
     operator.outputs[0].type = float_type(operator)([n, regressor._n_targets])
 

@@ -126,13 +126,13 @@ def _pad(graph: Graph, images: str, geometry: Geometry) -> str:
             pads = np.zeros((2, 4), np.int64)
             pads[:, axis] = inside[0], len(index) - 1 - inside[-1]
             images = graph.add("Pad", images, pads.ravel(), 0.0)
-        elif len(index) > 1 and (np.diff(index) != 1).any():
+        elif (np.diff(index) != 1).any():
             images = graph.add("Gather", images, index, axis=axis)
     return images
 
 
 def _find_offset(graph: Graph, images: str) -> str:
-    """Find a large offset of each image, or 0, as the engine does (`find_offset`).
+    """Find a large offset of each image, or 0; the engines find one for each window.
 
     ``(n, h, w, c) -> (n, 1, 1, 1)``
     """
@@ -208,13 +208,12 @@ def _multiply_patches(graph: Graph, images: str, geometry: Geometry, transformer
 def _normalize(graph: Graph, patches: str, d: int, eps: float) -> str:
     """Divide windows, ``(n, positions, d)``, by ``sqrt(variance + eps)``.
 
-    A pixel of the window is subtracted first, because a large offset would make the variance
+    A pixel of the window is subtracted before the mean, because a large offset would make the mean
     inaccurate. This does not change the responses, because the kernels have zero mean.
     """
     patches = graph.add("Sub", patches, graph.add("Gather", patches, [d // 2], axis=2))
-    mean = graph.reduce("ReduceMean", patches, 2)
-    squares = graph.reduce("ReduceMean", graph.add("Mul", patches, patches), 2)
-    variance = graph.add("Relu", graph.add("Sub", squares, graph.add("Mul", mean, mean)))
+    patches = graph.add("Sub", patches, graph.reduce("ReduceMean", patches, 2))
+    variance = graph.reduce("ReduceMean", graph.add("Mul", patches, patches), 2)
     length = graph.add("Sqrt", graph.add("Add", variance, float(eps)))
     return graph.add("Div", patches, length)
 
@@ -231,7 +230,7 @@ def _activate(
     values = []
     for side in parameters.sides.values():
         shifted = responses if side.sign > 0 else graph.add("Neg", responses)
-        if biases.any():
+        if n_biases > 1 or biases.any():
             shifted = graph.add("Add", shifted, biases)
         values.append(ACTIVATIONS[side.function](graph, shifted))
     n_maps = len(values) * n_biases * k
