@@ -20,10 +20,10 @@ from dask.highlevelgraph import HighLevelGraph as HighLevelGraph
 from sklearn_conv._engine.threads import one_blas_thread
 
 SAMPLE_BYTES = 32 * 2**20
-"""Approximate size of the images that are computed in ``fit``, at most."""
+"""Approximate size of the images that are computed in ``fit``."""
 
 N_RUNS = 8
-"""Number of runs of consecutive images that are computed in ``fit``."""
+"""Number of runs of consecutive images that are computed in ``fit``, at most."""
 
 
 def check_dask_array(X: Any) -> None:

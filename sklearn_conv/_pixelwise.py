@@ -253,7 +253,8 @@ class PixelBase(BaseEstimator, ABC):
         if shapes is None and len(getattr(X, "shape", ())) > 1:
             shapes = [tuple(X.shape[1:])] * len(X)
         if shapes is None:
-            images = [X[i] if hasattr(X[i], "shape") else np.asarray(X[i]) for i in range(len(X))]
+            images = [X[i] for i in range(len(X))]
+            images = [image if hasattr(image, "shape") else np.asarray(image) for image in images]
         else:
             read = lru_cache(1)(X.__getitem__)  # Tiles of an image follow one another.
             images = [StoredImage(read, i, (*map(int, shape),)) for i, shape in enumerate(shapes)]
@@ -282,7 +283,8 @@ class PixelBase(BaseEstimator, ABC):
                 f"{len(y) if hasattr(y, '__len__') else type(y).__name__}; pass a single image and "
                 "its labels as [image] and [labels]."
             )
-        given = [y[i].compute() if is_dask(y[i]) else y[i] for i in range(len(y))]
+        given = [y[i] for i in range(len(y))]
+        given = [label.compute() if is_dask(label) else label for label in given]
         if any(map(np.ma.is_masked, given)):
             raise ValueError(
                 f"y has masked labels; fill them with y.filled({self.unlabeled}), which says that "

@@ -604,10 +604,9 @@ class StridedConv2DTransformer(CallbackSupportMixin, TransformerMixin, BaseEstim
         return measure_output(parameters, geometries, kernels)
 
     def set_params(self, **params: Any) -> Self:
+        # Who changes windows knows the size of the images.
         if params.keys() & {"kernels", "kernel_size", "dilation", "stride"}:
-            self.__dict__.pop(
-                "_typical_side", None
-            )  # Who changes windows knows the size of images.
+            self.__dict__.pop("_typical_side", None)
         changed: Self = super().set_params(**params)
         return changed
 

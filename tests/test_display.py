@@ -39,38 +39,6 @@ draw_maps = FeatureMapDisplay.from_estimator
 draw_search = GridSearchDisplay.from_estimator
 
 
-def test_the_strongest_maps_of_an_image_with_missing_pixels():
-    image = DIGITS.images[0].copy()
-    image[:3, :3] = 0  # Windows with the pixel that is missing below have no response.
-    transformer = StridedConv2DTransformer(32, missing="ignore", random_state=0).fit(DIGITS.images)
-    expected = FeatureMapDisplay.from_estimator(transformer, image, n_maps=4).names
-    image[0, 0] = np.nan
-    found = FeatureMapDisplay.from_estimator(transformer, image, n_maps=4).names
-    plt.close("all")
-    assert [*found] == [*expected]
-
-
-def test_masked_pixels_are_missing():
-    transformer = StridedConv2DTransformer(8, missing="ignore", pool_grid=1, random_state=0)
-    model = make_pipeline(transformer, RidgeClassifier()).fit(DIGITS.images, DIGITS.target)
-    masked = np.ma.array(DIGITS.images[0], copy=True)
-    masked[2, 2] = 999
-    masked[2, 2] = np.ma.masked
-    shown = ClassActivationDisplay.from_estimator(model, masked, class_of_interest=0).evidence
-    plt.close("all")
-    expected = inspection.class_activation_map(model, masked[np.newaxis], classes=[0])
-    np.testing.assert_allclose(np.squeeze(shown), np.squeeze(expected))
-
-
-def test_a_search_of_arrays():
-    kernels = [np.ones((3, 3, 1, 2)), np.eye(3).reshape(3, 3, 1, 1), "gaussian"]
-    steps = make_pipeline(StridedConv2DTransformer(2, random_state=0), RidgeClassifier())
-    grid = {f"{STEP}__kernels": kernels, f"{STEP}__pool_grid": [(2, 2), [2]]}
-    search = GridSearchCV(steps, grid, cv=2).fit(DIGITS.images[:100], DIGITS.target[:100])
-    assert draw_search(search).scores.shape in [(2, 3), (3, 2)]
-    plt.close("all")
-
-
 @pytest.fixture(autouse=True)
 def _without_a_screen():
     with mpl.rc_context({"backend": "agg"}):
@@ -689,3 +657,32 @@ def test_wrong_maps_are_refused(change, error, message):
         MapDisplay.from_predictions(
             **arguments | {"labels": ["forest $1$", "rock", "water"]} | change
         )
+
+
+def test_the_strongest_maps_of_an_image_with_missing_pixels():
+    image = DIGITS.images[0].copy()
+    image[:3, :3] = 0  # Windows with the pixel that is missing below have no response.
+    transformer = StridedConv2DTransformer(32, missing="ignore", random_state=0).fit(DIGITS.images)
+    expected = draw_maps(transformer, image, n_maps=4).names
+    image[0, 0] = np.nan
+    found = draw_maps(transformer, image, n_maps=4).names
+    assert [*found] == [*expected]
+
+
+def test_masked_pixels_are_missing():
+    transformer = StridedConv2DTransformer(8, missing="ignore", pool_grid=1, random_state=0)
+    model = make_pipeline(transformer, RidgeClassifier()).fit(DIGITS.images, DIGITS.target)
+    masked = np.ma.array(DIGITS.images[0], copy=True)
+    masked[2, 2] = 999
+    masked[2, 2] = np.ma.masked
+    shown = explain(model, masked, class_of_interest=0).evidence
+    expected = inspection.class_activation_map(model, masked[np.newaxis], classes=[0])
+    np.testing.assert_allclose(np.squeeze(shown), np.squeeze(expected))
+
+
+def test_a_search_of_arrays():
+    kernels = [np.ones((3, 3, 1, 2)), np.eye(3).reshape(3, 3, 1, 1), "gaussian"]
+    steps = make_pipeline(StridedConv2DTransformer(2, random_state=0), RidgeClassifier())
+    grid = {f"{STEP}__kernels": kernels, f"{STEP}__pool_grid": [(2, 2), [2]]}
+    search = GridSearchCV(steps, grid, cv=2).fit(DIGITS.images[:100], DIGITS.target[:100])
+    assert draw_search(search).scores.shape in [(2, 3), (3, 2)]
